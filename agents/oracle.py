@@ -1,0 +1,50 @@
+"""The informed optimum, played: the family's `optimal_action` with the task known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor
+
+from metarl.agent import Agent, AgentState
+from metarl.errors import InvalidValueError
+from metarl.family import Family, TorchFamily
+from metarl.rng import Rng
+from metarl.rollout import Budget, Step
+from metarl.tasks import Tasks
+
+
+@dataclass(frozen=True)
+class OracleConfig:
+    """Nothing to choose."""
+
+
+class Oracle(Agent):
+    """Plays the best action of the task it is shown; only families that know theirs have one."""
+
+    name = "oracle"
+    Config = OracleConfig
+    privileged: ClassVar[bool] = True
+    learns: ClassVar[bool] = False
+
+    def __init__(self, family: Family, config: OracleConfig, seed: int = 0, device: torch.device | str = "cpu") -> None:
+        super().__init__(family, config, seed, device)
+        if not (isinstance(family, TorchFamily) and family.has_optimal_action):
+            raise InvalidValueError("family of the oracle", family.id, "a torch family that implements optimal_action")
+
+    @property
+    def budget(self) -> Budget:
+        """One episode per adaptation step, which changes nothing."""
+        return Budget(slots=1, episodes=1)
+
+    def begin(self, rows: int, tasks: Tasks | None = None) -> AgentState:
+        """Nothing is kept but the rows."""
+        return {"row": torch.arange(rows, device=self.device)}
+
+    def act(self, state: AgentState, step: Step, rng: Rng, mode: str) -> tuple[Tensor, dict[str, Tensor], AgentState]:
+        """The optimal action `[R, E, *action]`, in the environment's own units."""
+        slots = cast("Any", step.slots)
+        action = cast("TorchFamily", self.family).optimal_action(slots.state, slots.task, slots.t)
+        return action.view(*step.obs.shape[:2], *action.shape[1:]), {}, state

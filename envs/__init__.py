@@ -1,0 +1,10 @@
+"""The built-in task families. Each is one file; importing this package registers them and imports none."""
+
+if __name__ != "metarl.envs":
+    raise ImportError("import these families as metarl.envs: as a top-level 'envs' everything would load twice")
+
+from metarl.registry import register_family
+
+register_family("metarl/PointNavigation-v0", "metarl.envs.point_navigation:PointNavigation")
+register_family("metarl/BernoulliBandit-v0", "metarl.envs.bernoulli_bandit:BernoulliBandit")
+register_family("metarl/TabularMDP-v0", "metarl.envs.tabular_mdp:TabularMDP")

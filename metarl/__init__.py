@@ -1,0 +1,19 @@
+"""metarl: meta-reinforcement learning on Gymnasium and PyTorch. Task families in, adaptation curves out."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from metarl.agent import Agent, make_agent
+from metarl.errors import InvalidValueError, MetaRLError
+from metarl.family import Family, GymFamily, TorchFamily
+from metarl.registry import load_plugins, make_family, register_agent, register_family
+from metarl.rng import Rng
+from metarl.rollout import Budget, Rollout, Trials
+from metarl.tasks import Choice, FlatDirichlet, LogUniform, Normal, Tasks, Uniform
+from metarl.vector import MetaEnv, MetaVectorEnv
+
+try:
+    __version__ = version("metarl")
+except PackageNotFoundError:  # a clone that was never installed
+    __version__ = "0+uninstalled"
+
+load_plugins()

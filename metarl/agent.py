@@ -1,0 +1,149 @@
+"""The agent contract: adaptation is an explicit value, never a mutated module.
+
+`begin` makes a state, `act` and `observe` play with it, `adapt` returns the next one; `train_step` alone changes the
+agent itself, and evaluation never calls it. A state that was passed on is dead: `fork` first to keep it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from metarl.errors import InvalidValueError, did_you_mean
+from metarl.family import Family
+from metarl.registry import agent_class, make_family
+from metarl.rng import Rng
+from metarl.rollout import Budget, Feedback, Rollout, Step, Trials
+from metarl.tasks import Tasks
+
+AgentState = dict[str, Tensor]
+
+
+class Agent(ABC):
+    """Base of all agents.
+
+    Args:
+        family: what it will play.
+        config: an instance of the class's `Config`.
+        seed: of its initial parameters and its training.
+        device: where it lives.
+
+    Attributes:
+        Config: frozen dataclass of hyperparameters, the paper's values as defaults.
+        privileged: whether it may see the task and the environments.
+        remembers: whether `observe` must be called after every step; such agents have one slot per row.
+        learns: whether `train_step` does anything.
+    """
+
+    name: ClassVar[str]
+    Config: ClassVar[type[Any]]
+    privileged: ClassVar[bool] = False
+    remembers: ClassVar[bool] = False
+    learns: ClassVar[bool] = True
+
+    def __init__(self, family: Family, config: Any, seed: int = 0, device: torch.device | str = "cpu") -> None:
+        self.family, self.config, self.seed, self.device = family, config, seed, torch.device(device)
+
+    @property
+    @abstractmethod
+    def budget(self) -> Budget:
+        """What one adaptation step eats, in evaluation."""
+
+    @abstractmethod
+    def begin(self, rows: int, tasks: Tasks | None = None) -> AgentState:
+        """The state at a trial's start, tensors `[R, ...]`; `tasks` (one per row) is given to privileged agents only."""
+
+    @abstractmethod
+    def act(self, state: AgentState, step: Step, rng: Rng, mode: str) -> tuple[Tensor, dict[str, Tensor], AgentState]:
+        """Actions `[R, E, *action]`, extras to store beside them, and the state.
+
+        Args:
+            state: tensors `[R, ...]`.
+            step: what is seen, `[R, E, ...]`.
+            rng: keyed draws, one key for each of the R * E slots.
+            mode: "sampled", or "mean" for the likeliest action.
+        """
+
+    def observe(self, state: AgentState, told: Feedback, active: Tensor | None) -> AgentState:
+        """The state after a step; rows where `active` `[R, E]` is False must keep theirs (None: all are active)."""
+        return state
+
+    def adapt(self, state: AgentState, rollout: Rollout) -> AgentState:
+        """The state after one adaptation step on what was collected."""
+        return state
+
+    def interact(self, state: AgentState, trials: Trials, stage: int) -> tuple[Rollout, AgentState]:
+        """One adaptation step: collect the budget, then adapt."""
+        rollout, state = trials.collect(self, state, stage, self.budget)
+        return rollout, self.adapt(state, rollout)
+
+    def train_step(self, trials: Trials) -> dict[str, float]:
+        """One meta-update on a batch of train tasks; metrics by name."""
+        raise InvalidValueError("agent", self.name, "an agent that learns")
+
+    @property
+    def meta_batch_size(self) -> int:
+        """Train tasks per meta-update."""
+        return int(getattr(self.config, "meta_batch_size", 1))
+
+    def fork(self, state: AgentState, rows: Tensor | None = None) -> AgentState:
+        """A copy of the rows `int64 [R']` (all by default), safe from what happens to the original."""
+        return {k: v.clone() if rows is None else v[rows] for k, v in state.items()}
+
+    def to_env(self, action: Tensor) -> Tensor:
+        """From the policy's actions `[N, ...]` to the environment's."""
+        return action
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that training changes, for checkpoints."""
+        return {}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `tensors`; names, shapes and dtypes have been checked."""
+
+
+def make_agent(
+    name: str, family: str | Family, *, seed: int = 0, device: str = "cpu", config: Any = None, **overrides: Any
+) -> Agent:
+    """Build a registered agent for a family.
+
+    Args:
+        name: for example "maml".
+        family: a family or its id.
+        seed: of initial parameters and training.
+        device: "auto", "cpu" or "cuda".
+        config: an instance of the agent's `Config`; its defaults if None.
+        overrides: fields of the config to change.
+    """
+    cls = agent_class(name)
+    config = cls.Config() if config is None else config
+    if not (is_dataclass(config) and isinstance(config, cls.Config)):
+        raise InvalidValueError("config", config, f"a {cls.__name__}.Config")
+    known = {f.name for f in fields(cls.Config)}
+    for key in overrides:
+        if key not in known:
+            raise InvalidValueError(f"hyperparameter of {name}", key, did_you_mean(key, known))
+    agent: Agent = cls(make_family(family), replace(config, **overrides), seed, resolve_device(device))
+    return agent
+
+
+def resolve_device(device: str) -> torch.device:
+    """ "auto" is CUDA where there is one; asking for CUDA where there is none is an error."""
+    if device not in ("auto", "cpu", "cuda") and not str(device).startswith("cuda:"):
+        raise InvalidValueError("device", device, did_you_mean(str(device), ("auto", "cpu", "cuda")))
+    available = torch.cuda.is_available()
+    if str(device).startswith("cuda") and not available:
+        raise InvalidValueError("device", device, "'cpu': this PyTorch finds no CUDA device")
+    return torch.device("cuda" if device == "auto" and available else "cpu" if device == "auto" else device)
+
+
+def check_number(agent: str, config: Any, **limits: tuple[float, float]) -> None:
+    """Refuse hyperparameters outside [low, high], by name."""
+    for field, (low, high) in limits.items():
+        value = getattr(config, field)
+        if not (isinstance(value, (int, float)) and low <= value <= high):
+            raise InvalidValueError(f"{agent}.{field}", value, f"a number from {low:g} to {high:g}")

@@ -1,0 +1,48 @@
+"""The errors that users meet: one sentence that names the field, the value and what was expected."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MetaRLError(Exception):
+    """Anything a user can mend; the command line prints it in one line and exits with code 2."""
+
+
+class InvalidValueError(MetaRLError, ValueError):
+    """A field holds a value that cannot be used.
+
+    Args:
+        field: name of the field, as the user wrote it.
+        value: what was found there (its `repr` is shown, shortened to 120 characters).
+        expected: what would have been accepted.
+    """
+
+    def __init__(self, field: str, value: object, expected: str) -> None:
+        self.field, self.value, self.expected = field, value, expected
+        shown = value if isinstance(value, _Verbatim) else repr(value)
+        shown = shown if len(shown) <= 120 else shown[:117] + "..."
+        super().__init__(f"{field} is {shown}, expected {expected}")
+
+    def __reduce__(self) -> tuple[type[InvalidValueError], tuple[str, object, str]]:
+        return type(self), (self.field, self.value, self.expected)
+
+
+class _Verbatim(str):
+    """A value that is shown as it is, without quotes."""
+
+    __slots__ = ()
+
+
+def verbatim(text: str) -> str:
+    """Mark `text` to be shown in an `InvalidValueError` without quotes."""
+    return _Verbatim(text)
+
+
+def did_you_mean(value: str, known: Iterable[str]) -> str:
+    """Return `one of a, b, c`, led by the nearest known name where there is one."""
+    names = sorted(known)
+    near = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
+    listing = f"one of {', '.join(names)}" if names else "a registered name (none is registered)"
+    return f"{listing} (did you mean {near[0]!r}?)" if near else listing

@@ -1,0 +1,263 @@
+"""Task families: a distribution over MDPs that share their spaces. Two forms, one result.
+
+`TorchFamily` is the batched form: pure functions over tensors, run on CPU or GPU. `GymFamily` takes any Gymnasium
+environment, unmodified, with a task space and how a task is applied. Both name a family's splits, references and
+horizon in the same way, and neither ever redraws a task in `reset`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from metarl.errors import InvalidValueError, did_you_mean
+from metarl.rng import Rng
+from metarl.tasks import Distribution, Tasks, TaskSpace, is_finite, make_tasks, on_side, sample_tasks
+
+State = Any  # a tensor, or a dict or tuple of tensors, each with leading axis N
+_SIDES = {"train": 0, "test": 1}
+
+
+class Family:
+    """What every family has, whatever its form.
+
+    Attributes:
+        id: full id, `namespace/Name-vN` with `:preset` where a preset was chosen.
+        observation_space: of one environment, the same for every task.
+        action_space: of one environment, the same for every task.
+        horizon: steps after which an episode is truncated.
+        task_space: parameter name to distribution.
+        ood: name of an out-of-distribution split to the parameters that differ there and their distributions.
+        terminates: whether `terminated` can ever be true; False lets the engine skip looking.
+        presets: preset name to constructor keywords, for the papers that differ.
+        source: the paper that defines the family.
+    """
+
+    id: str = "custom/Unregistered-v0"
+    observation_space: spaces.Space[Any]
+    action_space: spaces.Space[Any]
+    horizon: int
+    task_space: TaskSpace
+    ood: Mapping[str, TaskSpace] = {}
+    terminates: bool = True
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    source: str = ""
+
+    @property
+    def finite(self) -> bool:
+        """Whether the family has so few tasks that its train and test tasks are the same ones."""
+        return is_finite(self.task_space)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names that `tasks` accepts."""
+        return ("train", "test", *self.ood)
+
+    def tasks(self, split: str, count: int, seed: int = 0, start: int = 0) -> Tasks:
+        """Tasks `start, ..., start + count - 1` of (this family, `split`, `seed`)."""
+        if count < 1:
+            raise InvalidValueError("count of tasks", count, "at least 1")
+        return self.tasks_at(split, np.arange(start, start + count, dtype=np.int64), seed)
+
+    def tasks_at(self, split: str, index: npt.NDArray[np.int64], seed: int = 0) -> Tasks:
+        """Tasks at the given addresses, `int64 [N]`."""
+        if split not in self.splits:
+            raise InvalidValueError("split", split, did_you_mean(split, self.splits))
+        space = dict(self.task_space) | dict(self.ood.get(split, {}))
+        side = None if self.finite else _SIDES.get(split)
+        return sample_tasks(self.id, space, split, seed, index, side)
+
+    def make_tasks(self, **values: Any) -> Tasks:
+        """Tasks from values of your own: one task, or arrays with a leading axis N. Checked against the space."""
+        return make_tasks(self.id, self.task_space, values)
+
+    def held_out(self, tasks: Tasks) -> npt.NDArray[np.bool_]:
+        """Which tasks no training draw can produce, `bool [N]`: decided by content, so a custom task has a side too."""
+        if tasks.split in self.ood:
+            return np.ones(len(tasks), dtype=bool)
+        return np.zeros(len(tasks), dtype=bool) if self.finite else on_side(tasks, _SIDES["test"])
+
+    def references(self, tasks: Tasks) -> dict[str, npt.NDArray[np.float64]]:
+        """Exact expected returns of one episode, per task `[N]`, under the names that are known.
+
+        `floor` is the return of uniformly random actions, `informed_optimum` the best return when the task is known.
+        """
+        return {}
+
+    def bayes_optimal_return(self, episodes: int) -> float | None:
+        """The best expected return of a whole trial of `episodes` episodes, task unknown; None where unknown."""
+        return None
+
+    def landmarks(self, tasks: Tasks) -> npt.NDArray[np.float32] | None:
+        """A point per task to mark in pictures of 2-D observations, `[N, 2]`, or None."""
+        return None
+
+
+class TorchFamily(Family):
+    """A family as pure functions over one flat batch of N slots.
+
+    Task leaves are `[N, *shape]`, `rng.uniform(2)` is `[N, 2]`, actions are `float32 [N, *shape]` for a Box and
+    `int64 [N]` for a Discrete space. Subclasses set the class attributes of `Family` and implement `reset`,
+    `observe` and `step`. Functions never branch on a tensor's values and never read one back (`.item()`), so that
+    they run on a GPU without waiting for it.
+    """
+
+    def reset(self, task: dict[str, Tensor], rng: Rng) -> State:
+        """Start an episode: the state, tensors `[N, ...]`."""
+        raise NotImplementedError(f"{type(self).__name__}.reset")
+
+    def observe(self, state: State, task: dict[str, Tensor]) -> Tensor:
+        """What the agent sees: `[N, *observation_space.shape]`."""
+        raise NotImplementedError(f"{type(self).__name__}.observe")
+
+    def step(
+        self, state: State, action: Tensor, task: dict[str, Tensor], rng: Rng
+    ) -> tuple[State, Tensor, Tensor] | tuple[State, Tensor, Tensor, dict[str, Tensor]]:
+        """One step: the new state, `reward` `float32 [N]`, `terminated` `bool [N]`, and optionally info.
+
+        Info may hold `success`, `bool [N]`.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.step")
+
+    def optimal_action(self, state: State, task: dict[str, Tensor], t: Tensor) -> Tensor:
+        """The best action when the task is known, at step `t` (`int64 [N]`) of the episode; optional."""
+        raise NotImplementedError(f"{type(self).__name__}.optimal_action")
+
+    @property
+    def has_optimal_action(self) -> bool:
+        """Whether `optimal_action` is implemented."""
+        return type(self).optimal_action is not TorchFamily.optimal_action
+
+
+APPLY_MODES = ("options", "set_task", "kwargs", "attrs")
+
+
+class GymFamily(Family):
+    """Any Gymnasium environment with a task space.
+
+    Args:
+        env: a registered Gymnasium id, or a callable that builds the environment.
+        task_space: parameter name to distribution.
+        apply: how a task reaches the environment before each episode. "options": `reset(options=task)`; "set_task":
+            `env.set_task(task)`; "kwargs": the environment is built anew with the task as keywords whenever the task
+            changes; "attrs": attributes of the unwrapped environment; or a callable `(env, task)`.
+        horizon: steps per episode; by default the id's `max_episode_steps`.
+        ood: named out-of-distribution splits.
+        env_kwargs: keywords for building the environment.
+    """
+
+    def __init__(
+        self,
+        env: str | Callable[..., gym.Env[Any, Any]],
+        task_space: TaskSpace,
+        apply: str | Callable[[gym.Env[Any, Any], dict[str, Any]], None] = "options",
+        horizon: int | None = None,
+        ood: Mapping[str, TaskSpace] | None = None,
+        env_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not callable(apply) and apply not in APPLY_MODES:
+            raise InvalidValueError("apply", apply, did_you_mean(str(apply), APPLY_MODES) + ", or a callable (env, task)")
+        self.env, self.apply, self.env_kwargs = env, apply, dict(env_kwargs or {})
+        self.task_space, self.ood = dict(task_space), dict(ood or {})
+        self.horizon = 0 if horizon is None else horizon
+        probe = self.make_env(self.tasks("train", 1))
+        try:
+            limit = probe.spec.max_episode_steps if probe.spec is not None else None
+            self.horizon = horizon or limit or 0
+            self.observation_space, self.action_space = probe.observation_space, probe.action_space
+        finally:
+            probe.close()
+        if self.horizon < 1:
+            raise InvalidValueError("horizon", horizon, f"a number of steps, because {env!r} has no max_episode_steps")
+
+    def build(self, **task: Any) -> gym.Env[Any, Any]:
+        """The user's environment, with the task as keywords where that is how it is applied."""
+        if callable(self.env):
+            env = self.env(**self.env_kwargs, **task)
+            return gym.wrappers.TimeLimit(env, self.horizon) if self.horizon else env
+        limit = {"max_episode_steps": self.horizon} if self.horizon else {}
+        return gym.make(self.env, **limit, **self.env_kwargs, **task)
+
+    def make_env(self, task: Tasks) -> TaskedEnv:
+        """One environment that plays `task` (a set of one)."""
+        return TaskedEnv(self, task_dict(task))
+
+
+class TaskedEnv(gym.Wrapper[Any, Any, Any, Any]):
+    """A user's environment that applies its task before every episode."""
+
+    def __init__(self, family: GymFamily, task: dict[str, Any]) -> None:
+        self.family, self.task = family, task
+        self.redraw: Callable[[int], dict[str, Any]] | None = None  # episode number to its task; None keeps the task
+        self.episodes = 0
+        self._built_with = task if family.apply == "kwargs" else {}
+        super().__init__(family.build(**self._built_with))
+
+    def set_metarl_task(self, task: dict[str, Any]) -> None:
+        """Play `task` from the next reset on."""
+        self.task = task
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Apply the task, then start an episode in it."""
+        apply = self.family.apply
+        if self.redraw is not None:
+            self.task, self.episodes = self.redraw(self.episodes), self.episodes + 1
+        if callable(apply):
+            apply(self.env, self.task)
+        elif apply == "options":
+            options = {**(options or {}), **self.task}
+        elif apply == "set_task":
+            self.env.get_wrapper_attr("set_task")(self.task)
+        elif apply == "attrs":
+            for name, value in self.task.items():
+                if not hasattr(self.unwrapped, name):
+                    raise InvalidValueError("task_space", name, f"an attribute of {type(self.unwrapped).__name__}")
+                setattr(self.unwrapped, name, value)
+        elif not _same_task(self._built_with, self.task):
+            self.env.close()
+            self.env, self._built_with = self.family.build(**self.task), self.task
+        return self.env.reset(seed=seed, options=options)
+
+
+def task_dict(tasks: Tasks, row: int = 0) -> dict[str, Any]:
+    """Task `row` of a set as plain values: Python floats and float32 arrays."""
+    return {k: (float(v[row]) if v.ndim == 1 else np.array(v[row])) for k, v in tasks.values.items()}
+
+
+def _same_task(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
+
+
+def check_family_fields(family: Family) -> None:
+    """Say in one sentence what is wrong with a family's declarations; nothing is run."""
+    name = type(family).__name__
+    for field in ("observation_space", "action_space", "horizon", "task_space"):
+        if not hasattr(family, field):
+            raise InvalidValueError(f"{name}.{field}", None, "to be set, as a class attribute or in __init__")
+    for field in ("observation_space", "action_space"):
+        if not isinstance(getattr(family, field), spaces.Space):
+            raise InvalidValueError(f"{name}.{field}", getattr(family, field), "a gymnasium.spaces.Space")
+    if not isinstance(family.horizon, int) or family.horizon < 1:
+        raise InvalidValueError(f"{name}.horizon", family.horizon, "a whole number of steps, at least 1")
+    every: Sequence[tuple[str, TaskSpace]] = [("task_space", family.task_space), *family.ood.items()]
+    for label, space in every:
+        if not isinstance(space, Mapping) or not space:
+            raise InvalidValueError(f"{name}.{label}", space, "a dict from parameter name to distribution, not empty")
+        for key, dist in space.items():
+            if not isinstance(dist, Distribution):
+                raise InvalidValueError(f"{name}.{label}[{key!r}]", dist, "a metarl distribution such as Uniform(0, 1)")
+    for label, space in family.ood.items():
+        if label in _SIDES or not set(space) <= set(family.task_space):
+            raise InvalidValueError(f"{name}.ood[{label!r}]", sorted(space), f"some of {sorted(family.task_space)}")
+
+
+def zeros_like_rewards(reward: Tensor) -> Tensor:
+    """`terminated` for a family that never terminates: `bool [N]`, all False."""
+    return torch.zeros_like(reward, dtype=torch.bool)

@@ -1,0 +1,141 @@
+"""Families and agents by id: lazy entry points, plugins, and errors that suggest the nearest name.
+
+A family's full id is `namespace/Name-vN`, or `namespace/Name-vN:preset`. Other packages add theirs through the
+entry-point groups `metarl.families` and `metarl.agents`: each entry names a module (or a callable in one) that
+calls `register_family` or `register_agent` when it is imported (or called). The built-in ones use the same door.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import Any
+
+import gymnasium as gym
+
+from metarl.errors import InvalidValueError, did_you_mean
+from metarl.family import Family, GymFamily, check_family_fields
+from metarl.tasks import TaskSpace
+
+ID_PATTERN = re.compile(r"^[A-Za-z0-9_\-]+/[A-Za-z0-9_\-]+-v\d+$")
+Factory = str | Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class FamilySpec:
+    """How to build a family: `entry_point` is `"module:Class"` or a callable, called with `kwargs`."""
+
+    id: str
+    entry_point: Factory
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+families: dict[str, FamilySpec] = {}
+agents: dict[str, Factory] = {}
+
+
+def register_family(
+    id: str,
+    entry_point: Factory | None = None,
+    *,
+    env: str | Callable[..., Any] | None = None,
+    task_space: TaskSpace | None = None,
+    **kwargs: Any,
+) -> None:
+    """Make a family known by its id, to metarl and to Gymnasium (`gym.make`, `gym.make_vec`).
+
+    Args:
+        id: `namespace/Name-vN`; a change of behaviour is a new version.
+        entry_point: a `TorchFamily` class (or any callable that returns a family), or `"module:Class"`, imported
+            when first used. Left out for the any-Gymnasium form.
+        env: any-Gymnasium form: a Gymnasium id or a callable that builds the environment.
+        task_space: any-Gymnasium form: parameter name to distribution.
+        kwargs: keywords for the constructor; JSON-able where the Gymnasium spec must be.
+    """
+    if not isinstance(id, str) or not ID_PATTERN.match(id):
+        raise InvalidValueError("family id", id, "namespace/Name-vN, for example 'mine/PointGoal-v0'")
+    if (entry_point is None) == (env is None):
+        raise InvalidValueError("register_family", id, "either an entry_point or env=..., and not both")
+    if env is not None:
+        if task_space is None:
+            raise InvalidValueError("task_space", None, "a dict from parameter name to distribution, beside env=...")
+        entry_point, kwargs = GymFamily, {"env": env, "task_space": task_space, **kwargs}
+    assert entry_point is not None
+    families[id] = FamilySpec(id, entry_point, kwargs)
+    gym.register(
+        id,
+        entry_point="metarl.vector:make_env",
+        vector_entry_point="metarl.vector:make_vec_env",
+        kwargs={"family": id},
+        disable_env_checker=True,
+    )
+
+
+def register_agent(name: str, entry_point: Factory) -> None:
+    """Make an agent known by its name: an `Agent` subclass, or `"module:Class"`, imported when first used."""
+    if not re.match(r"^[a-z][a-z0-9_]*$", name):
+        raise InvalidValueError("agent name", name, "lower-case letters, digits and underscores, for example 'maml'")
+    agents[name] = entry_point
+
+
+def make_family(id: str | Family, **kwargs: Any) -> Family:
+    """Build a registered family.
+
+    Args:
+        id: `namespace/Name-vN`, or `namespace/Name-vN:preset`; a family that is already built is returned as it is.
+        kwargs: override the constructor's keywords.
+    """
+    if isinstance(id, Family):
+        return id
+    name, _, preset = str(id).partition(":")
+    if name not in families:
+        raise InvalidValueError("family", name, did_you_mean(name, families))
+    spec = families[name]
+    build = load_entry_point(spec.entry_point)
+    presets: Mapping[str, Mapping[str, Any]] = getattr(build, "presets", {})
+    if preset and preset not in presets:
+        raise InvalidValueError(f"preset of {name}", preset, did_you_mean(preset, presets))
+    merged = {**spec.kwargs, **presets.get(preset, {}), **kwargs}
+    try:
+        family = build(**merged)
+    except TypeError as error:
+        raise InvalidValueError(f"keywords of {name}", sorted(merged), f"those of its constructor ({error})") from error
+    if not isinstance(family, Family):
+        raise InvalidValueError(f"entry point of {name}", type(family).__name__, "a metarl.Family")
+    check_family_fields(family)
+    family.id = str(id)
+    return family
+
+
+def agent_class(name: str) -> Any:
+    """The class of a registered agent."""
+    if name not in agents:
+        raise InvalidValueError("agent", name, did_you_mean(name, agents))
+    return load_entry_point(agents[name])
+
+
+def load_entry_point(entry_point: Factory) -> Any:
+    """The object behind `"module:name"`; anything else is returned as it is."""
+    if not isinstance(entry_point, str):
+        return entry_point
+    module, _, name = entry_point.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InvalidValueError("entry point", entry_point, f"an importable 'module:name' ({error})") from error
+
+
+def load_plugins() -> None:
+    """Import what the entry-point groups `metarl.families` and `metarl.agents` name; a broken one only warns."""
+    for group in ("metarl.families", "metarl.agents"):
+        for point in entry_points(group=group):
+            try:
+                loaded = point.load()
+                if callable(loaded):
+                    loaded()
+            except Exception as error:  # someone else's package must not break this one
+                warnings.warn(f"plugin {point.name} ({point.value}) of group {group} was skipped: {error}", stacklevel=2)

@@ -1,0 +1,110 @@
+"""Returns, advantages and the linear feature baseline, as pure functions of time-first tensors.
+
+Two endings are told apart. `ended` closes an episode whose horizon belongs to the problem: nothing follows it.
+A sampler that merely stops looking passes the value of what would have followed as `last_value`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def discounted_returns(reward: Tensor, ended: Tensor, discount: float, last_value: Tensor | None = None) -> Tensor:
+    """G_t = r_t + discount * (1 - ended_t) * G_{t+1}, with G_T = `last_value` (0 if None).
+
+    Args:
+        reward: `[T, ...]`.
+        ended: `bool [T, ...]`.
+        discount: gamma.
+        last_value: `[...]`.
+
+    Returns:
+        `[T, ...]`.
+    """
+    g = torch.zeros_like(reward[0]) if last_value is None else last_value
+    out = torch.empty_like(reward)
+    carry = discount * (~ended).to(reward.dtype)
+    for t in range(len(reward) - 1, -1, -1):
+        g = torch.addcmul(reward[t], carry[t], g)
+        out[t] = g
+    return out
+
+
+def gae(
+    reward: Tensor, value: Tensor, ended: Tensor, discount: float, lam: float, last_value: Tensor | None = None
+) -> Tensor:
+    """Generalised advantage estimation (Schulman et al. 2016, arXiv:1506.02438, equation 16).
+
+    delta_t = r_t + discount * (1 - ended_t) * v_{t+1} - v_t and A_t = delta_t + discount * lam * (1 - ended_t) * A_{t+1}.
+
+    Args:
+        reward: `[T, ...]`.
+        value: v_t, `[T, ...]`.
+        ended: `bool [T, ...]`.
+        discount: gamma.
+        lam: lambda; 1 gives Monte Carlo returns minus the value, 0 the one-step error.
+        last_value: v_T, `[...]` (0 if None).
+
+    Returns:
+        `[T, ...]`.
+    """
+    last = torch.zeros_like(value[:1]) if last_value is None else last_value.unsqueeze(0)
+    going_on = (~ended).to(reward.dtype)
+    delta = reward + discount * going_on * torch.cat([value[1:], last]) - value
+    return discounted_returns(delta, ended, discount * lam)
+
+
+def standardize(values: Tensor, valid: Tensor, eps: float = 1e-8) -> Tensor:
+    """(x - mean) / (standard deviation + eps) over each row's valid samples; 0 elsewhere.
+
+    Args:
+        values: `[T, R, E]`.
+        valid: `bool [T, R, E]`.
+        eps: keeps a constant row at 0.
+    """
+    weight = valid.to(values.dtype)
+    count = weight.sum((0, 2), keepdim=True).clamp_min(1.0)
+    centred = (values - (values * weight).sum((0, 2), keepdim=True) / count) * weight
+    std = ((centred * centred).sum((0, 2), keepdim=True) / count).sqrt()
+    return centred / (std + eps)
+
+
+def linear_features(obs: Tensor, time: Tensor) -> Tensor:
+    """Features of Duan et al. (2016, arXiv:1604.06778): obs, obs^2, t, t^2, t^3 and 1, with t in hundreds of steps.
+
+    Args:
+        obs: `[..., d]`, clipped to [-10, 10].
+        time: steps since the episode began, `[...]`.
+
+    Returns:
+        `[..., 2 d + 4]`.
+    """
+    o = obs.clamp(-10.0, 10.0)
+    t = (time.to(obs.dtype) / 100.0).unsqueeze(-1)
+    return torch.cat([o, o * o, t, t * t, t * t * t, torch.ones_like(t)], dim=-1)
+
+
+def linear_baseline(
+    obs: Tensor, time: Tensor, returns: Tensor, valid: Tensor, ridge: float = 1e-5
+) -> tuple[Tensor, Tensor]:
+    """Least squares of returns on `linear_features`, one fit per row.
+
+    Args:
+        obs: `[T, R, E, d]`.
+        time: `[T, R, E]`, restarts with every episode.
+        returns: `[T, R, E]`.
+        valid: `bool [T, R, E]`, the samples that count in the fit.
+        ridge: added to the diagonal of the normal equations.
+
+    Returns:
+        values `[T, R, E]` at every sample, and coefficients `[R, 2 d + 4]`.
+    """
+    phi = linear_features(obs, time)
+    weight = valid.to(phi.dtype)
+    # [T, R, E, F] -> [R, T * E, F]
+    rows = (phi * weight.unsqueeze(-1)).transpose(0, 1).flatten(1, 2).double()
+    target = (returns * weight).transpose(0, 1).flatten(1, 2).unsqueeze(-1).double()
+    gram = rows.transpose(1, 2) @ rows + ridge * torch.eye(phi.shape[-1], dtype=torch.float64, device=phi.device)
+    coef = torch.linalg.solve(gram, rows.transpose(1, 2) @ target).squeeze(-1).to(phi.dtype)
+    return torch.einsum("tref,rf->tre", phi, coef), coef

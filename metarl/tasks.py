@@ -1,0 +1,407 @@
+"""Tasks as data: typed task spaces, and immutable sets of tasks with a split, an address and a content hash.
+
+A task is one MDP of a family: the values of the family's declared parameters and nothing else. Sampled tasks are
+addressable: task `i` of (family, split, seed) is the same whatever else is drawn. Train and test are disjoint by
+construction: a hash of a task's content says on which side it lies, and a draw from the wrong side is drawn again,
+so the side of any task, a user's own too, can be checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from metarl.errors import InvalidValueError, did_you_mean, verbatim
+from metarl.rng import Rng, fold_in, make_key, mix
+
+Array = npt.NDArray[Any]
+FORMAT = "metarl-tasks-1"
+_MAX_REDRAWS = 256
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Uniform on [low, high), each element alike."""
+
+    low: float
+    high: float
+    shape: tuple[int, ...] = ()
+    kind: ClassVar[str] = "uniform"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise InvalidValueError("Uniform(low, high)", (self.low, self.high), "finite numbers with low < high")
+
+    def sample(self, rng: Rng) -> Tensor:
+        """One value per slot: `float32 [N, *shape]`."""
+        return self.low + (self.high - self.low) * rng.uniform(*self.shape)
+
+    def contains(self, values: Array) -> npt.NDArray[np.bool_]:
+        """Elementwise: does a value lie in the (closed) range?"""
+        slack = 1e-6 * max(1.0, abs(self.low), abs(self.high))
+        return cast("npt.NDArray[np.bool_]", (values >= self.low - slack) & (values <= self.high + slack))
+
+    def describe(self) -> str:
+        """The range in words."""
+        return f"{'numbers' if self.shape else 'a number'} in [{self.low:g}, {self.high:g}]"
+
+
+@dataclass(frozen=True)
+class LogUniform:
+    """exp(uniform) on [low, high), both positive."""
+
+    low: float
+    high: float
+    shape: tuple[int, ...] = ()
+    kind: ClassVar[str] = "log_uniform"
+
+    def __post_init__(self) -> None:
+        if not (0 < self.low < self.high and math.isfinite(self.high)):
+            raise InvalidValueError("LogUniform(low, high)", (self.low, self.high), "finite numbers with 0 < low < high")
+
+    def sample(self, rng: Rng) -> Tensor:
+        """One value per slot: `float32 [N, *shape]`."""
+        return self.low * torch.exp(math.log(self.high / self.low) * rng.uniform(*self.shape))
+
+    def contains(self, values: Array) -> npt.NDArray[np.bool_]:
+        """Elementwise: does a value lie in the (closed) range?"""
+        return cast("npt.NDArray[np.bool_]", (values >= self.low * (1 - 1e-5)) & (values <= self.high * (1 + 1e-5)))
+
+    def describe(self) -> str:
+        """The range in words."""
+        return f"{'numbers' if self.shape else 'a number'} in [{self.low:g}, {self.high:g}]"
+
+
+@dataclass(frozen=True)
+class Normal:
+    """Gaussian, each element alike."""
+
+    mean: float = 0.0
+    std: float = 1.0
+    shape: tuple[int, ...] = ()
+    kind: ClassVar[str] = "normal"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.mean) and 0 < self.std < math.inf):
+            raise InvalidValueError("Normal(mean, std)", (self.mean, self.std), "a finite mean and a positive std")
+
+    def sample(self, rng: Rng) -> Tensor:
+        """One value per slot: `float32 [N, *shape]`."""
+        return self.mean + self.std * rng.normal(*self.shape)
+
+    def contains(self, values: Array) -> npt.NDArray[np.bool_]:
+        """Elementwise: is a value finite?"""
+        return np.isfinite(values)
+
+    def describe(self) -> str:
+        """The support in words."""
+        return "finite numbers" if self.shape else "a finite number"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a list of values (numbers, or equal-length lists of numbers), each as likely."""
+
+    values: tuple[Any, ...]
+    kind: ClassVar[str] = "choice"
+
+    def __init__(self, values: Sequence[Any]) -> None:
+        frozen = tuple(tuple(v) if isinstance(v, (list, tuple)) else v for v in values)
+        object.__setattr__(self, "values", frozen)
+        if not frozen or len({np.shape(v) for v in frozen}) != 1 or len(set(frozen)) != len(frozen):
+            raise InvalidValueError("Choice(values)", values, "at least one value, all different and of one shape")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one value."""
+        return np.shape(self.values[0])
+
+    @property
+    def table(self) -> Array:
+        """All values, `float32 [n, *shape]`."""
+        return np.asarray(self.values, dtype=np.float32)
+
+    def sample(self, rng: Rng) -> Tensor:
+        """One value per slot: `float32 [N, *shape]`."""
+        return torch.from_numpy(self.table).to(rng.keys.device)[rng.integers(len(self.values))]
+
+    def contains(self, values: Array) -> npt.NDArray[np.bool_]:
+        """Is a value one of the list? (Elementwise over the value's own elements.)"""
+        batch = values.reshape(len(values), 1, *self.shape)
+        close = np.isclose(batch, self.table[None], atol=1e-6)
+        hit = close.reshape(len(values), len(self.values), -1).all(-1).any(-1)
+        return cast("npt.NDArray[np.bool_]", np.broadcast_to(hit.reshape(-1, *[1] * len(self.shape)), values.shape))
+
+    def describe(self) -> str:
+        """The values in words."""
+        listing = ", ".join(str(list(v) if isinstance(v, tuple) else v) for v in self.values[:6])
+        return f"one of {listing}{', ...' if len(self.values) > 6 else ''}"
+
+
+@dataclass(frozen=True)
+class FlatDirichlet:
+    """Uniform on the simplex over the last axis: Dirichlet(1, ..., 1)."""
+
+    shape: tuple[int, ...]
+    kind: ClassVar[str] = "flat_dirichlet"
+
+    def sample(self, rng: Rng) -> Tensor:
+        """One value per slot: `float32 [N, *shape]`, summing to 1 over the last axis."""
+        draws = rng.exponential(*self.shape)
+        return draws / draws.sum(-1, keepdim=True)
+
+    def contains(self, values: Array) -> npt.NDArray[np.bool_]:
+        """Elementwise: is a value non-negative and part of a row that sums to 1?"""
+        sums = np.abs(values.sum(-1, keepdims=True) - 1) < 1e-4
+        return cast("npt.NDArray[np.bool_]", (values >= 0) & sums)
+
+    def describe(self) -> str:
+        """The support in words."""
+        return "non-negative numbers that sum to 1 over the last axis"
+
+
+Distribution = Uniform | LogUniform | Normal | Choice | FlatDirichlet
+TaskSpace = Mapping[str, Distribution]
+_KINDS: dict[str, type[Any]] = {d.kind: d for d in (Uniform, LogUniform, Normal, Choice, FlatDirichlet)}
+
+
+def space_to_dict(space: TaskSpace) -> dict[str, dict[str, Any]]:
+    """A task space as JSON-able data."""
+    return {
+        name: {"kind": dist.kind, **{f.name: getattr(dist, f.name) for f in fields(dist)}} for name, dist in space.items()
+    }
+
+
+def space_from_dict(data: Mapping[str, Mapping[str, Any]]) -> dict[str, Distribution]:
+    """The inverse of `space_to_dict`."""
+    space: dict[str, Distribution] = {}
+    for name, entry in data.items():
+        if entry.get("kind") not in _KINDS:
+            raise InvalidValueError(f"task_space.{name}.kind", entry.get("kind"), did_you_mean("", _KINDS))
+        arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items() if k != "kind"}
+        space[name] = _KINDS[entry["kind"]](**arguments)
+    return space
+
+
+def is_finite(space: TaskSpace) -> bool:
+    """Whether a space holds so few tasks (at most 16) that train and test cannot be told apart."""
+    if not all(isinstance(d, Choice) for d in space.values()):
+        return False
+    return math.prod(len(d.values) for d in space.values() if isinstance(d, Choice)) <= 16
+
+
+def content_hash(values: Mapping[str, Array]) -> npt.NDArray[np.int64]:
+    """A 64-bit hash of each task's content: `[N, ...]` float32 leaves to `int64 [N]`."""
+    names = sorted(values)
+    total = torch.zeros(len(values[names[0]]), dtype=torch.int64)
+    for name in names:
+        leaf = np.ascontiguousarray(values[name], dtype=np.float32).reshape(len(total), -1) + np.float32(0.0)  # -0 is 0
+        bits = torch.from_numpy(leaf.view(np.int32).astype(np.int64))
+        salt = fold_in(make_key("content", name), torch.arange(bits.shape[1]))
+        total = mix(total + mix(bits ^ salt).sum(-1))
+    return total.numpy()
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """An immutable set of tasks of one family: a struct of arrays.
+
+    Attributes:
+        family: full id of the family, version and preset included.
+        split: "train", "test", the name of an out-of-distribution range, or "custom" for tasks a user wrote down.
+        seed: seed of the draw (0 for custom tasks).
+        index: address of each task within (family, split, seed), `int64 [N]`.
+        values: parameter name to `float32 [N, *shape]`.
+        space: the task space that the values belong to.
+    """
+
+    family: str
+    split: str
+    seed: int
+    index: npt.NDArray[np.int64]
+    values: dict[str, Array]
+    space: dict[str, Distribution]
+
+    def __post_init__(self) -> None:
+        for array in (self.index, *self.values.values()):
+            array.setflags(write=False)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, which: int | slice | Sequence[int] | npt.NDArray[np.int64]) -> Tasks:
+        """A subset; tasks keep their addresses."""
+        rows = [which] if isinstance(which, (int, np.integer)) else which
+        values = {k: np.array(v[rows]) for k, v in self.values.items()}
+        return replace(self, index=np.array(self.index[rows]), values=values)
+
+    def __iter__(self) -> Iterator[Tasks]:
+        return (self[i] for i in range(len(self)))
+
+    @property
+    def keys(self) -> Tensor:
+        """A 64-bit key of each task's address, `int64 [N]`: what its randomness descends from."""
+        return fold_in(make_key(self.family, self.split, self.seed), torch.from_numpy(np.array(self.index)))
+
+    @property
+    def hash(self) -> str:
+        """16 hexadecimal digits that change when any value does."""
+        digest = hashlib.blake2b(self.family.encode(), digest_size=8)
+        digest.update(content_hash(self.values).tobytes())
+        return digest.hexdigest()
+
+    def tensors(self, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+        """The values as tensors: name to `float32 [N, *shape]` on `device`."""
+        return {k: torch.from_numpy(np.array(v)).to(device) for k, v in self.values.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form, with the content hash."""
+        return {
+            "format": FORMAT,
+            "family": self.family,
+            "split": self.split,
+            "seed": self.seed,
+            "hash": self.hash,
+            "space": space_to_dict(self.space),
+            "index": self.index.tolist(),
+            "values": {k: v.tolist() for k, v in self.values.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Tasks:
+        """The inverse of `to_dict`; refuses another format and values that do not match their hash."""
+        if not isinstance(data, Mapping) or data.get("format") != FORMAT:
+            found = data.get("format") if isinstance(data, Mapping) else type(data).__name__
+            raise InvalidValueError("tasks format", found, f"{FORMAT!r}")
+        values = {k: np.asarray(v, dtype=np.float32) for k, v in data["values"].items()}
+        index = np.asarray(data["index"], dtype=np.int64)
+        tasks = cls(data["family"], data["split"], int(data["seed"]), index, values, space_from_dict(data["space"]))
+        if tasks.hash != data["hash"]:
+            raise InvalidValueError("tasks hash", data["hash"], f"{tasks.hash!r}, the hash of the values")
+        return tasks
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write `.json` or `.npz` (by the suffix), whole or not at all."""
+        target = Path(path)
+        if target.suffix == ".json":
+            write_atomic(target, json.dumps(self.to_dict()).encode())
+        elif target.suffix == ".npz":
+            head = {k: v for k, v in self.to_dict().items() if k not in ("index", "values")}
+            write_npz(target, {"head": np.array(json.dumps(head)), "index": self.index} | _prefixed(self.values))
+        else:
+            raise InvalidValueError("path", str(path), "a file name that ends in .json or .npz")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Tasks:
+        """Read what `save` wrote; nothing in the file is ever executed."""
+        try:
+            if Path(path).suffix == ".npz":
+                with np.load(path, allow_pickle=False) as arrays:
+                    head = json.loads(str(arrays["head"]))
+                    values = {k.removeprefix("value."): arrays[k] for k in arrays.files if k.startswith("value.")}
+                    return cls.from_dict({**head, "index": arrays["index"], "values": values})
+            return cls.from_dict(json.loads(Path(path).read_text()))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, InvalidValueError):
+                raise
+            raise InvalidValueError("tasks file", str(path), f"a file written by Tasks.save ({error})") from error
+
+
+def make_tasks(family: str, space: TaskSpace, values: Mapping[str, Any], split: str = "custom") -> Tasks:
+    """Tasks from a user's own values (one task, or arrays of equal length), checked against the space."""
+    if set(values) != set(space):
+        wrong = sorted(set(values) ^ set(space))[0]
+        listing = f"exactly the parameters {sorted(space)} of {family}"
+        raise InvalidValueError(f"task parameter {wrong!r}", verbatim("missing" if wrong in space else "unknown"), listing)
+    arrays: dict[str, Array] = {}
+    for name, dist in space.items():
+        try:
+            array = np.asarray(values[name], dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise InvalidValueError(f"task.{name}", values[name], f"numbers of shape {dist.shape}") from error
+        array = array[None] if array.shape == dist.shape else array
+        if array.shape[1:] != dist.shape or array.ndim == 0:
+            raise InvalidValueError(f"task.{name} shape", array.shape, f"{dist.shape}, or (N, *{dist.shape}) for N tasks")
+        inside = dist.contains(array)
+        if not inside.all():
+            raise InvalidValueError(f"task.{name}", verbatim(f"{array[~inside][0]:g}"), f"{dist.describe()}, for {family}")
+        arrays[name] = array
+    lengths = {k: len(v) for k, v in arrays.items()}
+    if len(set(lengths.values())) != 1:
+        raise InvalidValueError("number of tasks", lengths, "the same for every parameter")
+    count = next(iter(lengths.values()))
+    return Tasks(family, split, 0, np.arange(count, dtype=np.int64), arrays, dict(space))
+
+
+def sample_tasks(
+    family: str, space: TaskSpace, split: str, seed: int, index: npt.NDArray[np.int64], side: int | None
+) -> Tasks:
+    """Tasks at the addresses `index` of (family, split, seed).
+
+    Args:
+        family: full id of the family.
+        space: what to draw from.
+        split: the split's name, part of the address.
+        seed: seed of the draw.
+        index: which tasks, `int64 [N]`.
+        side: 0 or 1 keeps only tasks whose content hash has that parity; `None` keeps all.
+    """
+    keys = fold_in(make_key("task", family, split, seed), torch.from_numpy(np.ascontiguousarray(index, dtype=np.int64)))
+    values = {k: np.empty((len(index), *d.shape), dtype=np.float32) for k, d in space.items()}
+    open_rows = np.arange(len(index))
+    for attempt in range(_MAX_REDRAWS):
+        rng = Rng(keys[torch.from_numpy(open_rows)]).seek(attempt)
+        drawn = {k: space[k].sample(rng).numpy() for k in sorted(space)}
+        keep = np.ones(len(open_rows), dtype=bool)
+        if side is not None:
+            keep = (content_hash(drawn) & 1) == side
+        for name, leaf in drawn.items():
+            values[name][open_rows[keep]] = leaf[keep]
+        open_rows = open_rows[~keep]
+        if not len(open_rows):
+            return Tasks(family, split, seed, np.array(index, dtype=np.int64), values, dict(space))
+    raise InvalidValueError("task_space", space_to_dict(space), f"a space with tasks in the split {split!r}")
+
+
+def on_side(tasks: Tasks, side: int) -> npt.NDArray[np.bool_]:
+    """Which tasks lie on a side of the train-test line: `bool [N]`."""
+    return cast("npt.NDArray[np.bool_]", (content_hash(tasks.values) & 1) == side)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all; an unwritable place is a clear error."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True) if part.parent.is_dir() else None
+        raise InvalidValueError("output path", str(path), f"a place that can be written ({error.strerror})") from error
+
+
+def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
+    """`numpy.savez_compressed`, whole or not at all."""
+    import io
+
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **cast("dict[str, Any]", dict(arrays)))
+    write_atomic(path, buffer.getvalue())
+
+
+def _prefixed(values: Mapping[str, Array]) -> dict[str, Array]:
+    return {f"value.{k}": v for k, v in values.items()}
