@@ -5,6 +5,7 @@ A row is one trial in one task; its E slots share the row's adaptation state. Te
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -194,6 +195,12 @@ class Trials:
         trial = torch.arange(first_trial, first_trial + per_task).repeat(len(tasks))
         self.keys = fold_in(fold_in(make_key(seed, purpose, iteration), self.tasks.keys), trial)
         self.key = make_key(seed, purpose, iteration)
+
+    def numbered(self, number: int) -> Trials:
+        """The same trials with other randomness, for scoring one state several times."""
+        other = copy.copy(self)
+        other.keys = fold_in(self.keys, torch.tensor(number))
+        return other
 
     def collect(
         self, agent: Agent, state: AgentState, stage: int, budget: Budget, mode: str = "sampled", purpose: str = "collect"
