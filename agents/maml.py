@@ -104,7 +104,9 @@ class MAML(Agent):
             value = getattr(config, field)
             if value not in known:
                 raise InvalidValueError(f"maml.{field}", value, did_you_mean(str(value), known))
-        check_number("maml", config, meta_batch_size=(1, 1e6), episodes=(1, 1e6), inner_steps=(0, 100), eval_steps=(1, 1e9))
+        check_number(
+            "maml", config, meta_batch_size=(1, 1e6), episodes=(1, 1e6), inner_steps=(0, 100), eval_steps=(1, 1e9)
+        )
         check_number("maml", config, inner_lr=(0, 1e3), discount=(0, 1), gae_lambda=(0, 1), max_kl=(1e-12, 1e3))
         self.config: MAMLConfig = config
         self.encode = ObservationEncoder(family.observation_space, "maml")
@@ -222,12 +224,13 @@ class MAML(Agent):
         """TRPO: the natural gradient of the post-adaptation surrogate, scaled to `max_kl`, with a line search."""
         rows, cfg = len(post.x), self.config
         chunks = [
-            _Chunk(self, self.theta, [b.rows(c) for b in pre], post.rows(c)) for c in self._chunks(rows, post.x.shape[1])
+            _Chunk(self, self.theta, [b.rows(c) for b in pre], post.rows(c))
+            for c in self._chunks(rows, post.x.shape[1])
         ]
-        g = sum(c.pull_back(c.loss_grad).sum(0) for c in chunks) / rows
+        g = torch.stack([c.pull_back(c.loss_grad).sum(0) for c in chunks]).sum(0) / rows
 
         def fisher_vector(v: Tensor) -> Tensor:
-            return sum(c.fisher_vector(v) for c in chunks) / rows + cfg.cg_damping * v
+            return torch.stack([c.fisher_vector(v) for c in chunks]).sum(0) / rows + cfg.cg_damping * v
 
         direction = conjugate_gradient(fisher_vector, g, cfg.cg_iterations)
         curvature = torch.dot(direction, fisher_vector(direction))
@@ -294,7 +297,7 @@ class _Chunk:
 
     def _hessian_vector(self, grads: tuple[Tensor, ...], leaves: list[Tensor], v: Tensor) -> Tensor:
         """Reverse over reverse on a retained graph: `[R, P]` to `[R, P]`."""
-        parts = [p.view_as(g) for p, g in zip(v.split([g[0].numel() for g in grads], 1), grads, strict=True)]
+        parts = [p.view_as(g) for p, g in zip(torch.split(v, [g[0].numel() for g in grads], 1), grads, strict=True)]
         return self._flat(torch.autograd.grad(grads, leaves, parts, retain_graph=True, materialize_grads=True))
 
     def _through(self, v: Tensor, j: int) -> Tensor:
@@ -324,7 +327,9 @@ class _Chunk:
             return self._surrogate(self.agent.policy(params, self.post.x))
 
 
-def conjugate_gradient(product: Callable[[Tensor], Tensor], b: Tensor, iterations: int, tolerance: float = 1e-10) -> Tensor:
+def conjugate_gradient(
+    product: Callable[[Tensor], Tensor], b: Tensor, iterations: int, tolerance: float = 1e-10
+) -> Tensor:
     """Solve A x = b for a positive definite A given as a product (Hestenes and Stiefel, 1952): `[P]` to `[P]`."""
     x, r = torch.zeros_like(b), b.clone()
     p, rr = b.clone(), torch.dot(b, b)
@@ -348,5 +353,5 @@ def _flatten(params: Params) -> Tensor:
 
 
 def _unflatten(flat: Tensor, like: Params) -> Params:
-    parts = flat.split([v.numel() for v in like.values()])
+    parts = torch.split(flat, [v.numel() for v in like.values()])
     return {k: p.view_as(v).clone() for (k, v), p in zip(like.items(), parts, strict=True)}

@@ -103,7 +103,9 @@ def bayes_value(n: int, k: int) -> float:
     value: dict[tuple[tuple[int, int], ...], float] = {}
     for layer in reversed(layers):
         value = {
-            counts: max(m * (1.0 + value.get(win, 0.0)) + (1.0 - m) * value.get(lose, 0.0) for m, win, lose in _children(counts))
+            counts: max(
+                m * (1.0 + value.get(win, 0.0)) + (1.0 - m) * value.get(lose, 0.0) for m, win, lose in _children(counts)
+            )
             for counts in layer
         }
     return value[fresh]

@@ -23,7 +23,7 @@ from torch import Tensor
 from metarl.errors import InvalidValueError, did_you_mean
 from metarl.family import TorchFamily
 from metarl.rng import Rng
-from metarl.tasks import Choice, Tasks, Uniform
+from metarl.tasks import Choice, Distribution, Tasks, Uniform
 
 REWARDS = ("dense", "sparse", "progress")
 GOAL_WINDOW = 0.01  # per axis, ends a dense episode
@@ -31,6 +31,7 @@ SPARSE_RADIUS = 0.2  # semi-circle: reward 1 - distance inside, 0 outside
 CORNER = 2.0
 CORNER_RADIUS = 1.0  # corners: progress counts within this distance of the goal
 CORNER_START = 0.2
+SEMICIRCLE = {"reward": "sparse", "goals": "semicircle", "max_action": 1.0, "step_size": 0.1, "horizon": 20}
 
 
 class PointNavigation(TorchFamily):
@@ -47,8 +48,8 @@ class PointNavigation(TorchFamily):
 
     source = "Finn, Abbeel and Levine 2017, arXiv:1703.03400"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "semicircle": {"reward": "sparse", "goals": "semicircle", "max_action": 1.0, "step_size": 0.1, "horizon": 20},
-        "semicircle100": {"reward": "sparse", "goals": "semicircle", "max_action": 1.0, "step_size": 0.1, "horizon": 100},
+        "semicircle": SEMICIRCLE,
+        "semicircle100": {**SEMICIRCLE, "horizon": 100},
         "corners": {"reward": "progress", "goals": "corners", "max_action": 0.2, "horizon": 100},
     }
     observation_space = Box(-np.inf, np.inf, (2,), np.float32)
@@ -61,7 +62,7 @@ class PointNavigation(TorchFamily):
         step_size: float = 1.0,
         horizon: int = 100,
     ) -> None:
-        spaces = {
+        spaces: dict[str, dict[str, Distribution]] = {
             "square": {"goal": Uniform(-0.5, 0.5, (2,))},
             "semicircle": {"angle": Uniform(0.0, math.pi)},
             "corners": {"goal": Choice([[x, y] for x in (-CORNER, CORNER) for y in (-CORNER, CORNER)])},

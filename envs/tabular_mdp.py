@@ -57,7 +57,11 @@ class TabularMDP(TorchFamily):
         """Draw the reward, then the next state."""
         slot = torch.arange(len(state), device=state.device)
         reward = task["reward"][slot, state, action] + self.reward_std * rng.normal()
-        return rng.categorical(task["transition"][slot, state, action]), reward, torch.zeros_like(reward, dtype=torch.bool)
+        return (
+            rng.categorical(task["transition"][slot, state, action]),
+            reward,
+            torch.zeros_like(reward, dtype=torch.bool),
+        )
 
     def optimal_action(self, state: Tensor, task: dict[str, Tensor], t: Tensor) -> Tensor:
         """Greedy in the finite-horizon action values, computed anew: only oracles ask."""

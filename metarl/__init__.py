@@ -8,8 +8,37 @@ from metarl.family import Family, GymFamily, TorchFamily
 from metarl.registry import load_plugins, make_family, register_agent, register_family
 from metarl.rng import Rng
 from metarl.rollout import Budget, Rollout, Trials
+from metarl.runs import Run, train
 from metarl.tasks import Choice, FlatDirichlet, LogUniform, Normal, Tasks, Uniform
 from metarl.vector import MetaEnv, MetaVectorEnv
+
+__all__ = [
+    "Agent",
+    "Budget",
+    "Choice",
+    "Family",
+    "FlatDirichlet",
+    "GymFamily",
+    "InvalidValueError",
+    "LogUniform",
+    "MetaEnv",
+    "MetaRLError",
+    "MetaVectorEnv",
+    "Normal",
+    "Rng",
+    "Rollout",
+    "Run",
+    "Tasks",
+    "TorchFamily",
+    "Trials",
+    "Uniform",
+    "__version__",
+    "make_agent",
+    "make_family",
+    "register_agent",
+    "register_family",
+    "train",
+]
 
 try:
     __version__ = version("metarl")

@@ -7,8 +7,8 @@ agent itself, and evaluation never calls it. A state that was passed on is dead:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import fields, is_dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import fields, replace
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -55,7 +55,7 @@ class Agent(ABC):
 
     @abstractmethod
     def begin(self, rows: int, tasks: Tasks | None = None) -> AgentState:
-        """The state at a trial's start, tensors `[R, ...]`; `tasks` (one per row) is given to privileged agents only."""
+        """The state at a trial's start, tensors `[R, ...]`; privileged agents alone are given `tasks`, one per row."""
 
     @abstractmethod
     def act(self, state: AgentState, step: Step, rng: Rng, mode: str) -> tuple[Tensor, dict[str, Tensor], AgentState]:
@@ -104,6 +104,7 @@ class Agent(ABC):
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """The inverse of `tensors`; names, shapes and dtypes have been checked."""
+        assert not tensors, f"{self.name} has no tensors to load"
 
 
 def make_agent(
@@ -121,18 +122,18 @@ def make_agent(
     """
     cls = agent_class(name)
     config = cls.Config() if config is None else config
-    if not (is_dataclass(config) and isinstance(config, cls.Config)):
+    if not isinstance(config, cls.Config):
         raise InvalidValueError("config", config, f"a {cls.__name__}.Config")
-    known = {f.name for f in fields(cls.Config)}
+    known = {f.name for f in fields(config)}
     for key in overrides:
         if key not in known:
             raise InvalidValueError(f"hyperparameter of {name}", key, did_you_mean(key, known))
-    agent: Agent = cls(make_family(family), replace(config, **overrides), seed, resolve_device(device))
+    agent: Agent = cls(make_family(family), replace(cast("Any", config), **overrides), seed, resolve_device(device))
     return agent
 
 
 def resolve_device(device: str) -> torch.device:
-    """ "auto" is CUDA where there is one; asking for CUDA where there is none is an error."""
+    """Resolve "auto" to CUDA where there is one; asking for CUDA where there is none is an error."""
     if device not in ("auto", "cpu", "cuda") and not str(device).startswith("cuda:"):
         raise InvalidValueError("device", device, did_you_mean(str(device), ("auto", "cpu", "cuda")))
     available = torch.cuda.is_available()

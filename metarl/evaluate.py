@@ -150,9 +150,11 @@ class Results:
         def group(name: str) -> dict[str, Floats]:
             return {k.removeprefix(name + "."): v for k, v in arrays.items() if k.startswith(name + ".")}
 
-        plain = {n: arrays[n] for n in ("collected", "lifetime", "episodes", "env_steps", "seconds")}
-        fields = {n: head[n] for n in ("agent", "family", "split", "k", "bayes_optimal", "task_hash", "meta")}
-        groups = {n: group(n) for n in ("scores", "success", "references")}
+        plain: dict[str, Any] = {n: arrays[n] for n in ("collected", "lifetime", "episodes", "env_steps", "seconds")}
+        fields: dict[str, Any] = {
+            n: head[n] for n in ("agent", "family", "split", "k", "bayes_optimal", "task_hash", "meta")
+        }
+        groups: dict[str, Any] = {n: group(n) for n in ("scores", "success", "references")}
         paths = {int(k): v for k, v in group("paths").items()}
         return cls(**fields, **plain, **groups, paths=paths, landmarks=arrays.get("landmarks"))
 
@@ -207,7 +209,8 @@ def evaluate(
     done, total = 0, len(group) * len(parts) * (grid[-1] + 1)
     outcomes = []
     for agent in group:
-        pool, played = SlotPool(family, agent.device), []
+        pool = SlotPool(family, agent.device)
+        played: list[dict[str, Any]] = []
         for part in parts:
 
             def tick() -> None:
@@ -217,7 +220,9 @@ def evaluate(
                     progress(done, total)
 
             keep = max(0, paths - sum(len(p["episodes"]) // trials for p in played))
-            played.append(_play_part(agent, Trials(pool, part, trials, seed, "evaluate"), grid, episodes, modes, keep, tick))
+            played.append(
+                _play_part(agent, Trials(pool, part, trials, seed, "evaluate"), grid, episodes, modes, keep, tick)
+            )
         pool.close()
         outcomes.append(played)
     return _assemble(group, family, tasks, grid, trials, outcomes, min(paths, len(tasks)))
@@ -246,9 +251,11 @@ def _check(
     if tasks.family != family.id:
         raise InvalidValueError("family of the tasks", tasks.family, f"{family.id!r}, which {agent.name} was made for")
     held_out = family.held_out(tasks)
-    if not (family.finite or allow_train_tasks or held_out.all()):
+    if not (family.finite or allow_train_tasks or bool(held_out.all())):
         bad = int(np.flatnonzero(~held_out)[0])
-        where = f"held-out tasks (task {bad} could be drawn in training; allow_train_tasks=True measures it all the same)"
+        where = (
+            f"held-out tasks (task {bad} could be drawn in training; allow_train_tasks=True measures it all the same)"
+        )
         raise InvalidValueError("split of the tasks", tasks.split, where)
     return grid
 
@@ -338,7 +345,9 @@ def _assemble(
         seeds = []
         for played in outcomes:
             rows = np.concatenate([np.stack(p[name][mode], 1) for p in played])  # [task * trial, k, episode]
-            seeds.append(rows.reshape(len(tasks), trials, len(grid), -1).transpose(0, 2, 1, 3).reshape(len(tasks), len(grid), -1))
+            seeds.append(
+                rows.reshape(len(tasks), trials, len(grid), -1).transpose(0, 2, 1, 3).reshape(len(tasks), len(grid), -1)
+            )
         return np.stack(seeds)
 
     def steps(name: str) -> Floats:  # [seed, task, trial, j]

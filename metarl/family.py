@@ -163,7 +163,7 @@ class GymFamily(Family):
         env_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         if not callable(apply) and apply not in APPLY_MODES:
-            raise InvalidValueError("apply", apply, did_you_mean(str(apply), APPLY_MODES) + ", or a callable (env, task)")
+            raise InvalidValueError("apply", apply, f"{did_you_mean(str(apply), APPLY_MODES)}, or callable")
         self.env, self.apply, self.env_kwargs = env, apply, dict(env_kwargs or {})
         self.task_space, self.ood = dict(task_space), dict(ood or {})
         self.horizon = 0 if horizon is None else horizon
@@ -182,8 +182,7 @@ class GymFamily(Family):
         if callable(self.env):
             env = self.env(**self.env_kwargs, **task)
             return gym.wrappers.TimeLimit(env, self.horizon) if self.horizon else env
-        limit = {"max_episode_steps": self.horizon} if self.horizon else {}
-        return gym.make(self.env, **limit, **self.env_kwargs, **task)
+        return gym.make(self.env, max_episode_steps=self.horizon or None, **self.env_kwargs, **task)
 
     def make_env(self, task: Tasks) -> TaskedEnv:
         """One environment that plays `task` (a set of one)."""

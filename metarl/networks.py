@@ -7,6 +7,7 @@ published step sizes assume it.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ def init_mlp(sizes: Sequence[int], rng: Rng, final_gain: float = 1.0) -> Params:
     """
     params: Params = {}
     last = len(sizes) - 2
-    for i, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
         bound = math.sqrt(6.0 / (fan_in + fan_out)) * (final_gain if i == last else 1.0)
         params[f"w{i}"] = (2.0 * rng.uniform(fan_in, fan_out)[0] - 1.0) * bound
         params[f"b{i}"] = torch.zeros(fan_out)
@@ -164,7 +165,8 @@ class ObservationEncoder:
         """`[..., *space.shape]` to `float32 [..., size]`."""
         if isinstance(self.space, spaces.Discrete):
             return torch.nn.functional.one_hot(obs.long() - int(self.space.start), self.size).float()
-        return obs.flatten(obs.dim() - len(self.space.shape or ())).float() if self.space.shape != (self.size,) else obs.float()
+        axes = len(self.space.shape or ())
+        return obs.float() if axes == 1 else obs.reshape(*obs.shape[: obs.dim() - axes], self.size).float()
 
 
 class PolicyHead:

@@ -138,4 +138,6 @@ def load_plugins() -> None:
                 if callable(loaded):
                     loaded()
             except Exception as error:  # someone else's package must not break this one
-                warnings.warn(f"plugin {point.name} ({point.value}) of group {group} was skipped: {error}", stacklevel=2)
+                warnings.warn(
+                    f"plugin {point.name} ({point.value}) of group {group} was skipped: {error}", stacklevel=2
+                )

@@ -203,7 +203,13 @@ class Trials:
         return other
 
     def collect(
-        self, agent: Agent, state: AgentState, stage: int, budget: Budget, mode: str = "sampled", purpose: str = "collect"
+        self,
+        agent: Agent,
+        state: AgentState,
+        stage: int,
+        budget: Budget,
+        mode: str = "sampled",
+        purpose: str = "collect",
     ) -> tuple[Rollout, AgentState]:
         """Play `budget` in every row.
 

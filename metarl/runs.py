@@ -144,7 +144,9 @@ class Run:
             raise InvalidValueError(f"hyperparameters of {self.path}", wrong, f"those of this version's {cls.__name__}")
         family = make_family(self.config["family"])
         device = device or self.config["device"]
-        return make_agent(self.config["agent"], family, seed=self.config["seed"], device=device, config=cls.Config(**values))
+        return make_agent(
+            self.config["agent"], family, seed=self.config["seed"], device=device, config=cls.Config(**values)
+        )
 
     def load_agent(self, device: str | None = None) -> tuple[Agent, int]:
         """The agent of the last checkpoint, and how many iterations it has behind it (0 without a checkpoint)."""
@@ -191,7 +193,9 @@ def save_checkpoint(path: Path, agent: Agent, iteration: int) -> None:
     name = f"{path.name}-{iteration}.safetensors"
     write_atomic(path.with_name(name), data)
     before = list(path.parent.glob(f"{path.name}-*.safetensors"))
-    write_atomic(path.with_suffix(".json"), (json.dumps({**head, "file": name, "sha256": _digest(data)}) + "\n").encode())
+    write_atomic(
+        path.with_suffix(".json"), (json.dumps({**head, "file": name, "sha256": _digest(data)}) + "\n").encode()
+    )
     for old in before:
         if old.name != name:
             old.unlink(missing_ok=True)
@@ -223,7 +227,9 @@ def load_checkpoint(path: Path, agent: Agent) -> int:
     if set(tensors) != set(expected):
         wrong = sorted(set(tensors) ^ set(expected))[0]
         where = "missing" if wrong in expected else "unknown"
-        raise InvalidValueError(f"tensor {wrong!r} of checkpoint {head_file}", verbatim(where), f"the tensors of {agent.name}")
+        raise InvalidValueError(
+            f"tensor {wrong!r} of checkpoint {head_file}", verbatim(where), f"the tensors of {agent.name}"
+        )
     for name, want in expected.items():
         if tensors[name].shape != want.shape or tensors[name].dtype != want.dtype:
             found = (tuple(tensors[name].shape), tensors[name].dtype)
@@ -246,19 +252,19 @@ class _Metrics:
         kept = [line for line in lines[: self.start] if line]
         write_atomic(file, "".join(line + "\n" for line in kept).encode())
         self.file = file.open("a", buffering=1)
-        self.board = SummaryWriter(str(self.path / "tensorboard"), purge_step=self.start)  # type: ignore[no-untyped-call]
+        self.board = SummaryWriter(str(self.path / "tensorboard"), purge_step=self.start)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.file.close()
-        self.board.close()  # type: ignore[no-untyped-call]
+        self.board.close()
 
     def write(self, iteration: int, metrics: dict[str, float]) -> None:
         """One iteration."""
         line = {"iteration": iteration, **metrics, "seconds": round(time.time() - self.began, 3)}
         self.file.write(json.dumps(line) + "\n")
         for name, value in metrics.items():
-            self.board.add_scalar(name, value, iteration)  # type: ignore[no-untyped-call]
+            self.board.add_scalar(name, value, iteration)
 
 
 @contextmanager

@@ -50,7 +50,7 @@ class Uniform:
     def contains(self, values: Array) -> npt.NDArray[np.bool_]:
         """Elementwise: does a value lie in the (closed) range?"""
         slack = 1e-6 * max(1.0, abs(self.low), abs(self.high))
-        return cast("npt.NDArray[np.bool_]", (values >= self.low - slack) & (values <= self.high + slack))
+        return (values >= self.low - slack) & (values <= self.high + slack)
 
     def describe(self) -> str:
         """The range in words."""
@@ -68,7 +68,7 @@ class LogUniform:
 
     def __post_init__(self) -> None:
         if not (0 < self.low < self.high and math.isfinite(self.high)):
-            raise InvalidValueError("LogUniform(low, high)", (self.low, self.high), "finite numbers with 0 < low < high")
+            raise InvalidValueError("LogUniform(low, high)", (self.low, self.high), "finite, with 0 < low < high")
 
     def sample(self, rng: Rng) -> Tensor:
         """One value per slot: `float32 [N, *shape]`."""
@@ -76,7 +76,7 @@ class LogUniform:
 
     def contains(self, values: Array) -> npt.NDArray[np.bool_]:
         """Elementwise: does a value lie in the (closed) range?"""
-        return cast("npt.NDArray[np.bool_]", (values >= self.low * (1 - 1e-5)) & (values <= self.high * (1 + 1e-5)))
+        return (values >= self.low * (1 - 1e-5)) & (values <= self.high * (1 + 1e-5))
 
     def describe(self) -> str:
         """The range in words."""
@@ -137,7 +137,7 @@ class Choice:
         return torch.from_numpy(self.table).to(rng.keys.device)[rng.integers(len(self.values))]
 
     def contains(self, values: Array) -> npt.NDArray[np.bool_]:
-        """Is a value one of the list? (Elementwise over the value's own elements.)"""
+        """Elementwise: does an element belong to a value of the list?"""
         batch = values.reshape(len(values), 1, *self.shape)
         close = np.isclose(batch, self.table[None], atol=1e-6)
         hit = close.reshape(len(values), len(self.values), -1).all(-1).any(-1)
@@ -179,7 +179,8 @@ _KINDS: dict[str, type[Any]] = {d.kind: d for d in (Uniform, LogUniform, Normal,
 def space_to_dict(space: TaskSpace) -> dict[str, dict[str, Any]]:
     """A task space as JSON-able data."""
     return {
-        name: {"kind": dist.kind, **{f.name: getattr(dist, f.name) for f in fields(dist)}} for name, dist in space.items()
+        name: {"kind": dist.kind, **{f.name: getattr(dist, f.name) for f in fields(dist)}}
+        for name, dist in space.items()
     }
 
 
@@ -323,7 +324,9 @@ def make_tasks(family: str, space: TaskSpace, values: Mapping[str, Any], split: 
     if set(values) != set(space):
         wrong = sorted(set(values) ^ set(space))[0]
         listing = f"exactly the parameters {sorted(space)} of {family}"
-        raise InvalidValueError(f"task parameter {wrong!r}", verbatim("missing" if wrong in space else "unknown"), listing)
+        raise InvalidValueError(
+            f"task parameter {wrong!r}", verbatim("missing" if wrong in space else "unknown"), listing
+        )
     arrays: dict[str, Array] = {}
     for name, dist in space.items():
         try:
@@ -332,10 +335,14 @@ def make_tasks(family: str, space: TaskSpace, values: Mapping[str, Any], split: 
             raise InvalidValueError(f"task.{name}", values[name], f"numbers of shape {dist.shape}") from error
         array = array[None] if array.shape == dist.shape else array
         if array.shape[1:] != dist.shape or array.ndim == 0:
-            raise InvalidValueError(f"task.{name} shape", array.shape, f"{dist.shape}, or (N, *{dist.shape}) for N tasks")
+            raise InvalidValueError(
+                f"task.{name} shape", array.shape, f"{dist.shape}, or (N, *{dist.shape}) for N tasks"
+            )
         inside = dist.contains(array)
         if not inside.all():
-            raise InvalidValueError(f"task.{name}", verbatim(f"{array[~inside][0]:g}"), f"{dist.describe()}, for {family}")
+            raise InvalidValueError(
+                f"task.{name}", verbatim(f"{array[~inside][0]:g}"), f"{dist.describe()}, for {family}"
+            )
         arrays[name] = array
     lengths = {k: len(v) for k, v in arrays.items()}
     if len(set(lengths.values())) != 1:

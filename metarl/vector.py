@@ -7,6 +7,8 @@ same call: the observation it returns belongs to the new episode, `final_obs` to
 
 from __future__ import annotations
 
+import functools
+import secrets
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -274,7 +276,7 @@ class MetaVectorEnv(VectorEnv[Any, Any, Any]):
         mask = np.asarray(options.get("reset_mask", np.ones(self.num_envs, dtype=bool)))
         if seed is None and self._begun:
             return self._restart(mask), {}
-        seed = int(np.random.SeedSequence().entropy or 0) if seed is None else seed
+        seed = secrets.randbits(31) if seed is None else seed
         if isinstance(seed, int):
             self._np_random, self._np_random_seed = gym.utils.seeding.np_random(seed)
         base = seed if isinstance(seed, int) else make_key(*(s or 0 for s in seed))
@@ -292,7 +294,9 @@ class MetaVectorEnv(VectorEnv[Any, Any, Any]):
             raise gym.error.ResetNeeded("call reset() before step()")
         if self.autoreset_mode == AutoresetMode.DISABLED and self._over.any():
             listing = np.flatnonzero(self._over).tolist()
-            raise gym.error.ResetNeeded(f"environments {listing} have finished: reset them (options={{'reset_mask': ...}})")
+            raise gym.error.ResetNeeded(
+                f"environments {listing} have finished: reset them (options={{'reset_mask': ...}})"
+            )
         out, _ = self.slots.advance(torch.as_tensor(np.asarray(actions)).to(self.slots.device))
         obs, reward = self._numpy(out.obs), out.reward.double().cpu().numpy()
         terminated, truncated = out.terminated.cpu().numpy().copy(), out.truncated.cpu().numpy().copy()
@@ -330,7 +334,10 @@ class MetaEnv(gym.Env[Any, Any]):
 
     def __init__(self, family: str | Family, task: int | Mapping[str, Any] | Tasks = 0, **kwargs: Any) -> None:
         self.vector = MetaVectorEnv(family, 1, task, autoreset_mode=AutoresetMode.DISABLED, **kwargs)
-        self.observation_space, self.action_space = self.vector.single_observation_space, self.vector.single_action_space
+        self.observation_space, self.action_space = (
+            self.vector.single_observation_space,
+            self.vector.single_action_space,
+        )
         self.metadata = {"render_modes": []}
 
     @property
@@ -390,4 +397,4 @@ def make_vec_env(family: str | Family, num_envs: int = 1, **kwargs: Any) -> Vect
     start = kwargs.pop("task", None)
     tasks = resolve_task(built, start, kwargs.get("split", "train"), kwargs.get("task_seed", 0), num_envs)
     rows = [tasks[i % len(tasks)] for i in range(num_envs)]
-    return SyncVectorEnv([lambda row=row: make_env(built, row, **kwargs) for row in rows], autoreset_mode=mode)
+    return SyncVectorEnv([functools.partial(make_env, built, row, **kwargs) for row in rows], autoreset_mode=mode)

@@ -1,0 +1,429 @@
+"""The command line: `metarl COMMAND --help` shows every option with its default and unit.
+
+Commands: `list`, `train AGENT --family ID`, `train --resume RUN`, `eval RUN... --k 3 --split test`,
+`report RUN... --out DIR`, `check-family ID`, `quickstart`.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, make_dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+import metarl
+from metarl.agent import Agent, make_agent
+from metarl.check import check_family
+from metarl.errors import InvalidValueError, MetaRLError, did_you_mean
+from metarl.evaluate import Results, evaluate
+from metarl.family import Family
+from metarl.registry import agent_class, agents, families, load_entry_point
+from metarl.report import table_text, write_report
+from metarl.runs import Interrupted, Run
+from metarl.tasks import Tasks
+
+Device = Literal["auto", "cpu", "cuda"]
+FLOOR_AGENT = "random"  # measures the floor of families that do not know theirs
+console = Console(highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class ListOptions:
+    """Show the registered families and agents."""
+
+
+@dataclass(frozen=True)
+class ResumeOptions:
+    """Continue an interrupted run to the same bits as an unbroken one."""
+
+    resume: Path
+    """Run directory."""
+    device: Device | None = None
+    """Where to train; by default where the run began."""
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Meta-train an agent on a family's train tasks."""
+
+    family: str
+    """Family id, for example metarl/PointNavigation-v0, or ID:PRESET."""
+    iterations: int = 100
+    """Meta-updates."""
+    out: Path | None = None
+    """Run directory to make; runs/AGENT-FAMILY-seedSEED by default."""
+    seed: int = 0
+    """Of initial parameters, tasks and everything drawn."""
+    device: Device = "cpu"
+    """Where to train."""
+    checkpoint_every: int = 10
+    """Iterations between checkpoints."""
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """Measure the return after k adaptation steps on held-out tasks."""
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Run directories (several: the same agent with several seeds), or the name of an agent that needs no training."""
+    family: str | None = None
+    """Family id; by default the runs' own."""
+    k: tuple[int, ...] = (3,)
+    """Adaptation steps: the last one (the grid is then 0, ..., k), or the grid itself."""
+    split: str = "test"
+    """test, train, or the name of an out-of-distribution split."""
+    num_tasks: int = 40
+    """Tasks 0, ..., num_tasks - 1 of the split."""
+    task_seed: int = 0
+    """Seed of the split."""
+    trials: int = 1
+    """Independent trials of each task."""
+    episodes: int = 20
+    """Fresh episodes per task, trial, k and mode."""
+    seed: int = 0
+    """Of the evaluation's randomness."""
+    device: Device = "cpu"
+    """Where to evaluate."""
+    beside: tuple[str, ...] = ()
+    """Agents that need no training to measure as well, for example: random oracle."""
+    out: Path | None = None
+    """Results file; by default RUN/results/SPLIT.json, in the first run."""
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Write one self-contained HTML page from results."""
+
+    sources: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run directories, or results files."""
+    out: Path = Path("report")
+    """Directory for report.html."""
+    title: str = "metarl report"
+    """Heading."""
+
+
+@dataclass(frozen=True)
+class CheckFamilyOptions:
+    """Test a family against the contract; one sentence per violation."""
+
+    id: Annotated[str, tyro.conf.Positional]
+    """Family id, or ID:PRESET."""
+    load: tuple[str, ...] = ()
+    """Modules or .py files to import first, which register families."""
+    seed: int = 0
+    """Of the probes."""
+    device: Device = "cpu"
+    """Where to probe."""
+
+
+@dataclass(frozen=True)
+class QuickstartOptions:
+    """Train MAML and RL2, evaluate both on held-out tasks, print a table, write a report: minutes on 2 cores."""
+
+    out: Path = Path("metarl-quickstart")
+    """Directory for runs and report."""
+    seed: int = 0
+    """Of everything drawn."""
+    device: Device = "cpu"
+    """Where to train."""
+    short: bool = False
+    """A tenth of the training, to see that everything runs."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """An agent on a family, beside others, as the quickstart runs it."""
+
+    agent: str
+    family: str
+    iterations: int
+    k: int
+    num_tasks: int
+    episodes: int
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    beside: tuple[str, ...] = ("random", "oracle")
+
+
+QUICKSTART = (
+    Study("maml", "metarl/PointNavigation-v0", 120, 3, 40, 20, {"meta_batch_size": 20, "episodes": 10}),
+    Study("rl2", "metarl/BernoulliBandit-v0", 150, 10, 10_000, 1, {"hidden": 64, "trial_episodes": 10}),
+)
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+def run_list(options: ListOptions) -> None:
+    """`metarl list`."""
+    console.print("[bold]Families[/bold]")
+    for id in sorted(families):
+        build = load_entry_point(families[id].entry_point)
+        presets = ", ".join(getattr(build, "presets", {})) or "none"
+        summary = (build.__doc__ or "").strip().splitlines()[0] if build.__doc__ else ""
+        console.print(f"  {id}  {summary}  (presets: {presets})")
+    console.print("[bold]Agents[/bold]")
+    for name in sorted(agents):
+        console.print(f"  {name}  {(agent_class(name).__doc__ or '').strip().splitlines()[0]}")
+
+
+def run_train(name: str, options: Any) -> None:
+    """`metarl train AGENT --family ID`."""
+    agent = make_agent(name, options.family, seed=options.seed, device=options.device, config=options.config)
+    if not agent.learns:
+        raise InvalidValueError("agent", name, f"one that learns; {name} can be evaluated as it is: metarl eval {name}")
+    out = options.out or Path("runs") / f"{name}-{options.family.split('/')[-1].replace(':', '-')}-seed{options.seed}"
+    run = Run.create(out, agent, options.iterations, options.checkpoint_every)
+    _train(run, agent, 0)
+
+
+def run_resume(options: ResumeOptions) -> None:
+    """`metarl train --resume RUN`."""
+    run = Run.open(options.resume)
+    agent, start = run.load_agent(options.device)
+    console.print(f"{options.resume}: {start} of {run.config['iterations']} iterations are done")
+    _train(run, agent, start)
+
+
+def _train(run: Run, agent: Agent, start: int) -> None:
+    with _bar(f"{agent.name} on {agent.family.id}", run.config["iterations"], start, "it") as advance:
+        run.train(agent, start, lambda done, total, metrics: advance(done, _headline(metrics)))
+    console.print(f"trained: {run.path}")
+
+
+def run_eval(options: EvalOptions) -> None:
+    """`metarl eval RUN...`."""
+    learned, family, where = _load(options.runs, options.family, options.device)
+    k: Any = options.k[0] if len(options.k) == 1 else options.k
+    tasks = family.tasks(options.split, options.num_tasks, options.task_seed)
+    settings = {"k": k, "trials": options.trials, "episodes": options.episodes, "seed": options.seed}
+    settings |= {"allow_train_tasks": options.split == "train"}
+    results = _evaluate_beside(learned, options.beside, family, tasks, settings, options.device)
+    out = options.out or where / "results" / f"{options.split}.json"
+    for result in results:
+        path = out if result.agent == learned[0].name else out.with_name(f"{out.stem}-{result.agent}.json")
+        console.print(f"wrote {result.save(path)}")
+    console.print(table_text(results), markup=False)
+
+
+def run_report(options: ReportOptions) -> None:
+    """`metarl report RUN...`."""
+    files: list[Path] = []
+    for source in options.sources:
+        found = sorted((source / "results").glob("*.json")) if source.is_dir() else [source]
+        if not found:
+            raise InvalidValueError("run", str(source), "a run with results (metarl eval makes them)")
+        files += found
+    if not files:
+        raise InvalidValueError("sources", "nothing", "run directories or results files")
+    console.print(f"wrote {write_report([Results.load(f) for f in files], options.out, title=options.title)}")
+
+
+def run_check_family(options: CheckFamilyOptions) -> None:
+    """`metarl check-family ID`."""
+    for source in options.load:
+        load_source(source)
+    problems = check_family(options.id, seed=options.seed, device=str(metarl.agent.resolve_device(options.device)))
+    for problem in problems:
+        console.print(f"- {problem}", markup=False)
+    if problems:
+        raise InvalidValueError(
+            "family", options.id, f"no violation of the contract ({len(problems)} found, listed above)"
+        )
+    console.print(f"{options.id}: clean")
+
+
+def run_quickstart(options: QuickstartOptions) -> None:
+    """`metarl quickstart`."""
+    results: list[Results] = []
+    for study in QUICKSTART:
+        iterations = max(2, study.iterations // 10) if options.short else study.iterations
+        agent = make_agent(study.agent, study.family, seed=options.seed, device=options.device, **study.overrides)
+        run = Run.create(_fresh(options.out / f"{study.agent}-{study.family.split('/')[-1]}"), agent, iterations)
+        _train(run, agent, 0)
+        tasks = agent.family.tasks("test", study.num_tasks if not options.short else min(study.num_tasks, 1000))
+        settings = {"k": study.k, "episodes": study.episodes, "seed": options.seed}
+        found = _evaluate_beside([agent], study.beside, agent.family, tasks, settings, options.device)
+        for result in found:
+            result.save(
+                run.path / "results" / ("test.json" if result.agent == agent.name else f"test-{result.agent}.json")
+            )
+        results += found
+    console.print(table_text(results), markup=False)
+    console.print(f"wrote {write_report(results, options.out, title='metarl quickstart')}")
+
+
+# --- parts -----------------------------------------------------------------------------------------------------------
+
+
+def load_source(source: str) -> None:
+    """Import a module by name, or a .py file by path, for what it registers."""
+    import importlib
+    import importlib.util
+
+    try:
+        if not source.endswith(".py"):
+            importlib.import_module(source)
+            return
+        spec = importlib.util.spec_from_file_location(Path(source).stem, source)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+    except (ImportError, OSError) as error:
+        raise InvalidValueError("load", source, f"an importable module or a .py file ({error})") from error
+
+
+def _load(runs: Sequence[str], family: str | None, device: str) -> tuple[list[Agent], Family, Path]:
+    """The agents of some runs (or one untrained agent by name), their family, and where results go."""
+    if not runs:
+        raise InvalidValueError("runs", "nothing", "one or more run directories")
+    if len(runs) == 1 and runs[0] in agents and not Path(runs[0]).exists():
+        if family is None:
+            raise InvalidValueError("family", None, f"an id, because {runs[0]} is no run: --family ID")
+        agent = make_agent(runs[0], family, device=device)
+        return [agent], agent.family, Path("runs") / f"{runs[0]}-{family.split('/')[-1].replace(':', '-')}"
+    loaded = [Run.open(path).load_agent(device)[0] for path in runs]
+    for name in ("agent", "family"):
+        values = sorted({Run.open(path).config[name] for path in runs})
+        if len(values) > 1:
+            raise InvalidValueError(f"{name} of the runs", values, "one and the same (runs of several seeds)")
+    if family not in (None, loaded[0].family.id):
+        raise InvalidValueError("family", family, f"{loaded[0].family.id!r}, which the runs were trained on")
+    return loaded, loaded[0].family, Path(runs[0])
+
+
+def _evaluate_beside(
+    learned: list[Agent], beside: Sequence[str], family: Family, tasks: Tasks, settings: Mapping[str, Any], device: str
+) -> list[Results]:
+    """Evaluate agents on the same tasks; a floor that the family does not know is measured with random actions."""
+    others = [make_agent(name, family, device=device) for name in beside]
+    measured = None
+    if "floor" not in family.references(tasks[0]) and learned[0].name != FLOOR_AGENT:
+        floor = next((a for a in others if a.name == FLOOR_AGENT), None) or make_agent(
+            FLOOR_AGENT, family, device=device
+        )
+        measured = evaluate(floor, tasks, **{**settings, "k": 0, "episodes": 20}).scores["sampled"].mean((0, 2, 3))
+    out = []
+    for group in [learned, *([a] for a in others)]:
+        with _bar(f"evaluating {group[0].name} on {family.id}", 1, 0, "step") as advance:
+            results = evaluate(group, tasks, **settings, progress=lambda done, total: advance(done, "", total))
+        if measured is not None:
+            results = replace(results, references={"floor": measured, **results.references})
+            results.meta["floor"] = f"measured: 20 episodes of the agent {FLOOR_AGENT!r} in each task"
+        results.meta |= {"command": shlex.join(["metarl", *sys.argv[1:]]), "versions": metarl.runs.versions()}
+        results.meta |= {"git": metarl.runs.git_revision(), "config": vars(group[0].config)}
+        out.append(results)
+    return out
+
+
+def _fresh(path: Path) -> Path:
+    """A directory name that is not taken: PATH, PATH-2, PATH-3, ..."""
+    number, candidate = 1, path
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate
+
+
+def _headline(metrics: Mapping[str, float]) -> str:
+    shown = {k: v for k, v in metrics.items() if "return" in k}
+    return "  ".join(f"{k} {v:.2f}" for k, v in shown.items())
+
+
+class _Rate(ProgressColumn):
+    """Steps per second, or seconds per step where that is below one."""
+
+    def render(self, task: Task) -> Text:
+        speed, unit = task.finished_speed or task.speed, task.fields["unit"]
+        if not speed:
+            return Text(f"- {unit}/s")
+        return Text(f"{speed:.1f} {unit}/s" if speed >= 1 else f"{1 / speed:.1f} s/{unit}")
+
+
+@contextmanager
+def _bar(label: str, total: int, start: int, unit: str) -> Iterator[Callable[..., None]]:
+    """A progress bar with rate and time left; yields a function (done, text, total)."""
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), _Rate())
+    with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[text]}"), console=console) as progress:
+        task = progress.add_task(label, total=total, completed=start, unit=unit, text="")
+
+        def advance(done: int, text: str, total: int | None = None) -> None:
+            progress.update(task, completed=done, text=text, total=total)
+
+        yield advance
+
+
+# --- entry -----------------------------------------------------------------------------------------------------------
+
+COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
+    "list": (ListOptions, run_list),
+    "eval": (EvalOptions, run_eval),
+    "report": (ReportOptions, run_report),
+    "check-family": (CheckFamilyOptions, run_check_family),
+    "quickstart": (QuickstartOptions, run_quickstart),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The `metarl` command; exits with 2 and one sentence when the input cannot be used."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        _dispatch(arguments)
+    except MetaRLError as error:
+        print(f"metarl: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except Interrupted as stop:
+        print(f"metarl: {stop}; continue with: metarl train --resume {stop.run}", file=sys.stderr)
+        raise SystemExit(130) from None
+    except KeyboardInterrupt:
+        print("metarl: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _dispatch(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(f"metarl {metarl.__version__}: meta-reinforcement learning on Gymnasium and PyTorch\n")
+        print("usage: metarl COMMAND [OPTIONS]      (metarl COMMAND --help shows defaults and units)\n")
+        for name, what in [("train AGENT", TrainOptions), *((n, c[0]) for n, c in COMMANDS.items())]:
+            print(f"  {name:14}{(what.__doc__ or '').splitlines()[0]}")
+        return
+    if arguments[0] == "--version":
+        print(metarl.__version__)
+        return
+    command, rest = arguments[0], arguments[1:]
+    if command == "train":
+        _dispatch_train(rest)
+    elif command in COMMANDS:
+        options, run = COMMANDS[command]
+        run(tyro.cli(options, args=rest, prog=f"metarl {command}", description=options.__doc__))
+    else:
+        raise InvalidValueError("command", command, did_you_mean(command, [*COMMANDS, "train"]))
+
+
+def _dispatch_train(rest: list[str]) -> None:
+    """`train` takes an agent's name first, whose hyperparameters become options; or `--resume RUN`."""
+    if rest and not rest[0].startswith("-"):
+        name = rest[0]
+        config = agent_class(name).Config
+        flat: Any = Annotated[config, tyro.conf.OmitArgPrefixes]
+        options = make_dataclass(
+            "Options", [("config", flat, field(default=config()))], bases=(TrainOptions,), frozen=True
+        )
+        run_train(name, tyro.cli(options, args=rest[1:], prog=f"metarl train {name}", description=TrainOptions.__doc__))
+        return
+    if not any(r.startswith("--resume") for r in rest):
+        print("usage: metarl train AGENT --family ID [OPTIONS]   or   metarl train --resume RUN\n")
+        print(f"AGENT is one of: {', '.join(sorted(agents))}   (metarl train AGENT --help shows its options)")
+        if rest and rest[0] in ("-h", "--help"):
+            return
+        raise InvalidValueError("agent", cast("Any", None), did_you_mean("", agents))
+    run_resume(tyro.cli(ResumeOptions, args=rest, prog="metarl train", description=ResumeOptions.__doc__))
