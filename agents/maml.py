@@ -178,16 +178,18 @@ class MAML(Agent):
             log_prob = torch.exp(log_prob - log_prob.detach())
         return -(log_prob * batch.advantage * batch.weight).sum()
 
-    def _inner_lr(self, stage: Tensor) -> Tensor:
-        """alpha_j, `[R]`."""
-        return self.config.inner_lr * torch.where(stage > 0, self.config.later_lr_factor, 1.0)
+    def inner_lr(self, stage: int) -> float:
+        """alpha_j."""
+        return self.config.inner_lr * (self.config.later_lr_factor if stage else 1.0)
 
     def _inner_step(self, params: Params, batch: Batch, stage: Tensor) -> Params:
         """One inner step without a graph."""
         with torch.enable_grad():
             leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
             grads = torch.autograd.grad(self.inner_loss(leaves, batch), list(leaves.values()))
-        lr = self._inner_lr(stage)
+        lr = torch.tensor([self.inner_lr(0), self.inner_lr(1)], dtype=torch.float64, device=stage.device)[
+            stage.clamp(max=1)
+        ]
         return {k: v - _rowwise(lr, v) * g for (k, v), g in zip(params.items(), grads, strict=True)}
 
     def _chunks(self, rows: int, samples: int) -> list[slice]:
@@ -272,7 +274,7 @@ class _Chunk:
             grads = torch.autograd.grad(
                 agent.inner_loss(params, batch), list(params.values()), create_graph=not agent.config.first_order
             )
-            lr = float(agent._inner_lr(torch.tensor(j)))
+            lr = agent.inner_lr(j)
             self.steps.append((list(params.values()), grads, lr))
             params = {
                 k: (v - lr * g).detach().requires_grad_() for (k, v), g in zip(params.items(), grads, strict=True)
@@ -345,7 +347,7 @@ def conjugate_gradient(
 
 
 def _rowwise(per_row: Tensor, like: Tensor) -> Tensor:
-    return per_row.view(-1, *[1] * (like.dim() - 1))
+    return per_row.to(like.dtype).view(-1, *[1] * (like.dim() - 1))
 
 
 def _flatten(params: Params) -> Tensor:

@@ -1,0 +1,255 @@
+"""The evaluator: R_k with k as asked, scoring apart from adapting, held-out tasks, statistics by other means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from gymnasium.spaces import Box
+from torch import Tensor
+
+import metarl
+from metarl.agent import Agent
+from metarl.evaluate import Results, bootstrap_interval, evaluate, iqm
+from metarl.rollout import Budget, Rollout, Step
+
+
+class Offset(metarl.TorchFamily):
+    """Reward = action + offset at each of 3 steps: returns are known to the last digit."""
+
+    id = "tests/Offset-v0"
+    observation_space = Box(-1.0, 1.0, (2,), np.float32)
+    action_space = Box(-100.0, 100.0, (1,), np.float32)
+    horizon = 3
+    terminates = False
+    task_space = {"offset": metarl.Uniform(0.0, 1.0)}
+
+    def reset(self, task: dict[str, Tensor], rng: metarl.Rng) -> Tensor:
+        return rng.uniform(2)
+
+    def observe(self, state: Tensor, task: dict[str, Tensor]) -> Tensor:
+        return state
+
+    def step(self, state: Tensor, action: Tensor, task: dict[str, Tensor], rng: metarl.Rng) -> Any:
+        reward = action[:, 0] + task["offset"]
+        return state, reward, torch.zeros_like(reward, dtype=torch.bool), {"success": action[:, 0] >= 2}
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """No hyperparameters."""
+
+
+class Counter(Agent):
+    """Plays the number of adaptation steps it has behind it, and remembers every observation it adapted on."""
+
+    name = "counter"
+    Config = Nothing
+    slots = 2
+
+    @property
+    def budget(self) -> Budget:
+        return Budget(slots=self.slots, episodes=1)
+
+    def begin(self, rows: int, tasks: Any = None) -> dict[str, Tensor]:
+        return {"stage": torch.zeros(rows, dtype=torch.int64), "seen": torch.zeros(rows, dtype=torch.float64)}
+
+    def act(self, state: dict[str, Tensor], step: Step, rng: metarl.Rng, mode: str) -> Any:
+        action = state["stage"].float().view(-1, 1, 1).expand(*step.obs.shape[:2], 1)
+        return action + (rng.normal(1).view(action.shape) if mode == "sampled" else 0.0), {}, state
+
+    def adapt(self, state: dict[str, Tensor], rollout: Rollout) -> dict[str, Tensor]:
+        return {"stage": state["stage"] + 1, "seen": state["seen"] + rollout.obs.double().sum((0, 2, 3))}
+
+
+class Rememberer(Counter):
+    """The same with a memory: one slot per row."""
+
+    name = "rememberer"
+    remembers = True
+    slots = 1
+
+
+def counter(cls: type[Counter] = Counter, seed: int = 0) -> Counter:
+    return cls(Offset(), Nothing(), seed)
+
+
+@pytest.mark.parametrize("cls", [Counter, Rememberer])
+def test_k_is_what_was_asked(cls: type[Counter]) -> None:
+    """Pitfall 1: after k steps the agent plays k, so the mean-action return is 3 (k + offset) exactly."""
+    results = evaluate(counter(cls), k=[0, 2, 5], num_tasks=4, episodes=3)
+    offset = Offset().tasks("test", 4).values["offset"].astype(np.float64)
+    expected = 3 * (np.array([0, 2, 5])[None, :] + offset[:, None])
+    np.testing.assert_allclose(results.scores["mean"][0], np.repeat(expected[..., None], 3, -1), rtol=1e-6)
+    assert results.scores["sampled"].shape == (1, 4, 3, 3)
+    assert results.k == [0, 2, 5]
+    assert results.collected.shape == (1, 4, 5)  # collected while adapting: every step, not only the grid
+    assert results.success["mean"].mean((0, 1, 3)).tolist() == [0.0, 1.0, 1.0]
+
+
+def test_env_steps_and_episodes_count_adaptation_alone() -> None:
+    results = evaluate(counter(), k=3, num_tasks=2, episodes=7)
+    assert results.env_steps.tolist() == [0, 6, 12, 18]  # 2 slots x 3 steps each
+    assert results.episodes.tolist() == [0, 2, 4, 6]
+    assert results.seconds.shape == (1, 3)
+    assert (results.seconds > 0).all()
+
+
+@pytest.mark.parametrize("cls", [Counter, Rememberer])
+def test_scoring_is_thrown_away_and_disjoint_from_adapting(cls: type[Counter]) -> None:
+    """Pitfall 2: however much is scored, what the agent adapted on is the same, and no scored episode is among it."""
+    agent, seen = counter(cls), []
+    adapt = agent.adapt
+
+    def watch(state: dict[str, Tensor], rollout: Rollout) -> dict[str, Tensor]:
+        seen.append(rollout.obs.clone())
+        return adapt(state, rollout)
+
+    agent.adapt = watch  # type: ignore[method-assign]
+    few = evaluate(agent, k=2, num_tasks=3, episodes=1, modes=["mean"])
+    seen_few, scored = seen.copy(), few.paths[0]
+    seen.clear()
+    evaluate(agent, k=2, num_tasks=3, episodes=9)
+    assert all(torch.equal(a, b) for a, b in zip(seen_few, seen, strict=True))
+    assert not np.isin(scored.astype(np.float32), torch.stack(seen).numpy()).any()
+
+
+def test_results_do_not_depend_on_batching_or_order() -> None:
+    """Pitfall 5 for the harness: parts of any size, and tasks backwards, give the same scores."""
+    whole = evaluate(counter(), k=2, num_tasks=6, trials=2, episodes=2)
+    parts = evaluate(counter(), k=2, num_tasks=6, trials=2, episodes=2, rows_at_once=4)
+    back = evaluate(counter(), Offset().tasks("test", 6)[::-1], k=2, trials=2, episodes=2)  # type: ignore[misc]
+    for mode in ("sampled", "mean"):
+        np.testing.assert_allclose(whole.scores[mode], parts.scores[mode], atol=1e-5)
+        np.testing.assert_allclose(whole.scores[mode], back.scores[mode][:, ::-1], atol=1e-5)
+    assert len(np.unique(whole.scores["sampled"])) == whole.scores["sampled"].size  # every episode is another draw
+
+
+def test_lifetime_is_all_that_the_trial_collected() -> None:
+    results = evaluate(counter(Rememberer), k=3, num_tasks=5, trials=2, episodes=1)
+    assert results.lifetime.shape == (1, 5, 2)
+    np.testing.assert_allclose(results.lifetime.mean(-1), results.collected.sum(-1), rtol=1e-9)
+    assert evaluate(counter(), k=1, num_tasks=2, episodes=1).lifetime_summary() is None  # many slots: no one lifetime
+
+
+def test_train_tasks_are_refused_whatever_they_are_called() -> None:
+    """Pitfall 10: the side of a task is decided by its content."""
+    agent = counter()
+    with pytest.raises(metarl.InvalidValueError, match="split of the tasks is 'train', expected held-out tasks"):
+        evaluate(agent, split="train", k=0)
+    stolen = Offset().make_tasks(offset=Offset().tasks("train", 1).values["offset"])
+    with pytest.raises(metarl.InvalidValueError, match="held-out"):
+        evaluate(agent, stolen, k=0)
+    assert evaluate(agent, stolen, k=0, allow_train_tasks=True).split == "custom"
+
+
+def test_finite_families_are_labelled() -> None:
+    agent = metarl.make_agent("random", "metarl/PointNavigation-v0:corners")
+    results = evaluate(agent, k=0, num_tasks=4, episodes=1)
+    assert results.meta["train_equals_test"] is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"k": -1}, "k is"),
+        ({"episodes": 0}, "episodes is 0"),
+        ({"trials": 0}, "trials is 0"),
+        ({"modes": ["men"]}, "mode is 'men'"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: dict[str, Any], field: str) -> None:
+    with pytest.raises(metarl.InvalidValueError, match=field):
+        evaluate(counter(), **arguments)
+
+
+def test_tasks_of_another_family_are_refused() -> None:
+    other = metarl.make_family("metarl/BernoulliBandit-v0").tasks("test", 2)
+    with pytest.raises(metarl.InvalidValueError, match="family of the tasks is 'metarl/BernoulliBandit-v0'"):
+        evaluate(counter(), other)
+
+
+def test_oracle_reaches_the_reference_and_random_the_floor() -> None:
+    """On bandits and MDPs both references are exact; 5 standard errors over 400 tasks."""
+    for id in ("metarl/BernoulliBandit-v0", "metarl/TabularMDP-v0"):
+        for name, reference in (("oracle", "informed_optimum"), ("random", "floor")):
+            results = evaluate(metarl.make_agent(name, id), k=0, num_tasks=400, episodes=10, modes=["sampled"])
+            gap = results.scores["sampled"][0, :, 0].mean(-1) - results.references[reference]
+            assert abs(gap.mean()) < 5 * gap.std() / np.sqrt(len(gap)), (id, name)
+
+
+def test_normalised_score_is_a_ratio_of_means() -> None:
+    results = evaluate(metarl.make_agent("oracle", "metarl/TabularMDP-v0"), k=0, num_tasks=50, episodes=20)
+    row = results.summary("mean")[0]
+    floor, best = results.references["floor"].mean(), results.references["informed_optimum"].mean()
+    assert row["normalised"] == pytest.approx((row["mean"] - floor) / (best - floor))
+    assert row["normalised"] == pytest.approx(1.0, abs=0.05)
+    assert "normalised" not in evaluate(counter(), k=0).summary()[0]  # no reference: absent, not invented
+
+
+# --- statistics ------------------------------------------------------------------------------------------------------
+
+
+def test_iqm_equals_scipys_trimmed_mean() -> None:
+    scores = np.random.default_rng(0).standard_exponential((3, 20))
+    assert iqm(scores) == pytest.approx(scipy.stats.trim_mean(scores.flatten(), 0.25))
+
+
+def test_bootstrap_interval_matches_theory_for_the_mean() -> None:
+    """For the mean of n draws the interval is mean +- 1.96 standard errors, to the bootstrap's own noise."""
+    scores = np.random.default_rng(1).standard_normal((1, 400))
+    low, high = bootstrap_interval(scores, lambda x: x.mean((-2, -1)))
+    error = scores.std() / np.sqrt(400)
+    assert low == pytest.approx(scores.mean() - 1.96 * error, abs=0.15 * error)
+    assert high == pytest.approx(scores.mean() + 1.96 * error, abs=0.15 * error)
+    assert bootstrap_interval(scores, lambda x: x.mean((-2, -1))) == (low, high)  # the same again
+
+
+def test_bootstrap_interval_covers_differences_between_seeds() -> None:
+    """Seeds that differ by 10 with tasks all alike: the interval must be wide, which task resampling alone is not."""
+    low, high = bootstrap_interval(np.array([[0.0] * 5, [10.0] * 5]), lambda x: x.mean((-2, -1)))
+    assert high - low > 3
+
+
+def test_area_under_curve() -> None:
+    results = evaluate(counter(), k=[0, 2, 4], num_tasks=2, episodes=1)
+    a, b, c = results.scores["mean"].mean((0, 1, 3))
+    # trapezoids of width 2 on [0, 4]: (2 (a + b) / 2 + 2 (b + c) / 2) / 4
+    assert results.area_under_curve("mean") == pytest.approx((a + 2 * b + c) / 4)
+
+
+def test_several_seeds_are_an_axis() -> None:
+    group = [
+        metarl.make_agent("maml", "metarl/PointNavigation-v0", seed=s, hidden=(4,), eval_steps=200) for s in (0, 1)
+    ]
+    results = evaluate(group, k=1, num_tasks=3, episodes=2)
+    assert results.scores["sampled"].shape == (2, 3, 2, 2)
+    assert results.meta["seeds"] == [0, 1]
+    alone = evaluate(group[1], k=1, num_tasks=3, episodes=2)
+    np.testing.assert_allclose(results.scores["sampled"][1], alone.scores["sampled"][0], atol=1e-4)
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    agent = metarl.make_agent("random", "metarl/PointNavigation-v0")
+    results = evaluate(agent, k=2, num_tasks=3, episodes=2)
+    path = results.save(tmp_path / "deep" / "r.json")
+    again = Results.load(path)
+    assert again.summary() == results.summary()
+    assert again.k == results.k
+    for mode in results.scores:
+        np.testing.assert_array_equal(again.scores[mode], results.scores[mode])
+    np.testing.assert_array_equal(again.paths[2], results.paths[2])
+    np.testing.assert_array_equal(again.references["informed_optimum"], results.references["informed_optimum"])
+
+
+def test_foreign_results_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"format": "else"}')
+    with pytest.raises(metarl.InvalidValueError, match="results format is 'else'"):
+        Results.load(tmp_path / "x.json")
+    with pytest.raises(metarl.InvalidValueError, match="results file is"):
+        Results.load(tmp_path / "missing.json")

@@ -1,0 +1,211 @@
+"""RL2: what the memory is fed and when it is cleared, returns through a trial, and learning on bandits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box
+from torch import Tensor
+
+import metarl
+from metarl.agents.rl2 import RL2
+from metarl.evaluate import evaluate
+from metarl.returns import gae
+from metarl.rollout import Budget, Feedback, Rollout, SlotPool, Trials
+
+
+class Walk(metarl.TorchFamily):
+    """A walk whose episodes end after `length` steps (at most 4), so that trials have episodes of different length."""
+
+    observation_space = Box(-1.0, 1.0, (1,), np.float32)
+    action_space = Box(-1.0, 1.0, (1,), np.float32)
+    horizon = 4
+    task_space = {"length": metarl.Choice(list(range(1, 41)))}
+
+    def reset(self, task: dict[str, Tensor], rng: metarl.Rng) -> Tensor:
+        return torch.zeros_like(task["length"])
+
+    def observe(self, state: Tensor, task: dict[str, Tensor]) -> Tensor:
+        return (state / 10).unsqueeze(1)
+
+    def step(self, state: Tensor, action: Tensor, task: dict[str, Tensor], rng: metarl.Rng) -> Any:
+        state = state + 1
+        return state, state + action[:, 0], state >= task["length"]
+
+
+def walk_agent(**overrides: Any) -> RL2:
+    settings = {"trial_episodes": 2, "meta_batch_size": 3, "hidden": 8, "minibatches": 1, "epochs": 1}
+    return metarl.make_agent("rl2", Walk(), **(settings | overrides))
+
+
+def trial(agent: RL2, lengths: list[int]) -> tuple[Rollout, dict[str, Tensor]]:
+    family = agent.family
+    trials = Trials(SlotPool(family), family.make_tasks(length=np.array(lengths, dtype=np.float32)))
+    return trials.collect(agent, agent.begin(len(lengths)), 0, Budget(episodes=agent.config.trial_episodes))
+
+
+def test_inputs_cross_episodes_and_only_the_trial_start_is_blank() -> None:
+    """Pitfall 11. Row 0 has episodes of 2 steps: its third input, the second episode's first, tells of the first's end."""
+    agent = walk_agent()
+    rollout, _ = trial(agent, [2, 4])
+    x = agent.inputs(rollout)  # [T, R, obs | action | reward | end]
+    assert x.shape == (8, 2, 4)
+    assert x[0].tolist() == [[0.0, 0.0, 0.0, 1.0]] * 2  # blank, and flagged as a start
+    # step 1 of row 0: obs .1; the action and reward of step 0; not ended
+    action, reward = rollout.action[:, :, 0, 0].clamp(-1, 1), rollout.reward[:, :, 0]
+    torch.testing.assert_close(x[1, 0], torch.tensor([0.1, float(action[0, 0]), float(reward[0, 0]), 0.0]))
+    # step 2 of row 0 begins an episode: obs 0, but the last action and reward are there, and the end flag
+    torch.testing.assert_close(x[2, 0], torch.tensor([0.0, float(action[1, 0]), float(reward[1, 0]), 1.0]))
+    assert float(reward[1, 0]) != 0.0
+    assert x[:, 1, 3].tolist() == [1, 0, 0, 0, 1, 0, 0, 0]
+
+
+def test_acting_one_step_at_a_time_equals_the_training_pass() -> None:
+    agent = walk_agent()
+    rollout, _ = trial(agent, [2, 4, 3])
+    with torch.no_grad():
+        h, _ = agent.net.gru(agent.inputs(rollout))
+        value = agent.net.value(h)[..., 0]
+        log_prob = agent._policy(h).log_prob(rollout.action[:, :, 0])
+    valid = rollout.valid[:, :, 0]
+    torch.testing.assert_close(value[valid], rollout.extras["value"][:, :, 0][valid], rtol=0, atol=1e-5)
+    torch.testing.assert_close(log_prob[valid], rollout.extras["log_prob"][:, :, 0][valid], rtol=0, atol=1e-5)
+
+
+def test_memory_outlives_episodes_and_not_trials() -> None:
+    agent = walk_agent()
+    state = agent.begin(2)
+    assert state["h"].abs().sum() == 0
+    _, state = trial(agent, [2, 2])
+    assert state["h"].abs().sum() > 0  # two episodes later
+    assert agent.begin(2)["h"].abs().sum() == 0
+
+
+def test_finished_rows_keep_their_memory() -> None:
+    """Row 0's trial is over after 2 steps, row 1's after 8: what is played on in row 0 must not touch its state."""
+    agent = walk_agent()
+    _, together = trial(agent, [1, 4])
+    _, alone = trial(agent, [1])
+    torch.testing.assert_close(together["h"][:1], alone["h"], rtol=0, atol=1e-6)
+    told = Feedback(torch.ones(2, 1, 1), torch.ones(2, 1), *[torch.zeros(2, 1, dtype=torch.bool)] * 2)
+    before = {**together, "next_h": together["h"] + 1}
+    after = agent.observe(before, told, torch.tensor([[False], [True]]))
+    assert torch.equal(after["h"][0], before["h"][0])
+    assert torch.equal(after["h"][1], before["next_h"][1])
+    assert torch.equal(after["last"][0], before["last"][0])
+
+
+def test_advantages_run_through_episodes_and_stop_at_the_trials_end() -> None:
+    """Pitfall 12, by hand: rewards 1 for 4 steps (two episodes of 2), values 0, gamma = lambda = 1.
+
+    Through the episodes the advantage is the reward to go of the trial: 4, 3, 2, 1; cut at episodes it would be
+    2, 1, 2, 1. Steps after the trial's end (here 5 and 6, masked) add nothing.
+    """
+    agent = walk_agent(discount=1.0, gae_lambda=1.0)
+    ones = torch.ones(6, 1, 1)
+    ended = torch.tensor([0, 1, 0, 1, 0, 1], dtype=torch.bool).view(6, 1, 1)
+    valid = torch.tensor([1, 1, 1, 1, 0, 0], dtype=torch.bool).view(6, 1, 1)
+    rollout = Rollout(
+        ones.unsqueeze(-1),
+        ones.unsqueeze(-1),
+        ones,
+        ended,
+        torch.zeros_like(ended),
+        valid,
+        ones[0].unsqueeze(-1),
+        extras={"value": torch.zeros(6, 1, 1), "log_prob": torch.zeros(6, 1, 1)},
+    )
+    assert agent.advantages(rollout)[:4, 0].tolist() == [4.0, 3.0, 2.0, 1.0]
+    valueful = rollout.extras["value"]
+    valueful[4:] = 100.0  # what would follow the trial must not be bootstrapped from
+    assert agent.advantages(rollout)[:4, 0].tolist() == [4.0, 3.0, 2.0, 1.0]
+
+
+def test_gradients_reach_the_trials_first_step() -> None:
+    agent = walk_agent()
+    x = torch.randn(8, 1, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    h, _ = agent.net.gru(x)
+    (g,) = torch.autograd.grad(agent.net.value(h[-1]).sum(), x)
+    assert g[0].abs().sum() > 0
+
+
+def test_masked_steps_do_not_train() -> None:
+    """Rewards after a trial's end are irrelevant to the update."""
+    updated = []
+    for noise in (0.0, 1000.0):
+        agent = walk_agent()
+        rollout, _ = trial(agent, [1, 4])
+        assert not rollout.valid.all()
+        rollout.reward = torch.where(rollout.valid, rollout.reward, rollout.reward + noise)
+        agent.update(rollout, 0)
+        updated.append([p.detach().clone() for p in agent.net.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*updated, strict=True))
+
+
+def test_minibatches_cover_every_trial_once_in_keyed_order() -> None:
+    agent = walk_agent(meta_batch_size=10, minibatches=3)
+    first, second, again = (agent._minibatches(10, key, 0) for key in (1, 2, 1))
+    assert sorted(torch.cat(first).tolist()) == list(range(10))
+    assert [len(m) for m in first] == [4, 4, 2]
+    assert torch.cat(first).tolist() == torch.cat(again).tolist() != torch.cat(second).tolist()
+
+
+def test_ppo_clips_by_hand() -> None:
+    """A ratio beyond the clip with a positive advantage has no gradient left (equation 7 of PPO)."""
+    agent = walk_agent(clip=0.2, value_coef=0.0, max_grad_norm=1e9, learning_rate=0.1)
+    x = torch.zeros(1, 1, 4)
+    action = torch.zeros(1, 1, 1)
+    with torch.no_grad():
+        h, _ = agent.net.gru(x)
+        log_prob = agent._policy(h).log_prob(action)
+    one, valid = torch.ones(1, 1), torch.ones(1, 1)
+    before = [p.detach().clone() for p in agent.net.parameters()]
+    agent._ppo_step(x, action, log_prob - 0.5, one, one, valid)  # ratio e^.5 > 1.2
+    assert all(torch.equal(a, b) for a, b in zip(before, agent.net.parameters(), strict=True))
+    agent._ppo_step(x, action, log_prob + 0.5, one, one, valid)  # ratio e^-.5 < .8: the plain one is smaller, it counts
+    assert any(not torch.equal(a, b) for a, b in zip(before, agent.net.parameters(), strict=True))
+
+
+def test_box_actions_train() -> None:
+    agent = walk_agent()
+    trials = Trials(SlotPool(agent.family), agent.family.tasks("train", 3))
+    metrics = agent.train_step(trials)
+    assert np.isfinite(list(metrics.values())).all()
+    assert gae(torch.ones(1, 1), torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool), 1.0, 1.0).item() == 1.0
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("trial_episodes", 0), ("hidden", 0), ("clip", -1.0), ("minibatches", 2000)]
+)
+def test_bad_hyperparameters_are_named(field: str, value: float) -> None:
+    with pytest.raises(metarl.InvalidValueError, match=f"rl2.{field} is"):
+        metarl.make_agent("rl2", "metarl/BernoulliBandit-v0", **{field: value})
+
+
+@pytest.mark.learning
+def test_learns_to_explore_and_exploit_on_held_out_bandits() -> None:
+    """Random play collects 5.0 of 10, the Bayes optimum 6.66; below 6.2 something in the memory is broken."""
+    agent = metarl.make_agent("rl2", "metarl/BernoulliBandit-v0", hidden=64, learning_rate=5e-3)
+    metarl.train(agent, 50)
+    results = evaluate(agent, k=10, num_tasks=4000, episodes=1, modes=["sampled"])
+    lifetime = results.lifetime_summary()
+    assert lifetime is not None
+    assert lifetime["mean"] > 6.2
+    assert lifetime["mean"] < lifetime["bayes_optimal"] + 0.1  # better than Bayes would mean the task leaked
+    curve = results.scores["sampled"].mean((0, 1, 3))
+    assert curve[9] > curve[0] + 0.15
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_agrees_with_cpu() -> None:
+    trained = []
+    for device in ("cpu", "cuda"):
+        agent = metarl.make_agent("rl2", "metarl/BernoulliBandit-v0", device=device, meta_batch_size=32, hidden=16)
+        agent.train_step(Trials(SlotPool(agent.family, agent.device), agent.family.tasks("train", 32)))
+        trained.append({k: v.cpu() for k, v in agent.net.state_dict().items()})
+    for name in trained[0]:
+        torch.testing.assert_close(trained[0][name], trained[1][name], rtol=0, atol=1e-3)
