@@ -168,7 +168,7 @@ class Run:
             def on_iteration(iteration: int, metrics: dict[str, float]) -> None:
                 nonlocal last_saved
                 log.write(iteration, metrics)
-                if (iteration + 1) % every == 0 or iteration + 1 == total or asked():
+                if (iteration + 1) % every == 0:
                     save_checkpoint(self.path / "checkpoint", agent, iteration + 1)
                     last_saved = iteration + 1
                 if progress is not None:
@@ -180,6 +180,8 @@ class Run:
                 done = train(agent, total, start=start, on_iteration=on_iteration, should_stop=asked)
             except KeyboardInterrupt:
                 raise Interrupted(self.path, last_saved) from None
+            if done != last_saved:
+                save_checkpoint(self.path / "checkpoint", agent, done)
         if done < total:
             raise Interrupted(self.path, done)
         return done

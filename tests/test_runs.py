@@ -1,0 +1,189 @@
+"""Runs: two runs agree bit for bit, an interrupted one resumes to the same bits, and bad files are refused whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import metarl
+from metarl.agent import Agent
+from metarl.runs import Interrupted, Run, load_checkpoint, save_checkpoint, train
+
+SMALL: dict[str, dict[str, Any]] = {
+    "maml": {"family": "metarl/PointNavigation-v0", "meta_batch_size": 3, "episodes": 2, "hidden": (8,)},
+    "rl2": {"family": "metarl/BernoulliBandit-v0", "meta_batch_size": 16, "hidden": 8},
+}
+
+
+def small(name: str, seed: int = 0) -> Agent:
+    return metarl.make_agent(name, seed=seed, **SMALL[name])
+
+
+def equal(a: Agent, b: Agent) -> bool:
+    ours, theirs = a.tensors(), b.tensors()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_two_runs_with_one_seed_agree_bit_for_bit(name: str) -> None:
+    first, second, other = small(name), small(name), small(name, seed=1)
+    for agent in (first, second, other):
+        train(agent, 3)
+    assert equal(first, second)
+    assert not equal(first, other)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_global_generators_neither_matter_nor_move(name: str) -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    first = small(name)
+    train(first, 2)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(1)
+    second = small(name)
+    train(second, 2)
+    assert equal(first, second)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_an_interrupted_run_resumes_to_the_same_bits(name: str, tmp_path: Path) -> None:
+    whole = small(name)
+    Run.create(tmp_path / "whole", whole, 5, checkpoint_every=2).train(whole)
+
+    agent = small(name)
+    run = Run.create(tmp_path / "cut", agent, 5, checkpoint_every=2)
+
+    def interrupt(done: int, total: int, metrics: dict[str, float]) -> None:
+        if done == 3:  # between two checkpoints
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted) as stop:
+        run.train(agent, progress=interrupt)
+    assert stop.value.iteration in (3, 4)
+    again = Run.open(tmp_path / "cut")
+    resumed, start = again.load_agent()
+    assert start == stop.value.iteration
+    again.train(resumed, start)
+    assert equal(whole, resumed)
+    lines = [json.loads(line) for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == [0, 1, 2, 3, 4]
+    reference = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    for ours, theirs in zip(lines, reference, strict=True):
+        assert {k: v for k, v in ours.items() if "seconds" not in k} == {
+            k: v for k, v in theirs.items() if "seconds" not in k
+        }
+
+
+def test_a_killed_run_resumes_from_its_last_checkpoint(tmp_path: Path) -> None:
+    whole = small("rl2")
+    train(whole, 5)
+    agent = small("rl2")
+    run = Run.create(tmp_path / "run", agent, 5, checkpoint_every=2)
+
+    def crash(done: int, total: int, metrics: dict[str, float]) -> None:
+        if done == 3:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        run.train(agent, progress=crash)
+    resumed, start = Run.open(tmp_path / "run").load_agent()
+    assert start == 2
+    run.train(resumed, start)
+    assert equal(whole, resumed)
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 5  # line 3 was written once more
+
+
+def test_training_in_a_thread_needs_no_signals(tmp_path: Path) -> None:
+    agent = small("rl2")
+    run = Run.create(tmp_path / "run", agent, 1)
+    worker = threading.Thread(target=run.train, args=(agent,))
+    worker.start()
+    worker.join()
+    assert Run.open(tmp_path / "run").load_agent()[1] == 1
+
+
+def test_run_directory_records_what_made_it(tmp_path: Path) -> None:
+    agent = small("maml", seed=7)
+    Run.create(tmp_path / "run", agent, 2).train(agent)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["agent"], config["family"], config["seed"]) == ("maml", "metarl/PointNavigation-v0", 7)
+    assert config["config"]["hidden"] == [8]
+    assert {"python", "torch", "numpy", "gymnasium", "metarl"} <= config["versions"].keys()
+    assert any((tmp_path / "run" / "tensorboard").iterdir())
+    assert not list((tmp_path / "run").glob(".*part"))
+    assert len(list((tmp_path / "run").glob("checkpoint-*.safetensors"))) == 1
+
+
+def test_an_existing_run_is_not_overwritten(tmp_path: Path) -> None:
+    Run.create(tmp_path, small("rl2"), 2)
+    before = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(metarl.InvalidValueError, match="run directory"):
+        Run.create(tmp_path, small("maml"), 3)
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_unwritable_output_is_named_and_leaves_nothing(tmp_path: Path) -> None:
+    blocker = tmp_path / "file"
+    blocker.write_text("not a directory")
+    with pytest.raises(metarl.InvalidValueError, match=str(blocker)):
+        Run.create(blocker / "run", small("rl2"), 2)
+    assert blocker.read_text() == "not a directory"
+    assert list(tmp_path.iterdir()) == [blocker]
+
+
+def damaged(path: Path, how: str) -> None:
+    """Spoil a saved checkpoint in one way."""
+    head = json.loads((path / "checkpoint.json").read_text())
+    tensors = path / head["file"]
+    data = tensors.read_bytes()
+    if how == "truncated":
+        tensors.write_bytes(data[: len(data) // 2])
+    elif how == "flipped":
+        tensors.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    elif how == "missing":
+        tensors.unlink()
+    elif how == "not json":
+        (path / "checkpoint.json").write_text("{")
+    elif how == "foreign":
+        (path / "checkpoint.json").write_text('{"format": "someone-elses"}')
+
+
+@pytest.mark.parametrize("how", ["truncated", "flipped", "missing", "not json", "foreign"])
+def test_corrupt_checkpoints_are_refused_and_change_nothing(how: str, tmp_path: Path) -> None:
+    agent = small("maml")
+    save_checkpoint(tmp_path / "checkpoint", agent, 4)
+    damaged(tmp_path, how)
+    fresh, untouched = small("maml", seed=1), small("maml", seed=1)
+    with pytest.raises(metarl.InvalidValueError, match=r"checkpoint is .*checkpoint\.json', expected a whole metarl"):
+        load_checkpoint(tmp_path / "checkpoint", fresh)
+    assert equal(fresh, untouched)
+
+
+def test_a_checkpoint_of_another_agent_or_shape_is_refused(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "checkpoint", small("maml"), 4)
+    with pytest.raises(metarl.InvalidValueError, match="agent of checkpoint .* is 'maml', expected 'rl2'"):
+        load_checkpoint(tmp_path / "checkpoint", small("rl2"))
+    wider = metarl.make_agent("maml", "metarl/PointNavigation-v0", hidden=(9,))
+    with pytest.raises(metarl.InvalidValueError, match=r"tensor 'w0' of .* is \(\(2, 8\), torch.float32\)"):
+        load_checkpoint(tmp_path / "checkpoint", wider)
+
+
+def test_only_agents_that_learn_train() -> None:
+    with pytest.raises(metarl.InvalidValueError, match="agent is 'random', expected an agent that learns"):
+        train(metarl.make_agent("random", "metarl/PointNavigation-v0"), 1)
+
+
+def test_not_a_run(tmp_path: Path) -> None:
+    with pytest.raises(metarl.InvalidValueError, match="run is"):
+        Run.open(tmp_path)
+    (tmp_path / "config.json").write_text('{"format": "other"}')
+    with pytest.raises(metarl.InvalidValueError, match="format of .*config.json is 'other'"):
+        Run.open(tmp_path)
