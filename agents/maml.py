@@ -256,8 +256,8 @@ class MAML(Agent):
         return dict(self.theta)
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Theta."""
-        self.theta = {k: v.to(self.device) for k, v in tensors.items()}
+        """Theta, in its own order: a file's is another, and sums over parameters would round differently."""
+        self.theta = {k: tensors[k].to(self.device) for k in self.theta}
 
 
 class _Chunk:
