@@ -3,9 +3,12 @@
 from importlib.metadata import PackageNotFoundError, version
 
 from metarl.agent import Agent, make_agent
+from metarl.check import check_family
 from metarl.errors import InvalidValueError, MetaRLError
+from metarl.evaluation import Results, evaluate
 from metarl.family import Family, GymFamily, TorchFamily
 from metarl.registry import load_plugins, make_family, register_agent, register_family
+from metarl.report import write_report
 from metarl.rng import Rng
 from metarl.rollout import Budget, Rollout, Trials
 from metarl.runs import Run, train
@@ -25,6 +28,7 @@ __all__ = [
     "MetaRLError",
     "MetaVectorEnv",
     "Normal",
+    "Results",
     "Rng",
     "Rollout",
     "Run",
@@ -33,11 +37,14 @@ __all__ = [
     "Trials",
     "Uniform",
     "__version__",
+    "check_family",
+    "evaluate",
     "make_agent",
     "make_family",
     "register_agent",
     "register_family",
     "train",
+    "write_report",
 ]
 
 try:

@@ -17,13 +17,14 @@ from typing import Annotated, Any, Literal, cast
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from rich.text import Text
 
 import metarl
 from metarl.agent import Agent, make_agent
 from metarl.check import check_family
-from metarl.errors import InvalidValueError, MetaRLError, did_you_mean
-from metarl.evaluate import Results, evaluate
+from metarl.errors import InvalidValueError, MetaRLError, did_you_mean, verbatim
+from metarl.evaluation import Results, evaluate
 from metarl.family import Family
 from metarl.registry import agent_class, agents, families, load_entry_point
 from metarl.report import table_text, write_report
@@ -116,8 +117,6 @@ class CheckFamilyOptions:
 
     id: Annotated[str, tyro.conf.Positional]
     """Family id, or ID:PRESET."""
-    load: tuple[str, ...] = ()
-    """Modules or .py files to import first, which register families."""
     seed: int = 0
     """Of the probes."""
     device: Device = "cpu"
@@ -193,7 +192,8 @@ def run_resume(options: ResumeOptions) -> None:
 
 
 def _train(run: Run, agent: Agent, start: int) -> None:
-    with _bar(f"{agent.name} on {agent.family.id}", run.config["iterations"], start, "it") as advance:
+    console.print(f"training {agent.name} on {agent.family.id}")
+    with _bar(agent.name, run.config["iterations"], start, "it") as advance:
         run.train(agent, start, lambda done, total, metrics: advance(done, _headline(metrics)))
     console.print(f"trained: {run.path}")
 
@@ -205,7 +205,7 @@ def run_eval(options: EvalOptions) -> None:
     tasks = family.tasks(options.split, options.num_tasks, options.task_seed)
     settings = {"k": k, "trials": options.trials, "episodes": options.episodes, "seed": options.seed}
     settings |= {"allow_train_tasks": options.split == "train"}
-    results = _evaluate_beside(learned, options.beside, family, tasks, settings, options.device)
+    results = evaluate_beside(learned, options.beside, family, tasks, settings, options.device)
     out = options.out or where / "results" / f"{options.split}.json"
     for result in results:
         path = out if result.agent == learned[0].name else out.with_name(f"{out.stem}-{result.agent}.json")
@@ -228,8 +228,6 @@ def run_report(options: ReportOptions) -> None:
 
 def run_check_family(options: CheckFamilyOptions) -> None:
     """`metarl check-family ID`."""
-    for source in options.load:
-        load_source(source)
     problems = check_family(options.id, seed=options.seed, device=str(metarl.agent.resolve_device(options.device)))
     for problem in problems:
         console.print(f"- {problem}", markup=False)
@@ -250,7 +248,7 @@ def run_quickstart(options: QuickstartOptions) -> None:
         _train(run, agent, 0)
         tasks = agent.family.tasks("test", study.num_tasks if not options.short else min(study.num_tasks, 1000))
         settings = {"k": study.k, "episodes": study.episodes, "seed": options.seed}
-        found = _evaluate_beside([agent], study.beside, agent.family, tasks, settings, options.device)
+        found = evaluate_beside([agent], study.beside, agent.family, tasks, settings, options.device)
         for result in found:
             result.save(
                 run.path / "results" / ("test.json" if result.agent == agent.name else f"test-{result.agent}.json")
@@ -301,7 +299,7 @@ def _load(runs: Sequence[str], family: str | None, device: str) -> tuple[list[Ag
     return loaded, loaded[0].family, Path(runs[0])
 
 
-def _evaluate_beside(
+def evaluate_beside(
     learned: list[Agent], beside: Sequence[str], family: Family, tasks: Tasks, settings: Mapping[str, Any], device: str
 ) -> list[Results]:
     """Evaluate agents on the same tasks; a floor that the family does not know is measured with random actions."""
@@ -314,7 +312,7 @@ def _evaluate_beside(
         measured = evaluate(floor, tasks, **{**settings, "k": 0, "episodes": 20}).scores["sampled"].mean((0, 2, 3))
     out = []
     for group in [learned, *([a] for a in others)]:
-        with _bar(f"evaluating {group[0].name} on {family.id}", 1, 0, "step") as advance:
+        with _bar(f"evaluate {group[0].name}", 1, 0, "k") as advance:
             results = evaluate(group, tasks, **settings, progress=lambda done, total: advance(done, "", total))
         if measured is not None:
             results = replace(results, references={"floor": measured, **results.references})
@@ -335,8 +333,9 @@ def _fresh(path: Path) -> Path:
 
 
 def _headline(metrics: Mapping[str, float]) -> str:
-    shown = {k: v for k, v in metrics.items() if "return" in k}
-    return "  ".join(f"{k} {v:.2f}" for k, v in shown.items())
+    """The returns among some metrics, the last two of them."""
+    shown = [f"{k} {v:.2f}" for k, v in metrics.items() if "return" in k]
+    return "  ".join(shown[-2:])
 
 
 class _Rate(ProgressColumn):
@@ -352,8 +351,16 @@ class _Rate(ProgressColumn):
 @contextmanager
 def _bar(label: str, total: int, start: int, unit: str) -> Iterator[Callable[..., None]]:
     """A progress bar with rate and time left; yields a function (done, text, total)."""
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), _Rate())
-    with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[text]}"), console=console) as progress:
+    one_line = Column(no_wrap=True)
+    columns = (
+        TextColumn("{task.description}", table_column=one_line),
+        BarColumn(bar_width=16),
+        MofNCompleteColumn(table_column=one_line),
+        _Rate(table_column=one_line),
+        TimeRemainingColumn(table_column=one_line),
+        TextColumn("{task.fields[text]}", table_column=one_line),
+    )
+    with Progress(*columns, console=console) as progress:
         task = progress.add_task(label, total=total, completed=start, unit=unit, text="")
 
         def advance(done: int, text: str, total: int | None = None) -> None:
@@ -389,10 +396,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
+def _load_sources(arguments: list[str]) -> list[str]:
+    """Import what `--load` names, wherever it stands; the other arguments."""
+    rest = list(arguments)
+    while "--load" in rest:
+        at = rest.index("--load")
+        if at + 1 == len(rest):
+            raise InvalidValueError("--load", verbatim("nothing"), "a module or a .py file")
+        load_source(rest[at + 1])
+        del rest[at : at + 2]
+    return rest
+
+
 def _dispatch(arguments: list[str]) -> None:
+    arguments = _load_sources(arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(f"metarl {metarl.__version__}: meta-reinforcement learning on Gymnasium and PyTorch\n")
-        print("usage: metarl COMMAND [OPTIONS]      (metarl COMMAND --help shows defaults and units)\n")
+        print("usage: metarl COMMAND [OPTIONS]      (metarl COMMAND --help shows defaults and units)")
+        print("       --load FILE.py or MODULE, anywhere, first imports what registers your families and agents\n")
         for name, what in [("train AGENT", TrainOptions), *((n, c[0]) for n, c in COMMANDS.items())]:
             print(f"  {name:14}{(what.__doc__ or '').splitlines()[0]}")
         return
@@ -425,5 +446,9 @@ def _dispatch_train(rest: list[str]) -> None:
         print(f"AGENT is one of: {', '.join(sorted(agents))}   (metarl train AGENT --help shows its options)")
         if rest and rest[0] in ("-h", "--help"):
             return
-        raise InvalidValueError("agent", cast("Any", None), did_you_mean("", agents))
+        raise InvalidValueError("agent", verbatim("missing"), did_you_mean("", agents))
     run_resume(tyro.cli(ResumeOptions, args=rest, prog="metarl train", description=ResumeOptions.__doc__))
+
+
+if __name__ == "__main__":
+    main()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import metarl
 from metarl.agents.maml import MAML, Batch, _Chunk, _flatten, _unflatten, conjugate_gradient
-from metarl.evaluate import evaluate
+from metarl.evaluation import evaluate
 from metarl.networks import Params
 from metarl.rollout import Rollout, SlotPool, Trials
 
@@ -248,6 +248,27 @@ def test_baseline_time_restarts_with_each_episode() -> None:
     expected = torch.arange(10, 0, -1.0).repeat(4).view(40, 1, 1)  # 10 - t
     torch.testing.assert_close(value, expected, rtol=0, atol=0.02)
     assert agent.prepare(rollout).advantage.abs().max() < 5
+
+
+def test_an_episode_cut_by_the_sampler_goes_on_with_the_baselines_value() -> None:
+    """Pitfall 13: rewards near 1, four episodes of 10 steps and one cut after 5.
+
+    At time t the return to go of a whole episode is about 10 - t. The cut one has seen 5 - t of it; with the
+    baseline's value of the rest (5) its advantages are noise like the others', without it they are 5 lower.
+    """
+    agent = metarl.make_agent("maml", "metarl/PointNavigation-v0", discount=1.0)
+    reward = 1.0 + 0.1 * torch.randn(45, 1, 1, generator=torch.Generator().manual_seed(3))
+    end = torch.zeros(45, 1, 1, dtype=torch.bool)
+    end[9:40:10] = True
+    rollout = hand_rollout(reward, truncated=end)
+    rollout.obs.zero_()
+    rollout.last_obs.zero_()
+    advantage = agent.prepare(rollout).advantage[0]
+    assert float(advantage[40:].mean().abs()) < 1.5
+    terminated = hand_rollout(reward, terminated=end)  # an end is an end: neither kind bootstraps
+    terminated.obs.zero_()
+    terminated.last_obs.zero_()
+    torch.testing.assert_close(agent.prepare(terminated).advantage[0], advantage)
 
 
 def test_log_probs_are_summed_over_action_dimensions() -> None:

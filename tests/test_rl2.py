@@ -12,7 +12,7 @@ from torch import Tensor
 
 import metarl
 from metarl.agents.rl2 import RL2
-from metarl.evaluate import evaluate
+from metarl.evaluation import evaluate
 from metarl.returns import gae
 from metarl.rollout import Budget, Feedback, Rollout, SlotPool, Trials
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import metarl
 from metarl.agent import Agent
-from metarl.evaluate import Results, bootstrap_interval, evaluate, iqm
+from metarl.evaluation import Results, bootstrap_interval, evaluate, iqm
 from metarl.rollout import Budget, Rollout, Step
 
 
@@ -111,7 +111,7 @@ def test_scoring_is_thrown_away_and_disjoint_from_adapting(cls: type[Counter]) -
         return adapt(state, rollout)
 
     agent.adapt = watch  # type: ignore[method-assign]
-    few = evaluate(agent, k=2, num_tasks=3, episodes=1, modes=["mean"])
+    few = evaluate(agent, k=2, num_tasks=3, episodes=1, modes=["sampled"])
     seen_few, scored = seen.copy(), few.paths[0]
     seen.clear()
     evaluate(agent, k=2, num_tasks=3, episodes=9)

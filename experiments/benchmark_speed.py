@@ -1,0 +1,252 @@
+"""Speed of metarl against plain loops, both measured in the same run, turn by turn.
+
+    python experiments/benchmark_speed.py [--repeats 5] [--only a,b,c] [--threads 2] [--device cpu] [--small]
+
+Parts: (a) stepping 2-D navigation with a policy per task; (b) one MAML-TRPO meta-iteration on it; (c) training RL2 on
+the bandit. Every number is environment steps per second, so a ratio above 1 says that metarl is faster: the median over
+repeats, after one warm-up each. The numpy environments and their policies stay on the CPU, and so does RecurrentPPO.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from baselines import bandit_loop, maml_loop, navigation_loop
+from baselines.measure import MISSING, Sample, Side, compare, interleave, lines_of, machine, timed
+
+from metarl import Trials, make_agent
+from metarl.agents.maml import MAML
+from metarl.agents.rl2 import RL2
+from metarl.rollout import Budget, SlotPool
+from metarl.tasks import write_atomic
+
+HERE = Path(__file__).resolve().parent
+Part = tuple[list[dict[str, Any]], dict[str, Any]]  # rows of the table, and details by name
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure."""
+
+    repeats: int = 5
+    """Timed repeats of each side."""
+    only: str = "a,b,c"
+    """Parts, separated by commas."""
+    threads: int = 2
+    """PyTorch's threads."""
+    device: str = "cpu"
+    """"cpu" or "cuda"."""
+    out: Path = HERE / "results" / "speed.json"
+    """Where the raw numbers go."""
+    small: bool = False
+    """Tiny sizes: does it run? Its numbers say nothing."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of the work."""
+
+    tasks: int = 40
+    """(a), (b): tasks per iteration."""
+    episodes: int = 20
+    """(a), (b): slots per task, each for an episode."""
+    hidden: tuple[int, ...] = (100, 100)
+    """(a), (b): the policy's layers."""
+    trials: int = 64
+    """(c): trials per update."""
+    pulls: int = 100
+    """(c): pulls per trial."""
+    gru: int = 128
+    """(c): units of the recurrent network."""
+    updates: int = 3
+    """(c): updates per repeat."""
+
+
+SMALL = Sizes(tasks=2, episodes=2, hidden=(8, 8), trials=4, pulls=5, gru=8, updates=1)
+
+
+def main(options: Options) -> dict[str, Any]:
+    """Measure, print, write."""
+    chosen = options.only.split(",")
+    if options.repeats < 1 or not set(chosen) <= set(PARTS):
+        raise SystemExit(f"--repeats must be at least 1 and --only some of {','.join(PARTS)}, not {options.only!r}")
+    torch.set_num_threads(options.threads)
+    report = {"options": {k: str(v) if k == "out" else v for k, v in asdict(options).items()}, **machine()}
+    sizes = SMALL if options.small else Sizes()
+    report |= {"sizes": asdict(sizes), "rows": [], "details": {}}
+    if "b" in chosen:
+        report["details"]["memory"] = peak_memory(options)  # first: see there
+    for name in chosen:
+        rows, details = PARTS[name](options, sizes)
+        report["rows"] += rows
+        report["details"] |= details
+    print("\n".join(lines_of(report)))
+    write_atomic(options.out, (json.dumps(report, indent=1) + "\n").encode())
+    return report
+
+
+def peak_memory(options: Options) -> dict[str, float]:
+    """Bytes that a fresh process with one metarl MAML iteration held at most, and before that iteration.
+
+    A Linux process inherits its parent's `ru_maxrss`, so this comes before anything else has grown here.
+    """
+    code = "import sys, json, benchmark_speed as b; b.print_memory(b.Options(**json.loads(sys.argv[1])))"
+    given = json.dumps({k: getattr(options, k) for k in ("threads", "device", "small")})
+    done = subprocess.run([sys.executable, "-c", code, given], cwd=HERE, check=True, stdout=subprocess.PIPE, text=True)
+    return dict(json.loads(done.stdout))
+
+
+def print_memory(options: Options) -> None:
+    """What `peak_memory` runs in a process of its own."""
+    torch.set_num_threads(options.threads)
+    agent, trials = navigation(options, SMALL if options.small else Sizes())
+    unit = 1 if sys.platform == "darwin" else 1024
+    out = {"bytes_before": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    agent.train_step(trials(0))
+    out["bytes_peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    if options.device.startswith("cuda"):
+        out["bytes_peak_cuda"] = torch.cuda.max_memory_allocated()
+    print(json.dumps(out))
+
+
+def navigation(o: Options, s: Sizes) -> tuple[MAML, Callable[[int], Trials]]:
+    """A MAML agent, and the trials of its iteration i."""
+    family, sizes = "metarl/PointNavigation-v0", {"meta_batch_size": s.tasks, "episodes": s.episodes}
+    agent = make_agent("maml", family, device=o.device, hidden=s.hidden, **sizes)
+    assert isinstance(agent, MAML)
+    pool = SlotPool(agent.family, agent.device)
+
+    def trials(i: int) -> Trials:
+        return Trials(pool, agent.family.tasks("train", s.tasks, start=i * s.tasks), iteration=i)
+
+    return agent, trials
+
+
+def navigation_sampler(agent: MAML, trials: Trials, s: Sizes) -> Callable[[], int]:
+    """The plain loop over the trials' tasks, its environments and networks made already: returns how many steps."""
+    theta, generator = agent.theta, torch.Generator().manual_seed(0)
+    made = [
+        (navigation_loop.vector_env(goal, s.episodes), navigation_loop.network(theta, agent.config.activation))
+        for goal in trials.tasks.values["goal"]
+    ]
+
+    def sample() -> int:
+        steps = 0
+        for envs, net in made:
+            data = navigation_loop.rollout(envs, net, theta["log_std"].cpu(), agent.family.horizon, generator)
+            steps += data["reward"].numel()
+        return steps
+
+    return sample
+
+
+def stepping(o: Options, s: Sizes) -> Part:
+    """(a) Collect one episode in every slot of every task, with each task's own policy."""
+    agent, trials = navigation(o, s)
+
+    def metarl(i: int) -> Sample:
+        def work() -> int:
+            state, budget = agent.begin(s.tasks), Budget(slots=s.episodes, steps=agent.family.horizon)
+            return int(trials(i).collect(agent, state, 0, budget)[0].env_steps.sum())
+
+        seconds, steps = timed(o.device, work)
+        return {"rate": steps / seconds}
+
+    def loop(i: int) -> Sample:
+        seconds, steps = timed(o.device, navigation_sampler(agent, trials(i), s))
+        return {"rate": steps / seconds}
+
+    raw = interleave({"metarl": metarl, "loop": loop}, o.repeats)
+    return [compare("a", "stepping", "SyncVectorEnv per task", raw["metarl"]["rate"], raw["loop"]["rate"])], {}
+
+
+def meta_iteration(o: Options, s: Sizes) -> Part:
+    """(b) Whole iterations: the loops are given metarl's batches to optimise, after sampling as many steps plainly.
+
+    That sampling neither adapts nor fits baselines, which metarl's does. `difference` is how far a loop's new
+    parameters are from metarl's, relative to metarl's step.
+    """
+    agent, trials = navigation(o, s)
+    rollouts = agent.config.inner_steps + 1
+    steps = s.tasks * s.episodes * agent.family.horizon * rollouts
+    shared: dict[str, Any] = {}
+
+    def sample(sampling: float, optimisation: float, **more: float) -> Sample:
+        total = sampling + optimisation
+        seconds = {"seconds_total": total, "seconds_sampling": sampling, "seconds_optimisation": optimisation}
+        return {"rate": steps / total, "update_rate": steps / optimisation, **seconds, **more}
+
+    def metarl(i: int) -> Sample:
+        shared.update(theta=dict(agent.theta), batches=maml_loop.collect(agent, trials(i)))
+        total, metrics = timed(o.device, lambda: agent.train_step(trials(i)))
+        sampling = metrics["seconds_sampling"]
+        return sample(sampling, total - sampling, sampling_share=sampling / total)
+
+    def plain_sampling(i: int) -> Sample:
+        work = navigation_sampler(agent, trials(i), s)
+        shared["sampling"] = timed(o.device, lambda: [work() for _ in range(rollouts)])[0]
+        return {}
+
+    def loop(keep_graphs: bool) -> Sample:
+        theta, tasks = shared["theta"], maml_loop.split(*shared["batches"])
+        seconds, new = timed(o.device, lambda: maml_loop.meta_update(theta, tasks, agent.config, keep_graphs))
+        change, error = (maml_loop.distance(agent.theta, other) for other in (theta, new))
+        return sample(shared["sampling"], seconds, difference=error / max(change, 1e-30))
+
+    loops: dict[str, Side] = {"loop": lambda i: loop(False), "loop, graphs kept": lambda i: loop(True)}
+    raw = interleave({"metarl": metarl, "sampling": plain_sampling, **loops}, o.repeats)
+    kinds = (("MAML iteration", "rate"), ("MAML meta-update", "update_rate"))
+    rows = [compare("b", what, x, raw["metarl"][key], raw[x][key]) for what, key in kinds for x in loops]
+    return rows, {"meta_iteration": raw}
+
+
+def recurrent(o: Options, s: Sizes) -> Part:
+    """(c) Collect trials and train on them, several times."""
+    sizes = {"meta_batch_size": s.trials, "trial_episodes": s.pulls, "hidden": s.gru, "epochs": 4, "minibatches": 1}
+    agent = make_agent("rl2", "metarl/BernoulliBandit-v0", device=o.device, **sizes)
+    assert isinstance(agent, RL2)
+    k, cfg, pool = agent.family.k, agent.config, SlotPool(agent.family, agent.device)
+
+    def metarl() -> None:
+        i = next(iterations)
+        agent.train_step(Trials(pool, agent.family.tasks("train", s.trials, start=i * s.trials), iteration=i))
+
+    iterations, net = itertools.count(), bandit_loop.GRUPolicy(agent.net, k).to(o.device)
+    optimizer = torch.optim.Adam(net.parameters(), lr=cfg.learning_rate, eps=1e-5, fused=True)
+    generator = torch.Generator(o.device).manual_seed(0)
+
+    def loop() -> None:
+        arms = torch.rand(s.trials, k, generator=generator, device=o.device)
+        bandit_loop.update(net, optimizer, bandit_loop.play(net, arms, s.pulls, generator), cfg)
+
+    def rated(work: Callable[[], Any], times: int) -> Side:
+        steps = s.updates * s.trials * s.pulls
+        return lambda i: {"rate": steps / timed(o.device, lambda: [work() for _ in range(times)])[0]}
+
+    sides = {"metarl": rated(metarl, s.updates), "GRUCell loop": rated(loop, s.updates)}
+    try:
+        other = bandit_loop.recurrent_ppo(k, s.pulls, cfg)
+        sides["RecurrentPPO"] = rated(lambda: other.learn(s.updates * s.trials * s.pulls), 1)
+    except ImportError:
+        print(f"RecurrentPPO: {MISSING}", file=sys.stderr)
+    raw = interleave(sides, o.repeats)
+    others = ("GRUCell loop", "RecurrentPPO")
+    rows = [compare("c", "RL2", x, raw["metarl"]["rate"], raw.get(x, {}).get("rate", [])) for x in others]
+    return rows, {}
+
+
+PARTS = {"a": stepping, "b": meta_iteration, "c": recurrent}
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

@@ -1,0 +1,144 @@
+"""From results files to README: its tables, and the picture of an adaptation curve.
+
+    python experiments/make_tables.py            # rewrite README between its markers, and docs/adaptation.png
+    python experiments/make_tables.py --check    # change nothing; exit 1 where README is not what it would write
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from metarl.evaluation import Results
+from metarl.report import adaptation_figure, save_figure
+from metarl.tasks import write_atomic
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "experiments" / "results"
+PUBLISHED = json.loads((ROOT / "experiments" / "published.json").read_text())
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to do."""
+
+    check: bool = False
+    """Compare instead of writing."""
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table, numbers to the right."""
+    lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def interval(row: dict[str, float]) -> str:
+    """Mean with its interval."""
+    return f"{row['mean']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+
+
+def picture() -> str:
+    """The caption: what the picture shows, and where it comes from."""
+    results = Results.load(RESULTS / "point_navigation-maml.json")
+    end = results.summary()[-1]
+    return (
+        f"MAML on 2-D navigation, {len(results.meta['seeds'])} seeds, {results.meta['tasks']} held-out goals, 4,000 "
+        f"environment steps per adaptation step: {interval(results.summary()[0])} before adapting, {interval(end)} after "
+        f"{end['k']} steps (95 % intervals). Made by `python experiments/make_tables.py` from `experiments/results/`."
+    )
+
+
+def navigation() -> str:
+    """2-D navigation beside the paper."""
+    found = {n: Results.load(RESULTS / f"point_navigation-{n}.json") for n in ("maml", "untrained", "random", "oracle")}
+    seeds = len(found["maml"].meta["seeds"])
+    paper = PUBLISHED["point_navigation"]
+    rows = [[f"MAML, the paper ({name})", *padded(paper[name])] for name in ("MAML",)]
+    rows += [[f"`maml`, {mode} actions", *map(interval, found["maml"].summary(mode))] for mode in ("sampled", "mean")]
+    rows.append(["random initialisation, the paper", *padded(paper["random initialisation"])])
+    rows.append(["`maml` untrained, sampled actions", *map(interval, found["untrained"].summary())])
+    rows.append(["oracle policy shown the goal, the paper", *padded(paper["oracle policy"])])
+    best = found["maml"].references["informed_optimum"].mean()
+    rows.append(["informed optimum, exact", *padded([float(best)])])
+    rows.append(["random actions", *padded([found["random"].summary()[0]["mean"]])])
+    rows[0][0] = "MAML, the paper"
+    return (
+        f"2-D navigation, the MAML paper's protocol: 40 tasks x 20 episodes x 100 steps, 100 meta-updates, {seeds} seeds, "
+        "R_k on 40 held-out goals, mean and 95 % interval over seeds and goals. "
+        f"Paper: {paper['source']}. Command: `python experiments/point_navigation.py`.\n\n"
+        + table(["", "k = 0", "1", "2", "3"], rows)
+    )
+
+
+def padded(values: list[float]) -> list[str]:
+    """Four columns."""
+    return [f"{v:.2f}" for v in values] + [""] * (4 - len(values))
+
+
+def bandits() -> str:
+    """Bandits beside the paper and the Bayes optimum."""
+    rows, seeds = [], 0
+    for cell, paper in PUBLISHED["bandit"].items():
+        if cell == "source":
+            continue
+        name = "bandit-n{}-k{}".format(*cell.split(","))
+        ours, random = (Results.load(RESULTS / f"{name}-{agent}.json").lifetime_summary() for agent in ("rl2", "random"))
+        assert ours is not None
+        assert random is not None
+        seeds = len(Results.load(RESULTS / f"{name}-rl2.json").meta["seeds"])
+        bayes = ours["bayes_optimal"]
+        # random play's expectation is known exactly: half a reward per pull
+        share = (ours["mean"] - 0.5 * ours["episodes"]) / (bayes - 0.5 * ours["episodes"])
+        rows.append([cell, f"{random['mean']:.2f}", f"{paper['rl2']:.1f}", interval(ours), f"{bayes:.3f}", f"{share:.1%}"])
+    return (
+        f"Bernoulli bandits with n pulls and k arms: lifetime return on 20,000 held-out bandits, mean of {seeds} seeds "
+        "with its 95 % interval, and the share of the gap from random play to the exact Bayes optimum. "
+        f"Paper: {PUBLISHED['bandit']['source']}. Command: `python experiments/bandit.py`.\n\n"
+        + table(["n, k", "`random`", "RL2, the paper", "`rl2`", "Bayes optimum", "share of the gap"], rows)
+    )
+
+
+def speed() -> str:
+    """The benchmark's ratios."""
+    return speed_table(json.loads((RESULTS / "speed.json").read_text()))
+
+
+def speed_table(data: dict[str, Any]) -> str:
+    """One row per comparison."""
+    raise NotImplementedError
+
+
+def render(readme: str) -> str:
+    """README with its generated parts replaced."""
+    parts = {"picture": picture, "speed": speed, "papers": lambda: f"{navigation()}\n\n{bandits()}"}
+    for name, make in parts.items():
+        start = f"<!-- generated by experiments/make_tables.py: {name} -->"
+        pattern = re.compile(re.escape(start) + r".*?<!-- end -->", re.DOTALL)
+        assert pattern.search(readme), f"README has no part {name!r}"
+        readme = pattern.sub(lambda _, text=make(), start=start: f"{start}\n{text}\n<!-- end -->", readme)
+    return readme
+
+
+def main(options: Options) -> None:
+    """Write, or compare."""
+    path = ROOT / "README.md"
+    before = path.read_text()
+    after = render(before)
+    if options.check:
+        if before != after:
+            sys.exit("README.md differs from what experiments/make_tables.py writes: run it")
+        return
+    found = [Results.load(RESULTS / f"point_navigation-{n}.json") for n in ("maml", "untrained", "oracle")]
+    found[1].agent = "untrained"
+    save_figure(adaptation_figure(found), ROOT / "docs" / "adaptation.png")
+    write_atomic(path, after.encode())
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

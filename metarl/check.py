@@ -1,0 +1,526 @@
+"""The contract test of a task family: one clear sentence per violation.
+
+    metarl check-family mine/PointGoal-v0
+
+Checks come in stages; a stage runs only when those before it found nothing, because it would find the consequences.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium import spaces
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from metarl.errors import InvalidValueError, MetaRLError
+from metarl.family import Family, TorchFamily, check_family_fields, task_dict
+from metarl.networks import ObservationEncoder, PolicyHead
+from metarl.registry import make_family
+from metarl.rng import Rng, fold_in, make_key
+from metarl.rollout import SlotPool
+from metarl.tasks import Normal, Tasks, content_hash
+
+MAX_STEPS, MAX_COMPARED = 2000, 200  # of a rollout, however long the horizon; of one that is only played again
+PARAMETER_ROUNDS = 4  # batches of pairs of rollouts, before a parameter is said to change nothing
+WIDE, EPISODES = 64, 8  # tasks of torch families at once; episodes of each against its references
+STANDARD_ERRORS = 5.0
+BATCH_TOLERANCE, DEVICE_TOLERANCE, RETURN_TOLERANCE = 1e-5, 1e-4, 1e-4  # relative and absolute alike
+LIBRARIES = [Path(module.__file__ or "").parent for module in (torch, gymnasium, np)]
+DRAW_KEYED = "draw from rng (torch) or self.np_random (Gymnasium), and let reset restore what an episode changes"
+MEND_REFERENCE = "correct references(), or the horizon, reward or optimal_action that it is about"
+FOLLOW_FAMILY = "leave tasks_at, held_out and make_tasks as Family has them"
+
+
+def check_family(family: str | Family, *, tasks: int = 8, seed: int = 0, device: str = "cpu") -> list[str]:
+    """Play a family, and say where it breaks the contract of `Family`; what its functions raise is a sentence too.
+
+    Args:
+        family: an id, or a family (whose registration is then not looked at).
+        tasks: how many are played side by side, at least 2.
+        seed: of the tasks, the actions and the environments.
+        device: where torch families are stepped; they are compared with the CPU, or with CUDA where there is one.
+
+    Returns:
+        One sentence per violation: the family, the field, what was found, what was expected, the fix.
+    """
+    if tasks < 2:
+        raise InvalidValueError("tasks", tasks, "at least 2")
+    try:
+        built = make_family(family)
+    except Exception as error:
+        if isinstance(error, InvalidValueError) and error.field.partition(" ")[0] in ("family", "preset"):
+            raise  # no such id: nothing to check
+        return [_crash(str(family), error, "that the family can be built")]
+    subject = Subject(built, tasks, seed, device, registered=built is not family)
+    try:
+        for stage in STAGES:
+            if found := [sentence for check in stage for sentence in subject.run(check)]:
+                return found
+    finally:
+        subject.pool.close()
+    return []
+
+
+class Tape(NamedTuple):
+    """What N slots did for T steps."""
+
+    observation: Tensor  # [T + 1, N, *obs], a finished slot's is its next episode's first
+    final_obs: Tensor  # [T, N, *obs], before any restart
+    reward: Tensor  # [T, N]
+    terminated: Tensor  # [T, N]
+    truncated: Tensor  # [T, N]
+    action: Tensor  # [T, N, *action]
+
+
+class Subject:
+    """A family under test, and how it is played. Arguments as in `check_family`."""
+
+    def __init__(self, family: Family, count: int, seed: int, device: str, registered: bool) -> None:
+        self.family: Any = family
+        self.count, self.seed, self.device, self.registered = count, seed, device, registered
+        self.pool = SlotPool(family, device)
+        self.torch = isinstance(family, TorchFamily)
+        self.optimal = isinstance(family, TorchFamily) and family.has_optimal_action
+        self.wide = WIDE if self.torch else count
+
+    def run(self, check: Callable[[Subject], Iterator[str]]) -> list[str]:
+        """The sentences of one check; an exception is one of them."""
+        found: list[str] = []
+        try:
+            with torch.no_grad():
+                found.extend(check(self))
+        except Exception as error:
+            found.append(_crash(self.name, error, (check.__doc__ or "").rstrip(".")))
+        return found
+
+    def say(self, field: str, found: object, expected: object, fix: str) -> str:
+        """One violation."""
+        return f"{self.name}: {field} is {found}, expected {expected}; to fix it, {fix}."
+
+    def compare(self, what: str, a: Tape, b: Tape, fix: str, tolerance: float = 0.0) -> list[str]:
+        """A sentence if two rollouts differ."""
+        found = difference(a, b, tolerance)
+        return [self.say(what, f"different ({found})", "the same rollout", fix)] if found else []
+
+    @property
+    def name(self) -> str:
+        """What sentences call the family."""
+        return type(self.family).__name__ if self.family.id == Family.id else str(self.family.id)
+
+    @property
+    def steps(self) -> int:
+        """A whole episode and the start of the next."""
+        return min(int(self.family.horizon) + 1, MAX_STEPS)
+
+    def tasks(self, count: int | None = None, start: int = 0) -> Tasks:
+        """Train tasks."""
+        return self.family.tasks("train", count or self.count, self.seed, start)  # type: ignore[no-any-return]
+
+    def keys(self, count: int | None = None, number: int = 0) -> Tensor:
+        """One key per slot, `int64 [N]`."""
+        return fold_in(make_key("check_family", self.seed, number), torch.arange(count or self.count))
+
+    def actions(self, keys: Tensor, steps: int, held: bool = True) -> Tensor:
+        """Random actions `[T, N, *action]`; `held` lets every second slot repeat one for a whole episode."""
+        space, rng = self.family.action_space, Rng(fold_in(keys, torch.tensor(7)), steps)
+        if isinstance(space, spaces.Discrete):
+            plan = torch.stack([rng.seek(t).integers(int(space.n)) for t in range(steps)])
+        elif space.is_bounded():
+            low, width = torch.as_tensor(space.low), torch.as_tensor(space.high - space.low)
+            plan = torch.stack([low + width * rng.seek(t).uniform(*space.shape) for t in range(steps)])
+        else:
+            normal = torch.stack([rng.seek(t).normal(*space.shape) for t in range(steps)])
+            plan = normal.clamp(torch.as_tensor(space.low), torch.as_tensor(space.high))
+        if held:
+            plan[:, 1::2] = plan[torch.arange(steps) // self.family.horizon * self.family.horizon, 1::2]
+        return plan
+
+    def play(self, tasks: Tasks, keys: Tensor, actions: Tensor | None, pool: SlotPool | None = None) -> Tape:
+        """A rollout with given actions `[T, N, *action]`, or with the optimal ones for `steps` steps."""
+        slots: Any = (pool or self.pool).get(len(tasks))
+        steps = self.steps if actions is None else len(actions)
+        first, rows = slots.begin(tasks, keys, steps).clone(), []
+        for t in range(steps):
+            best = self.family.optimal_action(slots.state, slots.task, slots.t) if actions is None else actions[t]
+            out = slots.step(best.to(slots.device))
+            rows.append([x.clone() for x in (out.obs, out.final_obs, out.reward, out.terminated, out.truncated, best)])
+        obs, *rest = (torch.stack(column).cpu() for column in zip(*rows, strict=True))
+        return Tape(torch.cat([first.cpu()[None], obs]), *rest)
+
+    def rollout(self, start: int = 0, pool: SlotPool | None = None) -> Tape:
+        """Tasks `start, start + 1, ...` under the same random actions and keys whenever it is called."""
+        actions = self.actions(self.keys(), min(self.steps, MAX_COMPARED))
+        return self.play(self.tasks(start=start), self.keys(), actions, pool)
+
+    def returns(self, tasks: Tasks, optimal: bool) -> npt.NDArray[np.float64]:
+        """Returns of `EPISODES` episodes of each task under optimal or random actions, `[N, EPISODES]`."""
+        rows = tasks[np.repeat(np.arange(len(tasks)), EPISODES)]
+        keys = self.keys(len(rows), number=1)
+        tape = self.play(rows, keys, None if optimal else self.actions(keys, self.family.horizon, held=False))
+        ended = (tape.terminated | tape.truncated).long()
+        first_episode = ended.cumsum(0) - ended == 0
+        return torch.where(first_episode, tape.reward.double(), 0.0).sum(0).view(len(tasks), EPISODES).numpy()
+
+
+def _crash(name: str, error: Exception, checked: str) -> str:
+    """An exception as a sentence."""
+    if isinstance(error, MetaRLError):
+        return f"{name}: {error}; to fix it, declare or return what is expected there."
+    where, found = _culprit(error), f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return f"{name}: {where} raised {found}, expected no exception while checking {checked!r}; to fix it, mend {where}."
+
+
+def _culprit(error: Exception) -> str:
+    """The innermost function outside metarl's core and the libraries: `Class.function (file:line)`."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    frame, line = ([x for x in frames if not _in_library(Path(x[0].f_code.co_filename))] or frames)[-1]
+    return f"{frame.f_code.co_qualname.rpartition('<locals>.')[2]} ({Path(frame.f_code.co_filename).name}:{line})"
+
+
+def _in_library(path: Path) -> bool:
+    return path.parent == Path(__file__).parent or any(path.is_relative_to(folder) for folder in LIBRARIES)
+
+
+def difference(a: Tape, b: Tape, tolerance: float = 0.0) -> str:
+    """Where two rollouts first differ, in words; empty if nowhere."""
+    first: list[tuple[int, str]] = []
+    for name in ("observation", "final_obs", "reward", "terminated", "truncated"):
+        x, y = getattr(a, name).double(), getattr(b, name).double()
+        wrong = ~torch.isclose(x, y, rtol=tolerance, atol=tolerance, equal_nan=True)
+        if wrong.any():
+            at = tuple(wrong.nonzero()[0].tolist())
+            first.append((at[0], f"{name} {x[at]:.6g} and {y[at]:.6g} at step {at[0]}"))
+    return min(first)[1] if first else ""
+
+
+def _where(values: Tensor, mask: Tensor) -> str:
+    """The first value where `mask` `[T, N, ...]` is true, in words."""
+    at = tuple(mask.nonzero()[0].tolist())
+    return f"{values[at].item():g} at step {at[0]} of train task {at[1]}"
+
+
+def _leaves(tree: Any, name: str = "") -> dict[str, Any]:
+    """The tensors of nested dicts and tuples by their path."""
+    if not isinstance(tree, (Mapping, tuple)):
+        return {name: tree}
+    items = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
+    return {path: leaf for key, part in items for path, leaf in _leaves(part, f"{name}.{key}".lstrip(".")).items()}
+
+
+def declarations(subject: Subject) -> Iterator[str]:
+    """Fields are declared, and agents can use the spaces."""
+    check_family_fields(subject.family)
+    subject.pool.get(subject.count)  # refuses a class of neither form
+    for field, user in (("observation_space", ObservationEncoder), ("action_space", PolicyHead)):
+        try:
+            user(getattr(subject.family, field), subject.name)
+        except MetaRLError as error:
+            yield f"{subject.name}: {field} cannot be used: {error}; to fix it, flatten or encode it."
+
+
+def constant_spaces(subject: Subject) -> Iterator[str]:
+    """Environments built for different tasks have the family's spaces."""
+    for row, task in enumerate([] if subject.torch else subject.tasks()):
+        env = subject.family.make_env(task)
+        env.reset(seed=0)
+        for field in ("observation_space", "action_space"):
+            found, expected = getattr(env, field), getattr(subject.family, field)
+            if found != expected:
+                fix = "pad or rescale it, so that the space does not depend on the task"
+                yield subject.say(f"{field} for train task {row}", found, f"{expected}, the family's", fix)
+                return
+        env.close()
+
+
+def state_tensors(subject: Subject) -> Iterator[str]:
+    """The state of a torch family is tensors [N, ...]."""
+    if subject.torch:
+        state = subject.family.reset(subject.tasks().tensors(subject.device), Rng(subject.keys().to(subject.device)))
+        for path, leaf in _leaves(state, "state").items():
+            if not isinstance(leaf, Tensor) or leaf.shape[:1] != (subject.count,):
+                found = f"of shape {tuple(leaf.shape)}" if isinstance(leaf, Tensor) else f"a {type(leaf).__name__}"
+                expected = f"a tensor [{subject.count}, ...], an entry for every slot"
+                yield subject.say(f"{path} from reset", found, expected, "return tensors in a dict or tuple")
+
+
+def interface(subject: Subject) -> Iterator[str]:
+    """Observations, rewards and endings are what was declared, along random and optimal actions."""
+    keys, found = subject.keys(), list[str]()
+    for actions in (subject.actions(keys, subject.steps), None)[: 1 + subject.optimal]:
+        if not found:
+            tape = subject.play(subject.tasks(), keys, actions)
+            found = [*_numbers(subject, tape), *_endings(subject, tape)]
+    yield from found
+
+
+def _numbers(subject: Subject, tape: Tape) -> Iterator[str]:
+    space, obs = subject.family.observation_space, torch.cat([tape.observation, tape.final_obs])
+    real = isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)
+    if obs.is_floating_point() != real:
+        expected = "torch.float32" if real else "torch.int64"
+        yield subject.say("dtype of the observation", obs.dtype, expected, f"return it .to({expected})")
+    if tape.reward.dtype != torch.float32:
+        yield subject.say("dtype of the reward", tape.reward.dtype, "torch.float32", "return reward.float()")
+    for name, values in (("observation", tape.observation), ("reward", tape.reward)):
+        if not values.isfinite().all():
+            fix = "look for a division by zero, a root or logarithm of a negative number, or an overflow"
+            yield subject.say(f"the {name}", _where(values, ~values.isfinite()), "finite numbers", fix)
+            return
+    low, high = (space.low, space.high) if isinstance(space, spaces.Box) else (space.start, space.start + space.n - 1)
+    outside = (obs < torch.as_tensor(low)) | (obs > torch.as_tensor(high))
+    if outside.any():
+        fix = "widen observation_space or clip the observation"
+        yield subject.say("the observation", f"{obs[outside][0].item():g}", f"numbers inside {space}", fix)
+
+
+def _endings(subject: Subject, tape: Tape) -> Iterator[str]:
+    family, time = subject.family, torch.zeros_like(tape.truncated[0], dtype=torch.int64)
+    if not family.terminates and tape.terminated.any():
+        found = f"False, but terminated is {_where(tape.terminated, tape.terminated)}"
+        yield subject.say("terminates", found, "True where an episode can end early", "declare terminates = True")
+        return
+    for terminated, truncated in zip(tape.terminated, tape.truncated, strict=True):
+        time, ended = time + 1, terminated | truncated
+        wrong = (truncated & (time != family.horizon)) | (~ended & (time >= family.horizon))
+        if wrong.any():
+            found = str(int(time[wrong][0]))
+            fix = f"declare horizon={found} or remove the environment's own time limit"
+            yield subject.say("length of a truncated episode", found, f"the horizon, {family.horizon}", fix)
+            return
+        time = torch.where(ended, 0, time)
+
+
+def task_sets(subject: Subject) -> Iterator[str]:
+    """Tasks are addressable, and no split holds another's."""
+    family, seed, n = subject.family, subject.seed, 256
+    again = make_family(family.id) if subject.registered else family
+    train, test = family.tasks("train", n, seed), again.tasks("test", n, seed)
+    if (again.tasks("train", n, seed).hash, family.tasks("train", 1, seed, 3).hash) != (train.hash, train[3].hash):
+        yield subject.say("tasks('train', ...)", "other tasks when drawn again", "the same by address", FOLLOW_FAMILY)
+    if not family.finite:
+        if shared := len(np.intersect1d(content_hash(train.values), content_hash(test.values))):
+            yield subject.say("splits", f"sharing {shared} of {n} tasks of train and test", "disjoint", FOLLOW_FAMILY)
+        for tasks, expected in ((train, False), (test, True)):
+            if wrong := int((family.held_out(tasks) != expected).sum()):
+                found = f"{not expected} for {wrong} of {n} {tasks.split} tasks"
+                yield subject.say("held_out", found, f"{expected} for all of them", FOLLOW_FAMILY)
+    for split in family.ood:
+        tasks = again.tasks(split, n, seed)
+        inside = [d.contains(tasks.values[k]).reshape(n, -1).all(1) for k, d in family.task_space.items()]
+        if drawable := int((np.all(inside, axis=0) & ~family.held_out(replace(tasks, split="custom"))).sum()):
+            fix = "move its range out of task_space, or draw it from the test side (metarl.tasks.on_side)"
+            found = f"a split where a train draw could produce {drawable} of {n} tasks"
+            yield subject.say(f"ood[{split!r}]", found, "tasks that train cannot draw", fix)
+
+
+def task_data(subject: Subject) -> Iterator[str]:
+    """Tasks survive JSON and npz, and values outside the space are refused."""
+    family = subject.family
+    for split in family.splits:
+        tasks = family.tasks(split, subject.count, subject.seed)
+        copies = {"JSON": Tasks.from_dict(json.loads(json.dumps(tasks.to_dict())))}
+        with tempfile.TemporaryDirectory() as folder:
+            tasks.save(Path(folder) / "tasks.npz")
+            copies["npz"] = Tasks.load(Path(folder) / "tasks.npz")
+        for kind in [kind for kind, copied in copies.items() if copied.to_dict() != tasks.to_dict()]:
+            fix = "let every value be a float32 array [N, *shape]"
+            yield subject.say(f"tasks({split!r})", f"other tasks after a round trip through {kind}", "the same", fix)
+    good = subject.tasks(1).values
+    family.make_tasks(**good)
+    for name, dist in family.task_space.items():
+        bad = np.inf if isinstance(dist, Normal) else 1e30
+        try:
+            family.make_tasks(**{**good, name: np.full_like(good[name], bad)})
+        except MetaRLError:
+            continue
+        yield subject.say("make_tasks", f"taking {name} = {bad:g}", f"only {dist.describe()}", FOLLOW_FAMILY)
+
+
+def hidden_randomness(subject: Subject) -> Iterator[str]:
+    """Rollouts with equal keys are equal bit for bit, and leave global random states alone."""
+    subject.pool.close()  # environments are built anew for either rollout
+    before, first, after = _random_states(), subject.rollout(), _random_states()
+    touched = [name for name in before if before[name] != after[name]]
+    for name in touched:
+        yield subject.say(f"the global random state of {name}", "changed by a rollout", "to be left alone", DRAW_KEYED)
+    subject.pool.close()
+    if not touched:
+        yield from subject.compare("a rollout with equal keys", first, subject.rollout(), DRAW_KEYED)
+
+
+def _random_states() -> dict[str, Any]:
+    kind, words, *rest = np.random.get_state()  # noqa: NPY002 - looked at because nobody may use it
+    numpy_state = (kind, np.asarray(words).tobytes(), *rest)
+    return {"torch": torch.get_rng_state().tolist(), "numpy": numpy_state, "random": random.getstate()}
+
+
+def pure_functions(subject: Subject) -> Iterator[str]:
+    """The functions of a torch family modify nothing that they are given."""
+    rng, given = Rng(subject.keys().to(subject.device)), {"task": subject.tasks().tensors(subject.device)}
+    plan = subject.actions(subject.keys(), min(subject.steps, 20)).to(subject.device)
+    for t, action in enumerate(plan if subject.torch else ()):
+        given["action"] = action
+        for function, names in (("reset", "task"), ("observe", "state task"), ("step", "state action task"))[t > 0 :]:
+            before, draws = _leaves(copy.deepcopy(given)), [] if function == "observe" else [rng.seek(t)]
+            result = getattr(subject.family, function)(*[given[name] for name in names.split()], *draws)
+            after = _leaves(given)
+            for path, old in before.items():
+                if path not in after or not torch.equal(old.nan_to_num(), after[path].nan_to_num()):
+                    fix = f"let {function} compute a new tensor (x = x + y, not x += y)"
+                    yield subject.say(path, f"modified in place by {function}", "left as it was given", fix)
+                    return
+            if function != "observe":
+                given["state"] = result if function == "reset" else result[0]
+
+
+def no_host_reads(subject: Subject) -> Iterator[str]:
+    """Torch functions never read a value back to Python, and stay on the task's device (shown by fake tensors)."""
+    if not subject.torch:
+        return
+    family, values = copy.deepcopy(subject.family), subject.tasks().values
+    n, shape = subject.count, family.action_space.shape
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        task = {k: torch.empty(v.shape, device="meta") for k, v in values.items()}
+        rng = Rng(torch.empty(n, dtype=torch.int64, device="meta"))
+        action = torch.empty(n, *shape, dtype=torch.float32 if shape else torch.int64, device="meta")
+        try:
+            state = family.reset(task, rng)
+            for t in range(2):
+                family.observe(state, task)
+                state = family.step(state, action, task, rng.seek(t))[0]
+        except Exception as error:
+            found = f"reading a tensor's value on the host ({type(error).__name__}: {str(error)[:80]!r})"
+            fix = "use torch.where and gather instead of if, .item(), float(), .numpy() and boolean indexing"
+            if "same device" in str(error):
+                found, fix = "mixing devices", "create tensors with device=action.device, and move constants there"
+            yield subject.say(_culprit(error), found, "tensor operations that a GPU runs without waiting", fix)
+
+
+def reset_keeps_task(subject: Subject) -> Iterator[str]:
+    """A Gymnasium environment is still in its task after the first and the second reset."""
+    for task in subject.tasks() if not subject.torch and subject.family.apply == "attrs" else ():
+        env = subject.family.make_env(task)
+        for number, (name, value) in [(n, item) for n in (1, 2) for item in task_dict(task).items()]:
+            env.reset(seed=subject.seed)
+            found = getattr(env.unwrapped, name)
+            if np.shape(found) != np.shape(value) or not np.allclose(found, value, rtol=1e-5):
+                fix = "do not draw or change it in the environment's reset"
+                yield subject.say(f"{name} after reset number {number}", found, f"{value}, as the task says", fix)
+                return
+        env.close()
+
+
+def no_trace(subject: Subject) -> Iterator[str]:
+    """Setting a task twice equals once, a second reset the first, and another task in between leaves no trace."""
+    fix = "let reset and the setting of a task overwrite all that depends on them"
+    once = subject.rollout()
+    subject.pool.get(subject.count).begin(subject.tasks(), subject.keys(), subject.steps)
+    found = subject.compare("a task that was set and reset twice", once, subject.rollout(), fix)
+    subject.rollout(start=subject.count)
+    yield from found or subject.compare("a task set after another one", once, subject.rollout(), fix)
+
+
+def parameters(subject: Subject) -> Iterator[str]:
+    """Every task parameter changes a rollout, other things equal."""
+    for name in subject.family.task_space:
+        if not _has_effect(subject, name):
+            found = f"without effect on {PARAMETER_ROUNDS * subject.wide} pairs of rollouts that differ in it alone"
+            fix = "use it in reset, observe or step" if subject.torch else "see that `apply` sets it and reset keeps it"
+            expected = "another observation, reward or ending in one of them"
+            yield subject.say(f"task parameter {name!r}", found, expected, f"{fix}, or remove it from task_space")
+
+
+def _has_effect(subject: Subject, name: str) -> bool:
+    n, compared = subject.wide, False
+    for i in range(PARAMETER_ROUNDS):
+        tasks, others, keys = subject.tasks(n, 2 * i * n), subject.tasks(n, (2 * i + 1) * n), subject.keys(n, i)
+        if np.array_equal(tasks.values[name], others.values[name]):
+            continue  # nothing to compare: a choice of one value
+        compared = True
+        changed = replace(tasks, values={**tasks.values, name: np.array(others.values[name])})
+        for actions in (subject.actions(keys, subject.steps), None)[: 1 + subject.optimal]:
+            tape = subject.play(tasks, keys, actions)
+            if difference(tape, subject.play(changed, keys, tape.action)):
+                return True
+    return not compared
+
+
+def batch_equals_singles(subject: Subject) -> Iterator[str]:
+    """A batch plays what its members play alone."""
+    tasks, keys, batch, found = subject.tasks(), subject.keys(), subject.rollout(), list[str]()
+    fix = "let no slot's numbers depend on another's (no mean over slots, no len(state))"
+    for row in range(subject.count):
+        mine = slice(row, row + 1)
+        alone = subject.play(tasks[row], keys[mine], batch.action[:, mine])
+        batched, what = Tape(*(x[:, mine] for x in batch)), f"train task {row} alone and in a batch of {subject.count}"
+        found = found or subject.compare(what, alone, batched, fix, BATCH_TOLERANCE)
+    yield from found
+
+
+def devices_agree(subject: Subject) -> Iterator[str]:
+    """The CPU and CUDA, where there is CUDA, play the same."""
+    other = "cpu" if subject.device.startswith("cuda") else "cuda"
+    if torch.cuda.is_available() and subject.torch:
+        what, fix = f"a rollout on {subject.device} and on {other}", "let nothing depend on the device"
+        there = subject.rollout(pool=SlotPool(subject.family, other))
+        yield from subject.compare(what, subject.rollout(), there, fix, DEVICE_TOLERANCE)
+
+
+def references(subject: Subject) -> Iterator[str]:
+    """References are finite, one per task, and bound what random and optimal actions reach."""
+    tasks = subject.tasks(subject.wide)
+    known = {name: np.asarray(values, dtype=np.float64) for name, values in subject.family.references(tasks).items()}
+    for name, values in known.items():
+        if values.shape != tasks.index.shape or not np.isfinite(values).all():
+            found = f"of shape {values.shape}" if values.shape != tasks.index.shape else "not finite everywhere"
+            yield subject.say(f"references()[{name!r}]", found, f"{len(tasks)} finite numbers", "return one per task")
+            return
+    if not known or subject.family.horizon >= MAX_STEPS:
+        return
+    floor, best, chance = known.get("floor"), known.get("informed_optimum"), subject.returns(tasks, optimal=False)
+    if floor is not None:
+        yield from _compare_returns(subject, "floor", floor, chance, "random actions")
+        if best is not None and floor.mean() > best.mean() + RETURN_TOLERANCE * (1 + abs(best.mean())):
+            expected = f"at most the informed optimum's {best.mean():.4g}"
+            yield subject.say("mean floor", f"{floor.mean():.4g}", expected, MEND_REFERENCE)
+    if best is not None and subject.optimal:
+        reached = subject.returns(tasks, optimal=True)
+        yield from _compare_returns(subject, "informed_optimum", best, reached, "optimal_action")
+    elif best is not None and chance.mean() > best.mean():
+        yield from _compare_returns(subject, "informed_optimum", best, chance, "random actions (at least)")
+
+
+def _compare_returns(
+    subject: Subject, name: str, reference: npt.NDArray[np.float64], returns: npt.NDArray[np.float64], who: str
+) -> Iterator[str]:
+    """`reference` `[N]` against `returns` `[N, EPISODES]`: their means, and task by task in root mean square."""
+    error, slack = returns.mean(1) - reference, RETURN_TOLERANCE * (1 + np.abs(reference).mean())
+    noise = np.sqrt(returns.var(1, ddof=1).mean() / EPISODES)  # standard error of one task's mean
+    rms = np.sqrt((error**2).mean())
+    if abs(error.mean()) > STANDARD_ERRORS * noise / np.sqrt(len(error)) + slack or rms > 2 * noise + slack:
+        found = f"{reference.mean():.4g} on average over {len(error)} tasks and off by {rms:.2g} in one"
+        expected = f"{returns.mean():.4g}, the return of {who}"
+        yield subject.say(f"references()[{name!r}]", found, expected, MEND_REFERENCE)
+
+
+STAGES = (
+    (declarations,),
+    (constant_spaces, state_tensors),
+    (interface, task_sets, task_data),
+    (hidden_randomness, pure_functions, no_host_reads),
+    (reset_keeps_task, no_trace),
+    (parameters, batch_equals_singles, devices_agree, references),
+)

@@ -1,0 +1,59 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box
+
+import metarl
+from metarl import registry
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def scratch_registry():
+    """The registries of metarl and Gymnasium; what a test adds to them is taken out again."""
+    held = [(table, dict(table)) for table in (registry.families, registry.agents, gym.registry)]
+    yield registry
+    for table, before in held:
+        table.clear()
+        table.update(before)
+
+
+class Counting(metarl.TorchFamily):
+    """Every number is known beforehand: at time t the observation is t and the step's reward is `bonus` + t.
+
+    An episode terminates with its step number `length`, or is truncated after `horizon` steps.
+    """
+
+    id = "toy/Counting-v0"
+    observation_space = Box(0.0, 100.0, (1,), np.float32)
+    action_space = Box(-1.0, 1.0, (1,), np.float32)
+    task_space: ClassVar = {
+        "length": metarl.Uniform(1.0, 50.0),
+        "bonus": metarl.Uniform(-100.0, 100.0),
+    }
+
+    def __init__(self, horizon=4):
+        self.horizon = horizon
+
+    def reset(self, task, rng):
+        return torch.zeros_like(task["length"])
+
+    def observe(self, state, task):
+        return state.unsqueeze(1)
+
+    def step(self, state, action, task, rng):
+        return state + 1.0, task["bonus"] + state, state + 1.0 >= task["length"]
+
+
+@pytest.fixture
+def counting():
+    """The class of a family with known rewards and endings."""
+    return Counting

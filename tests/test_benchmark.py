@@ -1,0 +1,210 @@
+"""The speed benchmark: its plain loops compute what metarl computes, and the script measures and reports every part."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import metarl
+from metarl.agents.maml import MAML, Batch, _Chunk
+from metarl.rollout import Rollout, SlotPool, Trials
+from metarl.vector import MetaEnv
+
+EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
+sys.path.insert(0, str(EXPERIMENTS))
+from baselines import bandit_loop, maml_loop, measure, navigation_loop  # noqa: E402
+
+
+@pytest.fixture(params=[1, 2], ids=["1 inner step", "2 inner steps"])
+def problem(request: pytest.FixtureRequest) -> tuple[MAML, list[Batch], Batch]:
+    """An agent in double precision and its batches: 3 tasks of 2 episodes."""
+    sizes: dict[str, Any] = {"meta_batch_size": 3, "episodes": 2, "hidden": (8, 8), "inner_steps": request.param}
+    agent = metarl.make_agent("maml", "metarl/PointNavigation-v0", activation="tanh", cg_damping=0.0, **sizes)
+    assert isinstance(agent, MAML)
+    trials = Trials(SlotPool(agent.family), agent.family.tasks("train", 3))
+    pre, post = maml_loop.collect(agent, trials)
+    agent.theta = {k: v.double() for k, v in agent.theta.items()}
+    double = [Batch(*(leaf.double() for leaf in batch)) for batch in (*pre, post)]
+    return agent, double[:-1], double[-1]
+
+
+def leaves(agent: MAML) -> maml_loop.Theta:
+    return {k: v.clone().requires_grad_() for k, v in agent.theta.items()}
+
+
+def test_meta_gradient_of_the_loop_is_metarls(problem):
+    agent, pre, post = problem
+    chunk = _Chunk(agent, agent.theta, pre, post)
+    loss, gradient, _ = maml_loop.meta_gradient(leaves(agent), maml_loop.split(pre, post), agent.config)
+    assert loss == pytest.approx(chunk.loss / 3, rel=1e-10)
+    torch.testing.assert_close(gradient, chunk.pull_back(chunk.loss_grad).sum(0) / 3, rtol=1e-8, atol=1e-12)
+    # the inner steps matter here: the gradient at theta' alone, or one step pulled back alone, would not pass
+    assert not torch.allclose(gradient, chunk.loss_grad.sum(0) / 3, rtol=1e-2)
+
+
+@pytest.mark.parametrize("keep_graphs", [False, True])
+def test_fisher_vector_product_of_the_loop_is_metarls(problem, keep_graphs):
+    agent, pre, post = problem
+    chunk, theta, tasks = _Chunk(agent, agent.theta, pre, post), leaves(agent), maml_loop.split(pre, post)
+    _, gradient, old = maml_loop.meta_gradient(theta, tasks, agent.config)
+    product = maml_loop.fisher_vector_product(theta, tasks, old, agent.config, keep_graphs)
+    for v in (gradient, torch.linspace(-1.0, 1.0, len(gradient), dtype=torch.float64)):
+        expected = chunk.fisher_vector(v) / 3
+        torch.testing.assert_close(product(v), expected, rtol=1e-8, atol=1e-10 * float(expected.norm()))
+
+
+def test_update_of_the_loop_is_metarls(problem):
+    agent, pre, post = problem
+    before, tasks = dict(agent.theta), maml_loop.split(pre, post)
+    updated = [maml_loop.meta_update(before, tasks, agent.config, keep_graphs) for keep_graphs in (False, True)]
+    assert agent.meta_update(pre, post)["step_rejected"] == 0.0
+    for theta in updated:
+        assert maml_loop.distance(theta, agent.theta) < 1e-4 * maml_loop.distance(before, agent.theta)
+
+
+def test_collect_gives_the_batches_of_train_step(monkeypatch):
+    sizes: dict[str, Any] = {"meta_batch_size": 2, "episodes": 2, "hidden": (8,), "inner_steps": 2}
+    agent = metarl.make_agent("maml", "metarl/PointNavigation-v0", **sizes)
+    trials = Trials(SlotPool(agent.family), agent.family.tasks("train", 2))
+    pre, post = maml_loop.collect(agent, trials)
+    seen: list[Any] = []
+    monkeypatch.setattr(agent, "meta_update", lambda *batches: seen.extend(batches) or {})
+    agent.train_step(trials)
+    for ours, theirs in zip((*pre, post), (*seen[0], seen[1]), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_numpy_navigation_is_metarls():
+    goal = np.array([0.25, -0.1], dtype=np.float32)
+    theirs, ours = navigation_loop.PointNavigation(goal), MetaEnv("metarl/PointNavigation-v0", task={"goal": goal})
+    rng = np.random.default_rng(0)
+    # outwards for 3 steps, noise till the end of the episode; or straight to the goal, .1 and .1 and .05 on one axis
+    for actions in (rng.uniform(-0.2, 0.25, (100, 2)), [[0.1, -0.1], [0.1, 0.0], [0.05, 0.0]]):
+        theirs.reset()
+        ours.reset(seed=0)
+        for action in np.asarray(actions, dtype=np.float32):
+            a, b = theirs.step(action), ours.step(action)
+            np.testing.assert_allclose(a[0], b[0], atol=1e-6)
+            assert a[1] == pytest.approx(b[1], abs=1e-6)
+            assert a[2:4] == b[2:4]
+        assert a[2] or a[3]
+    assert a[2]
+
+
+def test_loop_of_navigation_records_what_happened():
+    theta = {k: v for k, v in metarl.make_agent("maml", "metarl/PointNavigation-v0").tensors().items()}
+    goal, steps, generator = np.array([0.3, 0.3]), 101, torch.Generator().manual_seed(0)
+    net = navigation_loop.network(theta, "relu")
+    data = navigation_loop.rollout(navigation_loop.vector_env(goal, 3), net, theta["log_std"], steps, generator)
+    assert data["obs"].shape == data["action"].shape == (steps, 3, 2)
+    moved = data["obs"][:99] + 0.1 * data["action"][:99].clamp(-1, 1)
+    going_on = ~data["ended"][:99]
+    torch.testing.assert_close(data["obs"][1:100][going_on], moved[going_on])
+    distance = (moved - torch.tensor(goal)).norm(dim=-1)
+    torch.testing.assert_close(data["reward"][:99], -distance, atol=1e-5, rtol=0)
+    assert data["ended"][99].all()
+    assert not data["obs"][100].any()
+    x = torch.randn(5, 2)
+    hidden = torch.relu(torch.relu(x @ theta["w0"] + theta["b0"]) @ theta["w1"] + theta["b1"])
+    torch.testing.assert_close(net(x), hidden @ theta["w2"] + theta["b2"])
+
+
+def test_gru_loop_makes_the_update_of_rl2():
+    sizes: dict[str, Any] = {"meta_batch_size": 6, "trial_episodes": 7, "hidden": 8, "epochs": 3, "minibatches": 1}
+    agent = metarl.make_agent("rl2", "metarl/BernoulliBandit-v0", **sizes)
+    net = bandit_loop.GRUPolicy(agent.net, 5)
+    before = [p.detach().clone() for p in net.parameters()]
+    data = bandit_loop.play(net, torch.rand(6, 5, generator=torch.Generator().manual_seed(0)), 7, torch.Generator())
+    wide = {k: v.unsqueeze(2) for k, v in data.items()}
+    off, all_of_it = torch.zeros(7, 6, 1, dtype=torch.bool), torch.ones(7, 6, 1, dtype=torch.bool)
+    rollout = Rollout(
+        obs=torch.zeros(7, 6, 1, 1),
+        action=wide["action"],
+        reward=wide["reward"],
+        terminated=off,
+        truncated=all_of_it,
+        valid=all_of_it,
+        last_obs=torch.zeros(6, 1, 1),
+        extras={"log_prob": wide["log_prob"], "value": wide["value"]},
+    )
+    torch.testing.assert_close(agent.inputs(rollout)[..., 1:], data["x"])
+    agent.update(rollout, key=0)
+    bandit_loop.update(net, torch.optim.Adam(net.parameters(), lr=3e-3, eps=1e-5), data, agent.config)
+    after = bandit_loop.GRUPolicy(agent.net, 5)
+    for p, q, old in zip(net.parameters(), after.parameters(), before, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-3, atol=2e-5)  # Adam's steps are 3e-3 each
+        assert not torch.equal(p, old)
+
+
+def test_trial_bandit_shows_the_last_pull():
+    env = bandit_loop.TrialBandit(k=3, pulls=4)
+    obs, _ = env.reset(seed=0)
+    assert obs.tolist() == [0, 0, 0, 0, 1]
+    ends = []
+    for _ in range(4):
+        obs, reward, terminated, truncated, _ = env.step(np.int64(1))
+        assert obs.tolist() == [0, 1, 0, reward, 1]
+        assert reward in (0.0, 1.0)
+        ends.append((terminated, truncated))
+    assert ends == [(False, False)] * 3 + [(True, False)]
+
+
+def test_sides_take_turns_and_the_warm_up_does_not_count():
+    turns: list[tuple[str, int]] = []
+
+    def side(name: str) -> measure.Side:
+        return lambda i: turns.append((name, i)) or {"rate": 10.0 * i}
+
+    raw = measure.interleave({"a": side("a"), "b": side("b")}, 2)
+    assert turns == [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 2), ("b", 2)]
+    assert raw == {"a": {"rate": [10.0, 20.0]}, "b": {"rate": [10.0, 20.0]}}
+
+
+def test_a_missing_package_leaves_a_row_without_a_ratio():
+    row = measure.compare("c", "RL2", "RecurrentPPO", [1.0, 3.0], [])
+    assert row["ratio"] is None
+    assert any(measure.MISSING in line for line in measure.lines_of({"rows": [row], "details": {}}))
+
+
+def run_script(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(EXPERIMENTS / "benchmark_speed.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+
+
+def test_script_reports_every_part(tmp_path):
+    out = tmp_path / "speed.json"
+    done = run_script("--small", "--repeats", "2", "--threads", "1", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    report = json.loads(out.read_text())
+    assert {row["part"] for row in report["rows"]} == {"a", "b", "c"}
+    for row in report["rows"]:
+        assert len(row["ours"]) == 2
+        if row["other"] == "RecurrentPPO" and not row["theirs"]:
+            assert measure.MISSING in done.stdout
+            continue
+        assert len(row["theirs"]) == 2
+        assert row["ratio"] == pytest.approx(statistics.median(row["ours"]) / statistics.median(row["theirs"]))
+        assert f"{row['ratio']:.2f}" in done.stdout
+    ours = report["details"]["meta_iteration"]["metarl"]
+    for total, *parts in zip(
+        ours["seconds_total"], ours["seconds_sampling"], ours["seconds_optimisation"], strict=True
+    ):
+        assert total == pytest.approx(sum(parts))
+    memory = report["details"]["memory"]
+    assert 2**26 < memory["bytes_before"] <= memory["bytes_peak"] < 2**34  # PyTorch alone takes over 64 MiB
+    assert report["versions"]["torch"] == torch.__version__
+    assert {"options", "sizes", "cpu", "git", "load_average"} <= report.keys()
+
+
+def test_script_refuses_unknown_parts():
+    done = run_script("--only", "a,z")
+    assert done.returncode == 1
+    assert "a,b,c" in done.stderr

@@ -1,0 +1,174 @@
+"""The command line: train, interrupt, resume, evaluate, report, and one sentence with exit code 2 for bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import safetensors.numpy
+
+import metarl
+from metarl.cli import COMMANDS, main
+
+TINY = ["--meta-batch-size", "2", "--episodes", "2", "--hidden", "8"]
+NAVIGATION = ["--family", "metarl/PointNavigation-v0"]
+
+
+@pytest.fixture(autouse=True)
+def _inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def tensors(run: Path) -> dict[str, bytes]:
+    file = json.loads((run / "checkpoint.json").read_text())["file"]
+    return {k: v.tobytes() for k, v in safetensors.numpy.load_file(run / file).items()}
+
+
+def metarl_process(*arguments: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "metarl.cli", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run a command that must fail with exit code 2 and exactly one sentence; the sentence."""
+    before = sorted(Path().rglob("*"))
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert sorted(Path().rglob("*")) == before  # nothing was written
+    return lines[0]
+
+
+def test_train_eval_report(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["train", "maml", *NAVIGATION, *TINY, "--iterations", "2", "--out", "run"])
+    main(["eval", "run", "--k", "1", "--num-tasks", "3", "--episodes", "2", "--beside", "random", "oracle"])
+    assert sorted(p.name for p in Path("run/results").glob("*.json")) == ["test-oracle.json", "test-random.json", "test.json"]
+    results = json.loads(Path("run/results/test.json").read_text())
+    assert results["k"] == [0, 1]
+    assert results["meta"]["seeds"] == [0]
+    assert {"command", "versions", "git", "config", "floor"} <= results["meta"].keys()
+    main(["report", "run", "--out", "page"])
+    page = Path("page/report.html").read_text()
+    assert "maml" in page
+    assert "oracle" in page
+    out = capsys.readouterr().out
+    assert f"{results['summary']['sampled'][1]['mean']:.2f}" in out
+
+
+def test_interrupt_and_resume_give_the_same_bits_as_an_unbroken_run() -> None:
+    train = ["train", "rl2", "--family", "metarl/BernoulliBandit-v0", "--meta-batch-size", "64", "--hidden", "8"]
+    train += ["--iterations", "60", "--checkpoint-every", "20"]
+    process = metarl_process(*train, "--out", "cut")
+    deadline = time.time() + 60
+    while time.time() < deadline:
+        log = Path("cut/metrics.jsonl")
+        if log.exists() and len(log.read_text().splitlines()) >= 3:
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert "metarl train --resume cut" in error
+    assert "Traceback" not in error
+    done = json.loads(Path("cut/checkpoint.json").read_text())["iteration"]
+    assert 3 <= done < 60
+    main(["train", "--resume", "cut"])
+    main([*train, "--out", "whole"])
+    assert tensors(Path("cut")) == tensors(Path("whole"))
+
+
+def test_a_family_and_an_agent_from_a_users_file(capsys: pytest.CaptureFixture[str], scratch_registry: None) -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    block = next(b for b in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "PointGoal" in b)
+    Path("mine.py").write_text(block)
+    main(["check-family", "mine/PointGoal-v0", "--load", "mine.py"])
+    assert "mine/PointGoal-v0: clean" in capsys.readouterr().out
+    main(["train", "maml", "--family", "mine/PointGoal-v0", *TINY, "--iterations", "1", "--load", "mine.py"])
+    assert Path("runs/maml-PointGoal-v0-seed0/checkpoint.json").exists()
+
+
+def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["list"])
+    out = capsys.readouterr().out
+    for name in (*metarl.registry.families, *metarl.registry.agents):
+        assert name in out
+
+
+@pytest.mark.parametrize("command", [["train", "maml"], ["train", "rl2"], *[[c] for c in COMMANDS]])
+def test_every_command_has_help_with_defaults(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    if command != ["list"]:
+        assert "default" in out
+    if command[0] in ("train", "eval", "check-family", "quickstart"):
+        assert "--seed" in out
+        assert "--device" in out
+        assert re.search(r"auto,\s*cpu,\s*cuda", out)
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    main([])
+    out = capsys.readouterr().out
+    assert all(name in out for name in COMMANDS)
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+
+def test_unknown_names_suggest_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "did you mean 'maml'" in refused(capsys, "train", "mamml", *NAVIGATION)
+    assert "did you mean 'metarl/PointNavigation-v0'" in refused(capsys, "train", "maml", "--family", "metarl/PointNav-v0")
+    assert "did you mean 'semicircle'" in refused(
+        capsys, "train", "maml", "--family", "metarl/PointNavigation-v0:semicircl"
+    )
+    assert "did you mean 'quickstart'" in refused(capsys, "quikstart")
+    assert "agent is missing" in refused(capsys, "train")
+
+
+def test_values_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "maml.inner_lr is -1.0" in refused(capsys, "train", "maml", *NAVIGATION, "--inner-lr", "-1")
+    assert "split is 'tset'" in refused(capsys, "eval", "random", *NAVIGATION, "--split", "tset")
+    assert "count of tasks is 0" in refused(capsys, "eval", "random", *NAVIGATION, "--num-tasks", "0")
+    assert "k is -1" in refused(capsys, "eval", "random", *NAVIGATION, "--k", "-1")
+    assert "run is 'nowhere'" in refused(capsys, "eval", "nowhere")
+    assert "run is 'nowhere'" in refused(capsys, "train", "--resume", "nowhere")
+    assert "one that learns" in refused(capsys, "train", "random", *NAVIGATION)
+    assert "results file is" in refused(capsys, "report", "nothing.json")
+
+
+@pytest.mark.skipif(metarl.agent.torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_without_a_device(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "device is 'cuda', expected 'cpu'" in refused(capsys, "train", "maml", *NAVIGATION, "--device", "cuda")
+
+
+def test_unwritable_outputs(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").write_text("in the way")
+    assert "'file/run" in refused(capsys, "train", "maml", *NAVIGATION, *TINY, "--out", "file/run")
+    assert "file" in refused(capsys, "eval", "random", *NAVIGATION, "--k", "0", "--num-tasks", "2", "--out", "file/r.json")
+
+
+def test_damaged_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["train", "maml", *NAVIGATION, *TINY, "--iterations", "1", "--out", "run"])
+    file = Path("run") / json.loads(Path("run/checkpoint.json").read_text())["file"]
+    file.write_bytes(b"garbage")
+    capsys.readouterr()
+    assert "checkpoint is 'run/checkpoint.json', expected a whole metarl checkpoint" in refused(capsys, "eval", "run")
+    assert "run directory is 'run', expected a new one" in refused(capsys, "train", "maml", *NAVIGATION, "--out", "run")
+
+
+def test_wrong_options_exit_with_2() -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "maml", *NAVIGATION, "--iterations", "many"])
+    assert stop.value.code == 2

@@ -1,0 +1,507 @@
+"""Tasks as data: what is drawn, where it is addressed, which side it lies on, and how it is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pickle
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+import metarl
+from metarl import Choice, FlatDirichlet, InvalidValueError, LogUniform, Normal, Tasks, Uniform
+from metarl.tasks import content_hash, on_side, sample_tasks, space_from_dict, space_to_dict
+
+COUNT = 20_000
+
+
+class Everything(metarl.TorchFamily):
+    """One parameter of each kind."""
+
+    id = "toy/Everything-v0"
+    horizon = 1
+    task_space: ClassVar = {
+        "width": Uniform(-2.0, 3.0, (2,)),
+        "mass": LogUniform(0.1, 10.0),
+        "shift": Normal(1.0, 2.0, (3,)),
+        "corner": Choice([[1, 2], [3, 4], [5, 6], [7.5, -1]]),
+        "rows": FlatDirichlet((2, 3)),
+    }
+    ood: ClassVar = {"wide": {"width": Uniform(4.0, 5.0, (2,))}}
+
+
+FAMILY = Everything()
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """Train tasks, enough to see how they are distributed."""
+    return FAMILY.tasks("train", COUNT)
+
+
+# Train tasks have passed the hash split: these also say that the split distorts no distribution. The seed is fixed; a
+# right sampler had a chance of 1 in 1000 to fail each test.
+
+
+def assert_mean_and_std(x, mean, std):
+    error = std / math.sqrt(x.size)
+    assert abs(x.mean() - mean) < 4 * error
+    assert abs(x.std() - std) < 4 * error  # the standard error of a std is at most that of the mean for these laws
+
+
+def test_uniform(drawn):
+    x = drawn.values["width"]
+    assert x.shape == (COUNT, 2)
+    assert x.dtype == np.float32
+    assert x.min() >= -2.0
+    assert x.max() <= 3.0
+    assert_mean_and_std(x.astype(float), 0.5, 5 / math.sqrt(12))
+    for axis in range(2):
+        assert stats.kstest(x[:, axis], stats.uniform(-2, 5).cdf).pvalue > 1e-3
+    assert abs(np.corrcoef(x.T)[0, 1]) < 4 / math.sqrt(COUNT)
+
+
+def test_log_uniform(drawn):
+    x = drawn.values["mass"].astype(float)
+    assert x.shape == (COUNT,)
+    assert x.min() >= 0.1 * (1 - 1e-6)
+    assert x.max() <= 10 * (1 + 1e-6)
+    assert stats.kstest(np.log10(x), stats.uniform(-1, 2).cdf).pvalue > 1e-3
+    # E x = (10 - .1) / ln 100 = 2.1497, E x^2 = (100 - .01) / (2 ln 100) = 10.856
+    assert abs(x.mean() - 2.1497) < 4 * math.sqrt((10.856 - 2.1497**2) / COUNT)
+
+
+def test_normal(drawn):
+    x = drawn.values["shift"].astype(float)
+    assert x.shape == (COUNT, 3)
+    assert_mean_and_std(x, 1.0, 2.0)
+    assert stats.kstest(x[:, 2], stats.norm(1, 2).cdf).pvalue > 1e-3
+
+
+def test_choice(drawn):
+    x = drawn.values["corner"]
+    assert x.shape == (COUNT, 2)
+    found, counts = np.unique(x, axis=0, return_counts=True)
+    assert found.tolist() == [[1, 2], [3, 4], [5, 6], [7.5, -1]]
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_flat_dirichlet(drawn):
+    x = drawn.values["rows"].astype(float)
+    assert x.shape == (COUNT, 2, 3)
+    assert (x >= 0).all()
+    np.testing.assert_allclose(x.sum(-1), 1.0, atol=1e-6)
+    # each element of Dirichlet(1, 1, 1) is Beta(1, 2)
+    for row, column in ((0, 0), (1, 2)):
+        assert stats.kstest(x[:, row, column], stats.beta(1, 2).cdf).pvalue > 1e-3
+
+
+def test_parameters_are_independent(drawn):
+    leaves = [v.reshape(COUNT, -1)[:, :1] for v in drawn.values.values()]
+    r = np.corrcoef(np.concatenate(leaves, 1).T)
+    assert np.abs(r[np.triu_indices(len(leaves), 1)]).max() < 4 / math.sqrt(COUNT)
+
+
+def test_ood_replaces_the_named_parameters_only():
+    x = FAMILY.tasks("wide", 2000)
+    assert x.values["width"].min() >= 4.0
+    assert x.values["width"].max() <= 5.0
+    assert stats.kstest(np.log10(x.values["mass"]), stats.uniform(-1, 2).cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("dist", list(FAMILY.task_space.values()), ids=lambda d: d.kind)
+def test_a_distribution_contains_what_it_draws(dist, drawn):
+    name = next(k for k, v in FAMILY.task_space.items() if v is dist)
+    assert dist.contains(drawn.values[name]).all()
+    assert dist.contains(drawn.values[name]).shape == drawn.values[name].shape
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: Uniform(1.0, 1.0), ["Uniform(low, high)", "(1.0, 1.0)", "low < high"]),
+        (lambda: Uniform(0.0, math.inf), ["Uniform(low, high)", "inf", "finite"]),
+        (lambda: LogUniform(0.0, 1.0), ["LogUniform(low, high)", "(0.0, 1.0)", "0 < low"]),
+        (lambda: Normal(0.0, 0.0), ["Normal(mean, std)", "positive std"]),
+        (lambda: Choice([]), ["Choice(values)", "at least one"]),
+        (lambda: Choice([1, 2, 1]), ["Choice(values)", "[1, 2, 1]", "different"]),
+        (lambda: Choice([[1, 2], [3]]), ["Choice(values)", "one shape"]),
+    ],
+)
+def test_impossible_distributions_are_refused(build, words):
+    with pytest.raises(InvalidValueError) as caught:
+        build()
+    assert all(w in str(caught.value) for w in words)
+
+
+def same_values(a, b):
+    return a.values.keys() == b.values.keys() and all(np.array_equal(a.values[k], b.values[k]) for k in a.values)
+
+
+@pytest.mark.parametrize("split", ["train", "test", "wide"])
+def test_a_task_is_the_same_whatever_is_drawn_beside_it(split):
+    many = FAMILY.tasks(split, 40, seed=3)
+    assert same_values(FAMILY.tasks(split, 7, seed=3), many[:7])
+    assert same_values(FAMILY.tasks(split, 5, seed=3, start=30), many[30:35])
+    assert same_values(FAMILY.tasks_at(split, np.array([9, 2, 2, 39]), seed=3), many[[9, 2, 2, 39]])
+    assert FAMILY.tasks(split, 5, seed=3, start=30).index.tolist() == [30, 31, 32, 33, 34]
+
+
+def test_addresses_differ_in_seed_split_family_and_number():
+    class Other(Everything):
+        id = "toy/Everything-v1"
+
+    sets = [
+        FAMILY.tasks("train", 50),
+        FAMILY.tasks("train", 50, start=50),
+        FAMILY.tasks("train", 50, seed=1),
+        FAMILY.tasks("test", 50),
+        Other().tasks("train", 50),
+    ]
+    hashes = np.concatenate([content_hash(s.values) for s in sets])
+    assert len(np.unique(hashes)) == 250
+    keys = torch.cat([s.keys for s in sets])
+    assert len(keys.unique()) == 250
+
+
+def test_first_tasks_of_a_published_split_are_pinned():
+    # Literal values: changing one changes every published number.
+    goal = metarl.make_family("metarl/PointNavigation-v0").tasks("test", 2).values["goal"]
+    np.testing.assert_array_equal(goal, np.float32([[-0.17805028, 0.037908375], [0.41342467, -0.4987164]]))
+
+
+def test_iteration_and_subsets_keep_addresses():
+    tasks = FAMILY.tasks("train", 6, start=10)
+    assert [int(t.index[0]) for t in tasks] == list(range(10, 16))
+    assert tasks[[4, 0]].index.tolist() == [14, 10]
+    assert tasks[-1].index.tolist() == [15]
+    assert len(tasks[2:5]) == 3
+    assert tasks[np.array([True, False] * 3)].index.tolist() == [10, 12, 14]
+    assert torch.equal(tasks[[4, 0]].keys, tasks.keys[[4, 0]])
+
+
+@pytest.mark.xfail(strict=True, raises=OverflowError, reason="rng.py: make_key adds a 64-bit constant to a NumPy int")
+def test_numpy_seeds_are_seeds():
+    assert same_values(FAMILY.tasks("train", 2, seed=np.int64(5)), FAMILY.tasks("train", 2, seed=5))
+
+
+def test_count_must_be_positive():
+    with pytest.raises(InvalidValueError, match="count of tasks is 0, expected at least 1"):
+        FAMILY.tasks("train", 0)
+
+
+def test_train_and_test_lie_on_different_sides():
+    train, test = FAMILY.tasks("train", 3000), FAMILY.tasks("test", 3000)
+    assert not np.intersect1d(content_hash(train.values), content_hash(test.values)).size
+    assert on_side(train, 0).all()
+    assert on_side(test, 1).all()
+    assert not FAMILY.held_out(train).any()
+    assert FAMILY.held_out(test).all()
+
+
+def test_the_side_is_decided_by_content():
+    for split, held_out in (("train", False), ("test", True)):
+        own = FAMILY.make_tasks(**FAMILY.tasks(split, 100, seed=8).values)
+        assert own.split == "custom"
+        assert (FAMILY.held_out(own) == held_out).all()
+    assert FAMILY.held_out(FAMILY.tasks("wide", 20)).all()  # out of the range: no training draw can produce it
+
+
+def test_half_of_all_tasks_lie_on_each_side():
+    space = dict(FAMILY.task_space)
+    free = sample_tasks("toy/Free-v0", space, "train", 0, np.arange(COUNT), None)
+    assert abs(on_side(free, 0).mean() - 0.5) < 4 * 0.5 / math.sqrt(COUNT)
+
+
+def test_a_redrawn_task_keeps_its_neighbours():
+    # tasks whose first draw is on the right side are that first draw; the others were drawn again
+    space, index = dict(FAMILY.task_space), np.arange(500)
+    free = sample_tasks("toy/Free-v0", space, "train", 0, index, None)
+    kept = sample_tasks("toy/Free-v0", space, "train", 0, index, 0)
+    first = on_side(free, 0)
+    assert 150 < first.sum() < 350
+    same = np.array([same_values(a, b) for a, b in zip(free, kept, strict=True)])
+    assert (same == first).all()
+
+
+def test_content_hash_reads_values_and_not_how_they_are_stored():
+    x = np.array([[0.0, 1.5], [2.0, -3.0]], dtype=np.float32)
+    base = content_hash({"a": x})
+    negative_zero = np.array([[-0.0, 1.5], [2.0, -3.0]])  # and float64
+    assert np.array_equal(content_hash({"a": negative_zero}), base)
+    assert np.array_equal(content_hash({"a": np.asfortranarray(x)}), base)
+    assert np.array_equal(content_hash({"a": x[::-1]}), base[::-1])  # each task on its own
+    assert (content_hash({"b": x}) != base).all()
+    assert (content_hash({"a": x[:, ::-1]}) != base).all()
+    assert (content_hash({"a": np.nextafter(x, np.float32(9))}) != base).all()
+    assert np.array_equal(content_hash({"a": x, "b": x}), content_hash({"b": x, "a": x}))
+
+
+def test_finite_families_say_so_and_hold_nothing_out():
+    class Directions(metarl.TorchFamily):
+        id = "toy/Directions-v0"
+        horizon = 1
+        task_space: ClassVar = {"direction": Choice([-1, 1])}
+
+    family = Directions()
+    assert family.finite
+    for split in ("train", "test"):
+        tasks = family.tasks(split, 64)
+        assert set(tasks.values["direction"].tolist()) == {-1.0, 1.0}  # no side is missing one
+        assert not family.held_out(tasks).any()
+    assert not FAMILY.finite
+
+
+def test_a_family_is_finite_up_to_sixteen_tasks():
+    class Grid(metarl.TorchFamily):
+        horizon = 1
+
+        def __init__(self, *sizes):
+            self.task_space = {f"p{i}": Choice(range(n)) for i, n in enumerate(sizes)}
+
+    assert Grid(16).finite
+    assert Grid(4, 4).finite
+    assert not Grid(17).finite
+    assert not Grid(4, 5).finite
+    train, test = Grid(4, 5).tasks("train", 500), Grid(4, 5).tasks("test", 500)
+    assert not np.intersect1d(content_hash(train.values), content_hash(test.values)).size
+
+
+def test_tasks_cannot_be_changed():
+    tasks = FAMILY.tasks("train", 3)
+    before = tasks.hash
+    for array in (*tasks.values.values(), tasks.index, tasks[1:].values["mass"]):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 0
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        tasks.seed = 4
+    tasks.tensors()["mass"].fill_(7.0)  # tensors are copies
+    assert tasks.hash == before
+
+
+XFAIL_ALIAS = pytest.mark.xfail(strict=True, reason="tasks.py make_tasks: np.asarray keeps the user's own array")
+
+
+@XFAIL_ALIAS
+def test_making_tasks_leaves_the_users_array_alone():
+    goal = np.zeros((2, 2), dtype=np.float32)
+    metarl.make_family("metarl/PointNavigation-v0").make_tasks(goal=goal)
+    assert goal.flags.writeable
+
+
+@XFAIL_ALIAS
+def test_tasks_do_not_follow_the_users_array():
+    goal = np.zeros(2, dtype=np.float32)
+    tasks = metarl.make_family("metarl/PointNavigation-v0").make_tasks(goal=goal)
+    goal[:] = 0.25
+    assert (tasks.values["goal"] == 0).all()
+
+
+@pytest.mark.parametrize("suffix", [".json", ".npz"])
+@pytest.mark.parametrize("split", ["train", "test", "wide"])
+def test_round_trip_is_exact(tmp_path, suffix, split):
+    tasks = FAMILY.tasks(split, 20, seed=2, start=5)
+    path = tmp_path / "new" / f"tasks{suffix}"
+    tasks.save(path)
+    back = Tasks.load(path)
+    assert same_values(back, tasks)
+    assert all(v.dtype == np.float32 for v in back.values.values())
+    assert back.index.tolist() == tasks.index.tolist()
+    assert (back.family, back.split, back.seed, back.space) == (tasks.family, split, 2, tasks.space)
+    assert back.hash == tasks.hash
+    assert torch.equal(back.keys, tasks.keys)
+    assert sorted(p.name for p in path.parent.iterdir()) == [path.name]  # no temporary file is left
+
+
+def test_round_trip_through_json_text_and_pickle():
+    tasks = FAMILY.tasks("test", 5)
+    assert same_values(Tasks.from_dict(json.loads(json.dumps(tasks.to_dict()))), tasks)
+    assert same_values(pickle.loads(pickle.dumps(tasks)), tasks)  # worker processes
+
+
+def test_spaces_round_trip_through_json():
+    space = dict(FAMILY.task_space)
+    assert space_from_dict(json.loads(json.dumps(space_to_dict(space)))) == space
+
+
+def tamper(path, change):
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+
+
+def test_a_tampered_file_is_refused(tmp_path):
+    path = tmp_path / "tasks.json"
+    tasks = FAMILY.tasks("train", 3)
+    tasks.save(path)
+    tamper(path, lambda d: d["values"]["mass"].__setitem__(1, d["values"]["mass"][1] + 0.5))
+    with pytest.raises(InvalidValueError, match=f"tasks hash is '{tasks.hash}', expected '[0-9a-f]{{16}}'"):
+        Tasks.load(path)
+
+
+def test_a_file_that_claims_another_family_is_refused(tmp_path):
+    path = tmp_path / "tasks.json"
+    FAMILY.tasks("train", 3).save(path)
+    tamper(path, lambda d: d.update(family="toy/Another-v0"))
+    with pytest.raises(InvalidValueError, match="tasks hash"):
+        Tasks.load(path)
+
+
+XFAIL_FROM_DICT = pytest.mark.xfail(strict=True, reason="tasks.py from_dict: names, shapes and lengths are not checked")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda d: d.update(index=[0]), id="index-short", marks=XFAIL_FROM_DICT),
+        pytest.param(lambda d: d.update(values=[]), id="values-list", marks=XFAIL_FROM_DICT),
+        pytest.param(lambda d: d.update(values={}), id="values-empty", marks=XFAIL_FROM_DICT),
+        pytest.param(lambda d: d["values"].pop("mass"), id="parameter-missing"),
+        pytest.param(lambda d: d.update(index="abc"), id="index-text"),
+        pytest.param(lambda d: d.pop("hash"), id="hash-missing"),
+        pytest.param(lambda d: d.update(format="metarl-tasks-0"), id="format"),
+        pytest.param(lambda d: d["space"]["mass"].update(kind="zip"), id="kind"),
+        pytest.param(lambda d: d["space"]["mass"].update(hihg=1), id="kind-keyword"),
+    ],
+)
+def test_a_broken_file_is_one_clear_sentence(tmp_path, change):
+    path = tmp_path / "tasks.json"
+    FAMILY.tasks("train", 3).save(path)
+    tamper(path, change)
+    with pytest.raises(InvalidValueError, match="expected"):
+        Tasks.load(path)
+
+
+XFAIL_EOF = pytest.mark.xfail(strict=True, raises=EOFError, reason="tasks.py load: an empty npz is an EOFError")
+# not run: NumPy leaves the file open, which fails the whole session under warnings as errors
+XFAIL_ZIP = pytest.mark.xfail(run=False, reason="tasks.py load: a truncated npz is a BadZipFile, and stays open")
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        *[("a.json", data) for data in (b"", b"hello", b"PK\x03\x04", b"[]", b"\xff\xfe\x00")],
+        *[("a.npz", data) for data in (b"hello", b"[]", b"\xff\xfe\x00")],
+        pytest.param("a.npz", b"", marks=XFAIL_EOF),
+        pytest.param("a.npz", b"PK\x03\x04", marks=XFAIL_ZIP),
+    ],
+)
+def test_junk_is_one_clear_sentence(tmp_path, name, data):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InvalidValueError, match="expected"):
+        Tasks.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.npz"])
+def test_a_missing_file_is_one_clear_sentence(tmp_path, name):
+    with pytest.raises(InvalidValueError, match=f"tasks file is .*{name}.*No such file"):
+        Tasks.load(tmp_path / name)
+
+
+class Bomb:
+    """Its unpickling would be noticed."""
+
+    def __reduce__(self):
+        return (pytest.fail, ("the pickle was executed",))
+
+
+@pytest.mark.parametrize("how", ["array", "file"])
+def test_a_pickled_npz_is_refused_unexecuted(tmp_path, how):
+    path = tmp_path / "evil.npz"
+    if how == "array":
+        np.savez(path, head=np.array([Bomb()], dtype=object), index=np.arange(1))
+    else:
+        path.write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(InvalidValueError, match=r"tasks file is .*evil\.npz"):
+        Tasks.load(path)
+
+
+def test_other_suffixes_are_refused(tmp_path):
+    with pytest.raises(InvalidValueError, match=r"path is .*tasks\.pkl.*\.json or \.npz"):
+        FAMILY.tasks("train", 1).save(tmp_path / "tasks.pkl")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".json", ".npz"])
+def test_an_unwritable_path_leaves_nothing(tmp_path, suffix):
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / f"folder{suffix}").mkdir()
+    for path in (tmp_path / "file" / f"tasks{suffix}", tmp_path / f"folder{suffix}"):
+        with pytest.raises(InvalidValueError, match=r"output path is .*, expected a place that") as caught:
+            FAMILY.tasks("train", 1).save(path)
+        assert caught.value.value == str(path)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["file", f"folder{suffix}"]
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "tasks.json"
+    old = FAMILY.tasks("train", 1)
+    old.save(path)
+
+    def full(fd):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(InvalidValueError, match="No space left"):
+        FAMILY.tasks("test", 9).save(path)
+    assert Tasks.load(path).hash == old.hash
+    assert [p.name for p in tmp_path.iterdir()] == ["tasks.json"]
+
+
+GOOD = {"width": [0, 1], "mass": 1.0, "shift": [0, 0, 0], "corner": [3, 4], "rows": [[0.2, 0.3, 0.5], [1, 0, 0]]}
+
+
+def test_one_task_or_several():
+    one = FAMILY.make_tasks(**GOOD)
+    assert len(one) == 1
+    assert one.split == "custom"
+    assert one.family == "toy/Everything-v0"
+    assert one.values["rows"].shape == (1, 2, 3)
+    assert one.values["mass"].tolist() == [1.0]
+    three = FAMILY.make_tasks(**{k: np.stack([v] * 3) for k, v in GOOD.items()})
+    assert three.index.tolist() == [0, 1, 2]
+    assert same_values(three[1], one)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"mass": None}, ["task parameter 'mass' is missing", "['corner', 'mass', 'rows', 'shift', 'width']"]),
+        ({"mas": 1.0}, ["task parameter 'mas' is unknown", "toy/Everything-v0"]),
+        ({"mass": 20.0}, ["task.mass is 20", "a number in [0.1, 10]", "toy/Everything-v0"]),
+        ({"width": [0, 3.5]}, ["task.width is 3.5", "numbers in [-2, 3]"]),
+        ({"shift": [0, math.nan, 0]}, ["task.shift is nan", "finite numbers"]),
+        ({"corner": [1, 4]}, ["task.corner is 1", "one of [1, 2], [3, 4]"]),
+        ({"rows": [[0.5, 0.5, 0.5], [1, 0, 0]]}, ["task.rows is 0.5", "sum to 1"]),
+        ({"rows": [[-0.5, 1.0, 0.5], [1, 0, 0]]}, ["task.rows is -0.5", "non-negative"]),
+        ({"width": [0, 1, 2]}, ["task.width shape is (3,)", "(2,)"]),
+        ({"width": 1.0}, ["task.width shape is ()", "(2,)"]),
+        ({"width": "wide"}, ["task.width is 'wide'", "numbers of shape (2,)"]),
+        ({"width": [[0, 1], [0]]}, ["task.width is [[0, 1], [0]]", "numbers"]),
+        ({"mass": [1.0, 2.0, 3.0]}, ["number of tasks is", "'mass': 3", "'width': 1", "the same for every parameter"]),
+    ],
+)
+def test_errors_name_field_value_and_expectation(change, words):
+    values = {k: v for k, v in {**GOOD, **change}.items() if v is not None}
+    with pytest.raises(InvalidValueError) as caught:
+        FAMILY.make_tasks(**values)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_errors_travel_between_processes():
+    with pytest.raises(InvalidValueError) as caught:
+        FAMILY.make_tasks(**{**GOOD, "mass": 20.0})
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_a_range_holds_its_own_ends():
+    for width in ([-2, -2], [3, 3], np.float32([-2, 3])):
+        assert len(FAMILY.make_tasks(**{**GOOD, "width": width})) == 1
+    assert len(FAMILY.make_tasks(**{**GOOD, "mass": 0.1})) == 1  # .1 in float32 lies above .1
