@@ -52,7 +52,9 @@ def main(options: Options) -> None:
             agent, start = run.load_agent()
             with Progress() as bar:
                 task = bar.add_task(f"rl2, n {pulls}, k {arms}, seed {seed}", total=options.iterations, completed=start)
-                run.train(agent, start, lambda done, total, metrics, bar=bar, task=task: bar.update(task, completed=done))
+                run.train(
+                    agent, start, lambda done, total, metrics, bar=bar, task=task: bar.update(task, completed=done)
+                )
             agents.append(agent)
         tasks = agents[0].family.tasks("test", 20_000)
         settings: dict[str, Any] = {"k": (0, pulls // 2, pulls), "episodes": 1, "modes": ("sampled",)}

@@ -75,15 +75,14 @@ class Sizes:
 SMALL = Sizes(tasks=2, episodes=2, hidden=(8, 8), trials=4, pulls=5, gru=8, updates=1)
 
 
-def main(options: Options) -> dict[str, Any]:
+def main(options: Options) -> None:
     """Measure, print, write."""
-    chosen = options.only.split(",")
+    chosen, sizes = options.only.split(","), SMALL if options.small else Sizes()
     if options.repeats < 1 or not set(chosen) <= set(PARTS):
         raise SystemExit(f"--repeats must be at least 1 and --only some of {','.join(PARTS)}, not {options.only!r}")
     torch.set_num_threads(options.threads)
-    report = {"options": {k: str(v) if k == "out" else v for k, v in asdict(options).items()}, **machine()}
-    sizes = SMALL if options.small else Sizes()
-    report |= {"sizes": asdict(sizes), "rows": [], "details": {}}
+    given = asdict(options) | {"out": str(options.out)}
+    report: dict[str, Any] = {"options": given, "sizes": asdict(sizes), **machine(), "rows": [], "details": {}}
     if "b" in chosen:
         report["details"]["memory"] = peak_memory(options)  # first: see there
     for name in chosen:
@@ -92,7 +91,6 @@ def main(options: Options) -> dict[str, Any]:
         report["details"] |= details
     print("\n".join(lines_of(report)))
     write_atomic(options.out, (json.dumps(report, indent=1) + "\n").encode())
-    return report
 
 
 def peak_memory(options: Options) -> dict[str, float]:
@@ -174,7 +172,7 @@ def meta_iteration(o: Options, s: Sizes) -> Part:
     """(b) Whole iterations: the loops are given metarl's batches to optimise, after sampling as many steps plainly.
 
     That sampling neither adapts nor fits baselines, which metarl's does. `difference` is how far a loop's new
-    parameters are from metarl's, relative to metarl's step.
+    parameters are from metarl's, relative to metarl's step: what conjugate gradients make of float32's rounding.
     """
     agent, trials = navigation(o, s)
     rollouts = agent.config.inner_steps + 1
@@ -205,8 +203,8 @@ def meta_iteration(o: Options, s: Sizes) -> Part:
 
     loops: dict[str, Side] = {"loop": lambda i: loop(False), "loop, graphs kept": lambda i: loop(True)}
     raw = interleave({"metarl": metarl, "sampling": plain_sampling, **loops}, o.repeats)
-    kinds = (("MAML iteration", "rate"), ("MAML meta-update", "update_rate"))
-    rows = [compare("b", what, x, raw["metarl"][key], raw[x][key]) for what, key in kinds for x in loops]
+    kinds = {"MAML iteration": "rate", "MAML meta-update": "update_rate"}
+    rows = [compare("b", what, x, raw["metarl"][key], raw[x][key]) for what, key in kinds.items() for x in loops]
     return rows, {"meta_iteration": raw}
 
 
@@ -216,14 +214,13 @@ def recurrent(o: Options, s: Sizes) -> Part:
     agent = make_agent("rl2", "metarl/BernoulliBandit-v0", device=o.device, **sizes)
     assert isinstance(agent, RL2)
     k, cfg, pool = agent.family.k, agent.config, SlotPool(agent.family, agent.device)
+    iterations, net = itertools.count(), bandit_loop.GRUPolicy(agent.net, k).to(o.device)
+    optimizer = torch.optim.Adam(net.parameters(), lr=cfg.learning_rate, eps=1e-5, fused=True)
+    generator = torch.Generator(o.device).manual_seed(0)
 
     def metarl() -> None:
         i = next(iterations)
         agent.train_step(Trials(pool, agent.family.tasks("train", s.trials, start=i * s.trials), iteration=i))
-
-    iterations, net = itertools.count(), bandit_loop.GRUPolicy(agent.net, k).to(o.device)
-    optimizer = torch.optim.Adam(net.parameters(), lr=cfg.learning_rate, eps=1e-5, fused=True)
-    generator = torch.Generator(o.device).manual_seed(0)
 
     def loop() -> None:
         arms = torch.rand(s.trials, k, generator=generator, device=o.device)
@@ -240,9 +237,8 @@ def recurrent(o: Options, s: Sizes) -> Part:
     except ImportError:
         print(f"RecurrentPPO: {MISSING}", file=sys.stderr)
     raw = interleave(sides, o.repeats)
-    others = ("GRUCell loop", "RecurrentPPO")
-    rows = [compare("c", "RL2", x, raw["metarl"]["rate"], raw.get(x, {}).get("rate", [])) for x in others]
-    return rows, {}
+    theirs = {x: raw.get(x, {}).get("rate", []) for x in ("GRUCell loop", "RecurrentPPO")}
+    return [compare("c", "RL2", x, raw["metarl"]["rate"], rates) for x, rates in theirs.items()], {}
 
 
 PARTS = {"a": stepping, "b": meta_iteration, "c": recurrent}

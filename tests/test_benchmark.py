@@ -86,7 +86,7 @@ def test_numpy_navigation_is_metarls():
     goal = np.array([0.25, -0.1], dtype=np.float32)
     theirs, ours = navigation_loop.PointNavigation(goal), MetaEnv("metarl/PointNavigation-v0", task={"goal": goal})
     rng = np.random.default_rng(0)
-    # outwards for 3 steps, noise till the end of the episode; or straight to the goal, .1 and .1 and .05 on one axis
+    # noise till the horizon; then straight to the goal: .1 + .1 + .05 on one axis, -.1 on the other
     for actions in (rng.uniform(-0.2, 0.25, (100, 2)), [[0.1, -0.1], [0.1, 0.0], [0.05, 0.0]]):
         theirs.reset()
         ours.reset(seed=0)

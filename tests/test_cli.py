@@ -52,7 +52,11 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_train_eval_report(capsys: pytest.CaptureFixture[str]) -> None:
     main(["train", "maml", *NAVIGATION, *TINY, "--iterations", "2", "--out", "run"])
     main(["eval", "run", "--k", "1", "--num-tasks", "3", "--episodes", "2", "--beside", "random", "oracle"])
-    assert sorted(p.name for p in Path("run/results").glob("*.json")) == ["test-oracle.json", "test-random.json", "test.json"]
+    assert sorted(p.name for p in Path("run/results").glob("*.json")) == [
+        "test-oracle.json",
+        "test-random.json",
+        "test.json",
+    ]
     results = json.loads(Path("run/results/test.json").read_text())
     assert results["k"] == [0, 1]
     assert results["meta"]["seeds"] == [0]
@@ -129,7 +133,9 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_unknown_names_suggest_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean 'maml'" in refused(capsys, "train", "mamml", *NAVIGATION)
-    assert "did you mean 'metarl/PointNavigation-v0'" in refused(capsys, "train", "maml", "--family", "metarl/PointNav-v0")
+    assert "did you mean 'metarl/PointNavigation-v0'" in refused(
+        capsys, "train", "maml", "--family", "metarl/PointNav-v0"
+    )
     assert "did you mean 'semicircle'" in refused(
         capsys, "train", "maml", "--family", "metarl/PointNavigation-v0:semicircl"
     )
@@ -156,7 +162,9 @@ def test_cuda_without_a_device(capsys: pytest.CaptureFixture[str]) -> None:
 def test_unwritable_outputs(capsys: pytest.CaptureFixture[str]) -> None:
     Path("file").write_text("in the way")
     assert "'file/run" in refused(capsys, "train", "maml", *NAVIGATION, *TINY, "--out", "file/run")
-    assert "file" in refused(capsys, "eval", "random", *NAVIGATION, "--k", "0", "--num-tasks", "2", "--out", "file/r.json")
+    assert "file" in refused(
+        capsys, "eval", "random", *NAVIGATION, "--k", "0", "--num-tasks", "2", "--out", "file/r.json"
+    )
 
 
 def test_damaged_runs(capsys: pytest.CaptureFixture[str]) -> None:

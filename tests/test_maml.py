@@ -15,7 +15,7 @@ import metarl
 from metarl.agents.maml import MAML, Batch, _Chunk, _flatten, _unflatten, conjugate_gradient
 from metarl.evaluation import evaluate
 from metarl.networks import Params
-from metarl.rollout import Rollout, SlotPool, Trials
+from metarl.rollout import Rollout, SlotPool, Step, Trials
 
 
 class TwoArms(metarl.TorchFamily):
@@ -314,6 +314,16 @@ def test_adapting_leaves_theta_alone_and_each_row_differs() -> None:
     assert state["stage"].tolist() == [1, 1]
 
 
+def test_mean_actions_are_the_mean_and_sampled_ones_are_around_it() -> None:
+    agent = metarl.make_agent("maml", "metarl/PointNavigation-v0", hidden=(8,))
+    step, rng = Step(torch.randn(1, 5000, 2, generator=torch.Generator().manual_seed(0)), None), metarl.Rng(torch.arange(5000))
+    state = agent.begin(1)
+    mean, _, _ = agent.act(state, step, rng, "mean")
+    torch.testing.assert_close(mean, agent.policy(state, step.obs).mean)
+    sampled, _, _ = agent.act(state, step, rng, "sampled")
+    assert float((sampled - mean).std()) == pytest.approx(1.0, abs=0.05)  # log_std starts at 0
+
+
 def test_later_inner_steps_are_shorter() -> None:
     agent = point_agent()
     batch, params = random_batch(agent, 1, 9, 0), {k: v.unsqueeze(0) for k, v in agent.theta.items()}
@@ -336,12 +346,15 @@ def test_train_step_at_the_edges(overrides: dict[str, int]) -> None:
 
 
 def test_a_failed_line_search_restores_the_parameters() -> None:
-    """Pitfall 15: with advantages of 0 no step can improve the surrogate."""
-    agent = point_agent()
+    """Pitfall 15: one try at a step of 1,000 nats overshoots; and with advantages of 0 there is no direction at all."""
+    agent = point_agent(max_kl=1000.0, line_search_steps=1)
     pre, post = [random_batch(agent, 2, 10, 0)], random_batch(agent, 2, 10, 1)
-    post = post._replace(advantage=torch.zeros_like(post.advantage))
     before = {k: v.clone() for k, v in agent.theta.items()}
     metrics = agent.meta_update(pre, post)
+    assert metrics["grad_norm"] > 0
+    assert metrics["step_rejected"] == 1.0
+    assert all(torch.equal(before[k], agent.theta[k]) for k in before)
+    metrics = agent.meta_update(pre, post._replace(advantage=torch.zeros_like(post.advantage)))
     assert metrics["step_rejected"] == 1.0
     assert all(torch.equal(before[k], agent.theta[k]) for k in before)
 

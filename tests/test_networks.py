@@ -111,7 +111,8 @@ def test_categorical_samples():
 def test_detach_cuts_the_graph():
     mean, log_std = torch.zeros(2, requires_grad=True), torch.zeros(2, requires_grad=True)
     p = Gaussian(mean, log_std).detach()
-    assert not (p.mean.requires_grad or p.log_std.requires_grad)
+    assert not p.mean.requires_grad
+    assert not p.log_std.requires_grad
     assert not Categorical.from_logits(mean).detach().logits.requires_grad
 
 
@@ -218,7 +219,7 @@ def test_encoder():
     ],
 )
 def test_unsupported_spaces_are_named(build, space, words):
-    with pytest.raises(InvalidValueError, match="expected a Box.* or a Discrete space") as caught:
+    with pytest.raises(InvalidValueError, match=r"expected a Box.* or a Discrete space") as caught:
         build(space, "maml")
     assert words in str(caught.value)
 

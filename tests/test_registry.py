@@ -104,14 +104,14 @@ def test_presets_and_keywords():
 
 @pytest.mark.parametrize("id", ["PointGoal-v0", "mine/PointGoal", "mine/Point Goal-v0", "mine/a/B-v0", "", None, 3])
 def test_bad_family_ids_are_refused(id, scratch_registry):
-    with pytest.raises(InvalidValueError, match="family id is .*, expected namespace/Name-vN"):
+    with pytest.raises(InvalidValueError, match=r"family id is .*, expected namespace/Name-vN"):
         metarl.register_family(id, "somewhere:Family")
     assert id not in gym.registry
 
 
 @pytest.mark.parametrize("name", ["MAML", "my-agent", "2fast", "", "my agent"])
 def test_bad_agent_names_are_refused(name, scratch_registry):
-    with pytest.raises(InvalidValueError, match="agent name is .*, expected lower-case"):
+    with pytest.raises(InvalidValueError, match=r"agent name is .*, expected lower-case"):
         metarl.register_agent(name, "somewhere:Agent")
 
 
@@ -129,17 +129,17 @@ def test_registering_needs_one_form(scratch_registry):
             metarl.register_family("mine/A-v0", **arguments)
     with pytest.raises(InvalidValueError, match="task_space is None"):
         metarl.register_family("mine/A-v0", env="CartPole-v1")
-    with pytest.raises(InvalidValueError, match="apply is 'atrs'.*did you mean 'attrs'"):
-        metarl.register_family("mine/A-v0", env="CartPole-v1", task_space=space, apply="atrs")
+    metarl.register_family("mine/A-v0", env="CartPole-v1", task_space=space, apply="atrs")
+    with pytest.raises(InvalidValueError, match=r"apply is 'atrs'.*did you mean 'attrs'"):
         metarl.make_family("mine/A-v0")
 
 
 def test_entry_points_are_lazy_and_a_missing_one_is_named(scratch_registry):
     metarl.register_family("mine/Lazy-v0", "no_such_module_xyz:Family")  # nothing is imported yet
     metarl.register_agent("lazy", "metarl.agent:NoSuchAgent")
-    with pytest.raises(InvalidValueError, match="entry point is 'no_such_module_xyz:Family'.*No module named"):
+    with pytest.raises(InvalidValueError, match=r"entry point is 'no_such_module_xyz:Family'.*No module named"):
         metarl.make_family("mine/Lazy-v0")
-    with pytest.raises(InvalidValueError, match="entry point is 'metarl.agent:NoSuchAgent'.*has no attribute"):
+    with pytest.raises(InvalidValueError, match=r"entry point is 'metarl\.agent:NoSuchAgent'.*has no attribute"):
         metarl.make_agent("lazy", "metarl/TabularMDP-v0")
     assert load_entry_point("math:pi") == pytest.approx(3.14159, abs=1e-5)
     assert load_entry_point(max) is max
@@ -147,7 +147,7 @@ def test_entry_points_are_lazy_and_a_missing_one_is_named(scratch_registry):
 
 def test_an_entry_point_must_return_a_family(scratch_registry):
     metarl.register_family("mine/Dict-v0", dict)
-    with pytest.raises(InvalidValueError, match="entry point of mine/Dict-v0 is 'dict', expected a metarl.Family"):
+    with pytest.raises(InvalidValueError, match=r"entry point of mine/Dict-v0 is 'dict', expected a metarl\.Family"):
         metarl.make_family("mine/Dict-v0")
 
 
@@ -232,7 +232,7 @@ def test_a_missing_declaration_is_named(scratch_registry):
         horizon = 3
 
     metarl.register_family("mine/Bare-v0", Bare)
-    with pytest.raises(InvalidValueError, match="Bare.observation_space is None, expected to be set"):
+    with pytest.raises(InvalidValueError, match=r"Bare\.observation_space is None, expected to be set"):
         metarl.make_family("mine/Bare-v0")
 
 

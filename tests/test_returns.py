@@ -61,8 +61,8 @@ def test_gae_without_a_last_value_takes_the_cut_for_an_end():
 
 
 def test_standardize_divides_by_the_standard_deviation():
-    # 1, 2, 3, 4 and 10 times as much: mean 2.5, variance 1.25, std 1.1180; -1.5 / 1.1180 = -1.3416, -.5 / 1.118 = -.4472.
-    # Divided by the variance, the two rows would be -1.2 and -.12.
+    # 1, 2, 3, 4 and 10 times as much: mean 2.5, variance 1.25, std 1.1180; -1.5 / 1.1180 = -1.3416 and
+    # -.5 / 1.118 = -.4472. Divided by the variance, the rows would begin with -1.2 and -.12.
     x = torch.tensor([[[1.0, 2.0], [10.0, 20.0]], [[3.0, 4.0], [30.0, 40.0]]])  # [T = 2, R = 2, E = 2]
     out = standardize(x, torch.ones_like(x, dtype=torch.bool))
     expected = torch.tensor([[-1.3416, -0.4472], [0.4472, 1.3416]])

@@ -119,9 +119,9 @@ def test_advantages_run_through_episodes_and_stop_at_the_trials_end() -> None:
         extras={"value": torch.zeros(6, 1, 1), "log_prob": torch.zeros(6, 1, 1)},
     )
     assert agent.advantages(rollout)[:4, 0].tolist() == [4.0, 3.0, 2.0, 1.0]
-    valueful = rollout.extras["value"]
-    valueful[4:] = 100.0  # what would follow the trial must not be bootstrapped from
-    assert agent.advantages(rollout)[:4, 0].tolist() == [4.0, 3.0, 2.0, 1.0]
+    # what would follow the trial is not bootstrapped from: with lambda 0 each advantage is r + v' - v = 1
+    rollout.extras["value"][4:] = 100.0
+    assert walk_agent(discount=1.0, gae_lambda=0.0).advantages(rollout)[:4, 0].tolist() == [1.0] * 4
 
 
 def test_gradients_reach_the_trials_first_step() -> None:

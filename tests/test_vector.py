@@ -114,9 +114,14 @@ class TestTorchSlots:
                 return tuple({**out, **({method: value} if method in out else {})}.values())
 
         slots = TorchSlots(Wrong(), 2, CPU)
-        with pytest.raises(InvalidValueError) as caught:
-            slots.begin(slots.family.make_tasks(length=[2, 2], bonus=[0, 0]), torch.arange(2), 3)
+        tasks = slots.family.make_tasks(length=[2, 2], bonus=[0, 0])
+
+        def play():
+            slots.begin(tasks, torch.arange(2), 3)
             slots.step(torch.zeros(2, 1))
+
+        with pytest.raises(InvalidValueError) as caught:
+            play()
         assert all(w in str(caught.value) for w in [*words, "toy/Counting-v0"])
 
     def test_the_state_may_be_a_dict_or_a_tuple(self, counting):
@@ -376,7 +381,7 @@ class TestMetaVectorEnv:
             MetaVectorEnv(family, 2, task="first")
 
     def test_wrong_arguments_are_named(self, counting):
-        with pytest.raises(InvalidValueError, match="redraw is 'episodes'.*did you mean 'episode'"):
+        with pytest.raises(InvalidValueError, match=r"redraw is 'episodes'.*did you mean 'episode'"):
             MetaVectorEnv(counting(), 2, redraw="episodes")
         with pytest.raises(InvalidValueError, match=r"keywords of metarl/PointNavigation-v0 is \['horizn'\]"):
             MetaVectorEnv("metarl/PointNavigation-v0", 2, horizn=3)
@@ -396,7 +401,7 @@ class TestMetaVectorEnv:
 
     @pytest.mark.parametrize("mode", ["SameStep", "Disabled", pytest.param("NextStep", marks=XFAIL_NEXT_STEP)])
     def test_redraw_goes_to_a_next_task_each_episode(self, mode, counting):
-        # a horizon of 1 ends every episode; environment i plays tasks i, i + 2, i + 4, ... of the split: the bonus tells
+        # a horizon of 1 ends every episode; environment i plays tasks i, i + 2, i + 4, ... of the split
         env = MetaVectorEnv(counting(horizon=1), 2, redraw="episode", autoreset_mode=mode)
         bonus = env.family.tasks("train", 8).values["bonus"].reshape(4, 2).tolist()
         for _ in range(2):  # and a seeded reset begins anew
@@ -493,7 +498,7 @@ class TestMetaVectorEnv:
 
     def test_any_gymnasium_families_are_served_elsewhere(self):
         family = GymFamily("CartPole-v1", {"length": metarl.Uniform(0.4, 0.6)}, apply="attrs")
-        with pytest.raises(InvalidValueError, match="expected a torch family; gym.make_vec serves the other form"):
+        with pytest.raises(InvalidValueError, match=r"expected a torch family; gym\.make_vec serves the other form"):
             MetaVectorEnv(family)
         with pytest.raises(InvalidValueError, match="a TorchFamily or a GymFamily"):
             make_slots(metarl.Family(), 1)

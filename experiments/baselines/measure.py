@@ -76,7 +76,7 @@ def lines_of(report: dict[str, Any]) -> Iterator[str]:
         low, high = min(values), max(values)
         return f"{statistics.median(values):,.{digits}f} ({low:,.{digits}f}-{high:,.{digits}f})"
 
-    form = "{:<5}{:<18}{:<24}{:>30}{:>30}{:>8}"
+    form = "{:<5} {:<17} {:<23} {:>30} {:>30} {:>7}"
     yield form.format("part", "what", "other", "metarl [env steps/s]", "other [env steps/s]", "ratio")
     for row in report["rows"]:
         theirs, ratio = (spread(row["theirs"]), f"{row['ratio']:.2f}") if row["theirs"] else (MISSING, "-")

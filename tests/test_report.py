@@ -1,0 +1,350 @@
+"""The report: one file, whose numbers are those of the results, whatever the results look like."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+
+from metarl.errors import InvalidValueError
+from metarl.evaluation import Results
+from metarl.report import adaptation_figure, paths_figure, save_figure, table_text, write_report
+
+DASH = "\u2013"
+
+
+def make_results(
+    agent: str = "maml", family: str = "metarl/Toy-v0", *, grid: tuple[int, ...] = (0, 1, 2, 3), **changes: Any
+) -> Results:
+    """2 seeds, 3 tasks, 4 episodes; R_k rises with k, and the bytes depend on the agent's name alone."""
+    rng = np.random.default_rng(list(agent.encode()))
+    rise = np.array(grid, dtype=float)[:, None]
+    path = np.cumsum(rng.normal(size=(2, 5, 2)), 1)
+    path[1, 3:] = np.nan  # the second episode is shorter
+    made = Results(
+        agent=agent,
+        family=family,
+        split="test",
+        k=list(grid),
+        scores={m: -30.0 + 7.0 * rise + rng.normal(size=(2, 3, len(grid), 4)) for m in ("sampled", "mean")},
+        success={},
+        collected=rng.normal(size=(2, 3, grid[-1])),
+        lifetime=np.zeros((0,)),
+        episodes=20.0 * np.array(grid),
+        env_steps=2000.0 * np.array(grid),
+        seconds=np.full((2, grid[-1]), 0.25),
+        references={"informed_optimum": np.array([-1.0, -2.0, -3.0])},
+        bayes_optimal=None,
+        paths={k: path for k in grid},
+        landmarks=np.array([[1.0, 0.0], [0.0, 1.0]]),
+        task_hash="feed" * 16,
+        meta={"seeds": [0, 1], "config": {"inner_lr": 0.1}, "versions": {"torch": "2.9"}, "train_equals_test": False},
+    )
+    return replace(made, **changes)
+
+
+def bandit(agent: str = "rl2", **changes: Any) -> Results:
+    """Like episodes of one step: lifetime returns, no paths."""
+    changes = {"lifetime": np.full((2, 3, 2), 6.5), "bayes_optimal": 6.75, "landmarks": None} | changes
+    changes["paths"] = {k: np.zeros((0, 0, 2)) for k in range(4)}
+    references = {"floor": np.full(3, -40.0), "informed_optimum": np.full(3, -10.0)}
+    return make_results(agent, "metarl/ToyBandit-v0", **{"references": references, **changes})
+
+
+def page(results: list[Results], out: Path, **options: Any) -> str:
+    path = write_report(results, out, **options)
+    assert path == out / "report.html"
+    return path.read_text(encoding="utf-8")
+
+
+def groups(text: str) -> list[tuple[str, str]]:
+    """(name, rows) of every group of rows of every table."""
+    found = re.findall(r'<tbody><tr><th scope="rowgroup"[^>]*>(.*?)</th>(.*?)</tbody>', text, re.S)
+    return [(re.sub(r"<[^>]+>", " ", name).strip(), body) for name, body in found]
+
+
+def values(row: str) -> list[float]:
+    return [float(v) for v in re.findall(r'<data value="([^"]+)">', row)]
+
+
+AGENTS = [make_results("maml"), make_results("random")]
+FAR = make_results(split="far", task_hash="beef" * 16)
+ARMS = [bandit(), make_results("maml", "metarl/ToyBandit-v0", task_hash="beef" * 16, paths={})]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A page of two families, one of them with two splits."""
+    out = tmp_path_factory.mktemp("report") / "a" / "b"
+    text = page([AGENTS[0], *ARMS, AGENTS[1], FAR], out)
+    assert [p.name for p in out.iterdir()] == ["report.html"]
+    return text
+
+
+# --- the page --------------------------------------------------------------------------------------------------------
+
+
+def test_page_is_one_file_that_asks_for_nothing(whole: str):
+    assert whole.startswith("<!DOCTYPE html>")
+    assert whole.count("<svg ") == 1 + 1 + 1 + 1 + 1  # curves of three sections, paths of two
+    assert not re.search(r"<(script|link|img|iframe|object|image)\b|@import|url\(\s*['\"]?(?!#)", whole)
+    assert "://" not in whole  # no address of any kind, not even a namespace
+    assert all(target.startswith("#") for target in re.findall(r'(?:href|src)="([^"]*)"', whole))
+
+
+def test_inline_figures_refer_only_to_what_the_page_defines(whole: str):
+    wanted = set(re.findall(r"url\(#([^)]+)\)", whole)) | set(re.findall(r'href="#([^"]+)"', whole))
+    assert wanted
+    assert wanted <= set(re.findall(r'\bid="([^"]+)"', whole))
+
+
+def test_page_is_the_same_bytes_twice(tmp_path: Path):
+    assert page([FAR], tmp_path / "1") == page([FAR], tmp_path / "2")
+
+
+def test_table_holds_the_summary_of_every_agent_mode_and_k(whole: str):
+    found = {name: body for name, body in groups(whole.split("<section>")[1]) if name.endswith("actions")}
+    assert set(found) == {f"{a} {m} actions" for a in ("maml", "random") for m in ("sampled", "mean")}
+    for results in AGENTS:
+        for mode in ("sampled", "mean"):
+            rows = found[f"{results.agent} {mode} actions"].split("</tr>")[:-1]
+            for row, expected in zip(rows, results.summary(mode), strict=True):
+                columns = ("k", "mean", "low", "high", "iqm", "env_steps")
+                assert values(row) == [expected[name] for name in columns]
+
+
+def test_numbers_read_as_they_are(tmp_path: Path):
+    flat = make_results(scores={"sampled": np.full((1, 3, 4, 2), -12.3456)}, seconds=np.full((1, 3), 0.25))
+    name, body = groups(page([flat], tmp_path))[0]
+    shown = re.sub(r"<[^>]+>", "|", body.split("</tr>")[1])
+    assert name == "maml sampled actions"
+    # two decimals, a minus sign as in print, thousands apart: -12.3456 is 12.35 below zero
+    assert [c for c in shown.split("|") if c] == ["1", *["\u221212.35", "[", "\u221212.35", ", ", "\u221212.35", "]"],
+                                                  "\u221212.35", "2,000"]  # fmt: skip
+
+
+def test_normalised_score_and_success_have_columns_only_where_known(tmp_path: Path, whole: str):
+    known = bandit(success={"sampled": np.full((2, 3, 4, 4), 0.25)})
+    text = page([known], tmp_path)
+    head = re.findall(r"<th scope=\"col\">(.*?)</th>", text)
+    assert "normalised" in head
+    assert "success" in head
+    sampled, mean = (body.split("</tr>")[0] for name, body in groups(text) if name.endswith("actions"))
+    first = known.summary()[0]
+    # by hand: floor -40, reference -10, so the score is (mean + 40) / 30
+    assert values(sampled)[-2:] == pytest.approx([(first["mean"] + 40.0) / 30.0, 0.25])
+    assert len(values(mean)) == len(values(sampled)) - 1  # success was not reported for mean actions
+    assert DASH in mean
+    assert not {"normalised", "success"} & set(re.findall(r"<th scope=\"col\">(.*?)</th>", whole.split("<section>")[1]))
+
+
+def test_long_grids_show_six_k_with_both_ends(tmp_path: Path):
+    made = make_results(grid=tuple(range(21)))
+    body = next(body for name, body in groups(page([made], tmp_path)) if name == "maml sampled actions")
+    assert [values(row)[0] for row in body.split("</tr>")[:-1]] == [0, 4, 8, 12, 16, 20]
+
+
+def test_lifetime_return_stands_beside_the_bayes_optimum(whole: str):
+    rows = dict(groups(whole.split("<section>")[2]))
+    # every lifetime return is 6.5, so its interval is a point; 3 episodes were collected in a trial
+    assert values(rows["rl2"])[-5:] == [6.5, 6.5, 6.5, 3.0, 6.75]
+    assert rows["maml"].count(f"<td>{DASH}</td>") == 4
+
+
+def test_sections_are_one_per_family_and_split(whole: str):
+    assert re.findall(r"<h2>(.*?)</h2>", whole) == ["metarl/Toy-v0", "metarl/ToyBandit-v0", "metarl/Toy-v0"]
+    sections = whole.split("<section>")[1:]
+    assert ["split: far" in s for s in sections] == [False, False, True]
+    assert ["random" in s for s in sections] == [True, False, False]
+    assert ["different tasks" in s for s in sections] == [False, True, False]  # by their hashes
+
+
+def test_results_of_one_agent_have_names_of_their_own():
+    rows = table_text([make_results(), make_results()]).splitlines()[4:]
+    assert [row.split("|")[1].strip() for row in rows] == ["maml", "maml", "maml (2)", "maml (2)"]
+
+
+def test_details_hold_config_seeds_versions_hash_and_the_finite_note(tmp_path: Path, whole: str):
+    meta = FAR.meta | {"train_equals_test": True}
+    note, details = page([replace(FAR, meta=meta)], tmp_path).split("<details>")
+    for expected in ("inner_lr", "[0, 1]", "2.9", "beef" * 16, "far", "train = test: finite family"):
+        assert expected in details
+    assert "train = test: finite family" in note
+    assert "finite family" not in whole
+
+
+HOSTILE = "<script>alert('x')</script>&\"$x^$_\\"
+
+
+def test_strings_are_escaped(tmp_path: Path):
+    made = make_results(
+        HOSTILE, HOSTILE, split=HOSTILE, task_hash=HOSTILE, meta={HOSTILE: HOSTILE, "config": {HOSTILE: 1}}
+    )
+    text = page([made, make_results("random", HOSTILE, split=HOSTILE)], tmp_path, title=HOSTILE)
+    assert "<script" not in text
+    assert "<title>&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;&amp;&quot;$x^$_\\</title>" in text
+    assert "<h1>&lt;script&gt;" in text
+    assert "<h2>&lt;script&gt;" in text
+
+
+def test_file_in_place_of_the_directory_is_named(tmp_path: Path):
+    out = tmp_path / "taken"
+    out.write_text("mine")
+    with pytest.raises(InvalidValueError, match=re.escape(str(out))):
+        write_report([make_results()], out)
+    assert out.read_text() == "mine"
+
+
+def test_no_results_is_a_clear_error(tmp_path: Path):
+    with pytest.raises(InvalidValueError, match="at least one evaluation"):
+        write_report([], tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+SPARSE = {
+    "one k": lambda: make_results(grid=(0,), env_steps=np.zeros(1)),
+    "one k, not 0": lambda: make_results(grid=(5,)),
+    "no mean mode": lambda: make_results(scores={"sampled": np.ones((1, 1, 4, 1))}),
+    "no sampled mode": lambda: make_results(scores={"mean": np.zeros((1, 1, 4, 1))}),
+    "no paths": lambda: make_results(paths={}, landmarks=None),
+    "no landmarks": lambda: make_results(landmarks=None),
+    "no references": lambda: make_results(references={}, meta={}),
+    "standing still": lambda: make_results(paths={0: np.zeros((1, 3, 2))}, landmarks=np.zeros((1, 2))),
+    "references that touch": lambda: make_results(references={"floor": np.full(3, -9.0), "best_of": np.full(3, -9.0)}),
+    "lifetime without optimum": lambda: bandit(bayes_optimal=None),
+}
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_results_that_lack_something_are_drawn_too(name: str, tmp_path: Path):
+    made = SPARSE[name]()
+    text = page([made], tmp_path)
+    rows = [body for label, body in groups(text) if label.endswith("actions")]
+    assert sum(body.count("</tr>") for body in rows) == len(made.scores) * len(made.k)
+    assert ("<h3>Paths</h3>" in text) == any(p.size for p in made.paths.values())
+    assert table_text([made])
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def test_curves_are_the_summaries():
+    made = [make_results("maml"), make_results("random", env_steps=np.array([0.0, 100.0, 200.0, 300.0]))]
+    figure = adaptation_figure(made)
+    by_k, by_steps = figure.axes  # environment steps differ, and nobody has lifetime returns
+    for ax, x_name in ((by_k, "k"), (by_steps, "env_steps")):
+        drawn = [
+            (line.get_xdata(), line.get_ydata(), line.get_linestyle())
+            for line in ax.lines
+            if line.get_marker() != "None"
+        ]
+        expected = [(r.summary(mode), style) for r in made for mode, style in (("sampled", "-"), ("mean", "--"))]
+        for (x, y, style), (rows, line_style) in zip(drawn, expected, strict=True):
+            np.testing.assert_array_equal(x, [row[x_name] for row in rows])
+            np.testing.assert_array_equal(y, [row["mean"] for row in rows])
+            assert style == line_style
+    band = by_k.collections[0].get_paths()[0].vertices[:, 1]
+    rows = made[0].summary()
+    assert (band.min(), band.max()) == (min(r["low"] for r in rows), max(r["high"] for r in rows))
+
+
+def test_references_are_lines_with_names():
+    ax = adaptation_figure([bandit()]).axes[0]
+    assert {line.get_ydata()[0] for line in ax.lines if line.get_linestyle() == ":"} == {-40.0, -10.0}
+    assert {text.get_text(): text.get_position()[1] for text in ax.texts} == {
+        "floor": -40.0,
+        "informed\noptimum": -10.0,
+    }
+
+
+def test_panels_follow_what_the_agents_have():
+    def labels(*results: Results, **options: Any) -> list[str]:
+        return [ax.get_xlabel().split()[0] for ax in adaptation_figure(results, **options).axes]
+
+    assert labels(make_results(), make_results("random")) == ["adaptation"]
+    assert labels(make_results(), make_results("random", env_steps=np.arange(4.0))) == ["adaptation", "environment"]
+    assert labels(bandit(), bandit("random")) == ["adaptation", "lifetime"]
+    assert labels(bandit(), make_results("maml", "metarl/ToyBandit-v0")) == ["adaptation"]
+    assert labels(make_results(), panels=["env_steps"]) == ["environment"]
+    with pytest.raises(InvalidValueError, match="did you mean 'lifetime'"):
+        adaptation_figure([bandit()], ["lifetimes"])
+    with pytest.raises(InvalidValueError, match="one family"):
+        adaptation_figure([bandit(), make_results()])
+
+
+def test_lifetime_panel_shows_means_and_the_bayes_optimum():
+    (ax,) = adaptation_figure([bandit(), bandit("random")], ["lifetime"]).axes
+    assert [line.get_xdata()[0] for line in ax.lines] == [6.5, 6.5, 6.75]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["rl2", "random"]
+
+
+def test_paths_are_rows_of_agents_and_at_most_five_columns_of_k():
+    made = [make_results("maml", grid=tuple(range(9))), bandit("random"), make_results("oracle", grid=(0, 8))]
+    figure = paths_figure(made)
+    assert figure is not None
+    assert [ax.get_title() for ax in figure.axes[:5]] == [f"k = {k}" for k in (0, 2, 4, 6, 8)]
+    assert len(figure.axes) == 2 * 5  # the agent without paths has no row
+    first = figure.axes[0].lines
+    np.testing.assert_array_equal(first[3].get_xydata(), made[0].paths[0][1, :3])  # up to the NaN
+    assert (first[2].get_marker(), first[2].get_xydata().tolist()) == ("*", [[1.0, 0.0]])
+    assert figure.axes[6].lines[:] == []  # the last agent knows nothing of k = 2
+    assert paths_figure([bandit()]) is None
+
+
+def test_frame_of_paths_is_square_and_keeps_goals_in_sight():
+    path = np.array([[[0.0, 0.0], [100.0, 0.0]]])
+    figure = paths_figure([make_results(paths={0: path}, landmarks=np.array([[1.0, 1.0]]))])
+    assert figure is not None
+    # anchors span [0, 1] on both axes: centre 0.5, reach 0.5, so the half width is 1.1 * 2.5 * 0.5 = 1.375
+    for low, high in (figure.axes[0].get_xlim(), figure.axes[0].get_ylim()):
+        assert (low, high) == pytest.approx((0.5 - 1.375, 0.5 + 1.375))
+
+
+@pytest.mark.parametrize(("name", "start"), [("curve.png", b"\x89PNG"), ("sub/curve.SVG", b"<?xml")])
+def test_figures_are_saved_whole(name: str, start: bytes, tmp_path: Path):
+    path = save_figure(adaptation_figure([make_results()]), tmp_path / name)
+    assert path.read_bytes().startswith(start)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_other_kinds_of_figure_are_refused(tmp_path: Path):
+    with pytest.raises(InvalidValueError, match=r"curve\.gif.*\.png or \.svg"):
+        save_figure(adaptation_figure([make_results()]), tmp_path / "curve.gif")
+
+
+def test_nothing_global_changes(tmp_path: Path):
+    before = dict(matplotlib.rcParams)
+    page([make_results(), bandit()], tmp_path)
+    save_figure(adaptation_figure([bandit()]), tmp_path / "a.png")
+    assert dict(matplotlib.rcParams) == before
+
+
+# --- text ------------------------------------------------------------------------------------------------------------
+
+
+def test_text_table_in_full():
+    flat = {"sampled": np.full((1, 3, 2, 2), -12.3456), "mean": np.full((1, 3, 2, 2), 0.5)}
+    made = make_results(grid=(0, 1), scores=flat)
+    assert table_text([made]).splitlines() == [
+        "metarl/Toy-v0: split: test \u00b7 tasks: 3 \u00b7 episodes for each R_k: 2 \u00b7 informed optimum: -2",
+        "",
+        "| agent | actions | k = 0                   | k = 1                   |",
+        "| ----- | ------- | ----------------------- | ----------------------- |",
+        "| maml  | sampled | -12.35 [-12.35, -12.35] | -12.35 [-12.35, -12.35] |",
+        "| maml  | mean    | 0.50 [0.50, 0.50]       | 0.50 [0.50, 0.50]       |",
+    ]
+
+
+def test_text_has_a_table_per_family_and_lifetime_where_known():
+    toy, arms = table_text([make_results(grid=tuple(range(10))), bandit(), make_results("random")]).split("\n\nmetarl")
+    assert re.findall(r"k = (\d+)", toy) == ["0", "3", "6", "9"]
+    assert "lifetime" not in toy
+    assert [line.split("|")[1].strip() for line in toy.splitlines()[4:]] == ["maml", "maml", "random", "random"]
+    assert "Bayes-optimal lifetime return: 6.75" in arms
+    assert arms.splitlines()[4].endswith("| 6.50 [6.50, 6.50] |")
+    assert arms.splitlines()[5].endswith("|                   |")
