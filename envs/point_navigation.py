@@ -76,7 +76,7 @@ class PointNavigation(TorchFamily):
         self.terminates = reward == "dense"
         self.action_space = Box(-max_action, max_action, (2,), np.float32)
         if goals == "square":
-            # a frame around the train square: goals between .5 and .75 on the first axis
+            # beyond the train square, in one of its corners
             self.ood = {"far": {"goal": Uniform(0.51, 0.75, (2,))}}
         elif goals == "semicircle":
             self.ood = {"below": {"angle": Uniform(math.pi + 0.01, 2 * math.pi - 0.01)}}

@@ -13,6 +13,7 @@ import random
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from gymnasium import spaces
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from metarl.agent import resolve_device
 from metarl.errors import InvalidValueError, MetaRLError
 from metarl.family import Family, TorchFamily, check_family_fields, task_dict
 from metarl.networks import ObservationEncoder, PolicyHead
@@ -37,6 +39,7 @@ MAX_STEPS, MAX_COMPARED = 2000, 200  # of a rollout, however long the horizon; o
 PARAMETER_ROUNDS = 4  # batches of pairs of rollouts, before a parameter is said to change nothing
 WIDE, EPISODES = 64, 8  # tasks of torch families at once; episodes of each against its references
 STANDARD_ERRORS = 5.0
+SPACES = ("observation_space", "action_space")
 BATCH_TOLERANCE, DEVICE_TOLERANCE, RETURN_TOLERANCE = 1e-5, 1e-4, 1e-4  # relative and absolute alike
 LIBRARIES = [Path(module.__file__ or "").parent for module in (torch, gymnasium, np)]
 DRAW_KEYED = "draw from rng (torch) or self.np_random (Gymnasium), and let reset restore what an episode changes"
@@ -51,13 +54,17 @@ def check_family(family: str | Family, *, tasks: int = 8, seed: int = 0, device:
         family: an id, or a family (whose registration is then not looked at).
         tasks: how many are played side by side, at least 2.
         seed: of the tasks, the actions and the environments.
-        device: where torch families are stepped; they are compared with the CPU, or with CUDA where there is one.
+        device: where the family is stepped; a torch family is also compared with the CPU, or with CUDA if there is one.
 
     Returns:
         One sentence per violation: the family, the field, what was found, what was expected, the fix.
+
+    Raises:
+        InvalidValueError: no such family, preset or device, or fewer than two tasks.
     """
     if tasks < 2:
         raise InvalidValueError("tasks", tasks, "at least 2")
+    device = str(resolve_device(device))
     try:
         built = make_family(family)
     except Exception as error:
@@ -95,6 +102,7 @@ class Subject:
         self.torch = isinstance(family, TorchFamily)
         self.optimal = isinstance(family, TorchFamily) and family.has_optimal_action
         self.wide = WIDE if self.torch else count
+        self.name = type(family).__name__ if family.id == Family.id else str(family.id)
 
     def run(self, check: Callable[[Subject], Iterator[str]]) -> list[str]:
         """The sentences of one check; an exception is one of them."""
@@ -114,11 +122,6 @@ class Subject:
         """A sentence if two rollouts differ."""
         found = difference(a, b, tolerance)
         return [self.say(what, f"different ({found})", "the same rollout", fix)] if found else []
-
-    @property
-    def name(self) -> str:
-        """What sentences call the family."""
-        return type(self.family).__name__ if self.family.id == Family.id else str(self.family.id)
 
     @property
     def steps(self) -> int:
@@ -224,7 +227,7 @@ def declarations(subject: Subject) -> Iterator[str]:
     """Fields are declared, and agents can use the spaces."""
     check_family_fields(subject.family)
     subject.pool.get(subject.count)  # refuses a class of neither form
-    for field, user in (("observation_space", ObservationEncoder), ("action_space", PolicyHead)):
+    for field, user in zip(SPACES, (ObservationEncoder, PolicyHead), strict=True):
         try:
             user(getattr(subject.family, field), subject.name)
         except MetaRLError as error:
@@ -234,15 +237,14 @@ def declarations(subject: Subject) -> Iterator[str]:
 def constant_spaces(subject: Subject) -> Iterator[str]:
     """Environments built for different tasks have the family's spaces."""
     for row, task in enumerate([] if subject.torch else subject.tasks()):
-        env = subject.family.make_env(task)
-        env.reset(seed=0)
-        for field in ("observation_space", "action_space"):
-            found, expected = getattr(env, field), getattr(subject.family, field)
-            if found != expected:
+        with closing(subject.family.make_env(task)) as env:
+            env.reset(seed=subject.seed)
+            spaces_found = [getattr(env, field) for field in SPACES]
+        for field, found in zip(SPACES, spaces_found, strict=True):
+            if found != (expected := getattr(subject.family, field)):
                 fix = "pad or rescale it, so that the space does not depend on the task"
                 yield subject.say(f"{field} for train task {row}", found, f"{expected}, the family's", fix)
                 return
-        env.close()
 
 
 def state_tensors(subject: Subject) -> Iterator[str]:
@@ -251,8 +253,8 @@ def state_tensors(subject: Subject) -> Iterator[str]:
         state = subject.family.reset(subject.tasks().tensors(subject.device), Rng(subject.keys().to(subject.device)))
         for path, leaf in _leaves(state, "state").items():
             if not isinstance(leaf, Tensor) or leaf.shape[:1] != (subject.count,):
-                found = f"of shape {tuple(leaf.shape)}" if isinstance(leaf, Tensor) else f"a {type(leaf).__name__}"
-                expected = f"a tensor [{subject.count}, ...], an entry for every slot"
+                found = f"{type(leaf).__name__} {list(getattr(leaf, 'shape', []))}"
+                expected = f"Tensor [{subject.count}, ...], an entry for every slot"
                 yield subject.say(f"{path} from reset", found, expected, "return tensors in a dict or tuple")
 
 
@@ -280,7 +282,7 @@ def _numbers(subject: Subject, tape: Tape) -> Iterator[str]:
             yield subject.say(f"the {name}", _where(values, ~values.isfinite()), "finite numbers", fix)
             return
     low, high = (space.low, space.high) if isinstance(space, spaces.Box) else (space.start, space.start + space.n - 1)
-    outside = (obs < torch.as_tensor(low)) | (obs > torch.as_tensor(high))
+    outside = (obs < torch.as_tensor(low).to(obs.dtype)) | (obs > torch.as_tensor(high).to(obs.dtype))
     if outside.any():
         fix = "widen observation_space or clip the observation"
         yield subject.say("the observation", f"{obs[outside][0].item():g}", f"numbers inside {space}", fix)
@@ -380,7 +382,7 @@ def pure_functions(subject: Subject) -> Iterator[str]:
             for path, old in before.items():
                 if path not in after or not torch.equal(old.nan_to_num(), after[path].nan_to_num()):
                     fix = f"let {function} compute a new tensor (x = x + y, not x += y)"
-                    yield subject.say(path, f"modified in place by {function}", "left as it was given", fix)
+                    yield subject.say(path, f"modified in place by {function}", "to keep its value", fix)
                     return
             if function != "observe":
                 given["state"] = result if function == "reset" else result[0]
@@ -412,15 +414,14 @@ def no_host_reads(subject: Subject) -> Iterator[str]:
 def reset_keeps_task(subject: Subject) -> Iterator[str]:
     """A Gymnasium environment is still in its task after the first and the second reset."""
     for task in subject.tasks() if not subject.torch and subject.family.apply == "attrs" else ():
-        env = subject.family.make_env(task)
-        for number, (name, value) in [(n, item) for n in (1, 2) for item in task_dict(task).items()]:
-            env.reset(seed=subject.seed)
-            found = getattr(env.unwrapped, name)
-            if np.shape(found) != np.shape(value) or not np.allclose(found, value, rtol=1e-5):
-                fix = "do not draw or change it in the environment's reset"
-                yield subject.say(f"{name} after reset number {number}", found, f"{value}, as the task says", fix)
-                return
-        env.close()
+        with closing(subject.family.make_env(task)) as env:
+            for number, (name, value) in [(n, item) for n in (1, 2) for item in task_dict(task).items()]:
+                env.reset(seed=subject.seed)
+                found = getattr(env.unwrapped, name)
+                if np.shape(found) != np.shape(value) or not np.allclose(found, value, rtol=1e-5):
+                    fix = "do not draw or change it in the environment's reset"
+                    yield subject.say(f"{name} after reset number {number}", found, f"{value}, as the task says", fix)
+                    return
 
 
 def no_trace(subject: Subject) -> Iterator[str]:
@@ -438,8 +439,9 @@ def parameters(subject: Subject) -> Iterator[str]:
     for name in subject.family.task_space:
         if not _has_effect(subject, name):
             found = f"without effect on {PARAMETER_ROUNDS * subject.wide} pairs of rollouts that differ in it alone"
-            fix = "use it in reset, observe or step" if subject.torch else "see that `apply` sets it and reset keeps it"
-            expected = "another observation, reward or ending in one of them"
+            expected, fix = "another observation, reward or ending in one of them", "use it in reset, observe or step"
+            if not subject.torch:
+                fix = "see that `apply` sets it and reset keeps it, look longer with tasks=64"
             yield subject.say(f"task parameter {name!r}", found, expected, f"{fix}, or remove it from task_space")
 
 

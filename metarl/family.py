@@ -71,7 +71,7 @@ class Family:
         if split not in self.splits:
             raise InvalidValueError("split", split, did_you_mean(split, self.splits))
         space = dict(self.task_space) | dict(self.ood.get(split, {}))
-        side = None if self.finite else _SIDES.get(split)
+        side = None if self.finite or is_finite(space) else _SIDES.get(split, _SIDES["test"])
         return sample_tasks(self.id, space, split, seed, index, side)
 
     def make_tasks(self, **values: Any) -> Tasks:
@@ -80,9 +80,9 @@ class Family:
 
     def held_out(self, tasks: Tasks) -> npt.NDArray[np.bool_]:
         """Which tasks no training draw can produce, `bool [N]`: decided by content, so a custom task has a side too."""
-        if tasks.split in self.ood:
-            return np.ones(len(tasks), dtype=bool)
-        return np.zeros(len(tasks), dtype=bool) if self.finite else on_side(tasks, _SIDES["test"])
+        if self.finite or is_finite(tasks.space):
+            return np.full(len(tasks), tasks.split in self.ood)
+        return on_side(tasks, _SIDES["test"])
 
     def references(self, tasks: Tasks) -> dict[str, npt.NDArray[np.float64]]:
         """Exact expected returns of one episode, per task `[N]`, under the names that are known.

@@ -10,7 +10,6 @@ from __future__ import annotations
 import html
 import io
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from metarl.errors import InvalidValueError, did_you_mean
-from metarl.evaluate import Floats, Results
+from metarl.evaluation import Floats, Results
 from metarl.tasks import write_atomic
 
 Row = dict[str, float]
@@ -193,10 +192,10 @@ def _references(entries: Sequence[_Entry]) -> dict[str, float]:
     return {n: float(v.mean()) for e in reversed(entries) for n, v in e.results.references.items()}
 
 
-def _decimals(values: Iterable[float], digits: int) -> int:
-    """Decimals that show the largest value with `digits` digits; at most 3."""
+def _decimals(values: Iterable[float]) -> int:
+    """Decimals that fit the largest of some values."""
     largest = max(map(abs, values), default=0.0)
-    return min(3, max(0, digits - 1 - math.floor(math.log10(max(largest, 1e-9)))))
+    return 3 if largest < 2 else 2 if largest < 1000 else 0
 
 
 def _ends(entries: Sequence[_Entry]) -> list[float]:
@@ -316,7 +315,7 @@ def _section(entries: Sequence[_Entry]) -> str:
     parts += ["<h3>Return after k adaptation steps</h3>", _scores_table(entries)]
     parts += ["<h3>Whole trial</h3>", _trial_table(entries)]
     if (paths := paths_figure([e.results for e in entries])) is not None:
-        caption = "One episode in each of the first tasks, a colour per task: a dot at its start, a star at its mark."
+        caption = "An episode in each of the first tasks: dot, start; star, the task's goal. Frames cut far excursions."
         picture = _svg(paths, "paths of episodes")
         parts.append(f'<h3>Paths</h3><figure class="wide">{picture}<figcaption>{caption}</figcaption></figure>')
     details = "".join(_details(entry) for entry in entries)
@@ -342,7 +341,7 @@ def _svg(figure: Figure, label: str) -> str:
 
 
 def _scores_table(entries: Sequence[_Entry]) -> str:
-    decimals, groups = _decimals(_ends(entries), 4), []
+    decimals, groups = _decimals(_ends(entries)), []
     extra = [n for n in ("normalised", "success") if any(n in rows[0] for e in entries for rows in e.rows.values())]
     for entry in entries:
         for mode, rows in entry.rows.items():
@@ -361,13 +360,13 @@ def _score_cells(row: Row, extra: Sequence[str], decimals: int) -> list[str]:
 def _trial_table(entries: Sequence[_Entry]) -> str:
     head = ["agent", "mean of R<sub>k</sub> over k", "return while adapting", "seconds per step"]
     head += ["lifetime return", "[low, high]", "episodes", "Bayes optimum"]
-    decimals = _decimals(_ends(entries), 4)
+    decimals = _decimals(_ends(entries))
     return _table(head, [(html.escape(e.label), [_trial_cells(e.results, decimals)]) for e in entries])
 
 
 def _trial_cells(results: Results, decimals: int) -> list[str]:
     life = results.lifetime_summary() or {}
-    n = _decimals([life[end] for end in ("low", "high") if life], 4)
+    n = _decimals([life[end] for end in ("low", "high") if life])
     first = next(iter(results.scores))
     cells = [_number(results.area_under_curve(first), decimals), _number(_mean(results.collected), decimals)]
     cells += [_number(_mean(results.seconds), 3), _number(life.get("mean"), n), _interval(life, n)]
@@ -413,7 +412,7 @@ def _details(entry: _Entry) -> str:
 
 def _text_section(entries: Sequence[_Entry]) -> str:
     first, chosen = entries[0].results, _chosen(sorted({k for e in entries for k in e.results.k}), 4)
-    rows = [_text_row(e, mode, chosen, _decimals(_ends(entries), 3)) for e in entries for mode in e.rows]
+    rows = [_text_row(e, mode, chosen, _decimals(_ends(entries))) for e in entries for mode in e.rows]
     rows = [["agent", "actions", *(f"k = {k}" for k in chosen), "lifetime return"], *rows]
     columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
     widths = [max(map(len, column)) for column in columns]
@@ -426,7 +425,7 @@ def _text_row(entry: _Entry, mode: str, chosen: Sequence[int], decimals: int) ->
     by_k = {int(row["k"]): row for row in entry.rows[mode]}
     cells = [_text_cell(by_k.get(k), decimals) for k in chosen]
     life = entry.results.lifetime_summary() if mode == next(iter(entry.rows)) else None
-    cells.append(_text_cell(life, _decimals([life["low"], life["high"]], 3) if life else 0))
+    cells.append(_text_cell(life, _decimals([life["low"], life["high"]]) if life else 0))
     return [entry.label.replace("|", r"\|"), mode, *cells]
 
 

@@ -36,7 +36,7 @@ def gae(
 ) -> Tensor:
     """Generalised advantage estimation (Schulman et al. 2016, arXiv:1506.02438, equation 16).
 
-    delta_t = r_t + discount * (1 - ended_t) * v_{t+1} - v_t and A_t = delta_t + discount * lam * (1 - ended_t) * A_{t+1}.
+    A_t = delta_t + discount * lam * (1 - ended_t) * A_{t+1}, delta_t = r_t + discount * (1 - ended_t) * v_{t+1} - v_t.
 
     Args:
         reward: `[T, ...]`.

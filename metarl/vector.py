@@ -102,7 +102,7 @@ class TorchSlots:
         self.state, reward, terminated = result[:3]
         success = result[3].get("success") if len(result) == 4 else None
         if self.clock == 0:
-            _check_tensor(self.family, "step", "reward", reward, (self.n,))
+            _check_tensor(self.family, "step", "reward", reward, (self.n,), torch.float32)
             _check_tensor(self.family, "step", "terminated", terminated, (self.n,), torch.bool)
         self.clock += 1
         self.t += 1
@@ -297,7 +297,9 @@ class MetaVectorEnv(VectorEnv[Any, Any, Any]):
             raise gym.error.ResetNeeded(
                 f"environments {listing} have finished: reset them (options={{'reset_mask': ...}})"
             )
-        out, _ = self.slots.advance(torch.as_tensor(np.asarray(actions)).to(self.slots.device))
+        space = self.single_action_space
+        actions = np.asarray(actions) - (space.start if isinstance(space, spaces.Discrete) else 0)
+        out, _ = self.slots.advance(torch.as_tensor(actions).to(self.slots.device))
         obs, reward = self._numpy(out.obs), out.reward.double().cpu().numpy()
         terminated, truncated = out.terminated.cpu().numpy().copy(), out.truncated.cpu().numpy().copy()
         info: dict[str, Any] = {}

@@ -121,7 +121,7 @@ BUGS = (
     Bug(
         "10 test tasks drawn in training",
         "metarl/family.py",
-        "side = None if self.finite else _SIDES.get(split)",
+        'side = None if self.finite or is_finite(space) else _SIDES.get(split, _SIDES["test"])',
         "side = None",
         "test_tasks",
     ),
@@ -192,7 +192,8 @@ BUGS = (
         "15 KL of the initial policy",
         "agents/maml.py",
         "return self._surrogate(self.agent.policy(params, self.post.x))",
-        "return self._surrogate(self.agent.policy({k: v.expand(self.rows, *v.shape) for k, v in theta.items()}, self.post.x))",
+        "p = {k: v.expand(self.rows, *v.shape) for k, v in theta.items()}; "
+        "return self._surrogate(self.agent.policy(p, self.post.x))",
         "test_maml",
     ),
     Bug(

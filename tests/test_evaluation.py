@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ class Offset(metarl.TorchFamily):
     action_space = Box(-100.0, 100.0, (1,), np.float32)
     horizon = 3
     terminates = False
-    task_space = {"offset": metarl.Uniform(0.0, 1.0)}
+    task_space: ClassVar = {"offset": metarl.Uniform(0.0, 1.0)}
 
     def reset(self, task: dict[str, Tensor], rng: metarl.Rng) -> Tensor:
         return rng.uniform(2)

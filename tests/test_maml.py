@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ class TwoArms(metarl.TorchFamily):
     action_space = Discrete(4)
     horizon = 1
     terminates = False
-    task_space = {"pay": metarl.Uniform(0.0, 1.0, (4,))}
+    task_space: ClassVar = {"pay": metarl.Uniform(0.0, 1.0, (4,))}
 
     def reset(self, task: dict[str, Tensor], rng: metarl.Rng) -> Tensor:
         return torch.ones_like(task["pay"][:, :1])
@@ -197,7 +197,7 @@ def test_estimators_against_the_exact_meta_gradient(estimator: str, unbiased: bo
     assert float(torch.cosine_similarity(ours_bias, exact, dim=0)) > 0.5
 
 
-# --- advantages --------------------------------------------------------------------------------------------------------
+# --- advantages ----------------------------------------------------------------------------------------------------
 
 
 def hand_rollout(reward: Tensor, terminated: Tensor | None = None, truncated: Tensor | None = None) -> Rollout:
@@ -284,7 +284,7 @@ def test_log_probs_are_summed_over_action_dimensions() -> None:
     )
 
 
-# --- training and adapting ---------------------------------------------------------------------------------------------
+# --- training and adapting ------------------------------------------------------------------------------------------
 
 
 def test_rows_adapt_alone() -> None:
@@ -316,7 +316,10 @@ def test_adapting_leaves_theta_alone_and_each_row_differs() -> None:
 
 def test_mean_actions_are_the_mean_and_sampled_ones_are_around_it() -> None:
     agent = metarl.make_agent("maml", "metarl/PointNavigation-v0", hidden=(8,))
-    step, rng = Step(torch.randn(1, 5000, 2, generator=torch.Generator().manual_seed(0)), None), metarl.Rng(torch.arange(5000))
+    step, rng = (
+        Step(torch.randn(1, 5000, 2, generator=torch.Generator().manual_seed(0)), None),
+        metarl.Rng(torch.arange(5000)),
+    )
     state = agent.begin(1)
     mean, _, _ = agent.act(state, step, rng, "mean")
     torch.testing.assert_close(mean, agent.policy(state, step.obs).mean)

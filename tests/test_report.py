@@ -16,6 +16,7 @@ from metarl.evaluation import Results
 from metarl.report import adaptation_figure, paths_figure, save_figure, table_text, write_report
 
 DASH = "\u2013"
+SETTINGS = dict(matplotlib.rcParams)  # before any test drew anything
 
 
 def make_results(
@@ -318,10 +319,9 @@ def test_other_kinds_of_figure_are_refused(tmp_path: Path):
 
 
 def test_nothing_global_changes(tmp_path: Path):
-    before = dict(matplotlib.rcParams)
     page([make_results(), bandit()], tmp_path)
     save_figure(adaptation_figure([bandit()]), tmp_path / "a.png")
-    assert dict(matplotlib.rcParams) == before
+    assert dict(matplotlib.rcParams) == SETTINGS
 
 
 # --- text ------------------------------------------------------------------------------------------------------------
@@ -348,3 +348,9 @@ def test_text_has_a_table_per_family_and_lifetime_where_known():
     assert "Bayes-optimal lifetime return: 6.75" in arms
     assert arms.splitlines()[4].endswith("| 6.50 [6.50, 6.50] |")
     assert arms.splitlines()[5].endswith("|                   |")
+
+
+def test_text_holds_the_summary():
+    row = table_text([AGENTS[0]]).splitlines()[4]
+    cells = [f"{r['mean']:.2f} [{r['low']:.2f}, {r['high']:.2f}]" for r in AGENTS[0].summary()]
+    assert [cell.strip() for cell in row.split("|")[1:-1]] == ["maml", "sampled", *cells]

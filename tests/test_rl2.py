@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ class Walk(metarl.TorchFamily):
     observation_space = Box(-1.0, 1.0, (1,), np.float32)
     action_space = Box(-1.0, 1.0, (1,), np.float32)
     horizon = 4
-    task_space = {"length": metarl.Choice(list(range(1, 41)))}
+    task_space: ClassVar = {"length": metarl.Choice(list(range(1, 41)))}
 
     def reset(self, task: dict[str, Tensor], rng: metarl.Rng) -> Tensor:
         return torch.zeros_like(task["length"])
@@ -48,7 +48,7 @@ def trial(agent: RL2, lengths: list[int]) -> tuple[Rollout, dict[str, Tensor]]:
 
 
 def test_inputs_cross_episodes_and_only_the_trial_start_is_blank() -> None:
-    """Pitfall 11. Row 0 has episodes of 2 steps: its third input, the second episode's first, tells of the first's end."""
+    """Pitfall 11. Row 0 has episodes of 2 steps: its third input, the second episode's first, tells of an end."""
     agent = walk_agent()
     rollout, _ = trial(agent, [2, 4])
     x = agent.inputs(rollout)  # [T, R, obs | action | reward | end]

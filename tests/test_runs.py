@@ -169,7 +169,7 @@ def test_corrupt_checkpoints_are_refused_and_change_nothing(how: str, tmp_path: 
 
 def test_a_checkpoint_of_another_agent_or_shape_is_refused(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "checkpoint", small("maml"), 4)
-    with pytest.raises(metarl.InvalidValueError, match="agent of checkpoint .* is 'maml', expected 'rl2'"):
+    with pytest.raises(metarl.InvalidValueError, match=r"agent of checkpoint .* is 'maml', expected 'rl2'"):
         load_checkpoint(tmp_path / "checkpoint", small("rl2"))
     wider = metarl.make_agent("maml", "metarl/PointNavigation-v0", hidden=(9,))
     with pytest.raises(metarl.InvalidValueError, match=r"tensor 'w0' of .* is \(\(2, 8\), torch.float32\)"):
@@ -185,5 +185,5 @@ def test_not_a_run(tmp_path: Path) -> None:
     with pytest.raises(metarl.InvalidValueError, match="run is"):
         Run.open(tmp_path)
     (tmp_path / "config.json").write_text('{"format": "other"}')
-    with pytest.raises(metarl.InvalidValueError, match="format of .*config.json is 'other'"):
+    with pytest.raises(metarl.InvalidValueError, match=r"format of .*config\.json is 'other'"):
         Run.open(tmp_path)
