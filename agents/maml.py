@@ -17,7 +17,6 @@ divergence and its gradient vanish (Schulman et al. 2015, arXiv:1502.05477, appe
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,6 +31,7 @@ from metarl.returns import discounted_returns, gae, linear_baseline, linear_feat
 from metarl.rng import Rng, make_key
 from metarl.rollout import Budget, Rollout, Step, Trials
 from metarl.tasks import Tasks
+from metarl.trust_region import flatten, trust_region_step, unflatten
 
 ESTIMATORS = ("naive", "lvc")
 _CHUNK_ELEMENTS = 400_000  # activations of one layer that fit the cache: batching all 40 tasks takes twice as long
@@ -229,27 +229,30 @@ class MAML(Agent):
             _Chunk(self, self.theta, [b.rows(c) for b in pre], post.rows(c))
             for c in self._chunks(rows, post.x.shape[1])
         ]
-        g = torch.stack([c.pull_back(c.loss_grad).sum(0) for c in chunks]).sum(0) / rows
+        gradient = torch.stack([c.pull_back(c.loss_grad).sum(0) for c in chunks]).sum(0) / rows
 
         def fisher_vector(v: Tensor) -> Tensor:
             return torch.stack([c.fisher_vector(v) for c in chunks]).sum(0) / rows + cfg.cg_damping * v
 
-        direction = conjugate_gradient(fisher_vector, g, cfg.cg_iterations)
-        curvature = torch.dot(direction, fisher_vector(direction))
-        scale = torch.sqrt(2.0 * cfg.max_kl / curvature.clamp_min(1e-20))
-        metrics = {"grad_norm": float(g.norm()), "kl": 0.0, "improvement": 0.0, "step_rejected": 1.0}
-        if not bool(torch.isfinite(direction).all() & (curvature > 0)):
-            return metrics
-        old = _flatten(self.theta)
-        for i in range(cfg.line_search_steps):
-            theta = _unflatten(old - scale * cfg.line_search_decay**i * direction, self.theta)
-            results = [c.evaluate(theta) for c in chunks]
-            loss, kl = (float(sum(r[n] for r in results)) / rows for n in (0, 1))
-            before = sum(c.loss for c in chunks) / rows
-            if loss < before and kl <= cfg.max_kl:  # NaN fails both
-                self.theta = theta
-                return metrics | {"kl": kl, "improvement": before - loss, "step_rejected": 0.0, "line_search": float(i)}
-        return metrics  # every size failed: theta is as it was
+        def evaluate(flat: Tensor) -> tuple[float, float]:
+            loss, kl = zip(*[c.evaluate(unflatten(flat, self.theta)) for c in chunks], strict=True)
+            return float(sum(loss)) / rows, float(sum(kl)) / rows
+
+        old = flatten(self.theta)
+        new, metrics = trust_region_step(
+            old,
+            gradient,
+            fisher_vector,
+            evaluate,
+            sum(c.loss for c in chunks) / rows,
+            max_kl=cfg.max_kl,
+            cg_iterations=cfg.cg_iterations,
+            tries=cfg.line_search_steps,
+            decay=cfg.line_search_decay,
+        )
+        if new is not old:
+            self.theta = unflatten(new, self.theta)
+        return metrics
 
     def tensors(self) -> dict[str, Tensor]:
         """Theta."""
@@ -329,31 +332,5 @@ class _Chunk:
             return self._surrogate(self.agent.policy(params, self.post.x))
 
 
-def conjugate_gradient(
-    product: Callable[[Tensor], Tensor], b: Tensor, iterations: int, tolerance: float = 1e-10
-) -> Tensor:
-    """Solve A x = b for a positive definite A given as a product (Hestenes and Stiefel, 1952): `[P]` to `[P]`."""
-    x, r = torch.zeros_like(b), b.clone()
-    p, rr = b.clone(), torch.dot(b, b)
-    for _ in range(iterations):
-        if float(rr) < tolerance:
-            break
-        ap = product(p)
-        alpha = rr / torch.dot(p, ap)
-        x, r = x + alpha * p, r - alpha * ap
-        rr, previous = torch.dot(r, r), rr
-        p = r + (rr / previous) * p
-    return x
-
-
 def _rowwise(per_row: Tensor, like: Tensor) -> Tensor:
     return per_row.to(like.dtype).view(-1, *[1] * (like.dim() - 1))
-
-
-def _flatten(params: Params) -> Tensor:
-    return torch.cat([v.flatten() for v in params.values()])
-
-
-def _unflatten(flat: Tensor, like: Params) -> Params:
-    parts = torch.split(flat, [v.numel() for v in like.values()])
-    return {k: p.view_as(v).clone() for (k, v), p in zip(like.items(), parts, strict=True)}

@@ -2,8 +2,8 @@
 
 Duan et al. (2016, arXiv:1611.02779, section 3.1). Every pull is an episode of one step; a trial is n of them.
 
-Observation: the constant 0, `[1]`. Action: which arm. Reward: 1 with probability p[arm], else 0. Task: p, uniform on
-[0, 1]^k. Presets: "k10", "k50". Version history: v0, first.
+Observation: the constant 0, `[1]`. Action: which arm. Reward: 1 with probability p[arm], else 0. End: every pull
+terminates its episode. Task: p, uniform on [0, 1]^k. Presets: "k10", "k50". Version history: v0, first.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ class BernoulliBandit(TorchFamily):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"k10": {"k": 10}, "k50": {"k": 50}}
     observation_space = Box(0.0, 1.0, (1,), np.float32)
     horizon = 1
-    terminates = False  # a pull is over because its one step is
 
     def __init__(self, k: int = 5) -> None:
         if not (isinstance(k, int) and k >= 1):
@@ -59,7 +58,7 @@ class BernoulliBandit(TorchFamily):
         """Pull arm `action`, `int64 [N]`."""
         p = task["p"].gather(1, action.unsqueeze(1)).squeeze(1)
         reward = (rng.uniform() < p).float()
-        return state, reward, torch.zeros_like(reward, dtype=torch.bool)
+        return state, reward, torch.ones_like(reward, dtype=torch.bool)
 
     def optimal_action(self, state: Tensor, task: dict[str, Tensor], t: Tensor) -> Tensor:
         """The best arm."""

@@ -274,8 +274,6 @@ def _numbers(subject: Subject, tape: Tape) -> Iterator[str]:
     if obs.is_floating_point() != real:
         expected = "torch.float32" if real else "torch.int64"
         yield subject.say("dtype of the observation", obs.dtype, expected, f"return it .to({expected})")
-    if tape.reward.dtype != torch.float32:
-        yield subject.say("dtype of the reward", tape.reward.dtype, "torch.float32", "return reward.float()")
     for name, values in (("observation", tape.observation), ("reward", tape.reward)):
         if not values.isfinite().all():
             fix = "look for a division by zero, a root or logarithm of a negative number, or an overflow"

@@ -144,7 +144,7 @@ class Study:
     agent: str
     family: str
     iterations: int
-    k: int
+    k: int | tuple[int, ...]
     num_tasks: int
     episodes: int
     overrides: Mapping[str, Any] = field(default_factory=dict)
@@ -153,7 +153,9 @@ class Study:
 
 QUICKSTART = (
     Study("maml", "metarl/PointNavigation-v0", 120, 3, 40, 20, {"meta_batch_size": 20, "episodes": 10}),
-    Study("rl2", "metarl/BernoulliBandit-v0", 150, 10, 10_000, 1, {"hidden": 64, "trial_episodes": 10}),
+    Study(
+        "rl2", "metarl/BernoulliBandit-v0", 150, (0, 1, 2, 3, 5, 7, 10), 4000, 1, {"hidden": 64, "trial_episodes": 10}
+    ),
 )
 
 

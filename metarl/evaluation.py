@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -71,23 +72,31 @@ class Results:
     landmarks: Floats | None
     task_hash: str
     meta: dict[str, Any] = field(default_factory=dict)
+    _resampled: dict[str, dict[str, Floats]] = field(default_factory=dict, repr=False, compare=False)
 
     def summary(self, mode: str = "sampled") -> list[dict[str, float]]:
         """One row per k: mean and interquartile mean of R_k with 95 % intervals, steps used, normalised score."""
+        per_task = self.scores[mode].mean(-1)  # [seed, task, k]
+        intervals = self._intervals(mode, per_task)
         rows = []
         for i, k in enumerate(self.k):
-            per_task = self.scores[mode][:, :, i].mean(-1)  # [seed, task]
-            mean, iqm_value = float(per_task.mean()), iqm(per_task)
-            low, high = bootstrap_interval(per_task, lambda x: x.mean((-2, -1)))
-            iqm_low, iqm_high = bootstrap_interval(per_task, iqm_batch)
-            row = {"k": k, "mean": mean, "low": low, "high": high}
-            row |= {"iqm": iqm_value, "iqm_low": iqm_low, "iqm_high": iqm_high}
+            mean = float(per_task[:, :, i].mean())
+            row = {"k": float(k), "mean": mean, "iqm": float(iqm(per_task[:, :, i]))}
+            row |= {name: float(ends[i]) for name, ends in intervals.items()}
             row |= {"episodes": float(self.episodes[i]), "env_steps": float(self.env_steps[i])}
             if mode in self.success:
                 row["success"] = float(self.success[mode][:, :, i].mean())
             score = self.normalised(mean)
             rows.append(row if score is None else row | {"normalised": score})
         return rows
+
+    def _intervals(self, mode: str, per_task: Floats) -> dict[str, Floats]:
+        """Ends of the intervals `[k]` by name, resampled once and kept."""
+        if mode not in self._resampled:
+            mean, middle = bootstrap_intervals(per_task, mean_batch, iqm_batch)
+            ends = {"low": mean[0], "high": mean[1], "iqm_low": middle[0], "iqm_high": middle[1]}
+            self._resampled[mode] = ends
+        return self._resampled[mode]
 
     def normalised(self, mean: float) -> float | None:
         """(mean - mean floor) / (mean reference - mean floor), unclipped; None where either is unknown."""
@@ -101,7 +110,7 @@ class Results:
         if not self.lifetime.size:
             return None
         per_task = self.lifetime.mean(-1)
-        low, high = bootstrap_interval(per_task, lambda x: x.mean((-2, -1)))
+        low, high = (float(end[0]) for end in bootstrap_intervals(per_task[..., None], mean_batch)[0])
         out = {"mean": float(per_task.mean()), "low": low, "high": high, "episodes": float(self.collected.shape[-1])}
         return out if self.bayes_optimal is None else out | {"bayes_optimal": self.bayes_optimal}
 
@@ -140,9 +149,9 @@ class Results:
             head = json.loads(target.read_text())
             if head.get("format") != FORMAT:
                 raise InvalidValueError("results format", head.get("format"), repr(FORMAT))
-            with np.load(target.with_suffix(".npz"), allow_pickle=False) as file:
+            with target.with_suffix(".npz").open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 arrays = {k: file[k] for k in file.files}
-        except (OSError, ValueError, AttributeError) as error:
+        except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
             if isinstance(error, InvalidValueError):
                 raise
             raise InvalidValueError("results file", str(path), f"files written by Results.save ({error})") from error
@@ -306,12 +315,14 @@ def _score(agent: Agent, trials: Trials, state: AgentState, k: int, episodes: in
     """
     if not agent.remembers:
         budget = Budget(slots=episodes, episodes=1)
-        rollout, _ = trials.collect(agent, agent.fork(state), k, budget, mode, "score")
+        rollout, _ = trials.collect(agent, agent.fork(state), k, budget, mode, "score", final_obs=True)
         sums, _ = rollout.episodes(rollout.reward)
         return rollout, sums[:, :, 0].cpu().numpy()
     returns = []
     for number in range(episodes):
-        rollout, _ = trials.numbered(number).collect(agent, agent.fork(state), k, Budget(episodes=1), mode, "score")
+        rollout, _ = trials.numbered(number).collect(
+            agent, agent.fork(state), k, Budget(episodes=1), mode, "score", final_obs=True
+        )
         returns.append(rollout.episodes(rollout.reward)[0][:, 0, 0].cpu().numpy())
     return rollout, np.stack(returns, -1)
 
@@ -320,9 +331,10 @@ def _paths(rollout: Rollout, keep: int) -> Floats:
     """First slot of the first rows, up to its end: `[keep, T + 1, 2]`; empty unless observations are points."""
     if rollout.obs.dim() != 4 or rollout.obs.shape[-1] != 2 or keep == 0:
         return np.zeros((0, 0, 2))
-    points = rollout.obs[:, :keep, 0].double()
-    over = (rollout.ended.long().cumsum(0) - rollout.ended.long())[:, :keep, 0] > 0
-    points[over] = torch.nan
+    reached = rollout.extras["final_obs"][:, :keep, 0].double()
+    before = (rollout.ended.long().cumsum(0) - rollout.ended.long())[:, :keep, 0]  # episodes that were over by then
+    reached[before > 0] = torch.nan
+    points = torch.cat([rollout.obs[:1, :keep, 0].double(), reached])
     return points.transpose(0, 1).cpu().numpy()
 
 
@@ -403,45 +415,56 @@ def with_floor(results: Results, family: Family, tasks: Tasks, floor: Floats | N
 # --- statistics ------------------------------------------------------------------------------------------------------
 
 
+def mean_batch(scores: Floats) -> Floats:
+    """Mean over seeds and tasks: `[..., seed, task, k]` to `[..., k]`."""
+    return np.asarray(scores.mean((-3, -2)))
+
+
 def iqm_batch(scores: Floats) -> Floats:
-    """Interquartile mean over the last two axes: the mean of the middle half."""
-    flat = np.sort(scores.reshape(*scores.shape[:-2], -1), -1)
-    cut = flat.shape[-1] // 4
-    return np.asarray(flat[..., cut : flat.shape[-1] - cut].mean(-1))
+    """Interquartile mean over seeds and tasks, the mean of the middle half: `[..., seed, task, k]` to `[..., k]`."""
+    flat = scores.reshape(*scores.shape[:-3], -1, scores.shape[-1])
+    count = flat.shape[-2]
+    cut = count // 4
+    if cut == 0:
+        return np.asarray(flat.mean(-2))
+    parted = np.partition(np.moveaxis(flat, -2, -1), (cut, count - cut - 1), -1)
+    return np.asarray(parted[..., cut : count - cut].mean(-1))
 
 
 def iqm(scores: Floats) -> float:
     """Interquartile mean of `[seed, task]`."""
-    return float(iqm_batch(scores[None])[0])
+    return float(iqm_batch(scores[..., None])[0])
 
 
-def bootstrap_interval(
-    scores: Floats, statistic: Callable[[Floats], Floats], level: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> tuple[float, float]:
+def bootstrap_intervals(
+    scores: Floats, *statistics: Callable[[Floats], Floats], level: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> list[tuple[Floats, Floats]]:
     """Percentile bootstrap stratified by task (Agarwal et al. 2021, arXiv:2108.13264), with tasks drawn again too.
 
-    Seeds are drawn with replacement within each task where there are several, and tasks with replacement: the
-    interval covers new seeds and new tasks.
+    Tasks are drawn with replacement, and within each the seeds where there are several: the interval covers new tasks
+    and new seeds. All k and all statistics share the resamples.
 
     Args:
-        scores: `[seed, task]`.
-        statistic: `[resample, seed, task]` to `[resample]`.
+        scores: `[seed, task, k]`.
+        statistics: each `[resample, seed, task, k]` to `[resample, k]`.
         level: of the interval.
         resamples: how many.
         seed: of the resampling.
 
     Returns:
-        lower and upper end.
+        for each statistic the lower and the upper ends, `[k]`.
     """
     generator = np.random.default_rng(seed)
-    seeds, tasks = scores.shape
-    values = []
-    chunk = max(1, 4_000_000 // scores.size)
+    seeds, tasks, _ = scores.shape
+    values: list[list[Floats]] = [[] for _ in statistics]
+    chunk = max(1, 2_000_000 // scores.size)
     for start in range(0, resamples, chunk):
         n = min(chunk, resamples - start)
-        which_task = generator.integers(tasks, size=(n, 1, tasks))
-        which_seed = generator.integers(seeds, size=(n, seeds, tasks))
-        values.append(statistic(scores[which_seed, np.broadcast_to(which_task, (n, seeds, tasks))]))
+        task = generator.integers(tasks, size=(n, 1, tasks), dtype=np.int32)
+        one_of = generator.integers(seeds, size=(n, seeds, tasks), dtype=np.int32) if seeds > 1 else 0
+        drawn = scores[one_of, task] if seeds > 1 else scores[0][task]
+        for kept, statistic in zip(values, statistics, strict=True):
+            kept.append(statistic(drawn))
     tail = 50 * (1 - level)
-    low, high = np.percentile(np.concatenate(values), [tail, 100 - tail])
-    return float(low), float(high)
+    ends = [np.percentile(np.concatenate(kept), [tail, 100 - tail], axis=0) for kept in values]
+    return [(low, high) for low, high in ends]

@@ -193,6 +193,7 @@ class PolicyHead:
             bounded = np.isfinite(space.low).all() and np.isfinite(space.high).all()
             self._center = torch.as_tensor((space.low + space.high) / 2) if bounded else None
             self._half = torch.as_tensor((space.high - space.low) / 2) if bounded else None
+            self._low, self._high = torch.as_tensor(space.low), torch.as_tensor(space.high)
         else:
             raise InvalidValueError(f"action space of {user}", space, "a Box with one axis or a Discrete space")
 
@@ -214,7 +215,9 @@ class PolicyHead:
             return action
         if self._center.device != action.device:
             self._center, self._half = self._center.to(action.device), self._half.to(action.device)
-        return torch.addcmul(self._center, action.clamp(-1.0, 1.0), self._half)
+            self._low, self._high = self._low.to(action.device), self._high.to(action.device)
+        # the second clamp is for rounding: centre + half may lie beyond the box by a bit
+        return torch.addcmul(self._center, action.clamp(-1.0, 1.0), self._half).clamp(self._low, self._high)
 
     def encode(self, action: Tensor) -> Tensor:
         """Actions as features: one-hot `[..., n]`, or the clipped action `[..., d]`."""

@@ -21,7 +21,7 @@ from metarl.errors import InvalidValueError, did_you_mean
 from metarl.family import Family, GymFamily, check_family_fields
 from metarl.tasks import TaskSpace
 
-ID_PATTERN = re.compile(r"^[A-Za-z0-9_\-]+/[A-Za-z0-9_\-]+-v\d+$")
+ID_PATTERN = re.compile(r"[A-Za-z0-9_\-]+/[A-Za-z0-9_\-]+-v\d+")
 Factory = str | Callable[..., Any]
 
 
@@ -56,7 +56,7 @@ def register_family(
         task_space: any-Gymnasium form: parameter name to distribution.
         kwargs: keywords for the constructor; JSON-able where the Gymnasium spec must be.
     """
-    if not isinstance(id, str) or not ID_PATTERN.match(id):
+    if not isinstance(id, str) or not ID_PATTERN.fullmatch(id):
         raise InvalidValueError("family id", id, "namespace/Name-vN, for example 'mine/PointGoal-v0'")
     if (entry_point is None) == (env is None):
         raise InvalidValueError("register_family", id, "either an entry_point or env=..., and not both")
@@ -77,7 +77,7 @@ def register_family(
 
 def register_agent(name: str, entry_point: Factory) -> None:
     """Make an agent known by its name: an `Agent` subclass, or `"module:Class"`, imported when first used."""
-    if not re.match(r"^[a-z][a-z0-9_]*$", name):
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise InvalidValueError("agent name", name, "lower-case letters, digits and underscores, for example 'maml'")
     agents[name] = entry_point
 

@@ -14,14 +14,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from metarl.errors import InvalidValueError, did_you_mean
 from metarl.evaluation import Floats, Results
@@ -30,7 +30,7 @@ from metarl.tasks import write_atomic
 Row = dict[str, float]
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
 MARKERS = "osD^vPX"
-LINES = {"sampled": "solid", "mean": "dashed"}  # of each action mode
+LINES: dict[str, Literal["solid", "dashed"]] = {"sampled": "solid", "mean": "dashed"}  # of each action mode
 INK, GREY = "#3c4043", "#80868b"
 PANELS = {"k": "adaptation steps k", "env_steps": "environment steps used", "lifetime": "lifetime return of a trial"}
 STYLE: Any = {
@@ -224,13 +224,17 @@ def _adaptation(entries: Sequence[_Entry], names: Sequence[str]) -> Figure:
 
 
 def _draw_curves(ax: Axes, entries: Sequence[_Entry], x_name: str) -> None:
-    for entry in entries:
-        for mode, rows in entry.rows.items():
-            x, mean, low, high = (np.array([row[n] for row in rows]) for n in (x_name, "mean", "low", "high"))
-            ax.plot(x, mean, ls=LINES[mode], color=entry.color, marker=entry.marker)
-            ax.fill_between(x, low, high, color=entry.color, alpha=0.15, linewidth=0)
-            ax.vlines(x, low, high, color=entry.color, linewidth=2 * (len(x) == 1))
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    lines = [(entry, mode, rows) for entry in entries for mode, rows in entry.rows.items()]
+    at = sorted({row[x_name] for _, _, rows in lines for row in rows})
+    for i, (entry, mode, rows) in enumerate(lines):
+        x, mean, low, high = (np.array([row[n] for row in rows]) for n in (x_name, "mean", "low", "high"))
+        ax.fill_between(x, low, high, color=entry.color, alpha=0.15, linewidth=0)
+        if len(at) == 1:  # points beside each other
+            x = x + 0.1 * (i - (len(lines) - 1) / 2)
+        if len(x) == 1:
+            ax.vlines(x, low, high, color=entry.color, linestyles=LINES[mode])
+        ax.plot(x, mean, ls=LINES[mode], color=entry.color, marker=entry.marker)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True) if len(at) > 1 else FixedLocator(at))
     ends = [float(e.results.env_steps[-1]) for e in entries if e.results.env_steps[-1] > 0]
     if x_name == "env_steps" and ends and max(ends) > 10 * min(ends):
         ax.set_xscale("symlog", linthresh=min(ends))

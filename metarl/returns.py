@@ -63,11 +63,12 @@ def standardize(values: Tensor, valid: Tensor, eps: float = 1e-8) -> Tensor:
         valid: `bool [T, R, E]`.
         eps: keeps a constant row at 0.
     """
-    weight = valid.to(values.dtype)
+    weight, dtype = valid.double(), values.dtype  # in float32 a constant row's mean is off by more than eps
+    values = values.double()
     count = weight.sum((0, 2), keepdim=True).clamp_min(1.0)
     centred = (values - (values * weight).sum((0, 2), keepdim=True) / count) * weight
     std = ((centred * centred).sum((0, 2), keepdim=True) / count).sqrt()
-    return centred / (std + eps)
+    return (centred / (std + eps)).to(dtype)
 
 
 def linear_features(obs: Tensor, time: Tensor) -> Tensor:

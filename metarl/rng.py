@@ -50,7 +50,7 @@ def make_key(*parts: int | str) -> int:
     for part in parts:
         if isinstance(part, str):
             part = int.from_bytes(hashlib.blake2b(part.encode(), digest_size=8).digest(), "little")
-        key = _mix_int(key + _GAMMA * (_mix_int(part + _GAMMA) | 1))
+        key = _mix_int(key + _GAMMA * (_mix_int(int(part) + _GAMMA) | 1))
     return _signed(key)
 
 

@@ -128,7 +128,7 @@ class Rollout:
         count = int(number.max()) + 1
         shape = (*self.reward.shape[1:], count)
         sums = torch.zeros(shape, dtype=torch.float64, device=values.device)
-        sums.scatter_add_(2, number.permute(1, 2, 0), (values * self.valid).double().permute(1, 2, 0))
+        sums.scatter_add_(2, number.permute(1, 2, 0), torch.where(self.valid, values, 0).double().permute(1, 2, 0))
         whole = torch.zeros(shape, dtype=torch.int64, device=values.device)
         whole.scatter_add_(2, number.permute(1, 2, 0), (self.ended & self.valid).long().permute(1, 2, 0))
         return sums, whole > 0
@@ -210,6 +210,7 @@ class Trials:
         budget: Budget,
         mode: str = "sampled",
         purpose: str = "collect",
+        final_obs: bool = False,
     ) -> tuple[Rollout, AgentState]:
         """Play `budget` in every row.
 
@@ -220,6 +221,7 @@ class Trials:
             budget: slots per row and steps or episodes per slot.
             mode: "sampled" or "mean" actions.
             purpose: "collect" or "score", part of the keys.
+            final_obs: keep what each step led to, before any restart, as `extras["final_obs"]`.
 
         Raises:
             InvalidValueError: a reward or observation is not finite.
@@ -228,7 +230,7 @@ class Trials:
         keys = fold_in(keys, torch.arange(budget.slots)).flatten()
         tasks = self.tasks[np.repeat(np.arange(self.rows), budget.slots)] if budget.slots > 1 else self.tasks
         slots = self.pool.get(self.rows * budget.slots)
-        rollout, state = play(agent, state, slots, tasks, keys, self.rows, budget, mode)
+        rollout, state = play(agent, state, slots, tasks, keys, self.rows, budget, mode, final_obs)
         check_finite(rollout, self.family, self.tasks)
         return rollout, state
 
@@ -243,6 +245,7 @@ def play(
     rows: int,
     budget: Budget,
     mode: str = "sampled",
+    final_obs: bool = False,
 ) -> tuple[Rollout, AgentState]:
     """Step `slots` with `agent`; the inner loop of everything. Arguments as in `Trials.collect`, flat over N slots."""
     family, width = agent.family, budget.slots
@@ -262,6 +265,8 @@ def play(
         flat = action.flatten(0, 1)
         out = slots.step(agent.to_env(flat))
         buffers.write(t, obs, flat, out, extras, active)
+        if final_obs:
+            buffers.put(t, "extra.final_obs", out.final_obs)
         if agent.remembers:
             told = Feedback(action, *(x.view(shape) for x in (out.reward, out.terminated, out.truncated)))
             state = agent.observe(state, told, None if active is None else active.view(shape))
@@ -284,22 +289,22 @@ class _Buffers:
     def write(
         self, t: int, obs: Tensor, action: Tensor, out: Transition, extras: Mapping[str, Tensor], active: Tensor | None
     ) -> None:
-        self._put(t, "obs", obs)
-        self._put(t, "action", action)
-        self._put(t, "reward", out.reward)
-        self._put(t, "terminated", out.terminated)
-        self._put(t, "truncated", out.truncated)
+        self.put(t, "obs", obs)
+        self.put(t, "action", action)
+        self.put(t, "reward", out.reward)
+        self.put(t, "terminated", out.terminated)
+        self.put(t, "truncated", out.truncated)
         if out.success is not None:
-            self._put(t, "success", out.success)
+            self.put(t, "success", out.success)
         if active is not None:
-            self._put(t, "valid", active)
+            self.put(t, "valid", active)
         for name, value in extras.items():
-            self._put(t, "extra." + name, value.flatten(0, 1))
+            self.put(t, "extra." + name, value.flatten(0, 1))
 
-    def _put(self, t: int, name: str, value: Tensor) -> None:
+    def put(self, t: int, name: str, value: Tensor) -> None:
         buffer = self.data.get(name)
         if buffer is None:
-            make = torch.ones if name == "valid" else torch.empty
+            make = {"valid": torch.ones, "success": torch.zeros}.get(name, torch.empty)  # some steps do not tell
             buffer = make((self.total, *value.shape), dtype=value.dtype, device=value.device)
             self.data[name] = buffer
         buffer[t].copy_(value)
@@ -315,11 +320,12 @@ class _Buffers:
 
 def check_finite(rollout: Rollout, family: Family, tasks: Tasks) -> None:
     """Name the first reward or observation that is not finite; one look at the device per rollout."""
-    obs = rollout.obs if rollout.obs.is_floating_point() else rollout.reward
-    if bool(torch.isfinite(rollout.reward.sum() + obs.sum())):
+    seen = torch.cat([rollout.obs, rollout.last_obs.unsqueeze(0)]).float()
+    if bool(torch.isfinite(rollout.reward.sum() + seen.sum())):
         return
-    for name, values in (("observation", obs), ("reward", rollout.reward)):
-        bad = ~torch.isfinite(values.flatten(3).sum(-1) if values.dim() > 3 else values) & rollout.valid
+    valid = torch.cat([rollout.valid, rollout.valid[-1:]])
+    for name, values in (("observation", seen), ("reward", rollout.reward)):
+        bad = ~torch.isfinite(values.flatten(3).sum(-1) if values.dim() > 3 else values) & valid[: len(values)]
         if bool(bad.any()):
             t, row, slot = (int(i) for i in bad.nonzero()[0])
             value: Any = values[t, row, slot].flatten()

@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -287,7 +288,12 @@ class Tasks:
             raise InvalidValueError("tasks format", found, f"{FORMAT!r}")
         values = {k: np.asarray(v, dtype=np.float32) for k, v in data["values"].items()}
         index = np.asarray(data["index"], dtype=np.int64)
-        tasks = cls(data["family"], data["split"], int(data["seed"]), index, values, space_from_dict(data["space"]))
+        space = space_from_dict(data["space"])
+        shapes = {k: v.shape for k, v in values.items()}
+        expected = {k: (len(index), *d.shape) for k, d in space.items()}
+        if shapes != expected:
+            raise InvalidValueError("shapes of the tasks' values", shapes, f"{expected}, by index and space")
+        tasks = cls(data["family"], data["split"], int(data["seed"]), index, values, space)
         if tasks.hash != data["hash"]:
             raise InvalidValueError("tasks hash", data["hash"], f"{tasks.hash!r}, the hash of the values")
         return tasks
@@ -308,12 +314,12 @@ class Tasks:
         """Read what `save` wrote; nothing in the file is ever executed."""
         try:
             if Path(path).suffix == ".npz":
-                with np.load(path, allow_pickle=False) as arrays:
+                with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                     head = json.loads(str(arrays["head"]))
                     values = {k.removeprefix("value."): arrays[k] for k in arrays.files if k.startswith("value.")}
                     return cls.from_dict({**head, "index": arrays["index"], "values": values})
             return cls.from_dict(json.loads(Path(path).read_text()))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
             if isinstance(error, InvalidValueError):
                 raise
             raise InvalidValueError("tasks file", str(path), f"a file written by Tasks.save ({error})") from error
@@ -330,7 +336,7 @@ def make_tasks(family: str, space: TaskSpace, values: Mapping[str, Any], split: 
     arrays: dict[str, Array] = {}
     for name, dist in space.items():
         try:
-            array = np.asarray(values[name], dtype=np.float32)
+            array = np.array(values[name], dtype=np.float32)
         except (TypeError, ValueError) as error:
             raise InvalidValueError(f"task.{name}", values[name], f"numbers of shape {dist.shape}") from error
         array = array[None] if array.shape == dist.shape else array

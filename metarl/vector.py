@@ -209,6 +209,15 @@ def _check_tensor(
         raise InvalidValueError(f"dtype of the {field}", value.dtype, str(dtype))
 
 
+def _autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
+    try:
+        return AutoresetMode(mode)
+    except ValueError:
+        raise InvalidValueError(
+            "autoreset_mode", mode, did_you_mean(str(mode), [m.value for m in AutoresetMode])
+        ) from None
+
+
 REDRAW = ("never", "episode")
 _ENDLESS = 1 << 30
 
@@ -247,7 +256,7 @@ class MetaVectorEnv(VectorEnv[Any, Any, Any]):
         if not isinstance(self.family, TorchFamily):
             raise InvalidValueError("family", self.family.id, "a torch family; gym.make_vec serves the other form")
         self.num_envs, self.split, self.task_seed, self.redraw = num_envs, split, task_seed, redraw
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.autoreset_mode = _autoreset_mode(autoreset_mode)
         self.metadata = {"autoreset_mode": self.autoreset_mode, "render_modes": []}
         self.render_mode = None
         self.single_observation_space = self.family.observation_space
@@ -395,7 +404,7 @@ def make_vec_env(family: str | Family, num_envs: int = 1, **kwargs: Any) -> Vect
     built = make_family(family)
     if isinstance(built, TorchFamily):
         return MetaVectorEnv(family, num_envs, **kwargs)
-    mode = AutoresetMode(kwargs.pop("autoreset_mode", AutoresetMode.NEXT_STEP))
+    mode = _autoreset_mode(kwargs.pop("autoreset_mode", AutoresetMode.NEXT_STEP))
     start = kwargs.pop("task", None)
     tasks = resolve_task(built, start, kwargs.get("split", "train"), kwargs.get("task_seed", 0), num_envs)
     rows = [tasks[i % len(tasks)] for i in range(num_envs)]

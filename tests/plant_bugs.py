@@ -198,9 +198,9 @@ BUGS = (
     ),
     Bug(
         "15 failed line search keeps the step",
-        "agents/maml.py",
-        "        return metrics  # every size failed",
-        "        self.theta = theta\n        return metrics  # every size failed",
+        "metarl/trust_region.py",
+        "            return candidate, metrics | found\n    return theta, metrics",
+        "            return candidate, metrics | found\n    return candidate, metrics",
         "test_maml",
     ),
     Bug(

@@ -213,7 +213,7 @@ class TestBernoulliBandit:
         action = torch.arange(n) % 5
         state, reward, terminated = family.step(torch.zeros(n, 1), action, task, keyed(n))
         assert not state.any()
-        assert not terminated.any()
+        assert terminated.all()
         wins = [int(reward[action == arm].sum()) for arm in range(5)]
         assert wins[0] == 0
         assert wins[4] == n // 5
@@ -224,8 +224,8 @@ class TestBernoulliBandit:
     def test_every_pull_is_an_episode(self):
         family = metarl.make_family("metarl/BernoulliBandit-v0")
         rollout = collect(family, family.tasks("train", 3), "random", metarl.Budget(steps=6))
-        assert rollout.truncated.all()
-        assert not rollout.terminated.any()
+        assert rollout.terminated.all()
+        assert not rollout.truncated.any()
         assert not rollout.time.any()
 
     def test_references(self):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import metarl
 from metarl.agent import Agent
-from metarl.evaluation import Results, bootstrap_interval, evaluate, iqm
+from metarl.evaluation import Results, bootstrap_intervals, evaluate, iqm, mean_batch
 from metarl.rollout import Budget, Rollout, Step
 
 
@@ -200,20 +200,43 @@ def test_iqm_equals_scipys_trimmed_mean() -> None:
     assert iqm(scores) == pytest.approx(scipy.stats.trim_mean(scores.flatten(), 0.25))
 
 
+def mean_interval(scores: np.ndarray[Any, Any]) -> tuple[float, float]:
+    low, high = bootstrap_intervals(scores[..., None], mean_batch)[0]
+    return float(low[0]), float(high[0])
+
+
 def test_bootstrap_interval_matches_theory_for_the_mean() -> None:
     """For the mean of n draws the interval is mean +- 1.96 standard errors, to the bootstrap's own noise."""
     scores = np.random.default_rng(1).standard_normal((1, 400))
-    low, high = bootstrap_interval(scores, lambda x: x.mean((-2, -1)))
+    low, high = mean_interval(scores)
     error = scores.std() / np.sqrt(400)
     assert low == pytest.approx(scores.mean() - 1.96 * error, abs=0.15 * error)
     assert high == pytest.approx(scores.mean() + 1.96 * error, abs=0.15 * error)
-    assert bootstrap_interval(scores, lambda x: x.mean((-2, -1))) == (low, high)  # the same again
+    assert mean_interval(scores) == (low, high)  # the same again
 
 
 def test_bootstrap_interval_covers_differences_between_seeds() -> None:
     """Seeds that differ by 10 with tasks all alike: the interval must be wide, which task resampling alone is not."""
-    low, high = bootstrap_interval(np.array([[0.0] * 5, [10.0] * 5]), lambda x: x.mean((-2, -1)))
+    low, high = mean_interval(np.array([[0.0] * 5, [10.0] * 5]))
     assert high - low > 3
+
+
+def test_summary_intervals_enclose_their_statistics() -> None:
+    for row in evaluate(counter(), k=2, num_tasks=30, episodes=4).summary():
+        assert row["low"] < row["mean"] < row["high"]
+        assert row["iqm_low"] < row["iqm"] < row["iqm_high"]
+
+
+def test_paths_lead_from_the_start_to_where_the_episode_ended() -> None:
+    """The oracle's last position is the goal (within a step's rounding); after it there is nothing."""
+    family = metarl.make_family("metarl/PointNavigation-v0")
+    results = evaluate(metarl.make_agent("oracle", family), k=0, num_tasks=3, episodes=1)
+    assert results.landmarks is not None
+    for path, goal in zip(results.paths[0], results.landmarks, strict=True):
+        seen = path[~np.isnan(path[:, 0])]
+        np.testing.assert_array_equal(seen[0], [0.0, 0.0])
+        np.testing.assert_allclose(seen[-1], goal, atol=1e-6)
+        assert len(seen) == 1 + np.ceil(np.abs(goal).max() / 0.1)
 
 
 def test_area_under_curve() -> None:

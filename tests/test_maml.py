@@ -12,10 +12,11 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
 import metarl
-from metarl.agents.maml import MAML, Batch, _Chunk, _flatten, _unflatten, conjugate_gradient
+from metarl.agents.maml import MAML, Batch, _Chunk
 from metarl.evaluation import evaluate
 from metarl.networks import Params
 from metarl.rollout import Rollout, SlotPool, Step, Trials
+from metarl.trust_region import conjugate_gradient, flatten, unflatten
 
 
 class TwoArms(metarl.TorchFamily):
@@ -90,14 +91,14 @@ def test_meta_gradient_equals_plain_differentiation_and_finite_differences(estim
     ours, chunk = meta_gradient(agent, pre, post)
     leaves = {k: v.clone().requires_grad_() for k, v in agent.theta.items()}
     loss = post_loss(agent, leaves, pre, post, chunk.old_log_prob)
-    exact = _flatten(dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True)))
+    exact = flatten(dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True)))
     torch.testing.assert_close(ours, exact, rtol=1e-9, atol=1e-12)
     if estimator == "naive":  # a ratio to a stopped copy is 1 whatever theta: finite differences cannot see through it
         direction = torch.randn(len(ours), generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-        flat, eps = _flatten(agent.theta), 1e-5
+        flat, eps = flatten(agent.theta), 1e-5
         up, down = (
             post_loss(
-                agent, requires(_unflatten(flat + s * direction, agent.theta)), pre, post, chunk.old_log_prob
+                agent, requires(unflatten(flat + s * direction, agent.theta)), pre, post, chunk.old_log_prob
             ).item()
             for s in (eps, -eps)
         )
@@ -121,13 +122,13 @@ def test_fisher_vector_product_is_the_hessian_of_the_post_adaptation_kl() -> Non
     agent = point_agent()
     pre, post = [random_batch(agent, 2, 15, s) for s in (0, 1)], random_batch(agent, 2, 15, 99)
     chunk = _Chunk(agent, agent.theta, pre, post)
-    v = torch.randn(len(_flatten(agent.theta)), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    v = torch.randn(len(flatten(agent.theta)), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
     def kl(flat: Tensor) -> float:
-        return float(chunk.evaluate(_unflatten(flat, agent.theta))[1])
+        return float(chunk.evaluate(unflatten(flat, agent.theta))[1])
 
     # KL is 0 with gradient 0 at theta: KL(theta + e v) = e^2 / 2 v' F v + O(e^3), odd terms cancel in the mean
-    flat, eps = _flatten(agent.theta), 1e-3
+    flat, eps = flatten(agent.theta), 1e-3
     curvature = (kl(flat + eps * v) + kl(flat - eps * v)) / eps**2
     assert float(v @ chunk.fisher_vector(v)) == pytest.approx(curvature, rel=1e-3)
     w = torch.randn(len(v), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
@@ -139,7 +140,7 @@ def test_kl_is_of_the_adapted_policies_not_of_the_initial_ones() -> None:
     agent = point_agent(inner_lr=5.0)
     pre, post = [random_batch(agent, 3, 20, 0)], random_batch(agent, 3, 20, 99)
     chunk = _Chunk(agent, agent.theta, pre, post)
-    moved = _unflatten(_flatten(agent.theta) + 0.05, agent.theta)
+    moved = unflatten(flatten(agent.theta) + 0.05, agent.theta)
     reported = float(chunk.evaluate(moved)[1])
     by_hand, initial = 0.0, 0.0
     for row in range(3):
@@ -192,7 +193,7 @@ def test_estimators_against_the_exact_meta_gradient(estimator: str, unbiased: bo
     ours, _ = meta_gradient(agent, [pre], Batch(x, arms, pay.unsqueeze(0), weight))
     # with x = 1 both w and b reach the logits alike: logits = w + b, so the step on the logits is twice the step on b
     exact = -exact_bandit_meta_gradient(torch.zeros(4, dtype=torch.float64), pay, lr=2 * 2.0)
-    ours_bias = _unflatten(ours, agent.theta)["b0"]
+    ours_bias = unflatten(ours, agent.theta)["b0"]
     assert torch.allclose(ours_bias, exact, rtol=1e-9, atol=1e-12) is unbiased
     assert float(torch.cosine_similarity(ours_bias, exact, dim=0)) > 0.5
 

@@ -254,6 +254,13 @@ def test_curves_are_the_summaries():
     assert (band.min(), band.max()) == (min(r["low"] for r in rows), max(r["high"] for r in rows))
 
 
+def test_one_k_is_drawn_as_points_beside_each_other():
+    (ax,) = adaptation_figure([make_results(grid=(5,))]).axes
+    # two modes, 0.1 apart around k = 5
+    assert [line.get_xdata()[0] for line in ax.lines[:2]] == pytest.approx([4.95, 5.05])
+    assert ax.get_xticks() == [5]
+
+
 def test_references_are_lines_with_names():
     ax = adaptation_figure([bandit()]).axes[0]
     assert {line.get_ydata()[0] for line in ax.lines if line.get_linestyle() == ":"} == {-40.0, -10.0}

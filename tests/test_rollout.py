@@ -388,6 +388,16 @@ class TestBrokenFamilies:
         rollout, _ = collect(Huge(), Budget(steps=4), [9], [5])
         assert rollout.reward.isfinite().all()
 
+    def test_huge_observations_are_numbers(self, counting):
+        class Huge(counting):
+            observation_space = Box(-np.inf, np.inf, (2,), np.float32)
+
+            def observe(self, state, task):
+                return torch.full((len(state), 2), 3e38)
+
+        rollout, _ = collect(Huge(), Budget(steps=4), [9], [5])
+        assert rollout.obs.isfinite().all()
+
 
 class Reaching(gym.Env):
     """Four steps of reward 1; success is reported with the last one only, as many environments do."""

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from metarl import Budget, Trials
-from metarl.agents.maml import MAML, Batch, MAMLConfig, conjugate_gradient
+from metarl.agents.maml import MAML, Batch, MAMLConfig
+from metarl.trust_region import conjugate_gradient
 
 Theta = dict[str, Tensor]
 ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
