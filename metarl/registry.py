@@ -65,6 +65,8 @@ def register_family(
             raise InvalidValueError("task_space", None, "a dict from parameter name to distribution, beside env=...")
         entry_point, kwargs = GymFamily, {"env": env, "task_space": task_space, **kwargs}
     assert entry_point is not None
+    if id in families:
+        gym.registry.pop(id, None)  # ours: the later registration counts, as when a module is loaded again
     families[id] = FamilySpec(id, entry_point, kwargs)
     gym.register(
         id,
