@@ -206,6 +206,9 @@ class TaskedEnv(gym.Wrapper[Any, Any, Any, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Apply the task, then start an episode in it."""
         apply = self.family.apply
+        if options and "task" in options:
+            options = dict(options)
+            self.task = task_dict(self.family.make_tasks(**options.pop("task")))
         if self.redraw is not None:
             self.task, self.episodes = self.redraw(self.episodes), self.episodes + 1
         if callable(apply):
@@ -220,6 +223,8 @@ class TaskedEnv(gym.Wrapper[Any, Any, Any, Any]):
                     raise InvalidValueError("task_space", name, f"an attribute of {type(self.unwrapped).__name__}")
                 setattr(self.unwrapped, name, value)
         elif not _same_task(self._built_with, self.task):
+            if seed is None:  # the new environment goes on where the old one's generator was
+                seed = int(self.env.unwrapped.np_random.integers(1 << 31))
             self.env.close()
             self.env, self._built_with = self.family.build(**self.task), self.task
         return self.env.reset(seed=seed, options=options)

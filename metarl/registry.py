@@ -92,6 +92,8 @@ def make_family(id: str | Family, **kwargs: Any) -> Family:
         kwargs: override the constructor's keywords.
     """
     if isinstance(id, Family):
+        if kwargs:
+            raise InvalidValueError("keywords", sorted(kwargs), f"none, because {id.id} is built already")
         return id
     name, _, preset = str(id).partition(":")
     if name not in families:

@@ -17,8 +17,8 @@ from torch import Tensor
 from metarl.errors import InvalidValueError, verbatim
 from metarl.family import Family
 from metarl.rng import Rng, fold_in, make_key
+from metarl.slots import Slots, Transition, make_slots
 from metarl.tasks import Tasks
-from metarl.vector import Slots, Transition, make_slots
 
 if TYPE_CHECKING:
     from metarl.agent import Agent, AgentState
@@ -320,12 +320,13 @@ class _Buffers:
 
 def check_finite(rollout: Rollout, family: Family, tasks: Tasks) -> None:
     """Name the first reward or observation that is not finite; one look at the device per rollout."""
-    seen = torch.cat([rollout.obs, rollout.last_obs.unsqueeze(0)]).float()
-    if bool(torch.isfinite(rollout.reward.sum() + seen.sum())):
+    if bool(torch.isfinite(rollout.reward.sum() + rollout.obs.sum() + rollout.last_obs.sum())):
         return
+    seen = torch.cat([rollout.obs, rollout.last_obs.unsqueeze(0)])
     valid = torch.cat([rollout.valid, rollout.valid[-1:]])
     for name, values in (("observation", seen), ("reward", rollout.reward)):
-        bad = ~torch.isfinite(values.flatten(3).sum(-1) if values.dim() > 3 else values) & valid[: len(values)]
+        finite = torch.isfinite(values)
+        bad = ~(finite.flatten(3).all(-1) if values.dim() > 3 else finite) & valid[: len(values)]
         if bool(bad.any()):
             t, row, slot = (int(i) for i in bad.nonzero()[0])
             value: Any = values[t, row, slot].flatten()

@@ -31,6 +31,11 @@ FORMAT = "metarl-tasks-1"
 _MAX_REDRAWS = 256
 
 
+def _check_sizes(kind: str, shape: object) -> None:
+    if not (isinstance(shape, tuple) and all(isinstance(n, int) and n > 0 for n in shape)):
+        raise InvalidValueError(f"{kind}.shape", shape, "a tuple of sizes, for example (2,)")
+
+
 @dataclass(frozen=True)
 class Uniform:
     """Uniform on [low, high), each element alike."""
@@ -41,6 +46,7 @@ class Uniform:
     kind: ClassVar[str] = "uniform"
 
     def __post_init__(self) -> None:
+        _check_sizes("Uniform", self.shape)
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise InvalidValueError("Uniform(low, high)", (self.low, self.high), "finite numbers with low < high")
 
@@ -68,6 +74,7 @@ class LogUniform:
     kind: ClassVar[str] = "log_uniform"
 
     def __post_init__(self) -> None:
+        _check_sizes("LogUniform", self.shape)
         if not (0 < self.low < self.high and math.isfinite(self.high)):
             raise InvalidValueError("LogUniform(low, high)", (self.low, self.high), "finite, with 0 < low < high")
 
@@ -94,6 +101,7 @@ class Normal:
     kind: ClassVar[str] = "normal"
 
     def __post_init__(self) -> None:
+        _check_sizes("Normal", self.shape)
         if not (math.isfinite(self.mean) and 0 < self.std < math.inf):
             raise InvalidValueError("Normal(mean, std)", (self.mean, self.std), "a finite mean and a positive std")
 
@@ -156,6 +164,9 @@ class FlatDirichlet:
 
     shape: tuple[int, ...]
     kind: ClassVar[str] = "flat_dirichlet"
+
+    def __post_init__(self) -> None:
+        _check_sizes("FlatDirichlet", self.shape)
 
     def sample(self, rng: Rng) -> Tensor:
         """One value per slot: `float32 [N, *shape]`, summing to 1 over the last axis."""
@@ -383,7 +394,7 @@ def sample_tasks(
             values[name][open_rows[keep]] = leaf[keep]
         open_rows = open_rows[~keep]
         if not len(open_rows):
-            return Tasks(family, split, seed, np.array(index, dtype=np.int64), values, dict(space))
+            return Tasks(family, split, int(seed), np.array(index, dtype=np.int64), values, dict(space))
     raise InvalidValueError("task_space", space_to_dict(space), f"a space with tasks in the split {split!r}")
 
 

@@ -1,8 +1,7 @@
-"""Vector environments: the engine that steps slots of any family, and the Gymnasium facades over it.
+"""Families as Gymnasium environments: `gymnasium.Env` and `gymnasium.vector.VectorEnv`, for everybody else's code.
 
-The engine (`TorchSlots`, `GymSlots`) plays N slots, each in a task of its own, and restarts a finished episode in the
-same call: the observation it returns belongs to the new episode, `final_obs` to the old one. `MetaVectorEnv` and
-`MetaEnv` give everybody else `gymnasium.vector.VectorEnv` and `gymnasium.Env`, with Gymnasium's autoreset modes.
+`gym.make` and `gym.make_vec` come here. The vector environment offers Gymnasium's autoreset modes; the task is what it
+was told, and no reset redraws it unless `redraw="episode"` asks for that.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import functools
 import secrets
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -21,204 +20,14 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from metarl.errors import InvalidValueError, did_you_mean
-from metarl.family import Family, GymFamily, State, TorchFamily, task_dict
+from metarl.family import Family, GymFamily, TorchFamily, task_dict
 from metarl.registry import make_family
-from metarl.rng import Rng, fold_in, make_key
+from metarl.rng import make_key
+from metarl.slots import TorchSlots
 from metarl.tasks import Tasks
 
-
-class Transition(NamedTuple):
-    """What one step of all slots returns. Tensors have leading axis N."""
-
-    obs: Tensor  # of the episode that goes on: a finished slot's is its next episode's first
-    reward: Tensor  # float32
-    terminated: Tensor  # bool: the MDP ended
-    truncated: Tensor  # bool: the horizon was reached
-    final_obs: Tensor  # obs before any restart
-    success: Tensor | None  # bool, where the family reports it
-
-
-class Slots(Protocol):
-    """N environments that run side by side, each in its own task."""
-
-    n: int
-    device: torch.device
-
-    def begin(self, tasks: Tasks, keys: Tensor, steps: int) -> Tensor:
-        """Start an episode of task `i` in slot `i`; randomness descends from `keys`, `int64 [N]`; the first obs."""
-
-    def step(self, action: Tensor) -> Transition:
-        """One step of every slot, restarting those whose episode ended."""
-
-    def close(self) -> None:
-        """Free what the slots hold."""
-
-
-def make_slots(family: Family, n: int, device: torch.device | str = "cpu") -> Slots:
-    """The engine that fits a family's form."""
-    if isinstance(family, TorchFamily):
-        return TorchSlots(family, n, torch.device(device))
-    if isinstance(family, GymFamily):
-        return GymSlots(family, n, torch.device(device))
-    raise InvalidValueError("family", type(family).__name__, "a TorchFamily or a GymFamily")
-
-
-class TorchSlots:
-    """Slots of a `TorchFamily`: tensor masks and static shapes, on the family's device."""
-
-    def __init__(self, family: TorchFamily, n: int, device: torch.device) -> None:
-        self.family, self.n, self.device = family, n, device
-        self.state: State = None
-        self.task: dict[str, Tensor] = {}
-        self.t = torch.zeros(n, dtype=torch.int64, device=device)  # step within the episode
-        self._never = torch.zeros(n, dtype=torch.bool, device=device)
-        self._always = ~self._never
-
-    def begin(self, tasks: Tasks, keys: Tensor, steps: int) -> Tensor:
-        """See `Slots.begin`."""
-        keys = keys.to(self.device)
-        self.task = tasks.tensors(self.device)
-        self._step_rng = Rng(fold_in(keys, torch.tensor(1, device=self.device)), steps)
-        self._reset_rng = Rng(fold_in(keys, torch.tensor(2, device=self.device)))
-        self.clock = 0  # steps since begin
-        self._in_step = True  # whether all slots are at the same step of their episodes
-        self.t.zero_()
-        self.state = self.family.reset(self.task, self._reset_rng.seek(0))
-        obs = self.family.observe(self.state, self.task)
-        shape = (self.n, *(self.family.observation_space.shape or ()))
-        _check_tensor(self.family, "observe", "observation", obs, shape)
-        return obs
-
-    def step(self, action: Tensor) -> Transition:
-        """See `Slots.step`."""
-        out, ended = self.advance(action)
-        if ended is None:
-            return out
-        return out._replace(obs=self.restart(ended, in_step=ended is self._always))
-
-    def advance(self, action: Tensor) -> tuple[Transition, Tensor | None]:
-        """One step without restarting anything; also which slots ended (None when it is known that none did)."""
-        result = self.family.step(self.state, action, self.task, self._step_rng.seek(self.clock))
-        self.state, reward, terminated = result[:3]
-        success = result[3].get("success") if len(result) == 4 else None
-        if self.clock == 0:
-            _check_tensor(self.family, "step", "reward", reward, (self.n,), torch.float32)
-            _check_tensor(self.family, "step", "terminated", terminated, (self.n,), torch.bool)
-        self.clock += 1
-        self.t += 1
-        obs = self.family.observe(self.state, self.task)
-        truncated, ended = self._endings(terminated)
-        return Transition(obs, reward, terminated, truncated, obs, success), ended
-
-    def restart(self, mask: Tensor, tasks: Tasks | None = None, in_step: bool = False) -> Tensor:
-        """Start an episode where `mask` `[N]` is true, in `tasks` where given; the observations of all slots."""
-        self._in_step = self._in_step and in_step
-        if tasks is not None:
-            self.task = tree_where(mask, tasks.tensors(self.device), self.task)
-        fresh = self.family.reset(self.task, self._reset_rng.seek(self.clock))
-        self.state = fresh if mask is self._always else tree_where(mask, fresh, self.state)
-        self.t = torch.where(mask, torch.zeros_like(self.t), self.t)
-        return self.family.observe(self.state, self.task)
-
-    def _endings(self, terminated: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Which slots are truncated, and which ended."""
-        if self._in_step and not self.family.terminates:  # known without looking
-            if self.clock % self.family.horizon:
-                return self._never, None
-            return self._always, self._always
-        truncated = (self.t >= self.family.horizon) & ~terminated
-        ended = terminated | truncated
-        if self.device.type == "cpu" and not ended.any():
-            return truncated, None
-        return truncated, ended
-
-    def close(self) -> None:
-        """Nothing to free."""
-
-
-class GymSlots:
-    """Slots of a `GymFamily`, stepped by Gymnasium's own `SyncVectorEnv` with autoreset disabled."""
-
-    def __init__(self, family: GymFamily, n: int, device: torch.device) -> None:
-        self.family, self.n, self.device = family, n, device
-        first = family.tasks("train", 1)
-        self.envs = SyncVectorEnv([lambda: family.make_env(first)] * n, autoreset_mode=AutoresetMode.DISABLED)
-
-    def begin(self, tasks: Tasks, keys: Tensor, steps: int) -> Tensor:
-        """See `Slots.begin`; every episode is seeded from its slot's key and the step at which it starts."""
-        self.keys, self.clock = keys.cpu(), 0
-        for row, env in enumerate(self.envs.envs):
-            env.set_metarl_task(task_dict(tasks, row))  # type: ignore[attr-defined]
-        obs, _ = self.envs.reset(seed=self._seeds())
-        return self._tensor(obs)
-
-    def step(self, action: Tensor) -> Transition:
-        """See `Slots.step`."""
-        obs, reward, terminated, truncated, info = self.envs.step(self._to_numpy(action))
-        self.clock += 1
-        ended = terminated | truncated
-        next_obs = final_obs = self._tensor(obs)
-        if ended.any():
-            obs, _ = self.envs.reset(seed=self._seeds(), options={"reset_mask": ended})
-            next_obs = self._tensor(obs)
-        found = info.get("success", info.get("is_success"))
-        return Transition(
-            obs=next_obs,
-            reward=self._tensor(reward).float(),
-            terminated=self._tensor(terminated),
-            truncated=self._tensor(truncated & ~terminated),
-            final_obs=final_obs,
-            success=None if found is None else self._tensor(found).bool(),
-        )
-
-    def _seeds(self) -> list[int | None]:
-        return list((fold_in(self.keys, torch.tensor(self.clock)) & 0x7FFFFFFF).tolist())
-
-    def _to_numpy(self, action: Tensor) -> np.ndarray[Any, Any]:
-        space = self.family.action_space
-        out = action.cpu().numpy().astype(space.dtype)
-        return out + space.start if isinstance(space, spaces.Discrete) else out
-
-    def _tensor(self, array: Any) -> Tensor:
-        out = torch.tensor(np.asarray(array), device=self.device)
-        return out.float() if out.dtype == torch.float64 else out
-
-    def close(self) -> None:
-        """Close every environment."""
-        self.envs.close()
-
-
-def tree_where(mask: Tensor, new: State, old: State) -> State:
-    """`torch.where` over a tensor, or a dict or tuple of them, the mask `bool [N]` broadcast over further axes."""
-    if isinstance(new, Tensor):
-        return torch.where(mask.view(-1, *[1] * (new.dim() - 1)), new, old)
-    if isinstance(new, Mapping):
-        return {k: tree_where(mask, new[k], old[k]) for k in new}
-    return tuple(tree_where(mask, a, b) for a, b in zip(new, old, strict=True))
-
-
-def _check_tensor(
-    family: Family, function: str, what: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype | None = None
-) -> None:
-    field = f"{what} of {type(family).__name__}.{function} ({family.id})"
-    if not isinstance(value, Tensor):
-        raise InvalidValueError(field, value, f"a tensor of shape {shape}")
-    if tuple(value.shape) != shape:
-        raise InvalidValueError(f"shape of the {field}", tuple(value.shape), f"{shape}, slots first")
-    if dtype is not None and value.dtype != dtype:
-        raise InvalidValueError(f"dtype of the {field}", value.dtype, str(dtype))
-
-
-def _autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
-    try:
-        return AutoresetMode(mode)
-    except ValueError:
-        raise InvalidValueError(
-            "autoreset_mode", mode, did_you_mean(str(mode), [m.value for m in AutoresetMode])
-        ) from None
-
-
 REDRAW = ("never", "episode")
+GYM_KEYWORDS = ("split", "task_seed", "redraw")
 _ENDLESS = 1 << 30
 
 
@@ -264,6 +73,8 @@ class MetaVectorEnv(VectorEnv[Any, Any, Any]):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.slots = TorchSlots(self.family, num_envs, torch.device(device))
+        if task is not None and redraw == "episode":
+            raise InvalidValueError("task", task, "none, because redraw is 'episode'")
         self.tasks = self._resolve(task)
         self._episodes = np.zeros(num_envs, dtype=np.int64)
         self._over = np.zeros(num_envs, dtype=bool)
@@ -278,24 +89,46 @@ class MetaVectorEnv(VectorEnv[Any, Any, Any]):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode everywhere, or where `options["reset_mask"]` is true; `options["task"]` sets the task."""
+        """Start an episode everywhere, or where `options["reset_mask"]` is true; `options["task"]` sets the task.
+
+        Environment i is seeded with `seed + i`, or `seed[i]`, as if it were alone.
+        """
         options = options or {}
         if "task" in options:
+            if self.redraw == "episode":
+                raise InvalidValueError("options['task']", options["task"], "none, because redraw is 'episode'")
             self.tasks = self._resolve(options["task"])
-        mask = np.asarray(options.get("reset_mask", np.ones(self.num_envs, dtype=bool)))
+        mask = self._mask(options.get("reset_mask"))
         if seed is None and self._begun:
             return self._restart(mask), {}
-        seed = secrets.randbits(31) if seed is None else seed
-        if isinstance(seed, int):
-            self._np_random, self._np_random_seed = gym.utils.seeding.np_random(seed)
-        base = seed if isinstance(seed, int) else make_key(*(s or 0 for s in seed))
+        keys = self._keys(secrets.randbits(31) if seed is None else seed)
+        if self._begun and not mask.all():
+            return self._restart(mask, keys), {}
         self._episodes[:] = 0
         self._over[:] = False
         self._begun = True
         if self.redraw == "episode":
             self.tasks = self._next_tasks()
-        keys = fold_in(make_key("facade", base), torch.arange(self.num_envs))
         return self._numpy(self.slots.begin(self.tasks, keys, _ENDLESS)), {}
+
+    def _mask(self, mask: Any) -> np.ndarray[Any, Any]:
+        """`options["reset_mask"]`, checked; everywhere where there is none."""
+        if mask is None:
+            return np.ones(self.num_envs, dtype=bool)
+        fits = isinstance(mask, np.ndarray) and mask.dtype == bool and mask.shape == (self.num_envs,) and mask.any()
+        if not fits:
+            raise InvalidValueError("reset_mask", mask, f"a bool array of shape ({self.num_envs},), true somewhere")
+        return np.asarray(mask)
+
+    def _keys(self, seed: int | list[int | None]) -> Tensor:
+        """One key per environment, from its own seed."""
+        if isinstance(seed, int):
+            self._np_random, self._np_random_seed = gym.utils.seeding.np_random(seed)
+            seed = [seed + i for i in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise InvalidValueError("number of seeds", len(seed), f"num_envs = {self.num_envs}")
+        own = [secrets.randbits(31) if s is None else s for s in seed]
+        return torch.tensor([make_key("facade", s) for s in own])
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """One step of every environment; actions `[num_envs, *action_space.shape]`."""
@@ -306,31 +139,41 @@ class MetaVectorEnv(VectorEnv[Any, Any, Any]):
             raise gym.error.ResetNeeded(
                 f"environments {listing} have finished: reset them (options={{'reset_mask': ...}})"
             )
-        space = self.single_action_space
-        actions = np.asarray(actions) - (space.start if isinstance(space, spaces.Discrete) else 0)
-        out, _ = self.slots.advance(torch.as_tensor(actions).to(self.slots.device))
+        out, _ = self.slots.advance(self._actions(actions))
         obs, reward = self._numpy(out.obs), out.reward.double().cpu().numpy()
         terminated, truncated = out.terminated.cpu().numpy().copy(), out.truncated.cpu().numpy().copy()
-        info: dict[str, Any] = {}
-        if out.success is not None:
-            info = {"success": out.success.cpu().numpy(), "_success": np.ones(self.num_envs, dtype=bool)}
+        success = None if out.success is None else out.success.cpu().numpy().copy()
+        inserted = np.zeros_like(self._over)
         if self.autoreset_mode == AutoresetMode.NEXT_STEP and self._over.any():
-            obs = self._restart(self._over)
-            reward[self._over], terminated[self._over], truncated[self._over] = 0.0, False, False
+            inserted = self._over.copy()  # their action is ignored, and nothing is paid for it
+            obs = self._restart(inserted)
+            reward[inserted], terminated[inserted], truncated[inserted] = 0.0, False, False
         self._over = terminated | truncated
+        info = _info(success, ~inserted)
         if self.autoreset_mode == AutoresetMode.SAME_STEP and self._over.any():
-            info |= {"final_obs": obs, "_final_obs": self._over.copy()}
-            obs = self._restart(self._over)
-            self._over = np.zeros_like(self._over)
+            over = self._over.copy()
+            final_obs = np.full(self.num_envs, None, dtype=object)
+            for i in np.flatnonzero(over):
+                final_obs[i] = obs[i]
+            info = {"final_obs": final_obs, "_final_obs": over, "final_info": _info(success, over), "_final_info": over}
+            info |= _info(success, ~over)
+            obs = self._restart(over)
         return obs, reward, terminated, truncated, info
 
-    def _restart(self, mask: np.ndarray[Any, Any]) -> Any:
+    def _actions(self, actions: Any) -> Tensor:
+        """As the family takes them: float32, or int64 from 0."""
+        space = self.single_action_space
+        if isinstance(space, spaces.Discrete):
+            return torch.as_tensor(np.asarray(actions) - space.start).to(self.slots.device, torch.int64)
+        return torch.as_tensor(np.asarray(actions)).to(self.slots.device, torch.float32)
+
+    def _restart(self, mask: np.ndarray[Any, Any], keys: Tensor | None = None) -> Any:
         """Start an episode where `mask` is true; the observations of all."""
         self._episodes[mask] += 1
         if self.redraw == "episode":
             self.tasks = self._next_tasks()
         self._over = self._over & ~mask
-        return self._numpy(self.slots.restart(torch.from_numpy(mask.copy()).to(self.slots.device), self.tasks))
+        return self._numpy(self.slots.restart(torch.from_numpy(mask.copy()).to(self.slots.device), self.tasks, keys))
 
     def _next_tasks(self) -> Tasks:
         index = np.arange(self.num_envs) + self.num_envs * self._episodes
@@ -340,10 +183,19 @@ class MetaVectorEnv(VectorEnv[Any, Any, Any]):
         return obs.cpu().numpy().astype(self.single_observation_space.dtype)
 
 
+def _info(success: np.ndarray[Any, Any] | None, told: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """Gymnasium's vector infos: a value per environment, and a mask of those that told one."""
+    if success is None or not told.any():
+        return {}
+    return {"success": success & told, "_success": told}
+
+
 class MetaEnv(gym.Env[Any, Any]):
     """A torch family as a single `gymnasium.Env`; arguments as in `MetaVectorEnv`, `task` 0 of the split by default."""
 
-    def __init__(self, family: str | Family, task: int | Mapping[str, Any] | Tasks = 0, **kwargs: Any) -> None:
+    def __init__(
+        self, family: str | Family, task: int | Mapping[str, Any] | Tasks | None = None, **kwargs: Any
+    ) -> None:
         self.vector = MetaVectorEnv(family, 1, task, autoreset_mode=AutoresetMode.DISABLED, **kwargs)
         self.observation_space, self.action_space = (
             self.vector.single_observation_space,
@@ -367,7 +219,7 @@ class MetaEnv(gym.Env[Any, Any]):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """One step."""
         obs, reward, terminated, truncated, info = self.vector.step(np.asarray(action)[None])
-        plain = {k: v[0] for k, v in info.items() if not k.startswith("_")}
+        plain = {k: v[0].item() for k, v in info.items() if not k.startswith("_")}
         return obs[0], float(reward[0]), bool(terminated[0]), bool(truncated[0]), plain
 
 
@@ -386,26 +238,58 @@ def resolve_task(
     return task
 
 
-def make_env(family: str | Family, task: int | Mapping[str, Any] | Tasks = 0, **kwargs: Any) -> gym.Env[Any, Any]:
+def make_env(
+    family: str | Family, task: int | Mapping[str, Any] | Tasks | None = None, **kwargs: Any
+) -> gym.Env[Any, Any]:
     """What `gym.make` calls: one environment of a family, of either form. Arguments as in `MetaVectorEnv`."""
     built = make_family(family)
-    if isinstance(built, TorchFamily):
-        return MetaEnv(family, task, **kwargs)
-    assert isinstance(built, GymFamily)
-    split, seed, redraw = kwargs.get("split", "train"), kwargs.get("task_seed", 0), kwargs.get("redraw", "never")
-    env = built.make_env(resolve_task(built, task, split, seed))
+    if isinstance(built, GymFamily):
+        return _make_gym_env(built, task, 0, 1, **kwargs)
+    return MetaEnv(family, task, **kwargs)
+
+
+def _make_gym_env(
+    family: GymFamily,
+    task: int | Mapping[str, Any] | Tasks | None,
+    number: int,
+    count: int,
+    split: str = "train",
+    task_seed: int = 0,
+    redraw: str = "never",
+    **unknown: Any,
+) -> gym.Env[Any, Any]:
+    """Environment `number` of `count`; with `redraw="episode"` its episode e plays task `number + count * e`."""
+    for name in unknown:
+        raise InvalidValueError("keyword", name, did_you_mean(name, GYM_KEYWORDS))
+    if redraw not in REDRAW:
+        raise InvalidValueError("redraw", redraw, did_you_mean(str(redraw), REDRAW))
+    if task is not None and redraw == "episode":
+        raise InvalidValueError("task", task, "none, because redraw is 'episode'")
+    env = family.make_env(resolve_task(family, task, split, task_seed))
     if redraw == "episode":
-        env.redraw = lambda episode: task_dict(built.tasks(split, 1, seed, start=episode))
+        env.redraw = lambda episode: task_dict(family.tasks(split, 1, task_seed, start=number + count * episode))
     return env
 
 
 def make_vec_env(family: str | Family, num_envs: int = 1, **kwargs: Any) -> VectorEnv[Any, Any, Any]:
     """What `gym.make_vec` calls: `num_envs` environments of a family, of either form."""
     built = make_family(family)
-    if isinstance(built, TorchFamily):
+    if not isinstance(built, GymFamily):
         return MetaVectorEnv(family, num_envs, **kwargs)
     mode = _autoreset_mode(kwargs.pop("autoreset_mode", AutoresetMode.NEXT_STEP))
-    start = kwargs.pop("task", None)
-    tasks = resolve_task(built, start, kwargs.get("split", "train"), kwargs.get("task_seed", 0), num_envs)
-    rows = [tasks[i % len(tasks)] for i in range(num_envs)]
-    return SyncVectorEnv([functools.partial(make_env, built, row, **kwargs) for row in rows], autoreset_mode=mode)
+    task: Any = kwargs.pop("task", None)
+    tasks = [None] * num_envs
+    if kwargs.get("redraw", "never") == "never" or task is not None:
+        found = resolve_task(built, task, kwargs.get("split", "train"), kwargs.get("task_seed", 0), num_envs)
+        tasks = [found[i % len(found)] for i in range(num_envs)]  # type: ignore[misc]
+    makers = [functools.partial(_make_gym_env, built, row, i, num_envs, **kwargs) for i, row in enumerate(tasks)]
+    return SyncVectorEnv(makers, autoreset_mode=mode)
+
+
+def _autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
+    try:
+        return AutoresetMode(mode)
+    except ValueError:
+        raise InvalidValueError(
+            "autoreset_mode", mode, did_you_mean(str(mode), [m.value for m in AutoresetMode])
+        ) from None

@@ -184,7 +184,7 @@ BUGS = (
     Bug(
         "14 inserted step pays",
         "metarl/vector.py",
-        "reward[self._over], terminated[self._over], truncated[self._over] = 0.0, False, False",
+        "reward[inserted], terminated[inserted], truncated[inserted] = 0.0, False, False",
         "pass",
         "test_vector",
     ),

@@ -66,9 +66,9 @@ class TestPointNavigation:
         ("goal", "ends"),
         [
             ([0.1, 0.05], True),
-            ([0.109, 0.041], True),  # .009 off on both axes, .0127 away: the window is a square
-            ([0.111, 0.05], False),
-            ([0.1, 0.039], False),
+            ([0.1099, 0.0401], True),  # .0099 off on both axes, .014 away: the window is a square
+            ([0.1101, 0.05], False),
+            ([0.1, 0.0399], False),
             ([0.111, 0.061], False),
         ],
     )
@@ -147,6 +147,9 @@ class TestPointNavigation:
         dense = metarl.make_family("metarl/PointNavigation-v0")
         # goal (.25, -.1): after the steps (.15, 0), (.05, 0) and (0, 0) are left: -.15 - .05 - 0, and it is over
         assert dense.references(dense.make_tasks(goal=[0.25, -0.1]))["informed_optimum"] == pytest.approx([-0.2])
+        # steps of .004 to a goal .02 away: .016, .012 and .008 are left, which is within the window
+        slow = metarl.make_family("metarl/PointNavigation-v0", max_action=0.004)
+        assert slow.references(slow.make_tasks(goal=[0.02, 0.0]))["informed_optimum"] == pytest.approx([-0.036])
         sparse = metarl.make_family("metarl/PointNavigation-v0:semicircle")
         # 45 degrees: .70711 left on both axes; steps 6, 7, 8: (.10711, .10711) = .15147, (.00711, ..) = .01005, 0:
         # .84853 + .98995 + 13 steps at 1

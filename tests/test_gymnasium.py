@@ -20,19 +20,14 @@ UNBOUNDED = "ignore:.*Box observation space (min|max)imum value is -?infinity:Us
 STEP_TO_GOAL = {"goal": [0.3, -0.2]}
 
 
-XFAIL_BANDIT = pytest.mark.xfail(
-    strict=True, reason="bernoulli_bandit.py: a pull truncates its episode; it should terminate it"
-)
-
-
 @pytest.mark.filterwarnings(UNBOUNDED)
-@pytest.mark.parametrize("id", [pytest.param(FAMILIES[0], marks=XFAIL_BANDIT), *FAMILIES[1:]])
+@pytest.mark.parametrize("id", FAMILIES)
 def test_gymnasiums_checker(id):
     check_env(gym.make(id).unwrapped)
 
 
 @pytest.mark.filterwarnings(UNBOUNDED)
-@pytest.mark.parametrize("id", [pytest.param(PRESETS[0], marks=XFAIL_BANDIT), *PRESETS[1:]])
+@pytest.mark.parametrize("id", PRESETS)
 def test_gymnasiums_checker_on_presets(id):
     check_env(gym.make(id.partition(":")[0], family=id).unwrapped, skip_render_check=True)
 
@@ -51,7 +46,6 @@ def test_the_checkers_on_any_gymnasium_families(scratch_registry):
     env_checker.check_env(gym.make("mine/CartPole-v0"))
 
 
-@XFAIL_BANDIT
 def test_nothing_follows_a_pull():
     # a truncated step would make Stable-Baselines3 bootstrap from the value of what follows
     env = gym.make("metarl/BernoulliBandit-v0")
@@ -238,7 +232,6 @@ def test_make_vec_offers_every_autoreset_mode(mode):
         assert env.metadata["autoreset_mode"] is mode
 
 
-@pytest.mark.xfail(strict=True, reason="vector.py MetaVectorEnv: AutoresetMode's own ValueError names no field")
 def test_a_wrong_autoreset_mode_is_named():
     with pytest.raises(InvalidValueError, match=r"autoreset_mode is 'SAME_STEP'.*SameStep"):
         gym.make_vec("metarl/PointNavigation-v0", num_envs=2, autoreset_mode="SAME_STEP")

@@ -169,7 +169,6 @@ def test_the_paper_box_is_kept_exactly():
     assert all(head.space.contains(row.numpy()) for row in ends)
 
 
-@pytest.mark.xfail(strict=True, reason="networks.py to_env: centre + half rounds past the box's edge")
 def test_mapped_actions_lie_in_the_box():
     for i in range(200):
         low, width = Rng(torch.tensor([i])).uniform(2)[0].tolist()

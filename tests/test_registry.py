@@ -115,7 +115,6 @@ def test_bad_agent_names_are_refused(name, scratch_registry):
         metarl.register_agent(name, "somewhere:Agent")
 
 
-@pytest.mark.xfail(strict=True, reason="registry.py: '$' matches before a final newline; use fullmatch")
 @pytest.mark.parametrize("register", [metarl.register_agent, metarl.register_family])
 def test_a_newline_is_not_part_of_a_name(register, scratch_registry):
     with pytest.raises(InvalidValueError):

@@ -15,7 +15,7 @@ from gymnasium.spaces import Box, Discrete
 import metarl
 from metarl import Agent, Budget, GymFamily, InvalidValueError, Rollout, Trials
 from metarl.agent import check_number
-from metarl.rollout import SlotPool, play
+from metarl.rollout import SlotPool, check_finite, play
 
 
 class Recorder(Agent):
@@ -170,6 +170,23 @@ class TestEpisodeBudget:
         assert agent.masks == []
         assert state["steps"].tolist() == [[0]]
 
+    def test_a_slot_is_valid_until_its_second_ending_of_either_kind(self, counting):
+        class Chance(counting):  # an episode terminates with its first step, or is truncated after 4
+            def reset(self, task, rng):
+                return torch.stack([torch.zeros_like(task["length"]), (rng.uniform() < 0.5).float()], -1)
+
+            def observe(self, state, task):
+                return state[:, :1]
+
+            def step(self, state, action, task, rng):
+                return state + torch.tensor([1.0, 0.0]), torch.ones(len(state)), state[:, 1] > 0
+
+        rollout, _ = collect(Chance(), Budget(episodes=2), [9] * 30, [0] * 30)
+        endings_before = rollout.ended.long().cumsum(0) - rollout.ended.long()
+        assert torch.equal(rollout.valid, endings_before < 2)
+        assert set(rollout.env_steps.tolist()) == {2, 5, 8}  # 1 or 4, twice
+        assert torch.equal(rollout.mean_return() * 2, rollout.env_steps.double())
+
     @pytest.mark.parametrize("slots", [1, 3])
     def test_slots_of_a_row_restart_independently(self, counting, slots):
         class Fork(counting):  # slot number 0 of each row terminates one step sooner than the others
@@ -210,7 +227,6 @@ class TestRollout:
         rollout = collect_stub(values.float())
         assert rollout.by_row(values).tolist() == [[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]]
 
-    @pytest.mark.xfail(strict=True, reason="rollout.py episodes and mean_return: NaN times 0 is NaN")
     def test_what_is_masked_cannot_spoil_a_sum(self):
         reward = torch.tensor([1.0, 2.0, float("nan")]).view(3, 1, 1)
         rollout = collect_stub(reward)
@@ -317,6 +333,31 @@ class TestTrials:
         rollout = self.collect(family, family.tasks("train", 1), per_task=4)
         assert len(rollout.reward.unique()) == rollout.reward.numel()
 
+    def test_starts_steps_and_actions_draw_from_streams_of_their_own(self):
+        class Chance(metarl.TorchFamily):
+            observation_space = action_space = Box(-1.0, 1.0, (1,), np.float32)
+            horizon = 2
+            terminates = False
+
+            def __init__(self):
+                self.task_space = {"nothing": metarl.Uniform(0.0, 1.0)}
+
+            def reset(self, task, rng):
+                return rng.uniform(1)
+
+            def observe(self, state, task):
+                return state
+
+            def step(self, state, action, task, rng):
+                return state, rng.uniform(), torch.zeros(len(state), dtype=torch.bool)
+
+        rollout = self.collect(Chance(), Chance().tasks("train", 3))
+        draws = [rollout.obs[rollout.time == 0].flatten(), rollout.reward.flatten(), rollout.action.flatten() / 2 + 0.5]
+        draws = torch.cat(draws)
+        assert len(draws) == 3 * 2 * (2 + 4 + 4)
+        gaps = draws.sort().values.diff()
+        assert float(gaps.min()) > 1e-6  # all differ, by more than the rounding of 2 u - 1
+
     def test_the_pool_forgets_what_was_played_before(self, family):
         tasks, agent = family.tasks("train", 2), metarl.make_agent("random", family)
         trials = Trials(SlotPool(family), tasks)
@@ -367,9 +408,6 @@ class TestBrokenFamilies:
         with pytest.raises(InvalidValueError, match=r"step 0 in task 7 of split 'test'"):
             trials.collect(agent, agent.begin(2), 0, Budget(steps=2))
 
-    @pytest.mark.xfail(
-        strict=True, reason="rollout.py check_finite: last_obs, which agents bootstrap from, is not checked"
-    )
     def test_the_last_observation_is_checked_too(self, counting):
         class Broken(counting):
             def observe(self, state, task):
@@ -378,6 +416,12 @@ class TestBrokenFamilies:
 
         with pytest.raises(InvalidValueError, match="observation"):
             collect(Broken(), Budget(steps=3), [9], [5])
+
+    def test_what_is_masked_may_be_anything(self, counting):
+        reward = torch.tensor([1.0, float("nan")]).view(2, 1, 1)
+        rollout = collect_stub(reward)
+        rollout.valid[1] = False
+        check_finite(rollout, counting(), counting().tasks("train", 1))
 
     def test_huge_rewards_are_numbers(self, counting):
         class Huge(counting):  # their sum overflows float32, none of them does
@@ -417,9 +461,6 @@ class Reaching(gym.Env):
         return np.zeros(1, np.float32), 1.0, self.t == 4, False, info
 
 
-@pytest.mark.xfail(
-    strict=True, reason="rollout.py _Buffers._put: a success first told at step t leaves memory unset before t"
-)
 def test_success_reported_at_the_end_only(monkeypatch):
     family = GymFamily(Reaching, {"skill": metarl.Uniform(0.0, 1.0)}, apply="attrs", horizon=9)
     agent = metarl.make_agent("random", family)
@@ -435,6 +476,16 @@ def test_success_reported_at_the_end_only(monkeypatch):
     trials.pool.close()
     assert row(rollout.success, 0) == [False] * 8
     assert row(rollout.success, 1) == [False, False, False, True] * 2
+
+
+def test_termination_at_the_horizon_is_no_truncation():
+    family = GymFamily(Reaching, {"skill": metarl.Uniform(0.0, 1.0)}, apply="attrs", horizon=4)
+    agent = metarl.make_agent("random", family)
+    trials = Trials(SlotPool(family), family.tasks("train", 1))
+    rollout, _ = trials.collect(agent, agent.begin(1), 0, Budget(steps=4))
+    trials.pool.close()
+    assert row(rollout.terminated, 0) == [False, False, False, True]
+    assert not rollout.truncated.any()
 
 
 def test_gymnasium_families_give_the_same_rollouts_as_torch_ones():

@@ -17,7 +17,8 @@ import metarl
 from metarl import GymFamily, InvalidValueError, MetaEnv, MetaVectorEnv, TorchFamily
 from metarl.family import task_dict
 from metarl.rng import fold_in, make_key
-from metarl.vector import GymSlots, TorchSlots, make_env, make_slots, make_vec_env
+from metarl.slots import GymSlots, TorchSlots, make_slots
+from metarl.vector import make_env, make_vec_env
 
 CPU = torch.device("cpu")
 
@@ -66,6 +67,15 @@ class TestTorchSlots:
             assert slots.begin(tasks, torch.arange(1), 9).tolist() == [[0]]
             ends = [bool(slots.step(torch.zeros(1, 1)).terminated) for _ in range(5)]
             assert ends == [(t + 1) % length == 0 for t in range(5)]
+
+    def test_begin_restarts_the_clock_of_the_horizon(self, counting):
+        slots = TorchSlots(counting(), 1, CPU)
+        tasks = slots.family.make_tasks(length=9, bonus=0)
+        for _ in range(2):
+            slots.begin(tasks, torch.arange(1), 9)
+            assert [bool(slots.step(torch.zeros(1, 1)).truncated) for _ in range(7)] == [False] * 3 + [True] + [
+                False
+            ] * 3
 
     def test_not_looking_for_terminations_changes_nothing(self):
         # PointNavigation's sparse form never terminates, and says so; told otherwise, the engine looks, and finds none
@@ -178,16 +188,9 @@ def reporting(counting):
     return Reporting
 
 
-XFAIL_NEXT_STEP = pytest.mark.xfail(
-    strict=True,
-    reason="vector.py MetaVectorEnv.step: _restart clears _over, so an inserted step keeps reward and ending",
-)
-
-
 class TestAutoreset:
     """Two environments of 2 and 3 steps, bonus 5 and 10."""
 
-    @XFAIL_NEXT_STEP
     def test_next_step_inserts_a_step(self, counting):
         env = vector(counting)
         assert env.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
@@ -212,7 +215,6 @@ class TestAutoreset:
                 [False] * 2,
             ]
 
-    @XFAIL_NEXT_STEP
     def test_the_inserted_step_ignores_its_action(self, counting):
         class Moving(counting):
             def step(self, state, action, task, rng):
@@ -256,6 +258,15 @@ class TestAutoreset:
         env.reset(options={"reset_mask": np.array([True, True])})
         assert lists(env.step(still(2))[1]) == [[5, 10]]
 
+    def test_disabled_asks_for_a_reset_of_every_finished_one(self, counting):
+        env = vector(counting, AutoresetMode.DISABLED)
+        env.tasks = env.family.make_tasks(length=[1, 1], bonus=[5, 10])
+        env.reset(seed=0)
+        env.step(still(2))
+        env.reset(options={"reset_mask": np.array([True, False])})
+        with pytest.raises(gym.error.ResetNeeded, match=r"environments \[1\] have finished"):
+            env.step(still(2))
+
     def test_a_reset_without_a_mask_restarts_all(self, counting):
         for mode in AutoresetMode:
             env = vector(counting, mode)
@@ -265,7 +276,6 @@ class TestAutoreset:
             assert lists(env.reset()[0].ravel()) == [[0, 0]]
             assert lists(env.step(still(2))[1]) == [[5, 10]], mode  # no inserted step is left over
 
-    @pytest.mark.xfail(strict=True, reason="vector.py MetaVectorEnv.reset: with a seed, reset_mask is ignored")
     def test_a_seeded_reset_honours_the_mask(self, counting):
         env = vector(counting, AutoresetMode.DISABLED)
         env.reset(seed=0)
@@ -284,7 +294,6 @@ class TestAutoreset:
         with pytest.raises(gym.error.ResetNeeded, match="reset"):
             vector(counting).step(still(2))
 
-    @XFAIL_NEXT_STEP
     def test_gymnasium_counts_the_same_returns(self, counting):
         # Gymnasium's own wrapper relies on the contract of NEXT_STEP: 5 + 6 = 11 and 10 + 11 + 12 = 33, 2 and 3 steps
         env = gym.wrappers.vector.RecordEpisodeStatistics(vector(counting))
@@ -294,7 +303,7 @@ class TestAutoreset:
         assert sorted(env.return_queue) == [11, 11, 11, 33, 33]
         assert sorted(env.length_queue) == [2, 2, 2, 3, 3]
 
-    @pytest.mark.parametrize("mode", ["SameStep", pytest.param("NextStep", marks=XFAIL_NEXT_STEP)])
+    @pytest.mark.parametrize("mode", ["SameStep", "NextStep"])
     def test_it_is_what_gymnasium_makes_of_single_environments(self, counting, mode):
         env, (tasks, family) = vector(counting, mode), (vector(counting).tasks, counting())
         other = gym.vector.SyncVectorEnv([lambda i=i: MetaEnv(family, tasks[i]) for i in range(2)], autoreset_mode=mode)
@@ -303,30 +312,25 @@ class TestAutoreset:
             a, b = env.step(still(2)), other.step(still(2))
             assert lists(*a[:4]) == lists(*b[:4])
 
-    @pytest.mark.parametrize(
-        "mode",
-        [
-            pytest.param("NextStep", marks=XFAIL_NEXT_STEP),
-            pytest.param(
-                "SameStep",
-                marks=pytest.mark.xfail(
-                    strict=True, reason="vector.py step: final_obs is no object array, and there is no final_info"
-                ),
-            ),
-        ],
-    )
+    @pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
     def test_infos_are_what_gymnasium_makes_of_single_environments(self, counting, mode):
         env, (tasks, family) = vector(reporting(counting), mode), (vector(counting).tasks, reporting(counting)())
         other = gym.vector.SyncVectorEnv([lambda i=i: MetaEnv(family, tasks[i]) for i in range(2)], autoreset_mode=mode)
         env.reset(seed=0)
         other.reset(seed=0)
 
-        def plain(info):
-            return {k: plain(v) if isinstance(v, dict) else [None if x is None else np.asarray(x).tolist() for x in v]
-                    for k, v in info.items()}  # fmt: skip
+        def told(info):
+            """What each environment said, without what the arrays hold for those that said nothing."""
+            out = {}
+            for name, mask in ((k, info["_" + k]) for k in info if not k.startswith("_")):
+                value = info[name]
+                said = told(value) if isinstance(value, dict) else [np.asarray(x).tolist() for x in value[mask]]
+                if mask.any():
+                    out[name] = (mask.tolist(), said)
+            return out
 
         for t in range(12):
-            assert plain(env.step(still(2))[4]) == plain(other.step(still(2))[4]), t
+            assert told(env.step(still(2))[4]) == told(other.step(still(2))[4]), t
 
     def test_success_is_reported(self, counting):
         Reporting = reporting(counting)
@@ -400,7 +404,7 @@ class TestMetaVectorEnv:
         assert env.tasks.hash == before
         assert env.slots.task["length"].tolist() == env.tasks.values["length"].tolist()
 
-    @pytest.mark.parametrize("mode", ["SameStep", "Disabled", pytest.param("NextStep", marks=XFAIL_NEXT_STEP)])
+    @pytest.mark.parametrize("mode", ["SameStep", "Disabled", "NextStep"])
     def test_redraw_goes_to_a_next_task_each_episode(self, mode, counting):
         # a horizon of 1 ends every episode; environment i plays tasks i, i + 2, i + 4, ... of the split
         env = MetaVectorEnv(counting(horizon=1), 2, redraw="episode", autoreset_mode=mode)
@@ -471,7 +475,6 @@ class TestMetaVectorEnv:
             assert np.array_equal(out[0][0], alone[0])
             assert [x[0] for x in out[1:4]] == list(alone[1:4])
 
-    @pytest.mark.xfail(strict=True, reason="vector.py MetaVectorEnv.reset: seeds are hashed together, not one per slot")
     @pytest.mark.parametrize("seed", [5, [5, 6, 7]])
     def test_every_environment_equals_a_single_one_with_its_seed(self, seed):
         # Gymnasium: an integer means [seed, seed + 1, ...], a list one seed for each
@@ -480,7 +483,6 @@ class TestMetaVectorEnv:
             one, _ = MetaEnv("metarl/PointNavigation-v0", 0, **CORNERS).reset(seed=5 + i)
             assert np.array_equal(many[i], one)
 
-    @pytest.mark.xfail(strict=True, reason="vector.py step: float64 actions turn the family's state into float64")
     def test_float64_actions_play_what_float32_ones_do(self):
         outs = []
         for dtype in (np.float32, np.float64):
@@ -571,6 +573,11 @@ class TestGymFamily:
         assert env.reset(seed=0)[0][1] == 0.5
         env.close()
 
+    def test_options_of_the_caller_do_not_replace_the_task(self):
+        walks = GymFamily(Walk, SPEED, apply="options", horizon=5)
+        env = walks.make_env(walks.make_tasks(speed=0.5))
+        assert env.reset(seed=0, options={"speed": 2.0, "more": 1})[0][1] == 0.5
+
     def test_the_horizon_truncates(self, walks):
         env = walks.make_env(walks.make_tasks(speed=0.25))
         env.reset(seed=0)
@@ -630,7 +637,6 @@ class TestGymFamily:
         assert Walk.built == before + 1
         assert (env.unwrapped.speed, env.unwrapped.limit) == (0.75, 9.0)
 
-    @pytest.mark.xfail(strict=True, reason="family.py TaskedEnv: an environment built anew is not seeded")
     def test_a_rebuilt_environment_stays_reproducible(self):
         family = GymFamily(Walk, SPEED, apply="kwargs", horizon=5)
         runs = []
@@ -679,7 +685,6 @@ class TestGymFamily:
         assert chosen.reset(seed=0)[0][:, 1].tolist() == [0.75, 0.75]
         chosen.close()
 
-    @pytest.mark.xfail(strict=True, reason="vector.py make_vec_env: with redraw, all environments play the same tasks")
     def test_a_redrawing_vector_plays_the_tasks_a_torch_family_would(self):
         walks = GymFamily(Walk, SPEED, horizon=5)
         env = make_vec_env(walks, 2, redraw="episode")
@@ -687,14 +692,12 @@ class TestGymFamily:
         env.close()
         assert played == walks.tasks("train", 6).values["speed"].reshape(3, 2).tolist()
 
-    @pytest.mark.xfail(strict=True, reason="vector.py make_env: for any-Gymnasium families keywords are not checked")
     @pytest.mark.parametrize("wrong", [{"redraw": "episodes"}, {"redrawn": "episode"}])
     @pytest.mark.parametrize("make", [make_env, make_vec_env])
     def test_wrong_keywords_are_named(self, wrong, make):
         with pytest.raises(InvalidValueError, match="redraw"):
             make(GymFamily(Walk, SPEED, horizon=5), **wrong).close()
 
-    @pytest.mark.xfail(strict=True, reason="family.py TaskedEnv.reset: options['task'] is passed on, not applied")
     def test_options_change_the_task_as_for_torch_families(self):
         walks = GymFamily(Walk, SPEED, apply="attrs", horizon=5)
         env = make_env(walks, {"speed": 0.5})

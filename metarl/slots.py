@@ -1,0 +1,210 @@
+"""The engine: N slots of any family side by side, each in a task of its own.
+
+A finished episode is followed by the next in the same call: the observation a step returns belongs to the episode that
+goes on, `final_obs` to the one that was played.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from torch import Tensor
+
+from metarl.errors import InvalidValueError
+from metarl.family import Family, GymFamily, State, TorchFamily, task_dict
+from metarl.rng import Rng, fold_in
+from metarl.tasks import Tasks
+
+
+class Transition(NamedTuple):
+    """What one step of all slots returns. Tensors have leading axis N."""
+
+    obs: Tensor  # of the episode that goes on: a finished slot's is its next episode's first
+    reward: Tensor  # float32
+    terminated: Tensor  # bool: the MDP ended
+    truncated: Tensor  # bool: the horizon was reached
+    final_obs: Tensor  # obs before any restart
+    success: Tensor | None  # bool, where the family reports it
+
+
+class Slots(Protocol):
+    """N environments that run side by side, each in its own task."""
+
+    n: int
+    device: torch.device
+
+    def begin(self, tasks: Tasks, keys: Tensor, steps: int) -> Tensor:
+        """Start an episode of task `i` in slot `i`; randomness descends from `keys`, `int64 [N]`; the first obs."""
+
+    def step(self, action: Tensor) -> Transition:
+        """One step of every slot, restarting those whose episode ended."""
+
+    def close(self) -> None:
+        """Free what the slots hold."""
+
+
+def make_slots(family: Family, n: int, device: torch.device | str = "cpu") -> Slots:
+    """The engine that fits a family's form."""
+    if isinstance(family, TorchFamily):
+        return TorchSlots(family, n, torch.device(device))
+    if isinstance(family, GymFamily):
+        return GymSlots(family, n, torch.device(device))
+    raise InvalidValueError("family", type(family).__name__, "a TorchFamily or a GymFamily")
+
+
+class TorchSlots:
+    """Slots of a `TorchFamily`: tensor masks and static shapes, on the family's device."""
+
+    def __init__(self, family: TorchFamily, n: int, device: torch.device) -> None:
+        self.family, self.n, self.device = family, n, device
+        self.state: State = None
+        self.task: dict[str, Tensor] = {}
+        self.t = torch.zeros(n, dtype=torch.int64, device=device)  # step within the episode
+        self._never = torch.zeros(n, dtype=torch.bool, device=device)
+        self._always = ~self._never
+
+    def begin(self, tasks: Tasks, keys: Tensor, steps: int) -> Tensor:
+        """See `Slots.begin`."""
+        self.task = tasks.tensors(self.device)
+        self._set_keys(keys.to(self.device), steps)
+        self.clock = 0  # steps since begin
+        self._in_step = True  # whether all slots are at the same step of their episodes
+        self.t.zero_()
+        self.state = self.family.reset(self.task, self._reset_rng.seek(0))
+        obs = self.family.observe(self.state, self.task)
+        shape = (self.n, *(self.family.observation_space.shape or ()))
+        _check_tensor(self.family, "observe", "observation", obs, shape)
+        return obs
+
+    def step(self, action: Tensor) -> Transition:
+        """See `Slots.step`."""
+        out, ended = self.advance(action)
+        if ended is None:
+            return out
+        return out._replace(obs=self.restart(ended, in_step=ended is self._always))
+
+    def advance(self, action: Tensor) -> tuple[Transition, Tensor | None]:
+        """One step without restarting anything; also which slots ended (None when it is known that none did)."""
+        result = self.family.step(self.state, action, self.task, self._step_rng.seek(self.clock))
+        self.state, reward, terminated = result[:3]
+        success = result[3].get("success") if len(result) == 4 else None
+        if self.clock == 0:
+            _check_tensor(self.family, "step", "reward", reward, (self.n,), torch.float32)
+            _check_tensor(self.family, "step", "terminated", terminated, (self.n,), torch.bool)
+        self.clock += 1
+        self.t += 1
+        obs = self.family.observe(self.state, self.task)
+        truncated, ended = self._endings(terminated)
+        return Transition(obs, reward, terminated, truncated, obs, success), ended
+
+    def _set_keys(self, keys: Tensor, steps: int) -> None:
+        self._keys, self._steps = keys, steps
+        self._step_rng = Rng(fold_in(keys, torch.tensor(1, device=self.device)), steps)
+        self._reset_rng = Rng(fold_in(keys, torch.tensor(2, device=self.device)))
+
+    def restart(
+        self, mask: Tensor, tasks: Tasks | None = None, keys: Tensor | None = None, in_step: bool = False
+    ) -> Tensor:
+        """Start an episode where `mask` `[N]` is true, in `tasks` and with `keys` where given; all observations."""
+        self._in_step = self._in_step and in_step
+        if keys is not None:
+            self._set_keys(torch.where(mask, keys.to(self.device), self._keys), self._steps)
+        if tasks is not None:
+            self.task = tree_where(mask, tasks.tensors(self.device), self.task)
+        fresh = self.family.reset(self.task, self._reset_rng.seek(self.clock))
+        self.state = fresh if mask is self._always else tree_where(mask, fresh, self.state)
+        self.t = torch.where(mask, torch.zeros_like(self.t), self.t)
+        return self.family.observe(self.state, self.task)
+
+    def _endings(self, terminated: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Which slots are truncated, and which ended."""
+        if self._in_step and not self.family.terminates:  # known without looking
+            if self.clock % self.family.horizon:
+                return self._never, None
+            return self._always, self._always
+        truncated = (self.t >= self.family.horizon) & ~terminated
+        ended = terminated | truncated
+        if self.device.type == "cpu" and not ended.any():
+            return truncated, None
+        return truncated, ended
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+class GymSlots:
+    """Slots of a `GymFamily`, stepped by Gymnasium's own `SyncVectorEnv` with autoreset disabled."""
+
+    def __init__(self, family: GymFamily, n: int, device: torch.device) -> None:
+        self.family, self.n, self.device = family, n, device
+        first = family.tasks("train", 1)
+        self.envs = SyncVectorEnv([lambda: family.make_env(first)] * n, autoreset_mode=AutoresetMode.DISABLED)
+
+    def begin(self, tasks: Tasks, keys: Tensor, steps: int) -> Tensor:
+        """See `Slots.begin`; every episode is seeded from its slot's key and the step at which it starts."""
+        self.keys, self.clock = keys.cpu(), 0
+        for row, env in enumerate(self.envs.envs):
+            env.set_metarl_task(task_dict(tasks, row))  # type: ignore[attr-defined]
+        obs, _ = self.envs.reset(seed=self._seeds())
+        return self._tensor(obs)
+
+    def step(self, action: Tensor) -> Transition:
+        """See `Slots.step`."""
+        obs, reward, terminated, truncated, info = self.envs.step(self._to_numpy(action))
+        self.clock += 1
+        ended = terminated | truncated
+        next_obs = final_obs = self._tensor(obs)
+        if ended.any():
+            obs, _ = self.envs.reset(seed=self._seeds(), options={"reset_mask": ended})
+            next_obs = self._tensor(obs)
+        found = info.get("success", info.get("is_success"))
+        return Transition(
+            obs=next_obs,
+            reward=self._tensor(reward).float(),
+            terminated=self._tensor(terminated),
+            truncated=self._tensor(truncated & ~terminated),
+            final_obs=final_obs,
+            success=None if found is None else self._tensor(found).bool(),
+        )
+
+    def _seeds(self) -> list[int | None]:
+        return list((fold_in(self.keys, torch.tensor(self.clock)) & 0x7FFFFFFF).tolist())
+
+    def _to_numpy(self, action: Tensor) -> np.ndarray[Any, Any]:
+        space = self.family.action_space
+        out = action.cpu().numpy().astype(space.dtype)
+        return out + space.start if isinstance(space, spaces.Discrete) else out
+
+    def _tensor(self, array: Any) -> Tensor:
+        out = torch.tensor(np.asarray(array), device=self.device)
+        return out.float() if out.dtype == torch.float64 else out
+
+    def close(self) -> None:
+        """Close every environment."""
+        self.envs.close()
+
+
+def tree_where(mask: Tensor, new: State, old: State) -> State:
+    """`torch.where` over a tensor, or a dict or tuple of them, the mask `bool [N]` broadcast over further axes."""
+    if isinstance(new, Tensor):
+        return torch.where(mask.view(-1, *[1] * (new.dim() - 1)), new, old)
+    if isinstance(new, Mapping):
+        return {k: tree_where(mask, new[k], old[k]) for k in new}
+    return tuple(tree_where(mask, a, b) for a, b in zip(new, old, strict=True))
+
+
+def _check_tensor(
+    family: Family, function: str, what: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype | None = None
+) -> None:
+    field = f"{what} of {type(family).__name__}.{function} ({family.id})"
+    if not isinstance(value, Tensor):
+        raise InvalidValueError(field, value, f"a tensor of shape {shape}")
+    if tuple(value.shape) != shape:
+        raise InvalidValueError(f"shape of the {field}", tuple(value.shape), f"{shape}, slots first")
+    if dtype is not None and value.dtype != dtype:
+        raise InvalidValueError(f"dtype of the {field}", value.dtype, str(dtype))
