@@ -17,10 +17,10 @@ from metarl.errors import InvalidValueError, did_you_mean
 from metarl.family import Family
 from metarl.registry import agent_class, make_family
 from metarl.rng import Rng
-from metarl.rollout import Budget, Feedback, Rollout, Step, Trials
+from metarl.rollout import AgentState, Budget, Feedback, Rollout, Step, Trials
 from metarl.tasks import Tasks
 
-AgentState = dict[str, Tensor]
+__all__ = ["Agent", "AgentState", "check_number", "make_agent", "resolve_device"]
 
 
 class Agent(ABC):

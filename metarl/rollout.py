@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -20,8 +20,7 @@ from metarl.rng import Rng, fold_in, make_key
 from metarl.slots import Slots, Transition, make_slots
 from metarl.tasks import Tasks
 
-if TYPE_CHECKING:
-    from metarl.agent import Agent, AgentState
+AgentState = dict[str, Tensor]
 
 
 class Step(NamedTuple):
@@ -38,6 +37,31 @@ class Feedback(NamedTuple):
     reward: Tensor
     terminated: Tensor
     truncated: Tensor
+
+
+class Player(Protocol):
+    """What an agent must be to play; `metarl.agent.Agent` says what each part means."""
+
+    @property
+    def family(self) -> Family:
+        """What it plays."""
+
+    @property
+    def privileged(self) -> bool:
+        """Whether it is shown the environments."""
+
+    @property
+    def remembers(self) -> bool:
+        """Whether it is told of every step."""
+
+    def act(self, state: AgentState, step: Step, rng: Rng, mode: str) -> tuple[Tensor, dict[str, Tensor], AgentState]:
+        """Actions, extras and the state."""
+
+    def observe(self, state: AgentState, told: Feedback, active: Tensor | None) -> AgentState:
+        """The state after a step."""
+
+    def to_env(self, action: Tensor) -> Tensor:
+        """The environment's actions."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +228,7 @@ class Trials:
 
     def collect(
         self,
-        agent: Agent,
+        agent: Player,
         state: AgentState,
         stage: int,
         budget: Budget,
@@ -237,7 +261,7 @@ class Trials:
 
 @torch.no_grad()
 def play(
-    agent: Agent,
+    agent: Player,
     state: AgentState,
     slots: Slots,
     tasks: Tasks,
