@@ -171,22 +171,28 @@ class MAML(Agent):
         by_row = rollout.by_row
         return Batch(by_row(obs), by_row(rollout.action), by_row(standardize(advantage, valid)), by_row(weight))
 
-    def inner_loss(self, params: Params, batch: Batch) -> Tensor:
-        """The sum over rows of L_i = -mean_t of log pi(a_t | x_t) A_t, or of the ratio pi / stop(pi) times A_t."""
+    def inner_loss(self, params: Params, batch: Batch, sampled: Tensor | None = None) -> Tensor:
+        """The sum over rows of L_i = -mean_t of log pi(a_t | x_t) A_t, or of the ratio pi / pi_sampled times A_t.
+
+        Args:
+            params: the policy's, `[R, ...]`.
+            batch: `[R, B, ...]`.
+            sampled: log-probabilities of the policy that sampled the batch, `[R, B]`; by default it is this one.
+        """
         log_prob = self.policy(params, batch.x).log_prob(batch.action)
         if self.config.estimator == "lvc":  # Rothfuss et al. 2019, arXiv:1810.06784, equation 11
-            log_prob = torch.exp(log_prob - log_prob.detach())
+            log_prob = torch.exp(log_prob - (log_prob.detach() if sampled is None else sampled))
         return -(log_prob * batch.advantage * batch.weight).sum()
 
     def inner_lr(self, stage: int) -> float:
         """alpha_j."""
         return self.config.inner_lr * (self.config.later_lr_factor if stage else 1.0)
 
-    def _inner_step(self, params: Params, batch: Batch, stage: Tensor) -> Params:
-        """One inner step without a graph."""
+    def _inner_step(self, params: Params, batch: Batch, stage: Tensor, sampled: Tensor | None = None) -> Params:
+        """One inner step without a graph; `sampled` as in `inner_loss`."""
         with torch.enable_grad():
             leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
-            grads = torch.autograd.grad(self.inner_loss(leaves, batch), list(leaves.values()))
+            grads = torch.autograd.grad(self.inner_loss(leaves, batch, sampled), list(leaves.values()))
         lr = torch.tensor([self.inner_lr(0), self.inner_lr(1)], dtype=torch.float64, device=stage.device)[
             stage.clamp(max=1)
         ]
@@ -273,7 +279,10 @@ class _Chunk:
         self.agent, self.pre, self.post, self.rows = agent, pre, post, len(post.x)
         params = {k: v.expand(self.rows, *v.shape).contiguous().requires_grad_() for k, v in theta.items()}
         self.steps: list[tuple[list[Tensor], tuple[Tensor, ...], float]] = []
+        self.sampled = []  # log-probabilities of each inner step's samples, for steps from other parameters
         for j, batch in enumerate(pre):
+            with torch.no_grad():
+                self.sampled.append(agent.policy(params, batch.x).log_prob(batch.action))
             grads = torch.autograd.grad(
                 agent.inner_loss(params, batch), list(params.values()), create_graph=not agent.config.first_order
             )
@@ -327,7 +336,8 @@ class _Chunk:
         """Surrogate loss and KL if theta were the initialisation: adapt anew on the same samples, then look."""
         params = {k: v.expand(self.rows, *v.shape).contiguous() for k, v in theta.items()}
         for j, batch in enumerate(self.pre):
-            params = self.agent._inner_step(params, batch, torch.full((self.rows,), j, device=self.post.x.device))
+            stage = torch.full((self.rows,), j, device=self.post.x.device)
+            params = self.agent._inner_step(params, batch, stage, self.sampled[j])
         with torch.no_grad():
             return self._surrogate(self.agent.policy(params, self.post.x))
 

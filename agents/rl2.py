@@ -203,7 +203,8 @@ class RL2(Agent):
     ) -> dict[str, Tensor]:
         """One gradient step on trials `[T, B, ...]`."""
         cfg, count = self.config, valid.sum()
-        h, _ = self.net.gru(x)
+        with torch.backends.cudnn.flags(allow_tf32=False):  # as precise as acting, or the first ratio is not 1
+            h, _ = self.net.gru(x)
         policy = self._policy(h)
         log_ratio = policy.log_prob(action) - old_log_prob
         ratio = log_ratio.exp()

@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-import torch
 from gymnasium import spaces
 from torch import Tensor
 
@@ -207,8 +206,13 @@ class TaskedEnv(gym.Wrapper[Any, Any, Any, Any]):
         """Apply the task, then start an episode in it."""
         apply = self.family.apply
         if options and "task" in options:
+            if self.redraw is not None:
+                raise InvalidValueError("options['task']", options["task"], "none, because redraw is 'episode'")
             options = dict(options)
-            self.task = task_dict(self.family.make_tasks(**options.pop("task")))
+            task = options.pop("task")
+            if isinstance(task, (int, np.integer)):
+                task = self.family.tasks("train", 1, start=int(task))
+            self.task = task_dict(task if isinstance(task, Tasks) else self.family.make_tasks(**task))
         if self.redraw is not None:
             self.task, self.episodes = self.redraw(self.episodes), self.episodes + 1
         if callable(apply):
@@ -260,8 +264,3 @@ def check_family_fields(family: Family) -> None:
     for label, space in family.ood.items():
         if label in _SIDES or not set(space) <= set(family.task_space):
             raise InvalidValueError(f"{name}.ood[{label!r}]", sorted(space), f"some of {sorted(family.task_space)}")
-
-
-def zeros_like_rewards(reward: Tensor) -> Tensor:
-    """`terminated` for a family that never terminates: `bool [N]`, all False."""
-    return torch.zeros_like(reward, dtype=torch.bool)

@@ -84,6 +84,11 @@ class Rng:
         self._t, self._offset = t, 0
         return self
 
+    def rekey(self, mask: Tensor, keys: Tensor, t: int) -> None:
+        """Give the slots in `mask` `[N]` new keys, which at step `t` draw what they would draw at step 0."""
+        self.keys = torch.where(mask, keys - _signed(_GAMMA * _STEP_STRIDE * t), self.keys)
+        self._cache.clear()
+
     def bits(self, count: int) -> Tensor:
         """`count` raw 64-bit outputs for each slot, `int64 [N, count]`."""
         return self._take("bits", count, lambda bits: bits)

@@ -148,14 +148,14 @@ class Rollout:
         Returns:
             sums and `bool` of the same shape `[R, E, M]`, M the largest number of episodes begun in a slot.
         """
-        number = self.episode_start.long().cumsum(0) - 1
-        count = int(number.max()) + 1
-        shape = (*self.reward.shape[1:], count)
-        sums = torch.zeros(shape, dtype=torch.float64, device=values.device)
-        sums.scatter_add_(2, number.permute(1, 2, 0), torch.where(self.valid, values, 0).double().permute(1, 2, 0))
-        whole = torch.zeros(shape, dtype=torch.int64, device=values.device)
-        whole.scatter_add_(2, number.permute(1, 2, 0), (self.ended & self.valid).long().permute(1, 2, 0))
-        return sums, whole > 0
+        # on the CPU, because CUDA's scatter_add_ adds in any order
+        number = (self.episode_start.long().cumsum(0) - 1).cpu().permute(1, 2, 0)
+        shape = (*self.reward.shape[1:], int(number.max()) + 1)
+        counted = torch.where(self.valid, values, 0).double().cpu().permute(1, 2, 0)
+        sums = torch.zeros(shape, dtype=torch.float64).scatter_add_(2, number, counted)
+        ended = (self.ended & self.valid).long().cpu().permute(1, 2, 0)
+        whole = torch.zeros(shape, dtype=torch.int64).scatter_add_(2, number, ended) > 0
+        return sums.to(values.device), whole.to(values.device)
 
     def mean_return(self) -> Tensor:
         """`float64 [R]`: mean undiscounted return of the whole episodes of each row (NaN without any)."""
@@ -250,7 +250,7 @@ class Trials:
         Raises:
             InvalidValueError: a reward or observation is not finite.
         """
-        keys = fold_in(fold_in(self.keys, torch.tensor(stage)) + make_key(purpose, mode), torch.tensor(0)).unsqueeze(1)
+        keys = fold_in(fold_in(self.keys, torch.tensor(stage)), torch.tensor(make_key(purpose, mode))).unsqueeze(1)
         keys = fold_in(keys, torch.arange(budget.slots)).flatten()
         tasks = self.tasks[np.repeat(np.arange(self.rows), budget.slots)] if budget.slots > 1 else self.tasks
         slots = self.pool.get(self.rows * budget.slots)
@@ -346,6 +346,9 @@ def check_finite(rollout: Rollout, family: Family, tasks: Tasks) -> None:
     """Name the first reward or observation that is not finite; one look at the device per rollout."""
     if bool(torch.isfinite(rollout.reward.sum() + rollout.obs.sum() + rollout.last_obs.sum())):
         return
+    if not bool(torch.isfinite(rollout.action.double().sum())):
+        where = "finite numbers (the policy diverged: smaller step sizes?)"
+        raise InvalidValueError(f"an action in family {family.id}", verbatim("not finite"), where)
     seen = torch.cat([rollout.obs, rollout.last_obs.unsqueeze(0)])
     valid = torch.cat([rollout.valid, rollout.valid[-1:]])
     for name, values in (("observation", seen), ("reward", rollout.reward)):

@@ -103,7 +103,6 @@ class TorchSlots:
         return Transition(obs, reward, terminated, truncated, obs, success), ended
 
     def _set_keys(self, keys: Tensor, steps: int) -> None:
-        self._keys, self._steps = keys, steps
         self._step_rng = Rng(fold_in(keys, torch.tensor(1, device=self.device)), steps)
         self._reset_rng = Rng(fold_in(keys, torch.tensor(2, device=self.device)))
 
@@ -113,7 +112,8 @@ class TorchSlots:
         """Start an episode where `mask` `[N]` is true, in `tasks` and with `keys` where given; all observations."""
         self._in_step = self._in_step and in_step
         if keys is not None:
-            self._set_keys(torch.where(mask, keys.to(self.device), self._keys), self._steps)
+            for purpose, rng in ((1, self._step_rng), (2, self._reset_rng)):
+                rng.rekey(mask, fold_in(keys.to(self.device), torch.tensor(purpose, device=self.device)), self.clock)
         if tasks is not None:
             self.task = tree_where(mask, tasks.tensors(self.device), self.task)
         fresh = self.family.reset(self.task, self._reset_rng.seek(self.clock))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import secrets
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -94,11 +95,11 @@ class MetaVectorEnv(VectorEnv[Any, Any, Any]):
         Environment i is seeded with `seed + i`, or `seed[i]`, as if it were alone.
         """
         options = options or {}
-        if "task" in options:
-            if self.redraw == "episode":
-                raise InvalidValueError("options['task']", options["task"], "none, because redraw is 'episode'")
-            self.tasks = self._resolve(options["task"])
+        if "task" in options and self.redraw == "episode":
+            raise InvalidValueError("options['task']", options["task"], "none, because redraw is 'episode'")
         mask = self._mask(options.get("reset_mask"))
+        if "task" in options:
+            self.tasks = _merged(mask, self._resolve(options["task"]), self.tasks)
         if seed is None and self._begun:
             return self._restart(mask), {}
         keys = self._keys(secrets.randbits(31) if seed is None else seed)
@@ -163,6 +164,9 @@ class MetaVectorEnv(VectorEnv[Any, Any, Any]):
     def _actions(self, actions: Any) -> Tensor:
         """As the family takes them: float32, or int64 from 0."""
         space = self.single_action_space
+        if np.shape(actions) != (self.num_envs, *(space.shape or ())):
+            expected = (self.num_envs, *(space.shape or ()))
+            raise InvalidValueError("shape of the actions", np.shape(actions), f"{expected}, environments first")
         if isinstance(space, spaces.Discrete):
             return torch.as_tensor(np.asarray(actions) - space.start).to(self.slots.device, torch.int64)
         return torch.as_tensor(np.asarray(actions)).to(self.slots.device, torch.float32)
@@ -181,6 +185,13 @@ class MetaVectorEnv(VectorEnv[Any, Any, Any]):
 
     def _numpy(self, obs: Tensor) -> Any:
         return obs.cpu().numpy().astype(self.single_observation_space.dtype)
+
+
+def _merged(mask: np.ndarray[Any, Any], new: Tasks, old: Tasks) -> Tasks:
+    """The new tasks where `mask` is true, the old ones elsewhere."""
+    values = {k: np.where(mask.reshape(-1, *[1] * (v.ndim - 1)), new.values[k], v) for k, v in old.values.items()}
+    split = new.split if mask.all() or new.split == old.split else "custom"
+    return replace(new, split=split, index=np.where(mask, new.index, old.index), values=values)
 
 
 def _info(success: np.ndarray[Any, Any] | None, told: np.ndarray[Any, Any]) -> dict[str, Any]:
