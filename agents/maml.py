@@ -108,6 +108,10 @@ class MAML(Agent):
             "maml", config, meta_batch_size=(1, 1e6), episodes=(1, 1e6), inner_steps=(0, 100), eval_steps=(1, 1e9)
         )
         check_number("maml", config, inner_lr=(0, 1e3), discount=(0, 1), gae_lambda=(0, 1), max_kl=(1e-12, 1e3))
+        check_number("maml", config, later_lr_factor=(0, 1e3), log_std=(-20, 20), cg_iterations=(1, 1e4))
+        check_number("maml", config, cg_damping=(0, 1e3), line_search_steps=(1, 1e3), line_search_decay=(1e-6, 1))
+        if not all(isinstance(n, int) and n >= 1 for n in config.hidden):
+            raise InvalidValueError("maml.hidden", config.hidden, "whole numbers of units, at least 1")
         self.config: MAMLConfig = config
         self.encode = ObservationEncoder(family.observation_space, "maml")
         self.head = PolicyHead(family.action_space, "maml")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from metarl.agent import Agent, AgentState
+from metarl.family import Family
 from metarl.networks import PolicyHead
 from metarl.rng import Rng
 from metarl.rollout import Budget, Step
@@ -27,6 +28,10 @@ class Random(Agent):
     Config = RandomConfig
     learns: ClassVar[bool] = False
 
+    def __init__(self, family: Family, config: RandomConfig, seed: int = 0, device: torch.device | str = "cpu") -> None:
+        super().__init__(family, config, seed, device)
+        self.head = PolicyHead(family.action_space, self.name)
+
     @property
     def budget(self) -> Budget:
         """One episode per adaptation step, which changes nothing."""
@@ -38,18 +43,8 @@ class Random(Agent):
 
     def act(self, state: AgentState, step: Step, rng: Rng, mode: str) -> tuple[Tensor, dict[str, Tensor], AgentState]:
         """Uniform actions `[R, E, *action]`."""
-        head, (rows, slots) = self._head, step.obs.shape[:2]
-        if head.discrete:
-            return rng.integers(head.size).view(rows, slots), {}, state
-        noise = rng.normal(head.size) if head._center is None else 2.0 * rng.uniform(head.size) - 1.0
-        return noise.view(rows, slots, head.size), {}, state
-
-    @property
-    def _head(self) -> PolicyHead:
-        if not hasattr(self, "_made"):
-            self._made = PolicyHead(self.family.action_space, self.name)
-        return self._made
+        return self.head.uniform(rng).view(*step.obs.shape[:2], *self.head.action_shape), {}, state
 
     def to_env(self, action: Tensor) -> Tensor:
         """Into the box."""
-        return self._head.to_env(action)
+        return self.head.to_env(action)

@@ -89,6 +89,7 @@ class RL2(Agent):
         super().__init__(family, config, seed, device)
         check_number("rl2", config, trial_episodes=(1, 1e6), meta_batch_size=(1, 1e7), hidden=(1, 1e5), epochs=(1, 1e3))
         check_number("rl2", config, learning_rate=(0, 10), clip=(1e-6, 10), discount=(0, 1), gae_lambda=(0, 1))
+        check_number("rl2", config, value_coef=(0, 1e3), entropy_coef=(-1e3, 1e3), max_grad_norm=(1e-9, 1e9))
         check_number("rl2", config, minibatches=(1, config.meta_batch_size))
         self.config: RL2Config = config
         self.encode = ObservationEncoder(family.observation_space, "rl2")

@@ -17,7 +17,6 @@ import tyro
 from rich.progress import Progress
 
 import metarl
-from metarl.cli import evaluate_beside
 from metarl.runs import Run
 
 RESULTS = Path(__file__).parent / "results"
@@ -58,8 +57,8 @@ def main(options: Options) -> None:
             agents.append(agent)
         tasks = agents[0].family.tasks("test", 20_000)
         settings: dict[str, Any] = {"k": (0, pulls // 2, pulls), "episodes": 1, "modes": ("sampled",)}
-        found = evaluate_beside(agents, ("random", "oracle"), agents[0].family, tasks, settings, "cpu")
-        for result in found:
+        for group in (agents, *([metarl.make_agent(name, family)] for name in ("random", "oracle"))):
+            result = metarl.evaluate(group, tasks, **settings)
             print(result.save(RESULTS / f"bandit-n{pulls}-k{arms}-{result.agent}.json"))
 
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import tyro
 
-from metarl.evaluation import Results
 from metarl.report import adaptation_figure, save_figure
+from metarl.results import Results
 from metarl.tasks import write_atomic
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,7 +52,8 @@ def picture() -> str:
     return (
         f"MAML on 2-D navigation, {len(results.meta['seeds'])} seeds, {results.meta['tasks']} held-out goals, 4,000 "
         f"environment steps per adaptation step: {interval(results.summary()[0])} before, {interval(end)} after "
-        f"{end['k']} steps (95 % intervals). Made by `python experiments/make_tables.py` from `experiments/results/`."
+        f"{int(end['k'])} steps (95 % intervals). Made by `python experiments/make_tables.py` from "
+        "`experiments/results/`."
     )
 
 

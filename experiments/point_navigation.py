@@ -18,7 +18,6 @@ import tyro
 from rich.progress import Progress
 
 import metarl
-from metarl.cli import evaluate_beside
 from metarl.runs import Run
 
 FAMILY = "metarl/PointNavigation-v0"
@@ -59,11 +58,14 @@ def main(options: Options) -> None:
     agents = [trained(options, seed) for seed in options.seeds]
     tasks = agents[0].family.tasks("test", 40)
     settings: dict[str, Any] = {"k": 3, "episodes": 20}
-    found = evaluate_beside(agents, ("random", "oracle"), agents[0].family, tasks, settings, "cpu")
-    untrained = [metarl.make_agent("maml", FAMILY, seed=seed) for seed in options.seeds]
-    found += evaluate_beside(untrained, (), agents[0].family, tasks, settings, "cpu")
-    for name, result in zip(("maml", "random", "oracle", "untrained"), found, strict=True):
-        print(result.save(RESULTS / f"point_navigation-{name}.json"))
+    compared = {
+        "maml": agents,
+        "untrained": [metarl.make_agent("maml", FAMILY, seed=seed) for seed in options.seeds],
+        "random": [metarl.make_agent("random", FAMILY)],
+        "oracle": [metarl.make_agent("oracle", FAMILY)],
+    }
+    for name, group in compared.items():
+        print(metarl.evaluate(group, tasks, **settings).save(RESULTS / f"point_navigation-{name}.json"))
 
 
 if __name__ == "__main__":

@@ -5,10 +5,11 @@ from importlib.metadata import PackageNotFoundError, version
 from metarl.agent import Agent, make_agent
 from metarl.check import check_family
 from metarl.errors import InvalidValueError, MetaRLError
-from metarl.evaluation import Results, evaluate
+from metarl.evaluation import evaluate
 from metarl.family import Family, GymFamily, TorchFamily
 from metarl.registry import load_plugins, make_family, register_agent, register_family
 from metarl.report import write_report
+from metarl.results import Results
 from metarl.rng import Rng
 from metarl.rollout import Budget, Rollout, Trials
 from metarl.runs import Run, train

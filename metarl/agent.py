@@ -7,7 +7,7 @@ agent itself, and evaluation never calls it. A state that was passed on is dead:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, ClassVar, cast
 
 import torch
@@ -143,8 +143,12 @@ def resolve_device(device: str) -> torch.device:
 
 
 def check_number(agent: str, config: Any, **limits: tuple[float, float]) -> None:
-    """Refuse hyperparameters outside [low, high], by name."""
+    """Refuse hyperparameters outside [low, high], and fractions where the default is a whole number, by name."""
+    defaults = {f.name: f.default for f in fields(config)} if is_dataclass(config) else {}
     for field, (low, high) in limits.items():
         value = getattr(config, field)
-        if not (isinstance(value, (int, float)) and low <= value <= high):
-            raise InvalidValueError(f"{agent}.{field}", value, f"a number from {low:g} to {high:g}")
+        whole = type(defaults.get(field)) is int
+        kind = (int,) if whole else (int, float)
+        if not (isinstance(value, kind) and low <= value <= high):
+            expected = f"a {'whole ' if whole else ''}number from {low:g} to {high:g}"
+            raise InvalidValueError(f"{agent}.{field}", value, expected)

@@ -6,11 +6,14 @@ Commands: `list`, `train AGENT --family ID`, `train --resume RUN`, `eval RUN... 
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, make_dataclass, replace
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,15 +27,15 @@ import metarl
 from metarl.agent import Agent, make_agent
 from metarl.check import check_family
 from metarl.errors import InvalidValueError, MetaRLError, did_you_mean, verbatim
-from metarl.evaluation import Results, evaluate
+from metarl.evaluation import evaluate
 from metarl.family import Family
 from metarl.registry import agent_class, agents, families, load_entry_point
 from metarl.report import table_text, write_report
+from metarl.results import Results
 from metarl.runs import Interrupted, Run
 from metarl.tasks import Tasks
 
 Device = Literal["auto", "cpu", "cuda"]
-FLOOR_AGENT = "random"  # measures the floor of families that do not know theirs
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -168,11 +171,14 @@ def run_list(options: ListOptions) -> None:
     for id in sorted(families):
         build = load_entry_point(families[id].entry_point)
         presets = ", ".join(getattr(build, "presets", {})) or "none"
-        summary = (build.__doc__ or "").strip().splitlines()[0] if build.__doc__ else ""
-        console.print(f"  {id}  {summary}  (presets: {presets})")
+        console.print(f"  {id}  {_first_line(build)}  (presets: {presets})")
     console.print("[bold]Agents[/bold]")
     for name in sorted(agents):
-        console.print(f"  {name}  {(agent_class(name).__doc__ or '').strip().splitlines()[0]}")
+        console.print(f"  {name}  {_first_line(agent_class(name))}")
+
+
+def _first_line(thing: Any) -> str:
+    return next(iter((thing.__doc__ or "").strip().splitlines()), "")
 
 
 def run_train(name: str, options: Any) -> None:
@@ -207,7 +213,7 @@ def run_eval(options: EvalOptions) -> None:
     tasks = family.tasks(options.split, options.num_tasks, options.task_seed)
     settings = {"k": k, "trials": options.trials, "episodes": options.episodes, "seed": options.seed}
     settings |= {"allow_train_tasks": options.split == "train"}
-    results = evaluate_beside(learned, options.beside, family, tasks, settings, options.device)
+    results = _evaluate_beside(learned, options.beside, tasks, settings, options.device)
     out = options.out or where / "results" / f"{options.split}.json"
     for result in results:
         path = out if result.agent == learned[0].name else out.with_name(f"{out.stem}-{result.agent}.json")
@@ -250,7 +256,7 @@ def run_quickstart(options: QuickstartOptions) -> None:
         _train(run, agent, 0)
         tasks = agent.family.tasks("test", study.num_tasks if not options.short else min(study.num_tasks, 1000))
         settings = {"k": study.k, "episodes": study.episodes, "seed": options.seed}
-        found = evaluate_beside([agent], study.beside, agent.family, tasks, settings, options.device)
+        found = _evaluate_beside([agent], study.beside, tasks, settings, options.device)
         for result in found:
             result.save(
                 run.path / "results" / ("test.json" if result.agent == agent.name else f"test-{result.agent}.json")
@@ -265,9 +271,6 @@ def run_quickstart(options: QuickstartOptions) -> None:
 
 def load_source(source: str) -> None:
     """Import a module by name, or a .py file by path, for what it registers."""
-    import importlib
-    import importlib.util
-
     try:
         if not source.endswith(".py"):
             importlib.import_module(source)
@@ -290,38 +293,40 @@ def _load(runs: Sequence[str], family: str | None, device: str) -> tuple[list[Ag
         if family is None:
             raise InvalidValueError("family", None, f"an id, because {runs[0]} is no run: --family ID")
         agent = make_agent(runs[0], family, device=device)
+        if agent.learns:
+            raise InvalidValueError("runs", runs[0], f"run directories: {runs[0]} must be trained first")
         return [agent], agent.family, Path("runs") / f"{runs[0]}-{family.split('/')[-1].replace(':', '-')}"
-    loaded = [Run.open(path).load_agent(device)[0] for path in runs]
-    for name in ("agent", "family"):
-        values = sorted({Run.open(path).config[name] for path in runs})
+    opened = [_open_run(path) for path in runs]
+    for name in ("agent", "family", "config", "iterations"):
+        values = {json.dumps(run.config[name]) for run in opened}
         if len(values) > 1:
-            raise InvalidValueError(f"{name} of the runs", values, "one and the same (runs of several seeds)")
+            raise InvalidValueError(f"{name} of the runs", sorted(values), "one and the same (runs of several seeds)")
+    seeds = [run.config["seed"] for run in opened]
+    if len(set(seeds)) < len(seeds):
+        raise InvalidValueError("seeds of the runs", seeds, "all different")
+    loaded = [run.load_agent(device)[0] for run in opened]
     if family not in (None, loaded[0].family.id):
         raise InvalidValueError("family", family, f"{loaded[0].family.id!r}, which the runs were trained on")
     return loaded, loaded[0].family, Path(runs[0])
 
 
-def evaluate_beside(
-    learned: list[Agent], beside: Sequence[str], family: Family, tasks: Tasks, settings: Mapping[str, Any], device: str
+def _open_run(path: str) -> Run:
+    if not Path(path).exists() and "/" not in path:
+        near = did_you_mean(path, agents)
+        raise InvalidValueError("run", path, f"a run directory, or the name of an agent that needs no training: {near}")
+    return Run.open(path)
+
+
+def _evaluate_beside(
+    learned: list[Agent], beside: Sequence[str], tasks: Tasks, settings: Mapping[str, Any], device: str
 ) -> list[Results]:
-    """Evaluate agents on the same tasks; a floor that the family does not know is measured with random actions."""
-    others = [make_agent(name, family, device=device) for name in beside]
-    measured = None
-    if "floor" not in family.references(tasks[0]) and learned[0].name != FLOOR_AGENT:
-        floor = next((a for a in others if a.name == FLOOR_AGENT), None) or make_agent(
-            FLOOR_AGENT, family, device=device
-        )
-        measured = evaluate(floor, tasks, **{**settings, "k": 0, "episodes": 20}).scores["sampled"].mean((0, 2, 3))
+    """Evaluate some seeds' agents, and others that need no training, on the same tasks."""
+    others = [make_agent(name, learned[0].family, device=device) for name in beside]
     out = []
     for group in [learned, *([a] for a in others)]:
         with _bar(f"evaluate {group[0].name}", 1, 0, "k") as advance:
-            results = evaluate(group, tasks, **settings, progress=lambda done, total: advance(done, "", total))
-        if measured is not None:
-            results = replace(results, references={"floor": measured, **results.references})
-            results.meta["floor"] = f"measured: 20 episodes of the agent {FLOOR_AGENT!r} in each task"
-        results.meta |= {"command": shlex.join(["metarl", *sys.argv[1:]]), "versions": metarl.runs.versions()}
-        results.meta |= {"git": metarl.runs.git_revision(), "config": vars(group[0].config)}
-        out.append(results)
+            out.append(evaluate(group, tasks, **settings, progress=lambda done, total: advance(done, "", total)))
+        out[-1].meta["command"] = shlex.join(["metarl", *sys.argv[1:]])
     return out
 
 
@@ -400,13 +405,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _load_sources(arguments: list[str]) -> list[str]:
     """Import what `--load` names, wherever it stands; the other arguments."""
-    rest = list(arguments)
-    while "--load" in rest:
-        at = rest.index("--load")
-        if at + 1 == len(rest):
-            raise InvalidValueError("--load", verbatim("nothing"), "a module or a .py file")
-        load_source(rest[at + 1])
-        del rest[at : at + 2]
+    rest, waiting = [], False
+    for argument in arguments:
+        if waiting or argument.startswith("--load="):
+            load_source(argument.removeprefix("--load="))
+            waiting = False
+        elif argument == "--load":
+            waiting = True
+        else:
+            rest.append(argument)
+    if waiting:
+        raise InvalidValueError("--load", verbatim("nothing"), "a module or a .py file")
     return rest
 
 

@@ -1,4 +1,4 @@
-"""The evaluator: the return after k adaptation steps on held-out tasks, and what every number is called.
+"""The evaluator: the return after k adaptation steps on held-out tasks.
 
 For each task, each trial and each k of a grid, R_k is the undiscounted return of one fresh episode played with the
 state after k adaptation steps; what happens in that episode is thrown away. Kept beside it and never merged: what was
@@ -7,166 +7,27 @@ collected while adapting, cumulative episodes and environment steps, and seconds
 
 from __future__ import annotations
 
-import json
 import time
-import zipfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from metarl.agent import Agent, AgentState
-from metarl.errors import InvalidValueError, did_you_mean
+from metarl.errors import InvalidValueError, did_you_mean, verbatim
 from metarl.family import Family
-from metarl.rollout import Budget, Rollout, SlotPool, Trials
-from metarl.tasks import Tasks, write_atomic, write_npz
+from metarl.networks import PolicyHead
+from metarl.results import Floats, Results
+from metarl.rng import Rng
+from metarl.rollout import Budget, Feedback, Rollout, SlotPool, Step, Trials
+from metarl.runs import git_revision, versions
+from metarl.tasks import Tasks
 
-Floats = npt.NDArray[np.float64]
-FORMAT = "metarl-results-1"
 MODES = ("sampled", "mean")
 _PRIOR = ("train", "test")  # splits that the Bayes optimum under the family's prior is about
-
-
-@dataclass
-class Results:
-    """What an evaluation measured.
-
-    Attributes:
-        agent: its name.
-        family: full id.
-        split: of the tasks.
-        k: the grid of adaptation steps.
-        scores: mode to R_k, `[seed, task, k, episode]`.
-        success: mode to the share of episodes with success, `[seed, task, k, episode]`; empty where not reported.
-        collected: mean return per episode collected during adaptation step j, `[seed, task, j]`.
-        lifetime: total reward of the trial, exploration included, `[seed, task, trial]`; the headline where episodes
-            are one step long; empty for agents that adapt on many slots at once.
-        episodes: episodes begun before each k, `[k]`, mean over tasks, trials and seeds.
-        env_steps: environment steps used before each k, `[k]`, likewise.
-        seconds: of each adaptation step for all tasks together, `[seed, j]`.
-        references: per-task reference returns of one episode, `[task]`; see `Family.references`.
-        bayes_optimal: best expected lifetime return of the trial, task unknown, where known.
-        paths: pictures' material: k to observations `[path, t, 2]`, NaN after the end; empty unless they are 2-D.
-        landmarks: a point to mark for each path, `[path, 2]`.
-        task_hash: content hash of the tasks.
-        meta: what made it: config, seeds, versions, note on train = test, command.
-    """
-
-    agent: str
-    family: str
-    split: str
-    k: list[int]
-    scores: dict[str, Floats]
-    success: dict[str, Floats]
-    collected: Floats
-    lifetime: Floats
-    episodes: Floats
-    env_steps: Floats
-    seconds: Floats
-    references: dict[str, Floats]
-    bayes_optimal: float | None
-    paths: dict[int, Floats]
-    landmarks: Floats | None
-    task_hash: str
-    meta: dict[str, Any] = field(default_factory=dict)
-    _resampled: dict[str, dict[str, Floats]] = field(default_factory=dict, repr=False, compare=False)
-
-    def summary(self, mode: str = "sampled") -> list[dict[str, float]]:
-        """One row per k: mean and interquartile mean of R_k with 95 % intervals, steps used, normalised score."""
-        per_task = self.scores[mode].mean(-1)  # [seed, task, k]
-        intervals = self._intervals(mode, per_task)
-        rows = []
-        for i, k in enumerate(self.k):
-            mean = float(per_task[:, :, i].mean())
-            row = {"k": float(k), "mean": mean, "iqm": float(iqm(per_task[:, :, i]))}
-            row |= {name: float(ends[i]) for name, ends in intervals.items()}
-            row |= {"episodes": float(self.episodes[i]), "env_steps": float(self.env_steps[i])}
-            if mode in self.success:
-                row["success"] = float(self.success[mode][:, :, i].mean())
-            score = self.normalised(mean)
-            rows.append(row if score is None else row | {"normalised": score})
-        return rows
-
-    def _intervals(self, mode: str, per_task: Floats) -> dict[str, Floats]:
-        """Ends of the intervals `[k]` by name, resampled once and kept."""
-        if mode not in self._resampled:
-            mean, middle = bootstrap_intervals(per_task, mean_batch, iqm_batch)
-            ends = {"low": mean[0], "high": mean[1], "iqm_low": middle[0], "iqm_high": middle[1]}
-            self._resampled[mode] = ends
-        return self._resampled[mode]
-
-    def normalised(self, mean: float) -> float | None:
-        """(mean - mean floor) / (mean reference - mean floor), unclipped; None where either is unknown."""
-        if not {"floor", "informed_optimum"} <= self.references.keys():
-            return None
-        floor, best = self.references["floor"].mean(), self.references["informed_optimum"].mean()
-        return float((mean - floor) / (best - floor))
-
-    def lifetime_summary(self) -> dict[str, float] | None:
-        """Mean lifetime return with its interval, beside the Bayes optimum where known."""
-        if not self.lifetime.size:
-            return None
-        per_task = self.lifetime.mean(-1)
-        low, high = (float(end[0]) for end in bootstrap_intervals(per_task[..., None], mean_batch)[0])
-        out = {"mean": float(per_task.mean()), "low": low, "high": high, "episodes": float(self.collected.shape[-1])}
-        return out if self.bayes_optimal is None else out | {"bayes_optimal": self.bayes_optimal}
-
-    def area_under_curve(self, mode: str = "sampled") -> float:
-        """Mean of R_k over k, by the trapezoidal rule on the grid."""
-        curve = self.scores[mode].mean((0, 1, 3))
-        if len(self.k) < 2:
-            return float(curve[0])
-        return float(np.trapezoid(curve, self.k) / (self.k[-1] - self.k[0]))
-
-    def save(self, path: str | Path) -> Path:
-        """Write `path` (JSON: what it is, and summaries) and the arrays beside it (`.npz`)."""
-        target = Path(path).with_suffix(".json")
-        arrays: dict[str, Floats] = {"collected": self.collected, "lifetime": self.lifetime, "episodes": self.episodes}
-        arrays |= {"env_steps": self.env_steps, "seconds": self.seconds}
-        for group in ("scores", "success", "references"):
-            arrays |= {f"{group}.{name}": v for name, v in getattr(self, group).items()}
-        arrays |= {f"paths.{k}": v for k, v in self.paths.items()}
-        if self.landmarks is not None:
-            arrays["landmarks"] = self.landmarks
-        head = {
-            "format": FORMAT,
-            **{n: getattr(self, n) for n in ("agent", "family", "split", "k", "bayes_optimal", "task_hash", "meta")},
-            "summary": {mode: self.summary(mode) for mode in self.scores},
-            "lifetime": self.lifetime_summary(),
-        }
-        write_npz(target.with_suffix(".npz"), arrays)
-        write_atomic(target, (json.dumps(head, indent=1) + "\n").encode())
-        return target
-
-    @classmethod
-    def load(cls, path: str | Path) -> Results:
-        """Read what `save` wrote; nothing in it is executed."""
-        target = Path(path).with_suffix(".json")
-        try:
-            head = json.loads(target.read_text())
-            if head.get("format") != FORMAT:
-                raise InvalidValueError("results format", head.get("format"), repr(FORMAT))
-            with target.with_suffix(".npz").open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                arrays = {k: file[k] for k in file.files}
-        except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-            if isinstance(error, InvalidValueError):
-                raise
-            raise InvalidValueError("results file", str(path), f"files written by Results.save ({error})") from error
-
-        def group(name: str) -> dict[str, Floats]:
-            return {k.removeprefix(name + "."): v for k, v in arrays.items() if k.startswith(name + ".")}
-
-        plain: dict[str, Any] = {n: arrays[n] for n in ("collected", "lifetime", "episodes", "env_steps", "seconds")}
-        fields: dict[str, Any] = {
-            n: head[n] for n in ("agent", "family", "split", "k", "bayes_optimal", "task_hash", "meta")
-        }
-        groups: dict[str, Any] = {n: group(n) for n in ("scores", "success", "references")}
-        paths = {int(k): v for k, v in group("paths").items()}
-        return cls(**fields, **plain, **groups, paths=paths, landmarks=arrays.get("landmarks"))
 
 
 def evaluate(
@@ -181,6 +42,7 @@ def evaluate(
     episodes: int = 20,
     modes: Sequence[str] = MODES,
     seed: int = 0,
+    floor_episodes: int = 20,
     rows_at_once: int | None = None,
     paths: int = 4,
     allow_train_tasks: bool = False,
@@ -199,6 +61,8 @@ def evaluate(
         episodes: fresh episodes played for each R_k, in each trial and mode.
         modes: "sampled" and/or "mean" actions.
         seed: of the evaluation's randomness.
+        floor_episodes: random episodes per task that measure the floor of a family that does not know its own; 0 for
+            none.
         rows_at_once: trials played side by side; changes nothing but rounding.
         paths: how many tasks' paths to keep for pictures.
         allow_train_tasks: accept tasks that training can draw.
@@ -208,53 +72,86 @@ def evaluate(
         InvalidValueError: an argument is out of range, or a task could be a train task.
     """
     group = [agents] if isinstance(agents, Agent) else list(agents)
-    first = group[0]
-    family = first.family
-    if tasks is None:
-        tasks = family.tasks(split, num_tasks, task_seed)
-    grid = _check(first, family, tasks, k, trials, episodes, modes, allow_train_tasks)
-    rows_at_once = rows_at_once or max(1, 65_536 // (first.budget.slots * max(1, min(episodes, 20))))
-    per_part = max(1, rows_at_once // trials)
-    parts = [tasks[slice(i, i + per_part)] for i in range(0, len(tasks), per_part)]
-    done, total = 0, len(group) * len(parts) * (grid[-1] + 1)
-    outcomes = []
+    family = _one_family(group)
+    tasks = family.tasks(split, num_tasks, task_seed) if tasks is None else tasks
+    grid = _grid(k)
+    _check(group[0], family, tasks, {"trials": trials, "episodes": episodes}, modes, allow_train_tasks)
+    width = max(group[0].budget.slots, 1 if group[0].remembers else episodes)
+    size = max(1, (rows_at_once or max(1, 65_536 // width)) // trials)
+    starts = range(0, len(tasks), size)
+    ticks = _Ticks(len(group) * len(starts) * (grid[-1] + 1), progress)
+    outcomes: list[list[_Part]] = []
     for agent in group:
         pool = SlotPool(family, agent.device)
-        played: list[dict[str, Any]] = []
-        for part in parts:
-
-            def tick() -> None:
-                nonlocal done
-                done += 1
-                if progress is not None:
-                    progress(done, total)
-
-            keep = max(0, paths - sum(len(p["episodes"]) // trials for p in played))
-            played.append(
-                _play_part(agent, Trials(pool, part, trials, seed, "evaluate"), grid, episodes, modes, keep, tick)
+        try:
+            outcomes.append(
+                [
+                    _play_part(
+                        agent,
+                        Trials(pool, tasks[slice(i, i + size)], trials, seed, "evaluate"),
+                        grid,
+                        episodes,
+                        modes,
+                        slice(0, max(0, min(size, paths - i)) * trials, trials),
+                        ticks,
+                    )
+                    for i in starts
+                ]
             )
-        pool.close()
-        outcomes.append(played)
-    return _assemble(group, family, tasks, grid, trials, outcomes, min(paths, len(tasks)))
+        finally:
+            pool.close()
+    references, floor = _references(family, tasks, group[0].device, floor_episodes, seed)
+    settings = {"tasks": len(tasks), "task_seed": tasks.seed, "trials": trials, "episodes": episodes, "seed": seed}
+    results = _assemble(group[0], tasks, grid, trials, outcomes, references)
+    results.landmarks = _landmarks(family, tasks[slice(0, paths)]) if paths else None
+    results.meta = {
+        **settings,
+        "seeds": [a.seed for a in group],
+        "config": asdict(group[0].config),
+        "floor": floor,
+        "train_equals_test": family.finite,
+        "versions": versions(),
+        "git": git_revision(),
+    }
+    return results
+
+
+# --- arguments -------------------------------------------------------------------------------------------------------
+
+
+def _one_family(group: list[Agent]) -> Family:
+    """The family that all agents were made for."""
+    if not group:
+        raise InvalidValueError("agents", verbatim("nothing"), "one agent, or one agent trained with several seeds")
+    for name, values in (("agents", {a.name for a in group}), ("families", {a.family.id for a in group})):
+        if len(values) > 1:
+            raise InvalidValueError(f"{name} to evaluate together", sorted(values), "one and the same")
+    return group[0].family
+
+
+def _grid(k: int | Sequence[int]) -> list[int]:
+    """The declared grid of adaptation steps, ascending."""
+    given = list(range(int(k) + 1)) if isinstance(k, (int, np.integer)) else list(k)
+    whole = all(isinstance(i, (int, np.integer)) and i >= 0 for i in given)
+    if not given or not whole:
+        raise InvalidValueError("k", k, "0 or more adaptation steps, in whole numbers")
+    return sorted({int(i) for i in given})
 
 
 def _check(
     agent: Agent,
     family: Family,
     tasks: Tasks,
-    k: int | Sequence[int],
-    trials: int,
-    episodes: int,
+    counts: dict[str, int],
     modes: Sequence[str],
     allow_train_tasks: bool,
-) -> list[int]:
-    """Refuse what cannot be measured; the grid."""
-    grid = list(range(k + 1)) if isinstance(k, int) else sorted({int(i) for i in k})
-    if not grid or grid[0] < 0:
-        raise InvalidValueError("k", k, "0 or more adaptation steps")
-    for name, value in (("trials", trials), ("episodes", episodes)):
+) -> None:
+    """Refuse what cannot be measured."""
+    for name, value in counts.items():
         if value < 1:
             raise InvalidValueError(name, value, "at least 1")
+    if isinstance(modes, str) or not modes:
+        raise InvalidValueError("modes", modes, f"a list of some of {list(MODES)}")
     for mode in modes:
         if mode not in MODES:
             raise InvalidValueError("mode", mode, did_you_mean(str(mode), MODES))
@@ -263,11 +160,37 @@ def _check(
     held_out = family.held_out(tasks)
     if not (family.finite or allow_train_tasks or bool(held_out.all())):
         bad = int(np.flatnonzero(~held_out)[0])
-        where = (
-            f"held-out tasks (task {bad} could be drawn in training; allow_train_tasks=True measures it all the same)"
-        )
+        where = f"held-out tasks (task {bad} could be drawn in training; allow_train_tasks=True measures it anyway)"
         raise InvalidValueError("split of the tasks", tasks.split, where)
-    return grid
+
+
+class _Ticks:
+    """Counts adaptation steps for the progress bar."""
+
+    def __init__(self, total: int, report: Callable[[int, int], None] | None) -> None:
+        self.done, self.total, self.report = 0, total, report
+
+    def __call__(self) -> None:
+        self.done += 1
+        if self.report is not None:
+            self.report(self.done, self.total)
+
+
+# --- playing ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Part:
+    """What the trials of some tasks gave; arrays have leading axis R, a task's trials side by side."""
+
+    scores: dict[str, list[Floats]]  # mode to, for each k of the grid, returns [R, episode]
+    success: dict[str, list[Floats]]  # likewise, 1 where the episode had success; empty where not reported
+    collected: list[Floats] = field(default_factory=list)  # for each step j: mean return per episode [R]
+    total: list[Floats] = field(default_factory=list)  # for each step j: sum of rewards [R]
+    episodes: list[Floats] = field(default_factory=list)  # before each k of the grid, cumulative [R]
+    env_steps: list[Floats] = field(default_factory=list)  # likewise
+    seconds: list[float] = field(default_factory=list)  # of each step j
+    paths: dict[int, Floats] = field(default_factory=dict)  # k to [path, t, 2]
 
 
 def _play_part(
@@ -276,198 +199,199 @@ def _play_part(
     grid: list[int],
     episodes: int,
     modes: Sequence[str],
-    keep: int,
+    keep: slice,
     tick: Callable[[], None],
-) -> dict[str, Any]:
-    """Every trial of some tasks, from k = 0 to the end of the grid. Arrays have leading axis R."""
-    out: dict[str, Any] = {"scores": {m: [] for m in modes}, "success": {m: [] for m in modes}, "paths": {}}
-    out |= {"collected": [], "total": [], "episodes": [np.zeros(trials.rows)], "env_steps": [np.zeros(trials.rows)]}
-    out["seconds"] = []
+) -> _Part:
+    """Every trial of some tasks, from k = 0 to the end of the grid; `keep` are the rows whose paths are kept."""
+    part = _Part({m: [] for m in modes}, {m: [] for m in modes})
+    begun, used = np.zeros(trials.rows), np.zeros(trials.rows)
     state = agent.begin(trials.rows, trials.tasks if agent.privileged else None)
     for k in range(grid[-1] + 1):
         if k in grid:
+            part.episodes.append(begun.copy())
+            part.env_steps.append(used.copy())
             for mode in modes:
-                rollout, returns = _score(agent, trials, state, k, episodes, mode)
-                out["scores"][mode].append(returns)
-                if rollout.success is not None:
-                    ever, whole = rollout.episodes(rollout.success.float())
-                    out["success"][mode].append(((ever > 0) & whole).double().flatten(1).cpu().numpy()[:, :episodes])
+                scored = _score(agent, trials, state, k, episodes, mode)
+                part.scores[mode].append(scored.returns)
+                if scored.success is not None:
+                    part.success[mode].append(scored.success)
                 if mode == modes[0]:
-                    out["paths"][k] = _paths(rollout, keep)
+                    part.paths[k] = _paths(scored.rollout, keep)
         if k < grid[-1]:
-            start = time.perf_counter()
-            rollout, state = agent.interact(state, trials, k)
-            out["seconds"].append(time.perf_counter() - start)
-            out["collected"].append(rollout.mean_return().cpu().numpy())
-            out["total"].append((rollout.reward * rollout.valid).double().sum((0, 2)).cpu().numpy())
-            begun = (rollout.episode_start & rollout.valid).sum((0, 2)).cpu().numpy()
-            out["episodes"].append(out["episodes"][-1] + begun)
-            out["env_steps"].append(out["env_steps"][-1] + rollout.env_steps.cpu().numpy())
+            with _timed(agent.device) as seconds:
+                rollout, state = agent.interact(state, trials, k)
+            part.seconds.append(seconds())
+            part.collected.append(rollout.mean_return().cpu().numpy())
+            part.total.append((rollout.reward * rollout.valid).double().sum((0, 2)).cpu().numpy())
+            begun += (rollout.episode_start & rollout.valid).sum((0, 2)).cpu().numpy()
+            used += rollout.env_steps.cpu().numpy()
         tick()
-    for name in ("episodes", "env_steps"):
-        out[name] = np.stack(out[name], -1)[:, grid]
-    return out
+    return part
 
 
-def _score(agent: Agent, trials: Trials, state: AgentState, k: int, episodes: int, mode: str) -> tuple[Rollout, Floats]:
-    """Fresh episodes with copies of the state: returns `[R, episodes]`, their experience thrown away.
+class _Scored(NamedTuple):
+    """Fresh episodes: the first rollout of them, returns `[R, episode]` and, where reported, success likewise."""
+
+    rollout: Rollout
+    returns: Floats
+    success: Floats | None
+
+
+def _score(agent: Agent, trials: Trials, state: AgentState, k: int, episodes: int, mode: str) -> _Scored:
+    """Fresh episodes with copies of the state, their experience thrown away.
 
     An agent with a memory plays each from a copy of its own, because its state would go on in the episode.
     """
+    rollouts = list(_score_rollouts(agent, trials, state, k, episodes, mode))
+    returns = [r.episodes(r.reward)[0][:, :, 0].cpu().numpy() for r in rollouts]  # the first episode of each slot
+    success = [
+        (r.episodes(r.success.float())[0][:, :, 0] > 0).double().cpu().numpy()
+        for r in rollouts
+        if r.success is not None
+    ]
+    return _Scored(rollouts[0], np.concatenate(returns, 1), np.concatenate(success, 1) if success else None)
+
+
+def _score_rollouts(
+    agent: Agent, trials: Trials, state: AgentState, k: int, episodes: int, mode: str
+) -> Iterator[Rollout]:
     if not agent.remembers:
         budget = Budget(slots=episodes, episodes=1)
-        rollout, _ = trials.collect(agent, agent.fork(state), k, budget, mode, "score", final_obs=True)
-        sums, _ = rollout.episodes(rollout.reward)
-        return rollout, sums[:, :, 0].cpu().numpy()
-    returns = []
+        yield trials.collect(agent, agent.fork(state), k, budget, mode, "score", final_obs=True)[0]
+        return
     for number in range(episodes):
-        rollout, _ = trials.numbered(number).collect(
-            agent, agent.fork(state), k, Budget(episodes=1), mode, "score", final_obs=True
-        )
-        returns.append(rollout.episodes(rollout.reward)[0][:, 0, 0].cpu().numpy())
-    return rollout, np.stack(returns, -1)
+        part = trials.numbered(number)
+        yield part.collect(agent, agent.fork(state), k, Budget(episodes=1), mode, "score", final_obs=True)[0]
 
 
-def _paths(rollout: Rollout, keep: int) -> Floats:
-    """First slot of the first rows, up to its end: `[keep, T + 1, 2]`; empty unless observations are points."""
-    if rollout.obs.dim() != 4 or rollout.obs.shape[-1] != 2 or keep == 0:
+class _timed:
+    """Seconds that a block takes, the device's queue included."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def __enter__(self) -> Callable[[], float]:
+        self.start = self._now()
+        return lambda: self.seconds
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = self._now() - self.start
+
+
+def _paths(rollout: Rollout, keep: slice) -> Floats:
+    """First slot of some rows, up to its end: `[path, T + 1, 2]`; empty unless observations are points."""
+    if rollout.obs.dim() != 4 or rollout.obs.shape[-1] != 2:
         return np.zeros((0, 0, 2))
-    reached = rollout.extras["final_obs"][:, :keep, 0].double()
-    before = (rollout.ended.long().cumsum(0) - rollout.ended.long())[:, :keep, 0]  # episodes that were over by then
+    reached = rollout.extras["final_obs"][:, keep, 0].double()
+    before = (rollout.ended.long().cumsum(0) - rollout.ended.long())[:, keep, 0]  # episodes that were over by then
     reached[before > 0] = torch.nan
-    points = torch.cat([rollout.obs[:1, :keep, 0].double(), reached])
+    points = torch.cat([rollout.obs[:1, keep, 0].double(), reached])
     return points.transpose(0, 1).cpu().numpy()
 
 
+def _landmarks(family: Family, tasks: Tasks) -> Floats | None:
+    found = family.landmarks(tasks)
+    return None if found is None else found.astype(np.float64)
+
+
+# --- the floor -------------------------------------------------------------------------------------------------------
+
+
+class _Uniform:
+    """Uniformly random actions: what a floor is measured with."""
+
+    privileged = remembers = False
+
+    def __init__(self, family: Family) -> None:
+        self.family, self.head = family, PolicyHead(family.action_space, "the floor")
+
+    def act(self, state: AgentState, step: Step, rng: Rng, mode: str) -> tuple[Tensor, dict[str, Tensor], AgentState]:
+        return self.head.uniform(rng).view(*step.obs.shape[:2], *self.head.action_shape), {}, state
+
+    def observe(self, state: AgentState, told: Feedback, active: Tensor | None) -> AgentState:
+        return state
+
+    def to_env(self, action: Tensor) -> Tensor:
+        return self.head.to_env(action)
+
+
+def _references(
+    family: Family, tasks: Tasks, device: torch.device, episodes: int, seed: int
+) -> tuple[dict[str, Floats], str]:
+    """The family's references, a measured floor among them where it knows none; and where the floor is from."""
+    known = family.references(tasks)
+    if "floor" in known:
+        return known, "exact"
+    if episodes < 1:
+        return known, "unknown"
+    pool = SlotPool(family, device)
+    try:
+        budget = Budget(slots=episodes, episodes=1)
+        rollout, _ = Trials(pool, tasks, 1, seed, "floor").collect(_Uniform(family), {}, 0, budget, purpose="score")
+    finally:
+        pool.close()
+    floor = rollout.episodes(rollout.reward)[0][:, :, 0].mean(1).cpu().numpy()
+    return {"floor": floor, **known}, f"measured: {episodes} episodes of uniformly random actions in each task"
+
+
+# --- from parts by row to arrays by (seed, task, ...) ----------------------------------------------------------------
+
+
 def _assemble(
-    group: list[Agent],
-    family: Family,
+    agent: Agent,
     tasks: Tasks,
     grid: list[int],
     trials: int,
-    outcomes: list[list[dict[str, Any]]],
-    paths: int,
+    outcomes: list[list[_Part]],
+    references: dict[str, Floats],
 ) -> Results:
-    """From parts by row to arrays by (seed, task, ...)."""
-    modes = list(outcomes[0][0]["scores"])
+    """Results without landmarks and meta."""
+    count = len(tasks)
+    modes = list(outcomes[0][0].scores)
 
-    def by_task(rows: Floats) -> Floats:  # [task * trial, x] -> [task, x * trial], trials beside episodes
-        return rows.reshape(len(tasks), trials, -1)
+    def scored(get: Callable[[_Part], list[Floats]]) -> Floats:
+        """`[seed, task, k, trial * episode]`."""
+        rows = np.stack([np.concatenate([np.stack(get(p), 1) for p in played]) for played in outcomes])
+        by_trial = rows.reshape(len(outcomes), count, trials, len(grid), -1).transpose(0, 1, 3, 2, 4)
+        return by_trial.reshape(len(outcomes), count, len(grid), -1)
 
-    def stacked(name: str, mode: str) -> Floats:  # [seed, task, k, trial * episode]
-        seeds = []
-        for played in outcomes:
-            rows = np.concatenate([np.stack(p[name][mode], 1) for p in played])  # [task * trial, k, episode]
-            seeds.append(
-                rows.reshape(len(tasks), trials, len(grid), -1).transpose(0, 2, 1, 3).reshape(len(tasks), len(grid), -1)
-            )
-        return np.stack(seeds)
+    def stepped(get: Callable[[_Part], list[Floats]]) -> Floats:
+        """`[seed, task, trial, j]`."""
+        if not grid[-1]:
+            return np.zeros((len(outcomes), count, trials, 0))
+        rows = np.stack([np.concatenate([np.stack(get(p), 1) for p in played]) for played in outcomes])
+        return rows.reshape(len(outcomes), count, trials, -1)
 
-    def steps(name: str) -> Floats:  # [seed, task, trial, j]
-        empty = np.zeros((len(tasks), trials, 0))
-        per_seed = []
-        for played in outcomes:
-            rows = [np.stack(p[name], 1) for p in played if p[name]]
-            per_seed.append(by_task(np.concatenate(rows)) if rows else empty)
-        return np.stack(per_seed)
+    def before(get: Callable[[_Part], list[Floats]]) -> Floats:
+        """`[k]`, mean over everything else."""
+        return np.asarray(np.concatenate([np.stack(get(p), 1) for played in outcomes for p in played]).mean(0))
 
-    first = group[0]
-    has_success = bool(outcomes[0][0]["success"][modes[0]])
-    total = steps("total")
-    episodes_of_trial = grid[-1]
-    whole_trial = first.budget.slots == 1 and first.budget.episodes == 1 and total.shape[-1] > 0
-    flat = [p for played in outcomes for p in played]
-    kept = {k: [p["paths"][k] for p in outcomes[0] if p["paths"][k].size] for k in grid}
-    landmarks = family.landmarks(tasks[slice(0, paths)]) if paths else None
+    lives = agent.budget == Budget(slots=1, episodes=1) and grid[-1] > 0  # one episode at a time: a trial has a total
+    in_prior = lives and tasks.split in _PRIOR
+    told = bool(outcomes[0][0].success[modes[0]])
     return Results(
-        agent=first.name,
-        family=family.id,
+        agent=agent.name,
+        family=agent.family.id,
         split=tasks.split,
         k=grid,
-        scores={m: stacked("scores", m) for m in modes},
-        success={m: stacked("success", m) for m in modes} if has_success else {},
-        collected=steps("collected").mean(2),
-        lifetime=total.sum(-1) if whole_trial else np.zeros((0,)),
-        episodes=np.concatenate([p["episodes"] for p in flat]).mean(0),
-        env_steps=np.concatenate([p["env_steps"] for p in flat]).mean(0),
-        seconds=np.stack([np.sum([p["seconds"] for p in played], 0) for played in outcomes]),
-        references=family.references(tasks),
-        bayes_optimal=family.bayes_optimal_return(episodes_of_trial) if whole_trial and tasks.split in _PRIOR else None,
-        paths={k: np.concatenate(v)[::trials] if v else np.zeros((0, 0, 2)) for k, v in kept.items()},
-        landmarks=None if landmarks is None else landmarks.astype(np.float64),
-        task_hash=tasks.hash,
-        meta={
-            "tasks": len(tasks),
-            "task_seed": tasks.seed,
-            "trials": trials,
-            "seeds": [a.seed for a in group],
-            "train_equals_test": family.finite,
+        scores={m: scored(lambda p, m=m: p.scores[m]) for m in modes},  # type: ignore[misc]
+        success={m: scored(lambda p, m=m: p.success[m]) for m in modes} if told else {},  # type: ignore[misc]
+        collected=stepped(lambda p: p.collected).mean(2),
+        lifetime=stepped(lambda p: p.total).sum(-1) if lives else np.zeros((0,)),
+        episodes=before(lambda p: p.episodes),
+        env_steps=before(lambda p: p.env_steps),
+        seconds=np.stack([np.sum([p.seconds for p in played], 0) for played in outcomes]),
+        references=references,
+        bayes_optimal=agent.family.bayes_optimal_return(grid[-1]) if in_prior else None,
+        paths={
+            k: np.concatenate([p.paths[k] for p in outcomes[0] if p.paths[k].size] or [np.zeros((0, 0, 2))])
+            for k in grid
         },
+        landmarks=None,
+        task_hash=tasks.hash,
     )
-
-
-def with_floor(results: Results, family: Family, tasks: Tasks, floor: Floats | None = None) -> Results:
-    """The results with a floor among the references: the family's own, or a measured one, `[task]`."""
-    if "floor" in results.references or floor is None:
-        return results
-    return replace(results, references={"floor": floor, **results.references})
-
-
-# --- statistics ------------------------------------------------------------------------------------------------------
-
-
-def mean_batch(scores: Floats) -> Floats:
-    """Mean over seeds and tasks: `[..., seed, task, k]` to `[..., k]`."""
-    return np.asarray(scores.mean((-3, -2)))
-
-
-def iqm_batch(scores: Floats) -> Floats:
-    """Interquartile mean over seeds and tasks, the mean of the middle half: `[..., seed, task, k]` to `[..., k]`."""
-    flat = scores.reshape(*scores.shape[:-3], -1, scores.shape[-1])
-    count = flat.shape[-2]
-    cut = count // 4
-    if cut == 0:
-        return np.asarray(flat.mean(-2))
-    parted = np.partition(np.moveaxis(flat, -2, -1), (cut, count - cut - 1), -1)
-    return np.asarray(parted[..., cut : count - cut].mean(-1))
-
-
-def iqm(scores: Floats) -> float:
-    """Interquartile mean of `[seed, task]`."""
-    return float(iqm_batch(scores[..., None])[0])
-
-
-def bootstrap_intervals(
-    scores: Floats, *statistics: Callable[[Floats], Floats], level: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> list[tuple[Floats, Floats]]:
-    """Percentile bootstrap over seeds and tasks, crossed: one trained agent plays all tasks.
-
-    Seeds and tasks are drawn with replacement, independently of each other. Drawing the seeds anew within each task
-    (stratified, as Agarwal et al. 2021, arXiv:2108.13264, do for runs that are independent in each task) would divide
-    the variance between seeds by the number of tasks. With fewer than about 10 seeds percentile intervals are still
-    somewhat narrow. All k and all statistics share the resamples.
-
-    Args:
-        scores: `[seed, task, k]`.
-        statistics: each `[resample, seed, task, k]` to `[resample, k]`.
-        level: of the interval.
-        resamples: how many.
-        seed: of the resampling.
-
-    Returns:
-        for each statistic the lower and the upper ends, `[k]`.
-    """
-    generator = np.random.default_rng(seed)
-    seeds, tasks, _ = scores.shape
-    values: list[list[Floats]] = [[] for _ in statistics]
-    chunk = max(1, 2_000_000 // scores.size)
-    for start in range(0, resamples, chunk):
-        n = min(chunk, resamples - start)
-        task = generator.integers(tasks, size=(n, 1, tasks), dtype=np.int32)
-        one_of = generator.integers(seeds, size=(n, seeds, 1), dtype=np.int32) if seeds > 1 else 0
-        drawn = scores[one_of, task] if seeds > 1 else scores[0][task]
-        for kept, statistic in zip(values, statistics, strict=True):
-            kept.append(statistic(drawn))
-    tail = 50 * (1 - level)
-    ends = [np.percentile(np.concatenate(kept), [tail, 100 - tail], axis=0) for kept in values]
-    return [(low, high) for low, high in ends]

@@ -28,7 +28,7 @@ class Family:
     """What every family has, whatever its form.
 
     Attributes:
-        id: full id, `namespace/Name-vN` with `:preset` where a preset was chosen.
+        id: full id, `namespace/Name-vN`, with `:preset` where one was chosen and further keywords as JSON.
         observation_space: of one environment, the same for every task.
         action_space: of one environment, the same for every task.
         horizon: steps after which an episode is truncated.

@@ -219,6 +219,12 @@ class PolicyHead:
         # the second clamp is for rounding: centre + half may lie beyond the box by a bit
         return torch.addcmul(self._center, action.clamp(-1.0, 1.0), self._half).clamp(self._low, self._high)
 
+    def uniform(self, rng: Rng) -> Tensor:
+        """Random actions, one for each slot of `rng`: uniform on the space; standard normal where it is unbounded."""
+        if self.discrete:
+            return rng.integers(self.size)
+        return rng.normal(self.size) if self._center is None else 2.0 * rng.uniform(self.size) - 1.0
+
     def encode(self, action: Tensor) -> Tensor:
         """Actions as features: one-hot `[..., n]`, or the clipped action `[..., d]`."""
         if self.discrete:

@@ -8,6 +8,8 @@ calls `register_family` or `register_agent` when it is imported (or called). The
 from __future__ import annotations
 
 import importlib
+import inspect
+import json
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -88,31 +90,57 @@ def make_family(id: str | Family, **kwargs: Any) -> Family:
     """Build a registered family.
 
     Args:
-        id: `namespace/Name-vN`, or `namespace/Name-vN:preset`; a family that is already built is returned as it is.
-        kwargs: override the constructor's keywords.
+        id: `namespace/Name-vN`, `namespace/Name-vN:preset`, either followed by keywords as JSON, for example
+            `metarl/BernoulliBandit-v0{"k": 7}`; a family that is already built is returned as it is.
+        kwargs: override the constructor's keywords; they become part of the full id.
     """
     if isinstance(id, Family):
         if kwargs:
             raise InvalidValueError("keywords", sorted(kwargs), f"none, because {id.id} is built already")
         return id
-    name, _, preset = str(id).partition(":")
+    base, given = _split_id(str(id))
+    name, _, preset = base.partition(":")
     if name not in families:
-        raise InvalidValueError("family", name, did_you_mean(name, families))
+        hint = "; if a file of yours registers it: --load FILE.py"
+        raise InvalidValueError("family", name, did_you_mean(name, families) + hint)
     spec = families[name]
     build = load_entry_point(spec.entry_point)
     presets: Mapping[str, Mapping[str, Any]] = getattr(build, "presets", {})
     if preset and preset not in presets:
         raise InvalidValueError(f"preset of {name}", preset, did_you_mean(preset, presets))
-    merged = {**spec.kwargs, **presets.get(preset, {}), **kwargs}
+    own = {**given, **kwargs}
+    merged = {**spec.kwargs, **presets.get(preset, {}), **own}
     try:
-        family = build(**merged)
+        inspect.signature(build).bind(**merged)
     except TypeError as error:
         raise InvalidValueError(f"keywords of {name}", sorted(merged), f"those of its constructor ({error})") from error
+    except ValueError:  # a builtin has no signature to check
+        pass
+    family = build(**merged)
     if not isinstance(family, Family):
         raise InvalidValueError(f"entry point of {name}", type(family).__name__, "a metarl.Family")
     check_family_fields(family)
-    family.id = str(id)
+    family.id = base + (_keywords(name, own) if own else "")
     return family
+
+
+def _split_id(id: str) -> tuple[str, dict[str, Any]]:
+    """A full id's part before its keywords, and the keywords."""
+    base, brace, rest = id.partition("{")
+    if not brace:
+        return base, {}
+    try:
+        return base, dict(json.loads(brace + rest))
+    except ValueError as error:
+        raise InvalidValueError("keywords of the family", brace + rest, f"JSON ({error})") from error
+
+
+def _keywords(name: str, kwargs: Mapping[str, Any]) -> str:
+    """Keywords as part of a full id, so that a run or results file names its family completely."""
+    try:
+        return json.dumps(kwargs, sort_keys=True)
+    except TypeError as error:
+        raise InvalidValueError(f"keywords of {name}", kwargs, "what JSON can hold") from error
 
 
 def agent_class(name: str) -> Any:

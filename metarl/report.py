@@ -24,7 +24,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from metarl.errors import InvalidValueError, did_you_mean
-from metarl.evaluation import Floats, Results
+from metarl.results import Floats, Results
 from metarl.tasks import write_atomic
 
 Row = dict[str, float]
@@ -43,7 +43,7 @@ STYLE: Any = {
 ABOUT = (
     "<b>R<sub>k</sub></b> is the undiscounted return of one fresh episode played with the state after k adaptation "
     "steps; what happens in that episode is thrown away. Means are over seeds, tasks and episodes, and "
-    "<b>[low, high]</b> is a 95&nbsp;% percentile bootstrap interval over seeds and tasks, stratified by task. "
+    "<b>[low, high]</b> is a 95&nbsp;% percentile bootstrap interval over seeds and tasks, crossed. "
     "<b>IQM</b> is the interquartile mean of the tasks’ returns: the mean of their middle half. "
     "<b>Environment steps</b> are all that an agent used before it was measured: compare agents on them, never on k "
     "alone. <b>Normalised score</b> = (mean &minus; floor) / (informed optimum &minus; floor), unclipped: 0 is "

@@ -19,6 +19,7 @@ import signal
 import subprocess
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -31,7 +32,7 @@ import torch
 
 from metarl.agent import Agent, make_agent
 from metarl.errors import InvalidValueError, verbatim
-from metarl.registry import agent_class, make_family
+from metarl.registry import agent_class, families, make_family
 from metarl.rollout import SlotPool, Trials
 from metarl.tasks import write_atomic
 
@@ -103,6 +104,10 @@ class Run:
         path = Path(path)
         if (path / "config.json").exists():
             raise InvalidValueError("run directory", str(path), "a new one (or resume it: metarl train --resume)")
+        if agent.family.id.partition(":")[0].partition("{")[0] not in families:
+            raise InvalidValueError("family of the run", agent.family.id, "a registered one, to open the run again")
+        if iterations < 0:
+            raise InvalidValueError("iterations", iterations, "0 or more")
         if checkpoint_every < 1:
             raise InvalidValueError("checkpoint_every", checkpoint_every, "at least 1 iteration")
         config = {
@@ -151,6 +156,11 @@ class Run:
     def load_agent(self, device: str | None = None) -> tuple[Agent, int]:
         """The agent of the last checkpoint, and how many iterations it has behind it (0 without a checkpoint)."""
         agent = self.make_agent(device)
+        if self.config["threads"] != torch.get_num_threads() and agent.device.type == "cpu":
+            then, now = self.config["threads"], torch.get_num_threads()
+            warnings.warn(
+                f"{self.path} began with {then} threads, these are {now}: sums may round otherwise", stacklevel=2
+            )
         if not (self.path / "checkpoint.json").exists():
             return agent, 0
         return agent, load_checkpoint(self.path / "checkpoint", agent)

@@ -126,7 +126,12 @@ class Choice:
     kind: ClassVar[str] = "choice"
 
     def __init__(self, values: Sequence[Any]) -> None:
-        frozen = tuple(tuple(v) if isinstance(v, (list, tuple)) else v for v in values)
+        try:
+            frozen = tuple(_frozen(np.asarray(v).tolist()) for v in values)
+            for value in frozen:
+                np.asarray(value, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise InvalidValueError("Choice(values)", values, "numbers, or lists of numbers") from error
         object.__setattr__(self, "values", frozen)
         if not frozen or len({np.shape(v) for v in frozen}) != 1 or len(set(frozen)) != len(frozen):
             raise InvalidValueError("Choice(values)", values, "at least one value, all different and of one shape")
@@ -181,6 +186,10 @@ class FlatDirichlet:
     def describe(self) -> str:
         """The support in words."""
         return "non-negative numbers that sum to 1 over the last axis"
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
 
 
 Distribution = Uniform | LogUniform | Normal | Choice | FlatDirichlet

@@ -15,7 +15,8 @@ from torch import Tensor
 
 import metarl
 from metarl.agent import Agent
-from metarl.evaluation import Results, bootstrap_intervals, evaluate, iqm, mean_batch
+from metarl.evaluation import evaluate
+from metarl.results import Results, bootstrap_intervals, iqm, mean_batch
 from metarl.rollout import Budget, Rollout, Step
 
 
@@ -189,7 +190,7 @@ def test_normalised_score_is_a_ratio_of_means() -> None:
     floor, best = results.references["floor"].mean(), results.references["informed_optimum"].mean()
     assert row["normalised"] == pytest.approx((row["mean"] - floor) / (best - floor))
     assert row["normalised"] == pytest.approx(1.0, abs=0.05)
-    assert "normalised" not in evaluate(counter(), k=0).summary()[0]  # no reference: absent, not invented
+    assert "normalised" not in evaluate(counter(), k=0).summary("mean")[0]  # no reference: absent, not invented
 
 
 # --- statistics ------------------------------------------------------------------------------------------------------
@@ -219,6 +220,70 @@ def test_bootstrap_interval_covers_differences_between_seeds() -> None:
     """Seeds that differ by 10 with tasks all alike: the interval must be wide, which task resampling alone is not."""
     low, high = mean_interval(np.array([[0.0] * 5, [10.0] * 5]))
     assert high - low > 3
+
+
+def test_bootstrap_interval_covers_a_pure_seed_effect() -> None:
+    """One trained agent plays all tasks: with 10 seeds that differ and tasks all alike, about 90 % must be covered.
+
+    Seeds drawn anew within each task would cover 3 %: their variance would be divided by the number of tasks.
+    """
+    generator, hits = np.random.default_rng(3), 0
+    for _ in range(100):
+        scores = np.repeat(generator.standard_normal((10, 1)), 40, 1)
+        low, high = bootstrap_intervals(scores[..., None], mean_batch, resamples=400)[0]
+        hits += int(low[0] < 0 < high[0])
+    assert hits >= 80
+
+
+class Ends(Offset):
+    """Terminates with success after one step; the horizon is 3."""
+
+    id = "tests/Ends-v0"
+    terminates = True
+
+    def step(self, state: Tensor, action: Tensor, task: dict[str, Tensor], rng: metarl.Rng) -> Any:
+        state, reward, never, _ = super().step(state, action, task, rng)
+        return state, reward, ~never, {"success": ~never}
+
+
+@pytest.mark.parametrize("cls", [Counter, Rememberer])
+def test_success_is_that_of_each_scored_episode(cls: type[Counter]) -> None:
+    results = evaluate(cls(Ends(), Nothing()), k=1, num_tasks=2, trials=2, episodes=3)
+    assert results.success["sampled"].shape == results.scores["sampled"].shape == (1, 2, 2, 6)
+    assert results.success["sampled"].min() == 1.0
+
+
+def test_paths_are_those_of_the_first_tasks_whatever_the_batching() -> None:
+    agent = metarl.make_agent("random", "metarl/PointNavigation-v0")
+    settings: dict[str, Any] = {"k": 0, "num_tasks": 6, "trials": 4, "episodes": 1, "paths": 4}
+    whole, parts = evaluate(agent, **settings), evaluate(agent, **settings, rows_at_once=12)
+    assert whole.paths[0].shape == (4, 101, 2)
+    np.testing.assert_allclose(whole.paths[0], parts.paths[0], atol=1e-5)
+
+
+def test_the_floor_is_measured_where_it_is_unknown() -> None:
+    results = evaluate(counter(), k=0, num_tasks=50, floor_episodes=200)
+    # uniform actions on [-100, 100] have mean 0: three steps pay 3 * offset, with a standard error of 100 / sqrt(200)
+    expected = 3 * Offset().tasks("test", 50).values["offset"].astype(np.float64)
+    gap = results.references["floor"] - expected
+    assert abs(gap.mean()) < 5 * 100 / np.sqrt(200 * 50)
+    assert results.meta["floor"].startswith("measured: 200 episodes")
+    bandit = evaluate(metarl.make_agent("random", "metarl/BernoulliBandit-v0"), k=0, num_tasks=3)
+    assert bandit.meta["floor"] == "exact"
+
+
+def test_bayes_optimum_belongs_to_its_prior() -> None:
+    agent = metarl.make_agent("random", "metarl/BernoulliBandit-v0")
+    assert evaluate(agent, k=3, num_tasks=3, episodes=1).bayes_optimal == pytest.approx(1.7, abs=0.1)
+    assert evaluate(agent, k=3, num_tasks=3, episodes=1, split="hard").bayes_optimal is None
+
+
+def test_agents_of_different_families_are_refused() -> None:
+    two = [metarl.make_agent("random", id) for id in ("metarl/PointNavigation-v0", "metarl/BernoulliBandit-v0")]
+    with pytest.raises(metarl.InvalidValueError, match="families to evaluate together"):
+        evaluate(two)
+    with pytest.raises(metarl.InvalidValueError, match="agents is nothing"):
+        evaluate([])
 
 
 def test_summary_intervals_enclose_their_statistics() -> None:

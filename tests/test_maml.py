@@ -105,6 +105,18 @@ def test_meta_gradient_equals_plain_differentiation_and_finite_differences(estim
         assert (up - down) / (2 * eps) == pytest.approx(float(ours @ direction), rel=1e-6)
 
 
+@pytest.mark.parametrize("estimator", ["naive", "lvc"])
+def test_the_line_search_tests_the_function_whose_gradient_it_follows(estimator: str) -> None:
+    """With the sampling policy held fixed, finite differences of `evaluate` equal the meta-gradient, for LVC too."""
+    agent = point_agent(estimator=estimator)
+    pre, post = [random_batch(agent, 3, 20, s) for s in (0, 1)], random_batch(agent, 3, 20, 99)
+    ours, chunk = meta_gradient(agent, pre, post)
+    direction = torch.randn(len(ours), generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    flat, eps = flatten(agent.theta), 1e-5
+    up, down = (chunk.evaluate(unflatten(flat + s * direction, agent.theta))[0].item() for s in (eps, -eps))
+    assert (up - down) / (2 * eps) / 3 == pytest.approx(float(ours @ direction), rel=1e-6)
+
+
 def requires(params: Params) -> Params:
     return {k: v.requires_grad_() for k, v in params.items()}
 

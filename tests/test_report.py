@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from metarl.errors import InvalidValueError
-from metarl.evaluation import Results
 from metarl.report import adaptation_figure, paths_figure, save_figure, table_text, write_report
+from metarl.results import Results
 
 DASH = "\u2013"
 SETTINGS = dict(matplotlib.rcParams)  # before any test drew anything

@@ -176,6 +176,36 @@ def test_a_checkpoint_of_another_agent_or_shape_is_refused(tmp_path: Path) -> No
         load_checkpoint(tmp_path / "checkpoint", wider)
 
 
+def test_a_run_remembers_its_familys_keywords(tmp_path: Path) -> None:
+    family = metarl.make_family("metarl/PointNavigation-v0", reward="sparse", horizon=20)
+    assert family.id == 'metarl/PointNavigation-v0{"horizon": 20, "reward": "sparse"}'
+    agent = metarl.make_agent("maml", family, meta_batch_size=2, episodes=2, hidden=(8,))
+    Run.create(tmp_path / "run", agent, 1).train(agent)
+    again = Run.open(tmp_path / "run").load_agent()[0].family
+    assert (again.id, again.horizon, again.reward) == (family.id, 20, "sparse")  # type: ignore[attr-defined]
+    assert family.tasks("test", 1).family != metarl.make_family("metarl/PointNavigation-v0").tasks("test", 1).family
+
+
+def test_what_cannot_be_opened_again_is_not_begun(tmp_path: Path) -> None:
+    family = type(metarl.make_family("metarl/BernoulliBandit-v0"))(k=3)  # never registered
+    with pytest.raises(metarl.InvalidValueError, match="family of the run is 'custom/Unregistered-v0'"):
+        Run.create(tmp_path / "run", metarl.make_agent("rl2", family), 1)
+    with pytest.raises(metarl.InvalidValueError, match="iterations is -1"):
+        Run.create(tmp_path / "run", small("rl2"), -1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_number_of_threads_is_said(tmp_path: Path) -> None:
+    Run.create(tmp_path, small("rl2"), 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        with pytest.warns(UserWarning, match="sums may round otherwise"):
+            Run.open(tmp_path).load_agent()
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_only_agents_that_learn_train() -> None:
     with pytest.raises(metarl.InvalidValueError, match="agent is 'random', expected an agent that learns"):
         train(metarl.make_agent("random", "metarl/PointNavigation-v0"), 1)

@@ -1,0 +1,233 @@
+"""Results: scores with named axes, what they are called, and intervals that say how far they can be trusted."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from metarl.errors import InvalidValueError, did_you_mean
+from metarl.tasks import write_atomic, write_npz
+
+Floats = npt.NDArray[np.float64]
+FORMAT = "metarl-results-1"
+
+
+@dataclass
+class Results:
+    """What an evaluation measured.
+
+    Attributes:
+        agent: its name.
+        family: full id.
+        split: of the tasks.
+        k: the grid of adaptation steps.
+        scores: mode to R_k, `[seed, task, k, episode]`.
+        success: mode to the share of episodes with success, `[seed, task, k, episode]`; empty where not reported.
+        collected: mean return per episode collected during adaptation step j, `[seed, task, j]`.
+        lifetime: total reward of the trial, exploration included, `[seed, task, trial]`; the headline where episodes
+            are one step long; empty for agents that adapt on many slots at once.
+        episodes: episodes begun before each k, `[k]`, mean over tasks, trials and seeds.
+        env_steps: environment steps used before each k, `[k]`, likewise.
+        seconds: of each adaptation step for all tasks together, `[seed, j]`.
+        references: per-task reference returns of one episode, `[task]`; see `Family.references`.
+        bayes_optimal: best expected lifetime return of the trial, task unknown, where known.
+        paths: pictures' material: k to observations `[path, t, 2]`, NaN after the end; empty unless they are 2-D.
+        landmarks: a point to mark for each path, `[path, 2]`.
+        task_hash: content hash of the tasks.
+        meta: what made it: settings, config, seeds, versions, git revision, whether the floor is exact or measured, and
+            whether train = test.
+    """
+
+    agent: str
+    family: str
+    split: str
+    k: list[int]
+    scores: dict[str, Floats]
+    success: dict[str, Floats]
+    collected: Floats
+    lifetime: Floats
+    episodes: Floats
+    env_steps: Floats
+    seconds: Floats
+    references: dict[str, Floats]
+    bayes_optimal: float | None
+    paths: dict[int, Floats]
+    landmarks: Floats | None
+    task_hash: str
+    meta: dict[str, Any] = field(default_factory=dict)
+    _resampled: dict[str, dict[str, Floats]] = field(default_factory=dict, repr=False, compare=False)
+
+    def summary(self, mode: str | None = None) -> list[dict[str, float]]:
+        """One row per k: mean and interquartile mean of R_k with 95 % intervals, steps used, normalised score.
+
+        `mode` is "sampled" or "mean"; by default the first that was measured.
+        """
+        mode = self._mode(mode)
+        per_task = self.scores[mode].mean(-1)  # [seed, task, k]
+        intervals = self._intervals(mode, per_task)
+        rows = []
+        for i, k in enumerate(self.k):
+            mean = float(per_task[:, :, i].mean())
+            row = {"k": float(k), "mean": mean, "iqm": float(iqm(per_task[:, :, i]))}
+            row |= {name: float(ends[i]) for name, ends in intervals.items()}
+            row |= {"episodes": float(self.episodes[i]), "env_steps": float(self.env_steps[i])}
+            if mode in self.success:
+                row["success"] = float(self.success[mode][:, :, i].mean())
+            score = self.normalised(mean)
+            rows.append(row if score is None else row | {"normalised": score})
+        return rows
+
+    def _mode(self, mode: str | None) -> str:
+        mode = next(iter(self.scores)) if mode is None else mode
+        if mode not in self.scores:
+            raise InvalidValueError("mode", mode, did_you_mean(mode, self.scores))
+        return mode
+
+    def _intervals(self, mode: str, per_task: Floats) -> dict[str, Floats]:
+        """Ends of the intervals `[k]` by name, resampled once and kept."""
+        if mode not in self._resampled:
+            mean, middle = bootstrap_intervals(per_task, mean_batch, iqm_batch)
+            ends = {"low": mean[0], "high": mean[1], "iqm_low": middle[0], "iqm_high": middle[1]}
+            self._resampled[mode] = ends
+        return self._resampled[mode]
+
+    def normalised(self, mean: float) -> float | None:
+        """(mean - mean floor) / (mean reference - mean floor), unclipped; None where either is unknown."""
+        if not {"floor", "informed_optimum"} <= self.references.keys():
+            return None
+        floor, best = self.references["floor"].mean(), self.references["informed_optimum"].mean()
+        return float((mean - floor) / (best - floor))
+
+    def lifetime_summary(self) -> dict[str, float] | None:
+        """Mean lifetime return with its interval, beside the Bayes optimum where known."""
+        if not self.lifetime.size:
+            return None
+        per_task = self.lifetime.mean(-1)
+        low, high = (float(end[0]) for end in bootstrap_intervals(per_task[..., None], mean_batch)[0])
+        out = {"mean": float(per_task.mean()), "low": low, "high": high, "episodes": float(self.collected.shape[-1])}
+        return out if self.bayes_optimal is None else out | {"bayes_optimal": self.bayes_optimal}
+
+    def area_under_curve(self, mode: str | None = None) -> float:
+        """Mean of R_k over k, by the trapezoidal rule on the grid."""
+        curve = self.scores[self._mode(mode)].mean((0, 1, 3))
+        if len(self.k) < 2:
+            return float(curve[0])
+        return float(np.trapezoid(curve, self.k) / (self.k[-1] - self.k[0]))
+
+    def save(self, path: str | Path) -> Path:
+        """Write `path` (JSON: what it is, and summaries) and the arrays beside it (`.npz`)."""
+        target = _json_path(path)
+        arrays: dict[str, Floats] = {"collected": self.collected, "lifetime": self.lifetime, "episodes": self.episodes}
+        arrays |= {"env_steps": self.env_steps, "seconds": self.seconds}
+        for group in ("scores", "success", "references"):
+            arrays |= {f"{group}.{name}": v for name, v in getattr(self, group).items()}
+        arrays |= {f"paths.{k}": v for k, v in self.paths.items()}
+        if self.landmarks is not None:
+            arrays["landmarks"] = self.landmarks
+        head = {
+            "format": FORMAT,
+            **{n: getattr(self, n) for n in ("agent", "family", "split", "k", "bayes_optimal", "task_hash", "meta")},
+            "summary": {mode: self.summary(mode) for mode in self.scores},
+            "lifetime": self.lifetime_summary(),
+        }
+        write_npz(target.with_suffix(".npz"), arrays)
+        write_atomic(target, (json.dumps(head, indent=1) + "\n").encode())
+        return target
+
+    @classmethod
+    def load(cls, path: str | Path) -> Results:
+        """Read what `save` wrote; nothing in it is executed."""
+        target = _json_path(path)
+        try:
+            head = json.loads(target.read_text())
+            if head.get("format") != FORMAT:
+                raise InvalidValueError("results format", head.get("format"), repr(FORMAT))
+            with target.with_suffix(".npz").open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+                arrays = {k: file[k] for k in file.files}
+        except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+            if isinstance(error, InvalidValueError):
+                raise
+            raise InvalidValueError("results file", str(path), f"files written by Results.save ({error})") from error
+
+        def group(name: str) -> dict[str, Floats]:
+            return {k.removeprefix(name + "."): v for k, v in arrays.items() if k.startswith(name + ".")}
+
+        plain: dict[str, Any] = {n: arrays[n] for n in ("collected", "lifetime", "episodes", "env_steps", "seconds")}
+        fields: dict[str, Any] = {
+            n: head[n] for n in ("agent", "family", "split", "k", "bayes_optimal", "task_hash", "meta")
+        }
+        groups: dict[str, Any] = {n: group(n) for n in ("scores", "success", "references")}
+        paths = {int(k): v for k, v in group("paths").items()}
+        return cls(**fields, **plain, **groups, paths=paths, landmarks=arrays.get("landmarks"))
+
+
+def _json_path(path: str | Path) -> Path:
+    path = Path(path)
+    return path if path.suffix == ".json" else path.with_name(path.name + ".json")
+
+
+# --- statistics ------------------------------------------------------------------------------------------------------
+
+
+def mean_batch(scores: Floats) -> Floats:
+    """Mean over seeds and tasks: `[..., seed, task, k]` to `[..., k]`."""
+    return np.asarray(scores.mean((-3, -2)))
+
+
+def iqm_batch(scores: Floats) -> Floats:
+    """Interquartile mean over seeds and tasks, the mean of the middle half: `[..., seed, task, k]` to `[..., k]`."""
+    flat = scores.reshape(*scores.shape[:-3], -1, scores.shape[-1])
+    count = flat.shape[-2]
+    cut = count // 4
+    if cut == 0:
+        return np.asarray(flat.mean(-2))
+    parted = np.partition(np.moveaxis(flat, -2, -1), (cut, count - cut - 1), -1)
+    return np.asarray(parted[..., cut : count - cut].mean(-1))
+
+
+def iqm(scores: Floats) -> float:
+    """Interquartile mean of `[seed, task]`."""
+    return float(iqm_batch(scores[..., None])[0])
+
+
+def bootstrap_intervals(
+    scores: Floats, *statistics: Callable[[Floats], Floats], level: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> list[tuple[Floats, Floats]]:
+    """Percentile bootstrap over seeds and tasks, crossed: one trained agent plays all tasks.
+
+    Seeds and tasks are drawn with replacement, independently of each other. Drawing the seeds anew within each task
+    (stratified, as Agarwal et al. 2021, arXiv:2108.13264, do for runs that are independent in each task) would divide
+    the variance between seeds by the number of tasks. With fewer than about 10 seeds percentile intervals are still
+    somewhat narrow. All k and all statistics share the resamples.
+
+    Args:
+        scores: `[seed, task, k]`.
+        statistics: each `[resample, seed, task, k]` to `[resample, k]`.
+        level: of the interval.
+        resamples: how many.
+        seed: of the resampling.
+
+    Returns:
+        for each statistic the lower and the upper ends, `[k]`.
+    """
+    generator = np.random.default_rng(seed)
+    seeds, tasks, _ = scores.shape
+    values: list[list[Floats]] = [[] for _ in statistics]
+    chunk = max(1, 2_000_000 // scores.size)
+    for start in range(0, resamples, chunk):
+        n = min(chunk, resamples - start)
+        task = generator.integers(tasks, size=(n, 1, tasks), dtype=np.int32)
+        one_of = generator.integers(seeds, size=(n, seeds, 1), dtype=np.int32) if seeds > 1 else 0
+        drawn = scores[one_of, task] if seeds > 1 else scores[0][task]
+        for kept, statistic in zip(values, statistics, strict=True):
+            kept.append(statistic(drawn))
+    tail = 50 * (1 - level)
+    ends = [np.percentile(np.concatenate(kept), [tail, 100 - tail], axis=0) for kept in values]
+    return [(low, high) for low, high in ends]
