@@ -159,6 +159,32 @@ def test_cuda_without_a_device(capsys: pytest.CaptureFixture[str]) -> None:
     assert "device is 'cuda', expected 'cpu'" in refused(capsys, "train", "maml", *NAVIGATION, "--device", "cuda")
 
 
+def test_only_seeds_of_one_agent_are_evaluated_together(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["train", "maml", *NAVIGATION, *TINY, "--iterations", "1", "--out", "a"])
+    main(["train", "maml", *NAVIGATION, *TINY, "--iterations", "1", "--out", "b", "--seed", "1"])
+    main(["train", "maml", *NAVIGATION, *TINY, "--iterations", "1", "--out", "c", "--seed", "2", "--inner-lr", "0.1"])
+    main(["eval", "a", "b", "--k", "1", "--num-tasks", "2", "--episodes", "1"])
+    assert json.loads(Path("a/results/test.json").read_text())["meta"]["seeds"] == [0, 1]
+    capsys.readouterr()
+    assert "seeds of the runs is [0, 0], expected all different" in refused(capsys, "eval", "a", "a")
+    assert "config of the runs" in refused(capsys, "eval", "a", "c")
+    assert "did you mean 'random'" in refused(capsys, "eval", "randm")
+    assert "must be trained first" in refused(capsys, "eval", "maml", *NAVIGATION)
+
+
+def test_a_nan_reward_ends_with_one_sentence(capsys: pytest.CaptureFixture[str], scratch_registry: None) -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    block = next(b for b in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "PointGoal" in b)
+    Path("nan.py").write_text(block.replace("return state, -distance,", "return state, -distance / 0 * 0,"))
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "maml", "--load=nan.py", "--family", "mine/PointGoal-v0", *TINY, "--iterations", "1"])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith(
+        "metarl: reward of family mine/PointGoal-v0 is nan, expected finite numbers (step 0 in task "
+    )
+
+
 def test_unwritable_outputs(capsys: pytest.CaptureFixture[str]) -> None:
     Path("file").write_text("in the way")
     assert "'file/run" in refused(capsys, "train", "maml", *NAVIGATION, *TINY, "--out", "file/run")
