@@ -1,0 +1,115 @@
+"""The agent contract, over the registries: a new agent is tested without being mentioned."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+import metarl
+from metarl.agent import Agent
+from metarl.registry import agents, families
+from metarl.rollout import Budget, SlotPool, Trials
+
+# The built-in names as they are when the tests are collected, not what a test registers meanwhile.
+PAIRS = [(agent, family) for agent in sorted(agents) for family in sorted(families)]
+SMALL = {"maml": {"hidden": (8,), "eval_steps": 60, "episodes": 2, "meta_batch_size": 2}}
+SMALL["rl2"] = {"hidden": 8, "meta_batch_size": 8, "trial_episodes": 3}
+
+
+def small(name: str, family: str, **overrides: Any) -> Agent:
+    return metarl.make_agent(name, family, **(SMALL.get(name, {}) | overrides))
+
+
+def begun(agent: Agent, count: int, which: list[int] | None = None) -> tuple[Trials, dict[str, torch.Tensor]]:
+    tasks = agent.family.tasks("test", count)
+    tasks = tasks if which is None else tasks[which]
+    trials = Trials(SlotPool(agent.family), tasks, purpose="contract")
+    return trials, agent.begin(trials.rows, trials.tasks if agent.privileged else None)
+
+
+@pytest.mark.parametrize(("name", "family"), PAIRS)
+def test_states_have_a_row_axis_and_actions_fit_the_space(name: str, family: str) -> None:
+    agent = small(name, family)
+    trials, state = begun(agent, 3)
+    assert all(v.shape[0] == 3 for v in state.values())
+    rollout, state = trials.collect(agent, state, 0, agent.budget)
+    assert all(v.shape[0] == 3 for v in state.values())
+    space = agent.family.action_space
+    action = agent.to_env(rollout.action.flatten(0, 2)).numpy()
+    if isinstance(space, spaces.Box):
+        assert action.shape[1:] == space.shape
+        assert (action >= space.low).all()
+        assert (action <= space.high).all()
+    else:
+        assert isinstance(space, spaces.Discrete)
+        assert action.min() >= 0
+        assert action.max() < space.n
+
+
+@pytest.mark.parametrize(("name", "family"), PAIRS)
+def test_adapting_and_scoring_train_nothing(name: str, family: str) -> None:
+    agent = small(name, family)
+    before = {k: v.clone() for k, v in agent.tensors().items()}
+    results = metarl.evaluate(agent, k=2, num_tasks=3, episodes=2)
+    assert agent.tensors().keys() == before.keys()
+    assert all(torch.equal(before[k], v) for k, v in agent.tensors().items())
+    assert np.isfinite(results.scores["sampled"]).all()
+
+
+@pytest.mark.parametrize(("name", "family"), PAIRS)
+def test_a_batch_equals_its_singles(name: str, family: str) -> None:
+    agent = small(name, family)
+    outcomes = []
+    for which in ([0, 1, 2], [2, 0, 1], [1]):
+        trials, state = begun(agent, 3, which)
+        rollout, state = agent.interact(state, trials, 0)
+        rollout, _ = trials.collect(agent, state, 1, Budget(slots=1, episodes=1))
+        outcomes.append({task: rollout.reward[:, row] for row, task in enumerate(which)})
+    for task in range(3):
+        for other in outcomes[1:]:
+            if task in other:
+                torch.testing.assert_close(outcomes[0][task], other[task], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "family"), PAIRS)
+def test_a_fork_is_safe_from_what_happens_to_the_original(name: str, family: str) -> None:
+    agent = small(name, family)
+    trials, state = begun(agent, 2)
+    kept = agent.fork(state)
+    values = {k: v.clone() for k, v in kept.items()}
+    for v in agent.interact(state, trials, 0)[1].values():
+        v.fill_(3)
+    assert all(torch.equal(values[k], v) for k, v in kept.items())
+    part = agent.fork(kept, torch.tensor([1]))
+    assert all(torch.equal(values[k][1:], v) for k, v in part.items())
+
+
+@pytest.mark.parametrize("name", sorted(agents))
+def test_configs_are_frozen_dataclasses_with_help(name: str) -> None:
+    cls = metarl.registry.agent_class(name)
+    assert dataclasses.is_dataclass(cls.Config)
+    assert cls.__dict__.get("__doc__")
+    config = cls.Config()
+    for field in dataclasses.fields(config)[:1]:
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(config, field.name, None)
+
+
+@pytest.mark.parametrize("name", sorted(agents))
+def test_agents_that_learn_say_what_changes(name: str) -> None:
+    agent = small(name, "metarl/BernoulliBandit-v0")
+    assert agent.learns == bool(agent.tensors())
+    if not agent.learns:
+        with pytest.raises(metarl.InvalidValueError, match="an agent that learns"):
+            metarl.train(agent, 1)
+        return
+    before = {k: v.clone() for k, v in agent.tensors().items()}
+    metarl.train(agent, 2)
+    assert any(not torch.equal(before[k], v) for k, v in agent.tensors().items())
+    agent.load_tensors(before)
+    assert all(torch.equal(before[k], v) for k, v in agent.tensors().items())
