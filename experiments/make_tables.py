@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
+from point_navigation import SETTINGS
 
 from metarl.report import adaptation_figure, save_figure
 from metarl.results import Results
@@ -45,43 +46,59 @@ def interval(row: dict[str, float]) -> str:
     return f"{row['mean']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
 
 
+def navigation_results(setting: str, name: str) -> Results:
+    """One agent's results on 2-D navigation."""
+    return Results.load(RESULTS / f"point_navigation-{setting}-{name}.json")
+
+
 def picture() -> str:
     """The caption: what the picture shows, and where it comes from."""
-    results = Results.load(RESULTS / "point_navigation-maml.json")
-    end = results.summary()[-1]
+    results = navigation_results("quickstart", "maml")
+    rows = results.summary()
     return (
-        f"MAML on 2-D navigation, {len(results.meta['seeds'])} seeds, {results.meta['tasks']} held-out goals, 4,000 "
-        f"environment steps per adaptation step: {interval(results.summary()[0])} before, {interval(end)} after "
-        f"{int(end['k'])} steps (95 % intervals). Made by `python experiments/make_tables.py` from "
+        f"MAML on 2-D navigation, the quickstart's setting, {len(results.meta['seeds'])} seeds, "
+        f"{results.meta['tasks']} held-out goals, 4,000 environment steps per adaptation step: "
+        f"{interval(rows[0])} before, {interval(rows[-1])} after {int(rows[-1]['k'])} steps (95 % intervals). Made by `python experiments/make_tables.py` from "
         "`experiments/results/`."
     )
 
 
 def navigation() -> str:
     """2-D navigation beside the paper."""
-    found = {n: Results.load(RESULTS / f"point_navigation-{n}.json") for n in ("maml", "untrained", "random", "oracle")}
-    seeds = len(found["maml"].meta["seeds"])
     paper = PUBLISHED["point_navigation"]
     rows = [["MAML, the paper", *padded(paper["MAML"])]]
-    rows += [[f"`maml`, {mode} actions", *map(interval, found["maml"].summary(mode))] for mode in ("sampled", "mean")]
+    for setting in ("paper", "quickstart"):
+        found = navigation_results(setting, "maml")
+        label = f"`maml`, {'the paper' if setting == 'paper' else 'the quickstart'}'s batches"
+        rows += [[f"{label}, {mode} actions", *map(interval, found.summary(mode))] for mode in ("sampled", "mean")]
+        for seed, scores in zip(found.meta["seeds"], found.scores["sampled"].mean((1, 3)), strict=True):
+            rows.append([f"- seed {seed} alone, sampled", *padded(list(scores))])
     rows.append(["random initialisation, the paper", *padded(paper["random initialisation"])])
-    rows.append(["`maml` untrained, sampled actions", *map(interval, found["untrained"].summary())])
+    rows.append(
+        ["`maml` untrained, sampled actions", *map(interval, navigation_results("paper", "untrained").summary())]
+    )
     rows.append(["oracle policy shown the goal, the paper", *padded(paper["oracle policy"])])
-    best = found["maml"].references["informed_optimum"].mean()
-    rows.append(["informed optimum, exact", *padded([float(best)])])
-    rows.append(["random actions", *padded([found["random"].summary()[0]["mean"]])])
+    rows.append(["informed optimum, exact", *padded([float(found.references["informed_optimum"].mean())])])
+    rows.append(["random actions", *padded([float(found.references["floor"].mean())])])
+    iterations = {setting: found_iterations(setting) for setting in ("paper", "quickstart")}
     return (
-        f"2-D navigation, the MAML paper's protocol: 40 tasks x 20 episodes x 100 steps, 100 meta-updates, "
-        f"{seeds} seeds, "
-        "R_k on 40 held-out goals, mean and 95 % interval over seeds and goals. "
-        f"Paper: {paper['source']}. Command: `python experiments/point_navigation.py`.\n\n"
+        "2-D navigation, the MAML paper's protocol (40 tasks x 20 episodes x 100 steps, "
+        f"{iterations['paper']} meta-updates) and the quickstart's smaller batches (20 tasks x 10 episodes, "
+        f"{iterations['quickstart']} meta-updates): R_k on 40 held-out goals, mean and 95 % interval over seeds and "
+        f"goals. Paper: {paper['source']}. Command: `python experiments/point_navigation.py --setting paper`.\n\n"
         + table(["", "k = 0", "1", "2", "3"], rows)
+        + "\n\nEvery seed that was run is shown; `experiments/LOG.md` says what is known of the poor one."
     )
 
 
 def padded(values: list[float]) -> list[str]:
     """Four columns."""
     return [f"{v:.2f}" for v in values] + [""] * (4 - len(values))
+
+
+def found_iterations(setting: str) -> int:
+    """Meta-updates of a setting."""
+    return SETTINGS[setting][0]
 
 
 def bandits() -> str:
@@ -160,7 +177,7 @@ def main(options: Options) -> None:
         if before != after:
             sys.exit("README.md differs from what experiments/make_tables.py writes: run it")
         return
-    found = [Results.load(RESULTS / f"point_navigation-{n}.json") for n in ("maml", "untrained", "oracle")]
+    found = [navigation_results("quickstart", name) for name in ("maml", "untrained", "oracle")]
     found[1].agent = "untrained"
     save_figure(adaptation_figure(found), ROOT / "docs" / "adaptation.png")
     write_atomic(path, after.encode())
