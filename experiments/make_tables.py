@@ -58,8 +58,8 @@ def picture() -> str:
     return (
         f"MAML on 2-D navigation, the quickstart's setting, {len(results.meta['seeds'])} seeds, "
         f"{results.meta['tasks']} held-out goals, 4,000 environment steps per adaptation step: "
-        f"{interval(rows[0])} before, {interval(rows[-1])} after {int(rows[-1]['k'])} steps (95 % intervals). Made by `python experiments/make_tables.py` from "
-        "`experiments/results/`."
+        f"{interval(rows[0])} before, {interval(rows[-1])} after {int(rows[-1]['k'])} steps (95 % intervals). "
+        "Made by `python experiments/make_tables.py` from `experiments/results/`."
     )
 
 
