@@ -87,7 +87,7 @@ def navigation() -> str:
         f"{iterations['quickstart']} meta-updates): R_k on 40 held-out goals, mean and 95 % interval over seeds and "
         f"goals. Paper: {paper['source']}. Command: `python experiments/point_navigation.py --setting paper`.\n\n"
         + table(["", "k = 0", "1", "2", "3"], rows)
-        + "\n\nEvery seed that was run is shown; `experiments/LOG.md` says what is known of the poor one."
+        + "\n\nEvery seed of both settings is shown; `experiments/LOG.md` says what is known of the poor one."
     )
 
 
