@@ -81,7 +81,7 @@ def main(options: Options) -> None:
     if options.repeats < 1 or not set(chosen) <= set(PARTS):
         raise SystemExit(f"--repeats must be at least 1 and --only some of {','.join(PARTS)}, not {options.only!r}")
     torch.set_num_threads(options.threads)
-    given = asdict(options) | {"out": str(options.out)}
+    given = asdict(options) | {"out": options.out.name}
     report: dict[str, Any] = {"options": given, "sizes": asdict(sizes), **machine(), "rows": [], "details": {}}
     if "b" in chosen:
         report["details"]["memory"] = peak_memory(options)  # first: see there
