@@ -44,5 +44,5 @@ def did_you_mean(value: str, known: Iterable[str]) -> str:
     """Return `one of a, b, c`, led by the nearest known name where there is one."""
     names = sorted(known)
     near = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
-    listing = f"one of {', '.join(names)}" if names else "a registered name (none is registered)"
+    listing = f"one of {', '.join(names)}" if names else "a registered name (none is: is the package installed?)"
     return f"{listing} (did you mean {near[0]!r}?)" if near else listing
