@@ -5,7 +5,17 @@ if __name__ != "metarl.agents":
 
 from metarl.registry import register_agent
 
+register_agent("anil", "metarl.agents.anil:ANIL")
+register_agent("cavia", "metarl.agents.cavia:CAVIA")
+register_agent("e_maml", "metarl.agents.e_maml:EMAML")
+register_agent("fomaml", "metarl.agents.fomaml:FOMAML")
 register_agent("maml", "metarl.agents.maml:MAML")
+register_agent("maml_pp", "metarl.agents.maml_pp:MAMLPlusPlus")
+register_agent("meta_sgd", "metarl.agents.meta_sgd:MetaSGD")
 register_agent("oracle", "metarl.agents.oracle:Oracle")
+register_agent("pretrained", "metarl.agents.pretrained:Pretrained")
+register_agent("promp", "metarl.agents.promp:ProMP")
 register_agent("random", "metarl.agents.random:Random")
+register_agent("reptile", "metarl.agents.reptile:Reptile")
 register_agent("rl2", "metarl.agents.rl2:RL2")
+register_agent("scratch", "metarl.agents.scratch:Scratch")

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metarl.agent import Agent, AgentState, check_number
+from metarl.agent import Agent, AgentState, adam_tensors, check_number, load_adam
 from metarl.family import Family
 from metarl.networks import Distribution, ObservationEncoder, PolicyHead
 from metarl.returns import gae
@@ -227,19 +227,10 @@ class RL2(Agent):
 
     def tensors(self) -> dict[str, Tensor]:
         """The network, and Adam's moments."""
-        out = {f"net.{k}": v for k, v in self.net.state_dict().items()}
-        for name, p in self.net.named_parameters():
-            slots = self.optimizer.state.get(p) or {
-                "step": torch.zeros((), device=self.device),
-                "exp_avg": torch.zeros_like(p),
-                "exp_avg_sq": torch.zeros_like(p),
-            }
-            out |= {f"adam.{name}.{k}": v for k, v in slots.items()}
-        return out
+        moments = adam_tensors(self.optimizer, dict(self.net.named_parameters()))
+        return {f"net.{k}": v for k, v in self.net.state_dict().items()} | moments
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """The network, and Adam's moments."""
         self.net.load_state_dict({k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")})
-        for name, p in self.net.named_parameters():
-            slots = ("step", "exp_avg", "exp_avg_sq")
-            self.optimizer.state[p] = {k: tensors[f"adam.{name}.{k}"].to(self.device).clone() for k in slots}
+        load_adam(self.optimizer, dict(self.net.named_parameters()), tensors)

@@ -1,10 +1,12 @@
 """Speed of metarl against plain loops, both measured in the same run, turn by turn.
 
-    python experiments/benchmark_speed.py [--repeats 5] [--only a,b,c] [--threads 2] [--device cpu] [--small]
+    python experiments/benchmark_speed.py [--repeats 5] [--only a,b,c,d] [--threads 2] [--device cpu] [--small]
 
-Parts: (a) stepping 2-D navigation with a policy per task; (b) one MAML-TRPO meta-iteration on it; (c) training RL2 on
-the bandit. Every number is environment steps per second, so a ratio above 1 says that metarl is faster: the median over
-repeats, after one warm-up each. The numpy environments and their policies stay on the CPU, and so does RecurrentPPO.
+Parts: (a) stepping 2-D navigation with a policy per task; (b) one MAML-TRPO meta-iteration on it, exact and with a
+thinned Fisher matrix; (c) training RL2 on the bandit; (d) memory and time of (b)'s iteration on 1,000 tasks. Every
+number of (a), (b) and (c) is environment steps per second, so a ratio above 1 says that metarl is faster: the median
+over repeats, after one warm-up each. The numpy environments and their policies stay on the CPU, and so does
+RecurrentPPO.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +29,14 @@ from baselines.measure import MISSING, Sample, Side, compare, interleave, lines_
 from metarl import Trials, make_agent
 from metarl.agents.maml import MAML
 from metarl.agents.rl2 import RL2
+from metarl.meta_gradient import GRAPH_BYTES
 from metarl.rollout import Budget, SlotPool
 from metarl.tasks import write_atomic
 
 HERE = Path(__file__).resolve().parent
 Part = tuple[list[dict[str, Any]], dict[str, Any]]  # rows of the table, and details by name
+STRIDE = 5  # (b), (d): one in so many samples in the thinned Fisher matrix
+GOAL_BYTES = 8 * 2**30  # (d): the most memory that an iteration should take
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Options:
 
     repeats: int = 5
     """Timed repeats of each side."""
-    only: str = "a,b,c"
+    only: str = "a,b,c,d"
     """Parts, separated by commas."""
     threads: int = 2
     """PyTorch's threads."""
@@ -58,10 +63,12 @@ class Sizes:
 
     tasks: int = 40
     """(a), (b): tasks per iteration."""
+    many_tasks: int = 1000
+    """(d): tasks per iteration."""
     episodes: int = 20
-    """(a), (b): slots per task, each for an episode."""
+    """(a), (b), (d): slots per task, each for an episode."""
     hidden: tuple[int, ...] = (100, 100)
-    """(a), (b): the policy's layers."""
+    """(a), (b), (d): the policy's layers."""
     trials: int = 64
     """(c): trials per update."""
     pulls: int = 100
@@ -72,7 +79,7 @@ class Sizes:
     """(c): updates per repeat."""
 
 
-SMALL = Sizes(tasks=2, episodes=2, hidden=(8, 8), trials=4, pulls=5, gru=8, updates=1)
+SMALL = Sizes(tasks=2, many_tasks=3, episodes=2, hidden=(8, 8), trials=4, pulls=5, gru=8, updates=1)
 
 
 def main(options: Options) -> None:
@@ -83,9 +90,10 @@ def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
     given = asdict(options) | {"out": options.out.name}
     report: dict[str, Any] = {"options": given, "sizes": asdict(sizes), **machine(), "rows": [], "details": {}}
+    report["graph_bytes"] = GRAPH_BYTES
     if "b" in chosen:
-        report["details"]["memory"] = peak_memory(options)  # first: see there
-    for name in chosen:
+        report["details"]["memory"] = alone(options, sizes.tasks)["memory"]  # first: see there
+    for name in sorted(chosen, key="dabc".index):  # (d) too
         rows, details = PARTS[name](options, sizes)
         report["rows"] += rows
         report["details"] |= details
@@ -93,34 +101,54 @@ def main(options: Options) -> None:
     write_atomic(options.out, (json.dumps(report, indent=1) + "\n").encode())
 
 
-def peak_memory(options: Options) -> dict[str, float]:
-    """Bytes that a fresh process with one metarl MAML iteration held at most, and before that iteration.
+def alone(options: Options, tasks: int, stride: int = 1, repeats: int = 1) -> dict[str, Any]:
+    """Time and memory of metarl's meta-iterations in a fresh process.
 
     A Linux process inherits its parent's `ru_maxrss`, so this comes before anything else has grown here.
+
+    Args:
+        options: threads, device and whether the sizes are small.
+        tasks: per iteration.
+        stride: one in so many samples in the Fisher-vector products.
+        repeats: iterations.
+
+    Returns:
+        `memory`: bytes that the process held at most, and before the first iteration. `seconds`: lists over repeats.
     """
-    code = "import sys, json, benchmark_speed as b; b.print_memory(b.Options(**json.loads(sys.argv[1])))"
-    given = json.dumps({k: getattr(options, k) for k in ("threads", "device", "small")})
-    done = subprocess.run([sys.executable, "-c", code, given], cwd=HERE, check=True, stdout=subprocess.PIPE, text=True)
+    code = "import sys, json, benchmark_speed as b; b.print_alone(*json.loads(sys.argv[1]))"
+    given = {k: getattr(options, k) for k in ("threads", "device", "small")}
+    command = [sys.executable, "-c", code, json.dumps([given, tasks, stride, repeats])]
+    done = subprocess.run(command, cwd=HERE, check=True, stdout=subprocess.PIPE, text=True)
     return dict(json.loads(done.stdout))
 
 
-def print_memory(options: Options) -> None:
-    """What `peak_memory` runs in a process of its own."""
+def print_alone(given: dict[str, Any], tasks: int, stride: int, repeats: int) -> None:
+    """What `alone` runs in a process of its own."""
+    options = Options(**given)
     torch.set_num_threads(options.threads)
-    agent, trials = navigation(options, SMALL if options.small else Sizes())
+    cuda, sizes = options.device.startswith("cuda"), SMALL if options.small else Sizes()
+    agent, trials = navigation(options, replace(sizes, tasks=tasks), stride)
     unit = 1 if sys.platform == "darwin" else 1024
-    out = {"bytes_before": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
-    agent.train_step(trials(0))
-    out["bytes_peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    if options.device.startswith("cuda"):
-        out["bytes_peak_cuda"] = torch.cuda.max_memory_allocated()
-    print(json.dumps(out))
+    memory = {"bytes_before": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    warm, few = navigation(options, replace(sizes, tasks=tasks if cuda else 2), stride)  # CUDA loads kernels by shape
+    warm.train_step(few(0))
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    seconds: dict[str, list[float]] = {"total": [], "sampling": []}
+    for i in range(repeats):
+        total, metrics = timed(options.device, lambda i=i: agent.train_step(trials(i)))  # type: ignore[misc]
+        seconds["total"].append(total)
+        seconds["sampling"].append(metrics["seconds_sampling"])
+    memory["bytes_peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    if cuda:
+        memory["bytes_peak_cuda"] = torch.cuda.max_memory_allocated()
+    print(json.dumps({"memory": memory, "seconds": seconds}))
 
 
-def navigation(o: Options, s: Sizes) -> tuple[MAML, Callable[[int], Trials]]:
+def navigation(o: Options, s: Sizes, stride: int = 1) -> tuple[MAML, Callable[[int], Trials]]:
     """A MAML agent, and the trials of its iteration i."""
     family, sizes = "metarl/PointNavigation-v0", {"meta_batch_size": s.tasks, "episodes": s.episodes}
-    agent = make_agent("maml", family, device=o.device, hidden=s.hidden, **sizes)
+    agent = make_agent("maml", family, device=o.device, hidden=s.hidden, fvp_stride=stride, **sizes)
     assert isinstance(agent, MAML)
     pool = SlotPool(agent.family, agent.device)
 
@@ -172,9 +200,12 @@ def meta_iteration(o: Options, s: Sizes) -> Part:
     """(b) Whole iterations: the loops are given metarl's batches to optimise, after sampling as many steps plainly.
 
     That sampling neither adapts nor fits baselines, which metarl's does. `difference` is how far a loop's new
-    parameters are from metarl's, relative to metarl's step: what conjugate gradients make of float32's rounding.
+    parameters are from metarl's, relative to metarl's step: what conjugate gradients make of float32's rounding. For
+    `stride 5`, the same iteration with one in five samples in the Fisher-vector products, it is how far that is from
+    the exact one.
     """
     agent, trials = navigation(o, s)
+    thinned, _ = navigation(o, s, STRIDE)
     rollouts = agent.config.inner_steps + 1
     steps = s.tasks * s.episodes * agent.family.horizon * rollouts
     shared: dict[str, Any] = {}
@@ -184,11 +215,22 @@ def meta_iteration(o: Options, s: Sizes) -> Part:
         seconds = {"seconds_total": total, "seconds_sampling": sampling, "seconds_optimisation": optimisation}
         return {"rate": steps / total, "update_rate": steps / optimisation, **seconds, **more}
 
-    def metarl(i: int) -> Sample:
-        shared.update(theta=dict(agent.theta), batches=maml_loop.collect(agent, trials(i)))
-        total, metrics = timed(o.device, lambda: agent.train_step(trials(i)))
+    def difference(new: maml_loop.Theta) -> float:
+        change, error = (maml_loop.distance(agent.theta, other) for other in (shared["theta"], new))
+        return error / max(change, 1e-30)
+
+    def library(which: MAML, i: int) -> Sample:
+        total, metrics = timed(o.device, lambda: which.train_step(trials(i)))
         sampling = metrics["seconds_sampling"]
         return sample(sampling, total - sampling, sampling_share=sampling / total)
+
+    def metarl(i: int) -> Sample:
+        shared.update(theta=dict(agent.theta), batches=maml_loop.collect(agent, trials(i)))
+        return library(agent, i)
+
+    def strided(i: int) -> Sample:
+        thinned.theta = dict(shared["theta"])
+        return library(thinned, i) | {"difference": difference(thinned.theta)}
 
     def plain_sampling(i: int) -> Sample:
         work = navigation_sampler(agent, trials(i), s)
@@ -198,13 +240,17 @@ def meta_iteration(o: Options, s: Sizes) -> Part:
     def loop(keep_graphs: bool) -> Sample:
         theta, tasks = shared["theta"], maml_loop.split(*shared["batches"])
         seconds, new = timed(o.device, lambda: maml_loop.meta_update(theta, tasks, agent.config, keep_graphs))
-        change, error = (maml_loop.distance(agent.theta, other) for other in (theta, new))
-        return sample(shared["sampling"], seconds, difference=error / max(change, 1e-30))
+        return sample(shared["sampling"], seconds, difference=difference(new))
 
+    stride = f"stride {STRIDE}"
     loops: dict[str, Side] = {"loop": lambda i: loop(False), "loop, graphs kept": lambda i: loop(True)}
-    raw = interleave({"metarl": metarl, "sampling": plain_sampling, **loops}, o.repeats)
-    kinds = {"MAML iteration": "rate", "MAML meta-update": "update_rate"}
-    rows = [compare("b", what, x, raw["metarl"][key], raw[x][key]) for what, key in kinds.items() for x in loops]
+    raw = interleave({"metarl": metarl, stride: strided, "sampling": plain_sampling, **loops}, o.repeats)
+    rows = [
+        compare("b", what, "exact" if other == "metarl" else other, raw[ours][key], raw[other][key])
+        for ours, note, others in (("metarl", "", loops), (stride, f", {stride}", ("metarl", *loops)))
+        for what, key in ((f"MAML iteration{note}", "rate"), (f"MAML meta-update{note}", "update_rate"))
+        for other in others
+    ]
     return rows, {"meta_iteration": raw}
 
 
@@ -241,7 +287,25 @@ def recurrent(o: Options, s: Sizes) -> Part:
     return [compare("c", "RL2", x, raw["metarl"]["rate"], rates) for x, rates in theirs.items()], {}
 
 
-PARTS = {"a": stepping, "b": meta_iteration, "c": recurrent}
+def many_tasks(o: Options, s: Sizes) -> Part:
+    """(d) One meta-iteration on many tasks in a process of its own, exact and thinned; on CUDA on few tasks too.
+
+    On a CPU one iteration after a warm-up on two tasks, whatever `--repeats` says: it takes minutes. On CUDA
+    `--repeats` of them after a warm-up of the same size.
+    """
+    cuda = o.device.startswith("cuda")
+    repeats = o.repeats if cuda else 1
+    cases = [
+        {"tasks": tasks, "stride": stride, **alone(o, tasks, stride, repeats)}
+        for tasks in ((s.tasks, s.many_tasks) if cuda else (s.many_tasks,))
+        for stride in (1, STRIDE)
+    ]
+    peaks = [case["memory"]["bytes_peak_cuda" if cuda else "bytes_peak"] for case in cases]
+    fine = max(peaks) < GOAL_BYTES
+    return [], {"many_tasks": {"repeats": repeats, "goal_bytes": GOAL_BYTES, "goal_met": fine, "cases": cases}}
+
+
+PARTS = {"a": stepping, "b": meta_iteration, "c": recurrent, "d": many_tasks}
 
 
 if __name__ == "__main__":

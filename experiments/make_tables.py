@@ -1,7 +1,7 @@
-"""From results files to README: its tables, and the picture of an adaptation curve.
+"""From results files to README and docs: their tables and captions, and the pictures.
 
-python experiments/make_tables.py            # rewrite README between its markers, and docs/adaptation.png
-python experiments/make_tables.py --check    # change nothing; exit 1 where README is not what it would write
+python experiments/make_tables.py            # rewrite the pages between their markers, and the pictures in docs/
+python experiments/make_tables.py --check    # change nothing; exit 1 where a page is not what it would write
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import json
 import re
 import statistics
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gradient_bias
 import tyro
 from point_navigation import SETTINGS
 
@@ -140,28 +142,79 @@ def speed_table(data: dict[str, Any]) -> str:
         ours, theirs = (f"{statistics.median(row[side]):,.0f}" if row[side] else "" for side in ("ours", "theirs"))
         ratio = "" if row["ratio"] is None else f"{row['ratio']:.1f} x"
         rows.append([f"({row['part']}) {row['what']}", row["other"], ours, theirs, ratio])
-    took = {k: statistics.median(v) for k, v in data["details"]["meta_iteration"]["metarl"].items()}
+    sides = data["details"]["meta_iteration"]
+    took = {name: {k: statistics.median(v) for k, v in side.items()} for name, side in sides.items()}
     memory = data["details"]["memory"]["bytes_peak"] / 2**20
+    thinned = ""
+    if "stride 5" in took:
+        thinned = (
+            f" With one sample in five in the Fisher-vector products (`fvp_stride=5`) it takes "
+            f"{took['stride 5']['seconds_total']:.2f} s, {took['stride 5']['sampling_share']:.1%} of it sampling."
+        )
     return (
         f"Environment steps per second, medians of {data['options']['repeats']} interleaved repeats with "
         f"{data['options']['threads']} threads on {data['cpu']}, {data['cores']} cores: (a) 40 tasks x 20 slots with a "
         "2x100 policy per task, no training; (b) one exact MAML-TRPO meta-iteration, 40 tasks x 20 episodes x 100 "
         "steps, beside the same update task by task; (c) RL2 training, GRU 128, 64 trials x 100 pulls, 4 epochs.\n\n"
         + table(["", "beside", "metarl", "other", "ratio"], rows)
-        + f"\n\nThe meta-iteration takes {took['seconds_total']:.2f} s, {took['sampling_share']:.1%} of it sampling, "
-        f"and {memory:,.0f} MiB of memory at its peak, Python and PyTorch included."
+        + f"\n\nThe meta-iteration takes {took['metarl']['seconds_total']:.2f} s, "
+        f"{took['metarl']['sampling_share']:.1%} of it sampling, and {memory:,.0f} MiB of memory at its peak, Python "
+        f"and PyTorch included.{thinned}{speed_many_tasks(data['details'])}"
     )
 
 
-def render(readme: str) -> str:
-    """README with its generated parts replaced."""
-    parts = {"picture": picture, "speed": speed, "papers": lambda: f"{navigation()}\n\n{bandits()}"}
-    for name, make in parts.items():
+def speed_many_tasks(details: dict[str, Any]) -> str:
+    """Memory and time of the meta-iteration on many tasks."""
+    if "many_tasks" not in details:
+        return ""
+    cases = details["many_tasks"]["cases"]
+    most = max(case["tasks"] for case in cases)
+    parts = [
+        f"{case['memory'].get('bytes_peak_cuda', case['memory']['bytes_peak']) / 2**30:.1f} GiB at its peak and "
+        f"{statistics.median(case['seconds']['total']):,.0f} s ("
+        f"{'exact' if case['stride'] == 1 else 'stride ' + str(case['stride'])})"
+        for case in cases
+        if case["tasks"] == most
+    ]
+    return f"\n\n(d) On {most:,} tasks at once it takes {', '.join(parts)}."
+
+
+def bias_report() -> dict[str, Any]:
+    """What experiments/gradient_bias.py found."""
+    return dict(json.loads((RESULTS / "gradient_bias.json").read_text()))
+
+
+def gradients() -> str:
+    """The inner estimators beside the exact meta-gradient."""
+    report = bias_report()
+    horizons, sizes = report["options"]["horizons"][::2], report["options"]["trajectories"][::2]
+    columns = [("limit", h, "relative_error", f"error, horizon {h}", ".1%") for h in horizons]
+    columns += [("sampled", n, "cosine", f"cosine, N = {n}", ".3f") for n in sizes]
+    columns += [("sampled", n, "deviation", f"deviation, N = {n}", ".0%") for n in sizes]
+    rows = [
+        [
+            label,
+            *(f"{gradient_bias.mean_of(report, part, at, method, what):{form}}" for part, at, what, _, form in columns),
+        ]
+        for method, label in gradient_bias.LABELS.items()
+    ]
+    return gradient_bias.caption(report) + "\n\n" + table(["", *(head for _, _, _, head, _ in columns)], rows)
+
+
+PAGES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"picture": picture, "speed": speed, "papers": lambda: f"{navigation()}\n\n{bandits()}"},
+    "docs/gradients.md": {"gradient_bias": gradients},
+}
+
+
+def render(page: str, text: str) -> str:
+    """A page's text with its generated parts replaced."""
+    for name, make in PAGES[page].items():
         start = f"<!-- generated by experiments/make_tables.py: {name} -->"
         pattern = re.compile(re.escape(start) + r".*?<!-- end -->", re.DOTALL)
-        assert pattern.search(readme), f"README has no part {name!r}"
-        readme = pattern.sub(functools.partial(_replacement, f"{start}\n{make()}\n<!-- end -->"), readme)
-    return readme
+        assert pattern.search(text), f"{page} has no part {name!r}"
+        text = pattern.sub(functools.partial(_replacement, f"{start}\n{make()}\n<!-- end -->"), text)
+    return text
 
 
 def _replacement(text: str, match: re.Match[str]) -> str:
@@ -170,17 +223,18 @@ def _replacement(text: str, match: re.Match[str]) -> str:
 
 def main(options: Options) -> None:
     """Write, or compare."""
-    path = ROOT / "README.md"
-    before = path.read_text()
-    after = render(before)
+    before = {page: (ROOT / page).read_text() for page in PAGES}
+    after = {page: render(page, text) for page, text in before.items()}
     if options.check:
-        if before != after:
-            sys.exit("README.md differs from what experiments/make_tables.py writes: run it")
+        if stale := [page for page in PAGES if before[page] != after[page]]:
+            sys.exit(f"{', '.join(stale)} differs from what experiments/make_tables.py writes: run it")
         return
     found = [navigation_results("quickstart", name) for name in ("maml", "untrained", "oracle")]
     found[1].agent = "untrained"
     save_figure(adaptation_figure(found), ROOT / "docs" / "adaptation.png")
-    write_atomic(path, after.encode())
+    save_figure(gradient_bias.figure(bias_report()), ROOT / "docs" / "gradient_bias.png")
+    for page, text in after.items():
+        write_atomic(ROOT / page, text.encode())
 
 
 if __name__ == "__main__":

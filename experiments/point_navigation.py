@@ -1,19 +1,20 @@
-"""MAML on 2-D navigation: the paper's protocol, and the quickstart's smaller batches.
+"""Gradient-based agents on 2-D navigation: the MAML paper's protocol, and every estimator and variant beside it.
 
-    python experiments/point_navigation.py --setting paper --seeds 0 1 2
-    python experiments/point_navigation.py --setting quickstart --seeds 0 1 2
+    python experiments/point_navigation.py --settings paper            # train, evaluate, save one row
+    python experiments/point_navigation.py --settings dense-lvc dense-anil --seeds 0 1 2 3 4
+    python experiments/point_navigation.py --list                      # all rows
 
-Finn, Abbeel and Levine (2017, arXiv:1703.03400, section 5.3): 40 tasks x 20 episodes x 100 steps, 100 meta-updates,
-TRPO. Evaluated on 40 held-out goals with 4,000 environment steps per adaptation step, beside the untrained
-initialisation (the same inner updates), random actions and the informed optimum. Writes
-`experiments/results/point_navigation-SETTING-*.json`; runs resume if they were interrupted.
+"paper" is the protocol of Finn, Abbeel and Levine (2017, arXiv:1703.03400, section 5.3): 40 tasks x 20 episodes x 100
+steps, 100 meta-updates, TRPO. Rows named dense-* and sparse-* compare methods on smaller batches, the second on the
+sparse semi-circle. All are evaluated on 40 held-out goals with 4,000 environment steps per adaptation step, sampled and
+mean actions. Writes `experiments/results/point_navigation-SETTING.json`; runs resume if they were interrupted.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import tyro
@@ -21,59 +22,111 @@ from rich.progress import Progress
 
 import metarl
 from metarl.cli import QUICKSTART
+from metarl.errors import InvalidValueError, did_you_mean
 from metarl.runs import Run
 
-FAMILY = "metarl/PointNavigation-v0"
 RESULTS = Path(__file__).parent / "results"
-SMALL = next(study for study in QUICKSTART if study.agent == "maml")
-SETTINGS: dict[str, tuple[int, dict[str, Any]]] = {
-    "paper": (100, {}),  # the defaults
-    "quickstart": (SMALL.iterations, dict(SMALL.overrides)),
-}
+DENSE, SPARSE = "metarl/PointNavigation-v0", "metarl/PointNavigation-v0:semicircle100"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row: what is trained, for how long, with what."""
+
+    agent: str
+    family: str = DENSE
+    iterations: int = 0
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+
+def _settings() -> dict[str, Setting]:
+    small = next(study for study in QUICKSTART if study.agent == "maml")
+    out = {
+        "paper": Setting("maml", DENSE, 100),  # the defaults
+        "paper-stride5": Setting("maml", DENSE, 100, {"fvp_stride": 5}),
+        "quickstart": Setting("maml", DENSE, small.iterations, dict(small.overrides)),
+    }
+    batch: dict[str, Any] = {"meta_batch_size": 20, "episodes": 10}
+    trpo = batch | {"fvp_stride": 5}
+    methods: dict[str, tuple[str, dict[str, Any]]] = {
+        "naive": ("maml", trpo),
+        "lvc": ("maml", trpo | {"estimator": "lvc"}),
+        "dice": ("maml", trpo | {"estimator": "dice"}),
+        "loaded-dice": ("maml", trpo | {"estimator": "loaded_dice"}),
+        "fomaml": ("fomaml", trpo),
+        "e-maml": ("e_maml", trpo),
+        "anil": ("anil", trpo),
+        "meta-sgd": ("meta_sgd", trpo),
+        "cavia": ("cavia", trpo),
+        "promp": ("promp", batch),
+        "maml-pp": ("maml_pp", batch),
+        "reptile": ("reptile", batch),
+        "pretrained": ("pretrained", trpo),
+    }
+    for prefix, family in (("dense", DENSE), ("sparse", SPARSE)):
+        out |= {f"{prefix}-{name}": Setting(agent, family, 100, given) for name, (agent, given) in methods.items()}
+        out |= {f"{prefix}-{name}": Setting(name, family) for name in ("scratch", "random", "oracle")}
+    return out
+
+
+SETTINGS = _settings()
 
 
 @dataclass(frozen=True)
 class Options:
     """What to run."""
 
-    setting: Literal["paper", "quickstart"] = "paper"
-    """Batch sizes and meta-updates."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    settings: tuple[str, ...] = ("paper",)
+    """Rows, by name."""
+    list: bool = False
+    """Print the rows and stop."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """One training run for each."""
     runs: Path = Path("runs/point_navigation")
     """Where the runs go."""
     threads: int = 1
     """Of PyTorch; another number may round sums otherwise."""
+    train_only: bool = False
+    """Leave the evaluation to a later call, which finds the runs finished."""
 
 
-def trained(options: Options, seed: int) -> metarl.Agent:
+def trained(options: Options, name: str, seed: int) -> metarl.Agent:
     """The agent of one seed, trained from where its run stands."""
-    path = options.runs / options.setting / f"seed{seed}"
-    iterations, overrides = SETTINGS[options.setting]
+    setting = SETTINGS[name]
+    if not setting.iterations:
+        return metarl.make_agent(setting.agent, setting.family, seed=seed)
+    path = options.runs / name / f"seed{seed}"
     if not (path / "config.json").exists():
-        Run.create(path, metarl.make_agent("maml", FAMILY, seed=seed, **overrides), iterations)
+        agent = metarl.make_agent(setting.agent, setting.family, seed=seed, **setting.overrides)
+        Run.create(path, agent, setting.iterations)
     run = Run.open(path)
     agent, start = run.load_agent()
     with Progress() as bar:
-        task = bar.add_task(f"maml, seed {seed}", total=iterations, completed=start)
+        task = bar.add_task(f"{name}, seed {seed}", total=setting.iterations, completed=start)
         run.train(agent, start, lambda done, total, metrics: bar.update(task, completed=done))
     return agent
 
 
 def main(options: Options) -> None:
     """Train, evaluate, save."""
+    for name in options.settings:
+        if name not in SETTINGS:
+            raise InvalidValueError("--settings", name, did_you_mean(name, SETTINGS))
+    if options.list:
+        for name, setting in SETTINGS.items():
+            print(f"{name:20}{setting.agent:12}{setting.iterations:4}  {setting.family}  {setting.overrides}")
+        return
     torch.set_num_threads(options.threads)
-    agents = [trained(options, seed) for seed in options.seeds]
-    tasks = agents[0].family.tasks("test", 40)
-    compared = {
-        "maml": agents,
-        "untrained": [metarl.make_agent("maml", FAMILY, seed=seed) for seed in options.seeds],
-        "random": [metarl.make_agent("random", FAMILY)],
-        "oracle": [metarl.make_agent("oracle", FAMILY)],
-    }
-    for name, group in compared.items():
-        results = metarl.evaluate(group, tasks, k=3, episodes=20)
-        print(results.save(RESULTS / f"point_navigation-{options.setting}-{name}.json"))
+    for name in options.settings:
+        alike = SETTINGS[name].agent in ("random", "oracle")  # nothing that depends on a seed
+        agents = [trained(options, name, seed) for seed in (options.seeds[:1] if alike else options.seeds)]
+        if options.train_only:
+            continue
+        tasks = agents[0].family.tasks("test", 40)
+        results = metarl.evaluate(agents, tasks, k=3, episodes=20)
+        results.meta["command"] = f"python experiments/point_navigation.py --settings {name}"
+        results.meta["iterations"] = SETTINGS[name].iterations
+        print(results.save(RESULTS / f"point_navigation-{name}.json"))
 
 
 if __name__ == "__main__":

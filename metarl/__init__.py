@@ -4,7 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from metarl.agent import Agent, make_agent
 from metarl.check import check_family
-from metarl.errors import InvalidValueError, MetaRLError
+from metarl.errors import DivergedWarning, InvalidValueError, MetaRLError
 from metarl.evaluation import evaluate
 from metarl.family import Family, GymFamily, TorchFamily
 from metarl.registry import load_plugins, make_family, register_agent, register_family
@@ -20,6 +20,7 @@ __all__ = [
     "Agent",
     "Budget",
     "Choice",
+    "DivergedWarning",
     "Family",
     "FlatDirichlet",
     "GymFamily",

@@ -7,6 +7,7 @@ agent itself, and evaluation never calls it. A state that was passed on is dead:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, ClassVar, cast
 
@@ -20,7 +21,7 @@ from metarl.rng import Rng
 from metarl.rollout import AgentState, Budget, Feedback, Rollout, Step, Trials
 from metarl.tasks import Tasks
 
-__all__ = ["Agent", "AgentState", "check_number", "make_agent", "resolve_device"]
+__all__ = ["Agent", "AgentState", "adam_tensors", "check_number", "load_adam", "make_agent", "resolve_device"]
 
 
 class Agent(ABC):
@@ -73,7 +74,11 @@ class Agent(ABC):
         return state
 
     def adapt(self, state: AgentState, rollout: Rollout) -> AgentState:
-        """The state after one adaptation step on what was collected."""
+        """The state after one adaptation step on what was collected.
+
+        A step that cannot be taken leaves the row as it was; `state["failed"]` `int64 [R]`, if there is one, counts it,
+        and the evaluator reports the sum.
+        """
         return state
 
     def interact(self, state: AgentState, trials: Trials, stage: int) -> tuple[Rollout, AgentState]:
@@ -130,6 +135,26 @@ def make_agent(
             raise InvalidValueError(f"hyperparameter of {name}", key, did_you_mean(key, known))
     agent: Agent = cls(make_family(family), replace(cast("Any", config), **overrides), seed, resolve_device(device))
     return agent
+
+
+def adam_tensors(optimizer: torch.optim.Optimizer, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Adam's moments and step counts of named parameters, for checkpoints; zeros before its first step."""
+    out: dict[str, Tensor] = {}
+    for name, p in params.items():
+        slots = optimizer.state.get(p) or {
+            "step": torch.zeros((), device=p.device),
+            "exp_avg": torch.zeros_like(p),
+            "exp_avg_sq": torch.zeros_like(p),
+        }
+        out |= {f"adam.{name}.{k}": v for k, v in slots.items()}
+    return out
+
+
+def load_adam(optimizer: torch.optim.Optimizer, params: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """The inverse of `adam_tensors`."""
+    for name, p in params.items():
+        slots = {k: tensors[f"adam.{name}.{k}"].to(p.device).clone() for k in ("step", "exp_avg", "exp_avg_sq")}
+        optimizer.state[p] = slots
 
 
 def resolve_device(device: str) -> torch.device:

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, make_dataclass
@@ -26,7 +27,7 @@ from rich.text import Text
 import metarl
 from metarl.agent import Agent, make_agent
 from metarl.check import check_family
-from metarl.errors import InvalidValueError, MetaRLError, did_you_mean, verbatim
+from metarl.errors import DivergedWarning, InvalidValueError, MetaRLError, did_you_mean, verbatim
 from metarl.evaluation import evaluate
 from metarl.family import Family
 from metarl.registry import agent_class, agents, families, load_entry_point
@@ -391,7 +392,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The `metarl` command; exits with 2 and one sentence when the input cannot be used."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        _dispatch(arguments)
+        with _plain_warnings():
+            _dispatch(arguments)
     except MetaRLError as error:
         print(f"metarl: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -401,6 +403,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("metarl: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Show metarl's own warnings as one sentence, without the source line that raised them."""
+    usual = warnings.formatwarning
+
+    def plain(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> str:
+        own = issubclass(category, DivergedWarning)
+        return f"metarl: {message}\n" if own else usual(message, category, *args, **kwargs)
+
+    warnings.formatwarning = plain
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def _load_sources(arguments: list[str]) -> list[str]:

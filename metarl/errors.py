@@ -29,6 +29,10 @@ class InvalidValueError(MetaRLError, ValueError):
         return type(self), (self.field, self.value, self.expected)
 
 
+class DivergedWarning(UserWarning):
+    """An adaptation step gave numbers that are not finite; it was undone and counted as failed."""
+
+
 class _Verbatim(str):
     """A value that is shown as it is, without quotes."""
 

@@ -110,6 +110,7 @@ def evaluate(
         "config": asdict(group[0].config),
         "floor": floor,
         "train_equals_test": family.finite,
+        "failed_steps": sum(part.failed for played in outcomes for part in played),
         "versions": versions(),
         "git": git_revision(),
     }
@@ -191,6 +192,7 @@ class _Part:
     env_steps: list[Floats] = field(default_factory=list)  # likewise
     seconds: list[float] = field(default_factory=list)  # of each step j
     paths: dict[int, Floats] = field(default_factory=dict)  # k to [path, t, 2]
+    failed: int = 0  # adaptation steps that were given up
 
 
 def _play_part(
@@ -226,6 +228,7 @@ def _play_part(
             begun += (rollout.episode_start & rollout.valid).sum((0, 2)).cpu().numpy()
             used += rollout.env_steps.cpu().numpy()
         tick()
+    part.failed = int(state["failed"].sum()) if "failed" in state else 0
     return part
 
 

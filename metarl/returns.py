@@ -63,12 +63,26 @@ def standardize(values: Tensor, valid: Tensor, eps: float = 1e-8) -> Tensor:
         valid: `bool [T, R, E]`.
         eps: keeps a constant row at 0.
     """
-    weight, dtype = valid.double(), values.dtype  # in float32 a constant row's mean is off by more than eps
-    values = values.double()
+    mean, std = row_moments(values, valid, eps)
+    return ((values - mean) * valid / std).to(values.dtype)
+
+
+def row_moments(values: Tensor, valid: Tensor, eps: float = 1e-8) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation + eps over each row's valid samples.
+
+    Args:
+        values: `[T, R, E]`.
+        valid: `bool [T, R, E]`.
+        eps: added to the deviation.
+
+    Returns:
+        `float64 [1, R, 1]`, twice: in float32 a constant row's mean is off by more than eps.
+    """
+    weight, values = valid.double(), values.double()
     count = weight.sum((0, 2), keepdim=True).clamp_min(1.0)
-    centred = (values - (values * weight).sum((0, 2), keepdim=True) / count) * weight
-    std = ((centred * centred).sum((0, 2), keepdim=True) / count).sqrt()
-    return (centred / (std + eps)).to(dtype)
+    mean = (values * weight).sum((0, 2), keepdim=True) / count
+    centred = (values - mean) * weight
+    return mean, ((centred * centred).sum((0, 2), keepdim=True) / count).sqrt() + eps
 
 
 def linear_features(obs: Tensor, time: Tensor) -> Tensor:

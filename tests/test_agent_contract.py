@@ -12,12 +12,14 @@ from gymnasium import spaces
 
 import metarl
 from metarl.agent import Agent
-from metarl.registry import agents, families
+from metarl.agents.maml import MAML
+from metarl.registry import agent_class, agents, families
 from metarl.rollout import Budget, SlotPool, Trials
 
 # The built-in names as they are when the tests are collected, not what a test registers meanwhile.
 PAIRS = [(agent, family) for agent in sorted(agents) for family in sorted(families)]
-SMALL = {"maml": {"hidden": (8,), "eval_steps": 60, "episodes": 2, "meta_batch_size": 2}}
+TINY = {"hidden": (8,), "eval_steps": 60, "episodes": 2, "meta_batch_size": 2}
+SMALL: dict[str, dict[str, Any]] = {name: TINY for name in agents if issubclass(agent_class(name), MAML)}
 SMALL["rl2"] = {"hidden": 8, "meta_batch_size": 8, "trial_episodes": 3}
 
 

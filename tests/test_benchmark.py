@@ -14,7 +14,9 @@ import pytest
 import torch
 
 import metarl
-from metarl.agents.maml import MAML, Batch, _Chunk
+from metarl.agents.maml import MAML
+from metarl.meta_gradient import GRAPH_BYTES, MetaObjective
+from metarl.policy_gradient import Batch
 from metarl.rollout import Rollout, SlotPool, Trials
 from metarl.vector import MetaEnv
 
@@ -32,7 +34,7 @@ def problem(request: pytest.FixtureRequest) -> tuple[MAML, list[Batch], Batch]:
     trials = Trials(SlotPool(agent.family), agent.family.tasks("train", 3))
     pre, post = maml_loop.collect(agent, trials)
     agent.theta = {k: v.double() for k, v in agent.theta.items()}
-    double = [Batch(*(leaf.double() for leaf in batch)) for batch in (*pre, post)]
+    double = [Batch(*(leaf.double() if leaf.is_floating_point() else leaf for leaf in batch)) for batch in (*pre, post)]
     return agent, double[:-1], double[-1]
 
 
@@ -42,22 +44,23 @@ def leaves(agent: MAML) -> maml_loop.Theta:
 
 def test_meta_gradient_of_the_loop_is_metarls(problem):
     agent, pre, post = problem
-    chunk = _Chunk(agent, agent.theta, pre, post)
+    objective = MetaObjective(agent, agent.theta, pre, post)
     loss, gradient, _ = maml_loop.meta_gradient(leaves(agent), maml_loop.split(pre, post), agent.config)
-    assert loss == pytest.approx(chunk.loss / 3, rel=1e-10)
-    torch.testing.assert_close(gradient, chunk.pull_back(chunk.loss_grad).sum(0) / 3, rtol=1e-8, atol=1e-12)
-    # the inner steps matter here: the gradient at theta' alone, or one step pulled back alone, would not pass
-    assert not torch.allclose(gradient, chunk.loss_grad.sum(0) / 3, rtol=1e-2)
+    assert loss == pytest.approx(objective.loss, rel=1e-10)
+    torch.testing.assert_close(gradient, objective.grad, rtol=1e-8, atol=1e-12)
+    # the inner steps matter here: the gradient at theta' alone would not pass
+    first_order = MetaObjective(agent, agent.theta, pre, post, first_order=True)
+    assert not torch.allclose(gradient, first_order.grad, rtol=1e-2)
 
 
 @pytest.mark.parametrize("keep_graphs", [False, True])
 def test_fisher_vector_product_of_the_loop_is_metarls(problem, keep_graphs):
     agent, pre, post = problem
-    chunk, theta, tasks = _Chunk(agent, agent.theta, pre, post), leaves(agent), maml_loop.split(pre, post)
+    objective, theta, tasks = MetaObjective(agent, agent.theta, pre, post), leaves(agent), maml_loop.split(pre, post)
     _, gradient, old = maml_loop.meta_gradient(theta, tasks, agent.config)
     product = maml_loop.fisher_vector_product(theta, tasks, old, agent.config, keep_graphs)
     for v in (gradient, torch.linspace(-1.0, 1.0, len(gradient), dtype=torch.float64)):
-        expected = chunk.fisher_vector(v) / 3
+        expected = objective.fisher_vector(v)
         torch.testing.assert_close(product(v), expected, rtol=1e-8, atol=1e-10 * float(expected.norm()))
 
 
@@ -185,6 +188,11 @@ def test_script_reports_every_part(tmp_path):
     assert done.returncode == 0, done.stderr
     report = json.loads(out.read_text())
     assert {row["part"] for row in report["rows"]} == {"a", "b", "c"}
+    assert {(row["what"], row["other"]) for row in report["rows"] if "stride 5" in row["what"]} == {
+        (f"MAML {what}, stride 5", other)
+        for what in ("iteration", "meta-update")
+        for other in ("exact", "loop", "loop, graphs kept")
+    }
     for row in report["rows"]:
         assert len(row["ours"]) == 2
         if row["other"] == "RecurrentPPO" and not row["theirs"]:
@@ -198,13 +206,34 @@ def test_script_reports_every_part(tmp_path):
         ours["seconds_total"], ours["seconds_sampling"], ours["seconds_optimisation"], strict=True
     ):
         assert total == pytest.approx(sum(parts))
-    memory = report["details"]["memory"]
-    assert 2**26 < memory["bytes_before"] <= memory["bytes_peak"] < 2**34  # PyTorch alone takes over 64 MiB
+    strided = report["details"]["meta_iteration"]["stride 5"]
+    assert len(strided["seconds_total"]) == len(strided["sampling_share"]) == 2
+    assert 0 < statistics.median(strided["difference"]) < 1  # another update than the exact one, in its direction
+    many = report["details"]["many_tasks"]
+    assert [(case["tasks"], case["stride"]) for case in many["cases"]] == [(3, 1), (3, 5)]
+    for memory in (report["details"]["memory"], *(case["memory"] for case in many["cases"])):
+        assert 2**26 < memory["bytes_before"] <= memory["bytes_peak"] < 2**34  # PyTorch alone takes over 64 MiB
+    for case in many["cases"]:
+        assert len(case["seconds"]["total"]) == many["repeats"] == 1
+        assert 0 < case["seconds"]["sampling"][0] < case["seconds"]["total"][0]
+    assert many["goal_met"] == all(case["memory"]["bytes_peak"] < many["goal_bytes"] for case in many["cases"])
+    assert report["graph_bytes"] == GRAPH_BYTES
     assert report["versions"]["torch"] == torch.__version__
     assert {"options", "sizes", "cpu", "git", "load_average"} <= report.keys()
+
+
+def test_script_measures_many_tasks_alone(tmp_path):
+    out = tmp_path / "speed.json"
+    done = run_script("--small", "--only", "d", "--threads", "1", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    report = json.loads(out.read_text())
+    assert report["rows"] == []
+    assert list(report["details"]) == ["many_tasks"]
+    assert done.stdout.count("(d) 3 tasks, stride") == 2
+    assert "(d) below 8 GiB: yes" in done.stdout
 
 
 def test_script_refuses_unknown_parts():
     done = run_script("--only", "a,z")
     assert done.returncode == 1
-    assert "a,b,c" in done.stderr
+    assert "a,b,c,d" in done.stderr

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import metarl
 from metarl.check import check_family
+from metarl.rollout import SlotPool
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -67,6 +69,19 @@ def test_docs_run_as_printed(page: str, scratch_registry: None) -> None:
         lifetime = metarl.evaluate(agent, k=10, num_tasks=2000, episodes=1).lifetime_summary()
         assert lifetime is not None
         assert 6.3 < lifetime["mean"] < 6.7  # greedy on the posterior mean: the paper's table has 6.6
+
+
+def test_the_variant_in_docs_gradients_runs_as_printed(scratch_registry: None) -> None:
+    exec("".join(blocks((ROOT / "docs" / "gradients.md").read_text())), {"__name__": "docs"})
+    settings = {"meta_batch_size": 2, "episodes": 2, "eval_steps": 200, "hidden": (8,)}
+    agent = metarl.make_agent("bias_maml", "metarl/PointNavigation-v0", **settings)
+    metarl.train(agent, 1)
+    tensors = agent.tensors()
+    assert all(float(tensors[k]) != 0.5 for k in ("size.b0", "size.b1"))  # the sizes are meta-learned
+    trials = metarl.Trials(SlotPool(agent.family), agent.family.tasks("test", 1))
+    _, state = agent.interact(agent.begin(1), trials, 0)
+    moved = {k for k, v in tensors.items() if k in state and not torch.equal(v, state[k][0])}
+    assert moved == {"b0", "b1"}
 
 
 def test_generated_parts_are_up_to_date() -> None:

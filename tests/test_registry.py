@@ -15,7 +15,8 @@ from metarl import InvalidValueError
 from metarl.registry import load_entry_point, load_plugins
 
 BUILTIN_FAMILIES = ["metarl/BernoulliBandit-v0", "metarl/PointNavigation-v0", "metarl/TabularMDP-v0"]
-BUILTIN_AGENTS = ["maml", "oracle", "random", "rl2"]
+BUILTIN_AGENTS = ["anil", "cavia", "e_maml", "fomaml", "maml", "maml_pp", "meta_sgd", "oracle", "pretrained", "promp"]
+BUILTIN_AGENTS += ["random", "reptile", "rl2", "scratch"]
 
 
 def names_all(error, *words):

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from metarl import Budget, Trials
-from metarl.agents.maml import MAML, Batch, MAMLConfig
+from metarl.agents.maml import MAML, MAMLConfig
+from metarl.policy_gradient import Batch
 from metarl.trust_region import conjugate_gradient
 
 Theta = dict[str, Tensor]
@@ -67,7 +68,7 @@ def adapt(theta: Theta, task: Task, cfg: MAMLConfig, create_graph: bool) -> Thet
         log_prob = policy(params, batch.x, cfg).log_prob(batch.action).sum(-1)
         loss = -(log_prob * batch.advantage * batch.weight).sum()
         grads = torch.autograd.grad(loss, list(params.values()), create_graph=create_graph)
-        lr = cfg.inner_lr * (cfg.later_lr_factor if j else 1.0)
+        lr = cfg.inner_lr * (cfg.inner_lr_schedule[j:] or cfg.inner_lr_schedule[-1:])[0]
         params = {k: v - lr * g for (k, v), g in zip(params.items(), grads, strict=True)}
     return params
 

@@ -76,7 +76,7 @@ def lines_of(report: dict[str, Any]) -> Iterator[str]:
         low, high = min(values), max(values)
         return f"{statistics.median(values):,.{digits}f} ({low:,.{digits}f}-{high:,.{digits}f})"
 
-    form = "{:<5} {:<17} {:<23} {:>30} {:>30} {:>7}"
+    form = "{:<5} {:<26} {:<23} {:>30} {:>30} {:>7}"
     yield form.format("part", "what", "other", "metarl [env steps/s]", "other [env steps/s]", "ratio")
     for row in report["rows"]:
         theirs, ratio = (spread(row["theirs"]), f"{row['ratio']:.2f}") if row["theirs"] else (MISSING, "-")
@@ -87,3 +87,10 @@ def lines_of(report: dict[str, Any]) -> Iterator[str]:
                 yield f"(b) {side}: {key} {spread(numbers[key], 4)}"
     for key, value in report["details"].get("memory", {}).items():
         yield f"(b) metarl: {key} {value / 2**20:,.0f} MiB"
+    many = report["details"].get("many_tasks", {"cases": []})
+    for case in many["cases"]:
+        used = ", ".join(f"{key} {value / 2**20:,.0f} MiB" for key, value in case["memory"].items())
+        took = ", ".join(f"{key} {spread(values, 2)} s" for key, values in case["seconds"].items())
+        yield f"(d) {case['tasks']:,} tasks, stride {case['stride']}: {used}; {took}"
+    if many["cases"]:
+        yield f"(d) below {many['goal_bytes'] / 2**30:g} GiB: {'yes' if many['goal_met'] else 'no'}"
