@@ -401,7 +401,7 @@ def test_bad_hyperparameters_are_named() -> None:
 
 
 def test_dice_needs_monte_carlo_returns() -> None:
-    with pytest.raises(metarl.InvalidValueError, match="maml.gae_lambda is 0.9"):
+    with pytest.raises(metarl.InvalidValueError, match=r"maml\.gae_lambda is 0\.9"):
         metarl.make_agent("maml", "metarl/PointNavigation-v0", estimator="dice", gae_lambda=0.9)
     metarl.make_agent("maml", "metarl/PointNavigation-v0", estimator="loaded_dice", gae_lambda=0.9)
 
