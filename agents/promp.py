@@ -14,6 +14,7 @@ from torch import Tensor
 
 from metarl.agent import adam_tensors, check_number, load_adam
 from metarl.agents.maml import MAML, MAMLConfig
+from metarl.errors import InvalidValueError
 from metarl.family import Family
 from metarl.meta_gradient import MetaObjective
 from metarl.networks import Distribution, Params
@@ -52,6 +53,8 @@ class ProMP(MAML):
         super()._check()
         check_number(self.name, self.config, outer_lr=(0, 1e3), outer_epochs=(1, 1e4), clip=(0, 1e3))
         check_number(self.name, self.config, inner_kl_coef=(0, 1e6))
+        if self.config.multi_step:
+            raise InvalidValueError(f"{self.name}.multi_step", True, "False: it is TRPO's (maml_pp has its own)")
 
     @property
     def every_step(self) -> bool:

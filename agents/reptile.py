@@ -45,7 +45,8 @@ class Reptile(MAML):
             rollout, state = trials.collect(self, state, j, budget)
             sampling += self._now() - before
             metrics[f"return_{j}"] = float(rollout.mean_return().nanmean())
-            state = self.adapt_telling(state, rollout, trials)
+            old, state = state, self.adapt(state, rollout)
+            self.tell_failed(old, state, trials)
         moved = {k: v.mean(0) - self.theta[k] for k, v in params_of(state).items()}
         self.theta = {k: v + self.config.outer_lr * moved[k] for k, v in self.theta.items()}
         metrics["distance"] = float(sum(v.square().sum() for v in moved.values())) ** 0.5

@@ -5,8 +5,9 @@
     python experiments/point_navigation.py --list                      # all rows
 
 "paper" is the protocol of Finn, Abbeel and Levine (2017, arXiv:1703.03400, section 5.3): 40 tasks x 20 episodes x 100
-steps, 100 meta-updates, TRPO. Rows named dense-* and sparse-* compare methods on smaller batches, the second on the
-sparse semi-circle. All are evaluated on 40 held-out goals with 4,000 environment steps per adaptation step, sampled and
+steps, 100 meta-updates, TRPO. "steps2" trains the policies after both of two inner steps, "steps3" the one after three.
+Rows named dense-* and sparse-* compare methods after 50 meta-updates on 20 tasks x 10 episodes, the second on the sparse
+semi-circle. All are evaluated on 40 held-out goals with 4,000 environment steps per adaptation step, sampled and
 mean actions. Writes `experiments/results/point_navigation-SETTING.json`; runs resume if they were interrupted.
 """
 
@@ -48,7 +49,12 @@ def _settings() -> dict[str, Setting]:
     }
     batch: dict[str, Any] = {"meta_batch_size": 20, "episodes": 10}
     trpo = batch | {"fvp_stride": 5}
+    out |= {
+        "steps2": Setting("maml", DENSE, 100, trpo | {"inner_steps": 2, "multi_step": True}),
+        "steps3": Setting("maml", DENSE, 150, trpo | {"inner_steps": 3}),
+    }
     methods: dict[str, tuple[str, dict[str, Any]]] = {
+        "exact": ("maml", batch),
         "naive": ("maml", trpo),
         "lvc": ("maml", trpo | {"estimator": "lvc"}),
         "dice": ("maml", trpo | {"estimator": "dice"}),
@@ -64,7 +70,7 @@ def _settings() -> dict[str, Setting]:
         "pretrained": ("pretrained", trpo),
     }
     for prefix, family in (("dense", DENSE), ("sparse", SPARSE)):
-        out |= {f"{prefix}-{name}": Setting(agent, family, 100, given) for name, (agent, given) in methods.items()}
+        out |= {f"{prefix}-{name}": Setting(agent, family, 50, given) for name, (agent, given) in methods.items()}
         out |= {f"{prefix}-{name}": Setting(name, family) for name in ("scratch", "random", "oracle")}
     return out
 

@@ -294,6 +294,7 @@ class MetaObjective:
         given, total = unflatten(v, self.meta), {k: torch.zeros_like(x) for k, x in self.meta.items()}
         for unroll in self._metric_parts():
             _add(total, unroll.fisher_vector(given))
+            del unroll  # or it would live on while the next is made
         return flatten(total) / self.rows
 
     def _metric_parts(self) -> Iterator[Unroll]:

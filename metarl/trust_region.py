@@ -16,8 +16,18 @@ from metarl.networks import Params
 
 def conjugate_gradient(
     product: Callable[[Tensor], Tensor], b: Tensor, iterations: int, tolerance: float = 1e-10
-) -> Tensor:
-    """Solve A x = b for a positive definite A given as a product (Hestenes and Stiefel, 1952): `[P]` to `[P]`."""
+) -> tuple[Tensor, Tensor]:
+    """Solve A x = b for a positive definite A given as a product (Hestenes and Stiefel, 1952).
+
+    Args:
+        product: v `[P]` to A v.
+        b: `[P]`.
+        iterations: at most, one product each.
+        tolerance: of the residual's squared norm.
+
+    Returns:
+        x and the residual b - A x, `[P]` each.
+    """
     x, r = torch.zeros_like(b), b.clone()
     p, rr = b.clone(), torch.dot(b, b)
     for _ in range(iterations):
@@ -28,7 +38,7 @@ def conjugate_gradient(
         x, r = x + alpha * p, r - alpha * ap
         rr, previous = torch.dot(r, r), rr
         p = r + (rr / previous) * p
-    return x
+    return x, r
 
 
 def trust_region_step(
@@ -59,8 +69,8 @@ def trust_region_step(
     Returns:
         the new parameters, or `theta` itself where every try failed; and metrics, `step_rejected` among them.
     """
-    direction = conjugate_gradient(fisher_vector, gradient, cg_iterations)
-    curvature = torch.dot(direction, fisher_vector(direction))
+    direction, residual = conjugate_gradient(fisher_vector, gradient, cg_iterations)
+    curvature = torch.dot(direction, gradient - residual)  # x' A x without another product
     metrics = {"grad_norm": float(gradient.norm()), "kl": 0.0, "improvement": 0.0, "step_rejected": 1.0}
     if not bool(torch.isfinite(direction).all() & (curvature > 0)):
         return theta, metrics

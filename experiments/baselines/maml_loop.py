@@ -126,8 +126,8 @@ def meta_update(theta: Theta, tasks: list[Task], cfg: MAMLConfig, keep_graphs: b
     theta = {k: v.detach().clone().requires_grad_() for k, v in theta.items()}
     before, gradient, old = meta_gradient(theta, tasks, cfg)
     product = fisher_vector_product(theta, tasks, old, cfg, keep_graphs)
-    direction = conjugate_gradient(product, gradient, cfg.cg_iterations)
-    scale = torch.sqrt(2.0 * cfg.max_kl / torch.dot(direction, product(direction)))
+    direction, residual = conjugate_gradient(product, gradient, cfg.cg_iterations)
+    scale = torch.sqrt(2.0 * cfg.max_kl / torch.dot(direction, gradient - residual))
     start = _flat(list(theta.values())).detach()
     for i in range(cfg.line_search_steps):
         tried = _unflat(start - scale * cfg.line_search_decay**i * direction, theta)
