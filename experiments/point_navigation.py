@@ -6,8 +6,8 @@
 
 "paper" is the protocol of Finn, Abbeel and Levine (2017, arXiv:1703.03400, section 5.3): 40 tasks x 20 episodes x 100
 steps, 100 meta-updates, TRPO. "steps2" trains the policies after both of two inner steps, "steps3" the one after three.
-Rows named dense-* and sparse-* compare methods after 50 meta-updates on 20 tasks x 10 episodes, the second on the sparse
-semi-circle. All are evaluated on 40 held-out goals with 4,000 environment steps per adaptation step, sampled and
+Rows named dense-* and sparse-* compare methods after 50 meta-updates on 20 tasks x 10 episodes, the second on the
+sparse semi-circle. All are evaluated on 40 held-out goals with 4,000 environment steps per adaptation step, sampled and
 mean actions. Writes `experiments/results/point_navigation-SETTING.json`; runs resume if they were interrupted.
 """
 
@@ -65,7 +65,7 @@ def _settings() -> dict[str, Setting]:
         "meta-sgd": ("meta_sgd", trpo),
         "cavia": ("cavia", trpo),
         "promp": ("promp", batch),
-        "maml-pp": ("maml_pp", batch),
+        "maml-pp": ("maml_pp", batch | {"schedule_iterations": 50}),
         "reptile": ("reptile", batch),
         "pretrained": ("pretrained", trpo),
     }
