@@ -170,7 +170,6 @@ def batch_of(paths: Trajectories, row: Tensor, which: Tensor, weight: Tensor) ->
         action=steps(paths.action[which]),
         advantage=steps(to_go - value),
         weight=steps(weight.unsqueeze(-1).expand_as(reward)),
-        reward=steps(reward),
         value=steps(value),
         time=torch.arange(horizon).view(1, -1, 1).expand(len(row), -1, which.shape[1]),
         mean_return=torch.zeros(len(row), dtype=torch.float64),
@@ -224,7 +223,7 @@ def meta_gradient(method: str, mdps: Mdps, pre: Batch, horizon: int, alpha: floa
     rows, s = mdps.first.shape
     none = torch.zeros(rows, s, dtype=torch.float64)
     every_state = torch.eye(s, dtype=torch.float64).expand(rows, s, s)
-    post = Batch(every_state, none.long(), none, none, none, none, none.long().unsqueeze(1), none[:, 0])
+    post = Batch(every_state, none.long(), none, none, none, none.long().unsqueeze(1), none[:, 0])
     first_order = method == "first_order"
     learner = Tabular("naive" if first_order else method, mdps, horizon, alpha)
     unroll = Unroll(learner, {"logits": mdps.logits}, [pre], post, first_order=first_order)
@@ -317,9 +316,9 @@ def caption(report: dict[str, Any]) -> str:
         f"{o['mdps']} random problems of {o['states']} states and {o['actions']} actions with random softmax policies; "
         f"one inner step of size {o['alpha']:g}, which closes {report['share_of_gap'][str(o['sampled_horizon'])]:.0%} "
         f"of the gap to the optimum at horizon {o['sampled_horizon']}. Error: |expectation - exact| / |exact| with "
-        f"infinitely many trajectories; the largest of the two DiCE estimators in any problem is {exact:.0e}. Cosine and "
-        f"deviation (standard deviation / |exact|) are of {o['repeats']} samples of N trajectories in each problem at "
-        f"horizon {o['sampled_horizon']}. All are means over problems. Command: `{report['command']}`."
+        f"infinitely many trajectories; the largest of the two DiCE estimators in any problem is {exact:.0e}. Cosine "
+        f"and deviation (standard deviation / |exact|) are of {o['repeats']} samples of N trajectories in each problem "
+        f"at horizon {o['sampled_horizon']}. All are means over problems. Command: `{report['command']}`."
     )
 
 

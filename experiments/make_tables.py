@@ -48,59 +48,84 @@ def interval(row: dict[str, float]) -> str:
     return f"{row['mean']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
 
 
-def navigation_results(setting: str, name: str) -> Results:
-    """One agent's results on 2-D navigation."""
-    return Results.load(RESULTS / f"point_navigation-{setting}-{name}.json")
+def navigation_results(setting: str) -> Results:
+    """One row's results on 2-D navigation."""
+    return Results.load(RESULTS / f"point_navigation-{setting}.json")
 
 
 def picture() -> str:
     """The caption: what the picture shows, and where it comes from."""
-    results = navigation_results("quickstart", "maml")
+    results = navigation_results("steps2")
     rows = results.summary()
     return (
-        f"MAML on 2-D navigation, the quickstart's setting, {len(results.meta['seeds'])} seeds, "
-        f"{results.meta['tasks']} held-out goals, 4,000 environment steps per adaptation step: "
-        f"{interval(rows[0])} before, {interval(rows[-1])} after {int(rows[-1]['k'])} steps (95 % intervals). "
-        "Made by `python experiments/make_tables.py` from `experiments/results/`."
+        f"MAML on 2-D navigation, trained after both of two inner steps (`--settings steps2`), "
+        f"{len(results.meta['seeds'])} seeds, {results.meta['tasks']} held-out goals, 4,000 environment steps per "
+        f"adaptation step: {interval(rows[0])} before, {interval(rows[-1])} after {int(rows[-1]['k'])} steps (95 % "
+        "intervals). Made by `python experiments/make_tables.py` from `experiments/results/`."
     )
+
+
+NAVIGATION = {
+    "paper": "`maml`, the paper's protocol",
+    "paper-stride5": "`maml`, the same, `fvp_stride=5`",
+    "steps2": "`maml`, 20 tasks x 10 episodes, trained after steps 1 and 2",
+    "steps3": "`maml`, 20 tasks x 10 episodes, trained after step 3",
+}
 
 
 def navigation() -> str:
     """2-D navigation beside the paper."""
     paper = PUBLISHED["point_navigation"]
     rows = [["MAML, the paper", *padded(paper["MAML"])]]
-    for setting in ("paper", "quickstart"):
-        found = navigation_results(setting, "maml")
-        label = f"`maml`, {'the paper' if setting == 'paper' else 'the quickstart'}'s batches"
-        rows += [[f"{label}, {mode} actions", *map(interval, found.summary(mode))] for mode in ("sampled", "mean")]
-        for seed, scores in zip(found.meta["seeds"], found.scores["sampled"].mean((1, 3)), strict=True):
-            rows.append([f"- seed {seed} alone, sampled", *padded(list(scores))])
+    for setting, label in NAVIGATION.items():
+        found = navigation_results(setting)
+        rows += [[f"{label}: {mode} actions", *map(interval, found.summary(mode))] for mode in ("sampled", "mean")]
+        if setting == "paper":
+            for seed, scores in zip(found.meta["seeds"], found.scores["sampled"].mean((1, 3)), strict=True):
+                rows.append([f"- seed {seed} alone, sampled", *padded(list(scores))])
     rows.append(["random initialisation, the paper", *padded(paper["random initialisation"])])
-    rows.append(
-        ["`maml` untrained, sampled actions", *map(interval, navigation_results("paper", "untrained").summary())]
-    )
+    rows.append(["`scratch`, sampled actions", *map(interval, navigation_results("dense-scratch").summary())])
     rows.append(["oracle policy shown the goal, the paper", *padded(paper["oracle policy"])])
     rows.append(["informed optimum, exact", *padded([float(found.references["informed_optimum"].mean())])])
     rows.append(["random actions", *padded([float(found.references["floor"].mean())])])
-    iterations = {setting: found_iterations(setting) for setting in ("paper", "quickstart")}
+    seeds = len(navigation_results("paper").meta["seeds"])
     return (
-        "2-D navigation, the MAML paper's protocol (40 tasks x 20 episodes x 100 steps, "
-        f"{iterations['paper']} meta-updates) and the quickstart's smaller batches (20 tasks x 10 episodes, "
-        f"{iterations['quickstart']} meta-updates): R_k on 40 held-out goals, mean and 95 % interval over seeds and "
-        f"goals. Paper: {paper['source']}. Command: `python experiments/point_navigation.py --setting paper`.\n\n"
+        "2-D navigation, R_k on 40 held-out goals, mean and 95 % interval over seeds and goals. The paper's protocol: "
+        f"40 tasks x 20 episodes x 100 steps, {SETTINGS['paper'].iterations} meta-updates, here with {seeds} seeds, "
+        f"all of them shown. Paper: {paper['source']}. Any row again: `python experiments/point_navigation.py "
+        f"--settings {' '.join(NAVIGATION)} dense-scratch`.\n\n"
         + table(["", "k = 0", "1", "2", "3"], rows)
-        + "\n\nEvery seed of both settings is shown; `experiments/LOG.md` says what is known of the poor one."
+        + "\n\nWhich estimator and which variant wins where: [docs/results.md](docs/results.md)."
+    )
+
+
+def comparison(prefix: str) -> str:
+    """Every method on one family: interquartile means, the best after three steps first."""
+    names = [n for n in SETTINGS if n.startswith(f"{prefix}-") and (RESULTS / f"point_navigation-{n}.json").exists()]
+    found = {name: navigation_results(name) for name in names}
+    lines = []
+    for name, results in found.items():
+        sampled, mean = results.summary("sampled"), results.summary("mean")
+        cells = [f"{r['iqm']:.2f} [{r['iqm_low']:.2f}, {r['iqm_high']:.2f}]" for r in (*sampled, mean[-1])]
+        lines.append((sampled[-1]["iqm"], [f"{name.removeprefix(prefix + '-')} (`{results.agent}`)", *cells]))
+    rows = [cells for _, cells in sorted(lines, key=lambda line: -line[0])]
+    learners = [r for name, r in found.items() if SETTINGS[name].iterations]
+    seeds = sorted({len(r.meta["seeds"]) for r in learners})
+    best = found[f"{prefix}-oracle"].references["informed_optimum"].mean()
+    failed = sum(int(r.meta["failed_steps"]) for r in found.values())
+    return (
+        f"`{learners[0].family}`: interquartile mean of R_k over {'/'.join(map(str, seeds))} seeds x 40 held-out goals "
+        f"with its 95 % interval, sampled actions; last column mean actions. "
+        f"{learners[0].meta['iterations']} meta-updates on 20 tasks x 10 episodes each; every method with the defaults "
+        f"of its agent, nothing tuned for this table. Mean informed optimum {best:.2f}. Adaptation steps that failed: "
+        f"{failed}. Any row again: `python experiments/point_navigation.py --settings {prefix}-NAME`.\n\n"
+        + table(["", "k = 0", "1", "2", "3", "3, mean actions"], rows)
     )
 
 
 def padded(values: list[float]) -> list[str]:
     """Four columns."""
     return [f"{v:.2f}" for v in values] + [""] * (4 - len(values))
-
-
-def found_iterations(setting: str) -> int:
-    """Meta-updates of a setting."""
-    return SETTINGS[setting][0]
 
 
 def bandits() -> str:
@@ -204,6 +229,7 @@ def gradients() -> str:
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"picture": picture, "speed": speed, "papers": lambda: f"{navigation()}\n\n{bandits()}"},
     "docs/gradients.md": {"gradient_bias": gradients},
+    "docs/results.md": {"dense": lambda: comparison("dense"), "sparse": lambda: comparison("sparse")},
 }
 
 
@@ -229,8 +255,7 @@ def main(options: Options) -> None:
         if stale := [page for page in PAGES if before[page] != after[page]]:
             sys.exit(f"{', '.join(stale)} differs from what experiments/make_tables.py writes: run it")
         return
-    found = [navigation_results("quickstart", name) for name in ("maml", "untrained", "oracle")]
-    found[1].agent = "untrained"
+    found = [navigation_results(name) for name in ("steps2", "dense-scratch", "dense-oracle")]
     save_figure(adaptation_figure(found), ROOT / "docs" / "adaptation.png")
     save_figure(gradient_bias.figure(bias_report()), ROOT / "docs" / "gradient_bias.png")
     for page, text in after.items():

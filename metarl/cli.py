@@ -156,7 +156,16 @@ class Study:
 
 
 QUICKSTART = (
-    Study("maml", "metarl/PointNavigation-v0", 120, 3, 40, 20, {"meta_batch_size": 20, "episodes": 10}),
+    Study(
+        "maml",
+        "metarl/PointNavigation-v0",
+        100,
+        3,
+        40,
+        20,
+        {"meta_batch_size": 20, "episodes": 10, "fvp_stride": 5, "inner_steps": 2, "multi_step": True},
+        ("scratch", "random", "oracle"),
+    ),
     Study(
         "rl2", "metarl/BernoulliBandit-v0", 150, (0, 1, 2, 3, 5, 7, 10), 4000, 1, {"hidden": 64, "trial_episodes": 10}
     ),

@@ -33,8 +33,7 @@ class Batch(NamedTuple):
     action: Tensor  # [R, B, *action]
     advantage: Tensor  # [R, B], standardised over the row
     weight: Tensor  # [R, B], sums to 1 over a row's valid samples
-    reward: Tensor  # [R, B], on the advantages' scale; what follows a cut episode is counted in
-    value: Tensor  # [R, B], the baseline's, likewise: rewards to go minus it are the advantages (lambda 1)
+    value: Tensor  # [R, B], the baseline's on the advantages' scale: value + advantage is the reward to go (lambda 1)
     time: Tensor  # int64 [R, T, E], steps since the episode began
     mean_return: Tensor  # float64 [R], undiscounted, of the whole episodes; NaN without any
 
@@ -82,17 +81,14 @@ def prepare(rollout: Rollout, encode: Callable[[Tensor], Tensor], discount: floa
     advantage = gae(rollout.reward, value, ended, discount, gae_lambda, last_value=after)
     mean, std = row_moments(advantage, valid)
     weight = valid.float() / valid.sum((0, 2), keepdim=True)
-    reward = rollout.reward.clone()
-    reward[-1] += discount * torch.where(ended[-1], torch.zeros_like(after), after)
-    scaled = [(values / std).to(obs.dtype) * valid for values in (advantage - mean, reward.double(), value + mean)]
+    scaled = [(values / std).to(obs.dtype) * valid for values in (advantage - mean, value + mean)]
     by_row = rollout.by_row
     return Batch(
         x=by_row(obs),
         action=by_row(rollout.action),
         advantage=by_row(scaled[0]),
         weight=by_row(weight),
-        reward=by_row(scaled[1]),
-        value=by_row(scaled[2]),
+        value=by_row(scaled[1]),
         time=rollout.time.transpose(0, 1),
         mean_return=rollout.mean_return(),
     )

@@ -67,10 +67,10 @@ BUGS = (
         "test_policy_gradient",
     ),
     Bug(
-        "3 DiCE discounts both actions of a pair",
+        "3 DiCE without the baseline's share",
         "metarl/policy_gradient.py",
         "gained = grown * (batch.advantage + batch.value)",
-        "gained = so_far.exp() * batch.reward",
+        "gained = grown * batch.advantage",
         "test_policy_gradient",
     ),
     Bug(

@@ -48,7 +48,7 @@ def random_batch(agent: MAML, rows: int, samples: int, seed: int) -> Batch:
     weight = torch.full((rows, samples), 1.0 / samples, dtype=torch.float64)
     advantage, value, credit = draw(rows, samples), draw(rows, samples), draw(rows)
     time = torch.tensor([0, 1, 2, 0, 1]).view(1, 5, 1).expand(rows, 5, samples // 5)
-    return Batch(draw(rows, samples, agent.encode.size), action, advantage, weight, advantage, value, time, credit)
+    return Batch(draw(rows, samples, agent.encode.size), action, advantage, weight, value, time, credit)
 
 
 def batches(agent: MAML, steps: int, rows: int = 3, samples: int = 20) -> tuple[list[Batch], Batch]:

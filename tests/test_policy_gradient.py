@@ -75,7 +75,6 @@ def test_away_from_the_sampling_policy_the_ratios_are_to_it() -> None:
     batch = Batch(
         x=torch.zeros(1, 2, 1),
         action=torch.zeros(1, 2),
-        reward=torch.tensor([[1.0, 2.0]]),
         time=torch.tensor([[[0], [1]]]),
         mean_return=torch.tensor([3.0]),
         **{k: v.unsqueeze(0) for k, v in leaves.items()},
@@ -113,7 +112,7 @@ def test_thinned_batches_are_subsets_whose_weights_sum_to_one(whole_episodes: bo
     thin = batch.thinned(2, whole_episodes)
     t, e = torch.arange(12).repeat_interleave(3), torch.arange(3).repeat(12)
     keep = e % 2 == 0 if whole_episodes else (t + e) % 2 == 0
-    for leaf in ("x", "action", "advantage", "reward", "value"):
+    for leaf in ("x", "action", "advantage", "value"):
         assert torch.equal(getattr(thin, leaf), getattr(batch, leaf)[:, keep])
     assert torch.equal(thin.time.flatten(1), batch.time.flatten(1)[:, keep])
     assert thin.time.shape == ((2, 12, 2) if whole_episodes else (2, 18, 1))
@@ -219,7 +218,7 @@ class MDP(NamedTuple):
         time = torch.arange(self.horizon).view(-1, 1).expand(shape)
         value = baseline * (weight > 0) * (1.0 + states - 0.3 * time)
         to_go = metarl.returns.discounted_returns(reward, torch.zeros(shape, dtype=torch.bool), discount)
-        leaves = [v.flatten().unsqueeze(0) for v in (actions, to_go - value, weight, reward, value)]
+        leaves = [v.flatten().unsqueeze(0) for v in (actions, to_go - value, weight, value)]
         x = torch.nn.functional.one_hot(states.flatten(), 2).double().unsqueeze(0)
         return Batch(x, *leaves, time=time.unsqueeze(0), mean_return=torch.full((1,), torch.nan).double())
 
@@ -391,7 +390,7 @@ def test_masked_samples_have_no_weight_and_change_nothing() -> None:
     rollout.reward[~rollout.valid] = 1e6
     rollout.obs[~rollout.valid] = -7.0
     again = prepare(rollout, same, 0.9, 1.0)
-    for leaf in ("advantage", "weight", "reward", "value"):
+    for leaf in ("advantage", "weight", "value"):
         torch.testing.assert_close(getattr(again, leaf), getattr(batch, leaf), rtol=1e-9, atol=1e-9)
         assert (getattr(again, leaf)[1].view(12, 3)[7:, 2] == 0).all()
     torch.testing.assert_close(batch.weight.sum(1), torch.ones(2))
@@ -399,13 +398,16 @@ def test_masked_samples_have_no_weight_and_change_nothing() -> None:
 
 
 def test_rewards_to_go_minus_the_value_are_the_advantages() -> None:
-    """With lambda 1, on one scale, cut episodes and all."""
+    """With lambda 1, on one scale for a row: value + advantage is the reward to go by that scale."""
     rollout = ragged_rollout()
     batch = prepare(rollout, same, 0.9, 1.0)
     back = lambda values: values.view(2, 12, 3).transpose(0, 1)  # noqa: E731
-    to_go = metarl.returns.discounted_returns(back(batch.reward), rollout.ended, 0.9)
-    expected = (to_go - back(batch.value)) * rollout.valid
-    torch.testing.assert_close(back(batch.advantage), expected, rtol=1e-9, atol=1e-9)
+    to_go = metarl.returns.discounted_returns(rollout.reward, rollout.ended, 0.9)
+    seen = rollout.valid & rollout.ended.flip(0).cummax(0).values.flip(0)  # the end of the episode, that is
+    for row in range(2):
+        scale = (back(batch.advantage + batch.value) / to_go)[:, row][seen[:, row]]
+        torch.testing.assert_close(scale, scale[:1].expand_as(scale), rtol=1e-9, atol=1e-9)
+        assert float(scale[0]) > 0
 
 
 def test_a_batch_of_rows_is_the_rows() -> None:

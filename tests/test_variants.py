@@ -295,7 +295,7 @@ def test_the_exploration_term_is_exact_where_every_action_is_a_task() -> None:
     one, none = torch.ones(2, 1, dtype=torch.float64), torch.zeros(2, 1, dtype=torch.float64)
     credit = torch.tensor([1.0, -1.0], dtype=torch.float64)
     time = torch.zeros(2, 1, 1, dtype=torch.int64)
-    batch = Batch(x, torch.tensor([[0], [1]]), none, one, none, none, time, credit)
+    batch = Batch(x, torch.tensor([[0], [1]]), none, one, none, time, credit)
     gradient = unflatten(objective(agent, [batch], batch).grad, agent.theta)["b0"]
     torch.testing.assert_close(-gradient, torch.tensor([0.5, -0.5], dtype=torch.float64))
 
