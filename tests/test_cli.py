@@ -108,6 +108,18 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
         assert name in out
 
 
+def test_steps_that_diverge_are_told_of_in_one_sentence_and_training_goes_on() -> None:
+    command = ["train", "maml", *NAVIGATION, *TINY, "--iterations", "2", "--out", "run", "--inner-lr", "1000"]
+    process = metarl_process(*command)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    told = [line for line in err.splitlines() if "not finite" in line]
+    assert told
+    assert all(re.match(r"metarl: maml: inner step 1 in task \d+ of split 'train'", line) for line in told)
+    metrics = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert sum(m["failed_steps"] for m in metrics) > 0
+
+
 @pytest.mark.parametrize("command", [["train", "maml"], ["train", "rl2"], *[[c] for c in COMMANDS]])
 def test_every_command_has_help_with_defaults(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
