@@ -5,11 +5,11 @@
     python experiments/point_navigation.py --list                      # all rows
 
 "paper" is the protocol of Finn, Abbeel and Levine (2017, arXiv:1703.03400, section 5.3): 40 tasks x 20 episodes x 100
-steps, 100 meta-updates, TRPO. "paper-steps2" trains the policies after both of two inner steps instead of the one after one, "steps2" likewise on the
-smaller batches of the quickstart, "steps3" the one after three.
-Rows named dense-* and sparse-* compare methods after 50 meta-updates on 20 tasks x 10 episodes, the second on the
-sparse semi-circle. All are evaluated on 40 held-out goals with 4,000 environment steps per adaptation step, sampled and
-mean actions. Writes `experiments/results/point_navigation-SETTING.json`; runs resume if they were interrupted.
+steps, 100 meta-updates, TRPO. "paper-steps2" trains the policies after both of two inner steps instead of the one after
+one, "steps2" likewise on the quickstart's smaller batches, "steps3" the one after three. Rows named dense-* and sparse-*
+compare methods after 50 meta-updates on 20 tasks x 10 episodes, the second on the sparse semi-circle. All are evaluated
+on 40 held-out goals with 4,000 environment steps per adaptation step, sampled and mean actions.
+Writes `experiments/results/point_navigation-SETTING.json`; runs resume if they were interrupted.
 """
 
 from __future__ import annotations
