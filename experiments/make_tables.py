@@ -67,9 +67,9 @@ def picture() -> str:
 
 NAVIGATION = {
     "paper": "`maml`, the paper's protocol",
-    "paper-stride5": "`maml`, the same, `fvp_stride=5`",
-    "steps2": "`maml`, 20 tasks x 10 episodes, trained after steps 1 and 2",
-    "steps3": "`maml`, 20 tasks x 10 episodes, trained after step 3",
+    "paper-stride5": "the same, `fvp_stride=5`",
+    "paper-decay": "the same runs as the first, inner steps x 1, .35, .175",
+    "steps2": "`maml`, trained after steps 1 and 2, inner steps x 1, .5, .25",
 }
 
 

@@ -163,7 +163,8 @@ QUICKSTART = (
         3,
         40,
         20,
-        {"meta_batch_size": 20, "episodes": 10, "fvp_stride": 5, "inner_steps": 2, "multi_step": True},
+        {"meta_batch_size": 20, "episodes": 10, "fvp_stride": 5, "inner_steps": 2, "multi_step": True}
+        | {"inner_lr_schedule": (1.0, 0.5, 0.25)},
         ("scratch", "random", "oracle"),
     ),
     Study(
