@@ -126,9 +126,8 @@ def main(options: Options) -> None:
             raise InvalidValueError("--settings", name, did_you_mean(name, SETTINGS))
     if options.list:
         for name, setting in SETTINGS.items():
-            print(
-                f"{name:20}{setting.agent:12}{setting.iterations:4}  {setting.family}  {setting.overrides | setting.evaluation}"
-            )
+            changed = setting.overrides | setting.evaluation
+            print(f"{name:20}{setting.agent:12}{setting.iterations:4}  {setting.family}  {changed}")
         return
     torch.set_num_threads(options.threads)
     for name in options.settings:
