@@ -313,7 +313,7 @@ def versions() -> dict[str, str]:
 
 
 def git_revision() -> str | None:
-    """Of the source tree that metarl was imported from, with `+dirty` where files differ; None outside a clone."""
+    """Of the source tree that metarl was imported from, `+dirty` where tracked files differ; None outside a clone."""
     here = Path(__file__).resolve().parent
 
     def git(*args: str) -> str:
@@ -325,7 +325,8 @@ def git_revision() -> str | None:
     try:
         if Path(git("rev-parse", "--show-toplevel").strip()) != here.parent:
             return None
-        return git("rev-parse", "HEAD").strip() + ("+dirty" if git("status", "--porcelain").strip() else "")
+        changed = git("status", "--porcelain", "--untracked-files=no").strip()
+        return git("rev-parse", "HEAD").strip() + ("+dirty" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None
 
