@@ -69,7 +69,9 @@ NAVIGATION = {
     "paper": "`maml`, the paper's protocol",
     "paper-stride5": "the same, `fvp_stride=5`",
     "paper-decay": "the same runs as the first, inner steps x 1, .35, .175",
+    "paper-decay-200": "- on 200 held-out goals",
     "steps2": "`maml`, trained after steps 1 and 2, inner steps x 1, .5, .25",
+    "steps2-200": "- on 200 held-out goals",
 }
 
 
@@ -93,7 +95,7 @@ def navigation() -> str:
         "2-D navigation, R_k on 40 held-out goals, mean and 95 % interval over seeds and goals. The paper's protocol: "
         f"40 tasks x 20 episodes x 100 steps, {SETTINGS['paper'].iterations} meta-updates, here with {seeds} seeds, "
         f"all of them shown. Paper: {paper['source']}. Any row again: `python experiments/point_navigation.py "
-        f"--settings {' '.join(NAVIGATION)} dense-scratch`.\n\n"
+        f"--settings {' '.join(n for n in NAVIGATION if n in SETTINGS)} dense-scratch` (`--goals 200` for more goals).\n\n"
         + table(["", "k = 0", "1", "2", "3"], rows)
         + "\n\nWhich estimator and which variant wins where: [docs/results.md](docs/results.md)."
     )
