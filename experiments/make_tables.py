@@ -95,7 +95,7 @@ def navigation() -> str:
         "2-D navigation, R_k on 40 held-out goals, mean and 95 % interval over seeds and goals. The paper's protocol: "
         f"40 tasks x 20 episodes x 100 steps, {SETTINGS['paper'].iterations} meta-updates, here with {seeds} seeds, "
         f"all of them shown. Paper: {paper['source']}. Any row again: `python experiments/point_navigation.py "
-        f"--settings {' '.join(n for n in NAVIGATION if n in SETTINGS)} dense-scratch` (`--goals 200` for more goals).\n\n"
+        f"--settings {' '.join(n for n in NAVIGATION if n in SETTINGS)} dense-scratch`, and `--goals 200`.\n\n"
         + table(["", "k = 0", "1", "2", "3"], rows)
         + "\n\nWhich estimator and which variant wins where: [docs/results.md](docs/results.md)."
     )

@@ -325,7 +325,8 @@ def git_revision() -> str | None:
     try:
         if Path(git("rev-parse", "--show-toplevel").strip()) != here.parent:
             return None
-        changed = git("status", "--porcelain", "--untracked-files=no").strip()
+        outputs = ":(top,exclude)experiments/results"  # what experiments write is no source
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ":(top)", outputs).strip()
         return git("rev-parse", "HEAD").strip() + ("+dirty" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None
