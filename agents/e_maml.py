@@ -3,7 +3,8 @@
 Stadie et al. (2018, arXiv:1803.01118, section 3.1): the gradient of the post-adaptation return has a term
 grad log pi_theta(tau) R(theta') for the trajectories that the inner step was taken on. As in Rothfuss et al. (2019,
 arXiv:1810.06784, appendix D), it enters as a likelihood ratio of the pre-adaptation samples times the task's mean
-post-adaptation return, standardised over the tasks.
+post-adaptation return, standardised over the tasks. It is a mean over samples, as all losses here; the sum over the N
+episodes of a task, which the term is in the derivation, is `credit_coef=N`.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ _CHUNK_ELEMENTS = 400_000  # activations of one layer that fit the cache: batchi
 
 @dataclass(frozen=True)
 class MAMLConfig:
-    """Hyperparameters; defaults are the paper's for 2-D navigation."""
+    """Hyperparameters; defaults are the paper's for 2-D navigation, but for `final_gain` (see there)."""
 
     meta_batch_size: int = 40
     """Train tasks per meta-update."""
@@ -58,7 +58,8 @@ class MAMLConfig:
     activation: str = "relu"
     """Between the layers: "relu" or "tanh"."""
     final_gain: float = 0.01
-    """Factor on the last layer's initial weights: near 0 the first policy moves nowhere but by its noise."""
+    """Factor on the last layer's initial weights: near 0 the first policy moves by its noise alone (the paper's is 1,
+    with which some seeds never recover)."""
     log_std: float = 0.0
     """Initial logarithm of the action's standard deviation, for Box actions in [-1, 1]."""
     discount: float = 0.99
@@ -193,7 +194,8 @@ class MAML(Agent):
 
     def graph_bytes(self, rows: int, samples: int) -> int:
         """Measured: 1.6 tensors of each layer's activations with relu, 2.6 with tanh; malloc's gaps double it."""
-        return 12 * rows * samples * (sum(self.config.hidden) + self.head.size + self.inputs)
+        kernel = self.family.horizon if self.whole_episodes else 0  # of `history`
+        return rows * samples * (12 * (sum(self.config.hidden) + self.head.size + self.inputs) + 4 * kernel)
 
     # --- acting and adapting -----------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ PPO's clipped surrogate (Schulman et al. 2017, arXiv:1707.06347) outside, severa
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,7 +88,8 @@ class ProMP(MAML):
             self.optimizer.step()
         new_loss, kl = objective.evaluate(flatten(self.theta))
         metrics = {"grad_norm": norm, "kl": kl, "improvement": objective.loss - new_loss, "step_rejected": 0.0}
-        if not bool(torch.isfinite(torch.tensor([new_loss, kl])).all()):
+        finite = all(bool(torch.isfinite(v).all()) for v in self.tensors().values())  # Adam's moments too
+        if not (finite and math.isfinite(new_loss) and math.isfinite(kl)):
             self.load_tensors(before | moments)
             metrics |= {"kl": 0.0, "improvement": 0.0, "step_rejected": 1.0}
         return metrics

@@ -209,6 +209,10 @@ class Tabular:
         value = values(self.mdps, cast("Categorical", policy).logits, self.horizon)[:, 0]
         return -(self.mdps.first * value).sum()
 
+    def kl_weight(self, j: int, last: bool) -> float:
+        """All on the last policy."""
+        return float(last)
+
     def chunks(self, rows: int, samples: int) -> list[slice]:
         """All rows together."""
         return [slice(0, rows)]

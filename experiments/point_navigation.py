@@ -14,7 +14,8 @@ Writes `experiments/results/point_navigation-SETTING.json`; runs resume if they 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import json
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,8 @@ class Options:
     """Held-out goals; the paper has 40, more narrow the interval."""
     runs: Path = Path("runs/point_navigation")
     """Where the runs go."""
+    out: Path = RESULTS
+    """Where results files go."""
     threads: int = 1
     """Of PyTorch; another number may round sums otherwise."""
     train_only: bool = False
@@ -104,19 +107,29 @@ class Options:
 def trained(options: Options, name: str, seed: int) -> metarl.Agent:
     """The agent of one seed, trained from where its run stands."""
     setting = SETTINGS[name]
-    if not setting.iterations:
-        return metarl.make_agent(setting.agent, setting.family, seed=seed)
-    path = options.runs / (setting.runs or name) / f"seed{seed}"
-    if not (path / "config.json").exists():
-        agent = metarl.make_agent(setting.agent, setting.family, seed=seed, **setting.overrides)
-        Run.create(path, agent, setting.iterations)
-    run = Run.open(path)
-    agent, start = run.load_agent()
-    with Progress() as bar:
-        task = bar.add_task(f"{name}, seed {seed}", total=setting.iterations, completed=start)
-        run.train(agent, start, lambda done, total, metrics: bar.update(task, completed=done))
+    source = SETTINGS[setting.runs or name]
+    agent = metarl.make_agent(source.agent, source.family, seed=seed, **source.overrides)
+    if source.iterations:
+        path = options.runs / (setting.runs or name) / f"seed{seed}"
+        if not (path / "config.json").exists():
+            Run.create(path, agent, source.iterations)
+        run = Run.open(path)
+        refuse_another(run, agent, source.iterations)
+        agent, start = run.load_agent()
+        with Progress() as bar:
+            task = bar.add_task(f"{name}, seed {seed}", total=source.iterations, completed=start)
+            run.train(agent, start, lambda done, total, metrics: bar.update(task, completed=done))
     agent.config = replace(agent.config, **setting.evaluation)
     return agent
+
+
+def refuse_another(run: Run, agent: metarl.Agent, iterations: int) -> None:
+    """A run that was made for other settings is not this row's."""
+    wanted = {"agent": agent.name, "family": agent.family.id, "iterations": iterations, "seed": agent.seed}
+    wanted["config"] = json.loads(json.dumps(asdict(agent.config)))
+    for what, value in wanted.items():
+        if run.config[what] != value:
+            raise InvalidValueError(f"{what} of run {run.path}", run.config[what], f"{value}, this row's (or --runs)")
 
 
 def main(options: Options) -> None:
@@ -124,6 +137,8 @@ def main(options: Options) -> None:
     for name in options.settings:
         if name not in SETTINGS:
             raise InvalidValueError("--settings", name, did_you_mean(name, SETTINGS))
+    if not options.seeds:
+        raise InvalidValueError("--seeds", options.seeds, "at least one")
     if options.list:
         for name, setting in SETTINGS.items():
             changed = setting.overrides | setting.evaluation
@@ -138,9 +153,14 @@ def main(options: Options) -> None:
         tasks = agents[0].family.tasks("test", options.goals)
         results = metarl.evaluate(agents, tasks, k=3, episodes=20)
         more = "" if options.goals == 40 else f" --goals {options.goals}"
+        if not alike and options.seeds != Options.seeds:
+            more += " --seeds " + " ".join(map(str, options.seeds))
         results.meta["command"] = f"python experiments/point_navigation.py --settings {name}{more}"
         results.meta["iterations"] = SETTINGS[name].iterations
-        print(results.save(RESULTS / f"point_navigation-{name}{more.replace(' --goals ', '-')}.json"))
+        results.meta["evaluation"] = SETTINGS[name].evaluation
+        print(
+            results.save(options.out / f"point_navigation-{name}{'' if options.goals == 40 else f'-{options.goals}'}")
+        )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ the second derivatives, which is where a meta-gradient learns that sampling befo
     dice         all earlier actions of the episode, on rewards (Foerster et al. 2018, arXiv:1802.05098)
     loaded_dice  the same on advantages (Farquhar et al. 2019, arXiv:1909.10549, algorithm 1)
 
-The first two are biased in the second derivatives where episodes are longer than a step, the last two are not. With a
+In the second derivatives naive is biased, lvc where episodes are longer than a step, the last two are not. With a
 discount below 1 a pair of steps that lie n apart counts discount^n, as is usual for the gradient itself.
 """
 
@@ -80,6 +80,8 @@ def prepare(rollout: Rollout, encode: Callable[[Tensor], Tensor], discount: floa
     after = torch.einsum("ref,rf->re", linear_features(encode(rollout.last_obs), rollout.last_time), coef)
     advantage = gae(rollout.reward, value, ended, discount, gae_lambda, last_value=after)
     mean, std = row_moments(advantage, valid)
+    scale = ((value + advantage).double().square() * valid).sum((0, 2), keepdim=True) / valid.sum((0, 2), keepdim=True)
+    std = torch.maximum(std, 1e-5 * scale.sqrt())  # what is below the rewards' rounding is no advantage
     weight = valid.float() / valid.sum((0, 2), keepdim=True)
     scaled = [(values / std).to(obs.dtype) * valid for values in (advantage - mean, value + mean)]
     by_row = rollout.by_row

@@ -410,6 +410,13 @@ def test_rewards_to_go_minus_the_value_are_the_advantages() -> None:
         assert float(scale[0]) > 0
 
 
+def test_rewards_that_do_not_differ_give_no_advantages() -> None:
+    """What a float32 baseline leaves of a constant reward is rounding; standardised it would be a full-size step."""
+    for reward in (1.0, 100.0):
+        rollout = hand_rollout(torch.full((10, 1, 20), reward), truncated=torch.ones(10, 1, 20, dtype=torch.bool))
+        assert float(prepare(rollout, same, 0.99, 1.0).advantage.abs().max()) < 0.1
+
+
 def test_a_batch_of_rows_is_the_rows() -> None:
     rollout = ragged_rollout()
     both = prepare(rollout, same, 0.9, 0.95)
