@@ -123,7 +123,8 @@ def comparison(prefix: str) -> str:
         "of its agent (`final_gain` was chosen with `maml` on dense navigation, nothing else was tuned), but "
         "`fvp_stride=5` for those with TRPO and `schedule_iterations=50` for MAML++. Mean informed optimum "
         f"{best:.2f}. Adaptation steps that failed: "
-        f"{failed}. Any row again: `python experiments/point_navigation.py --settings {prefix}-NAME`.\n\n"
+        f"{failed}. Any row again: `python experiments/point_navigation.py --settings {prefix}-NAME --seeds "
+        f"{' '.join(map(str, learners[0].meta['seeds']))}`.\n\n"
         + table(["", "k = 0", "1", "2", "3", "3, mean actions"], rows)
     )
 
