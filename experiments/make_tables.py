@@ -94,8 +94,9 @@ def navigation() -> str:
     seeds = len(base.meta["seeds"])
     return (
         "2-D navigation, R_k on 40 held-out goals, mean and 95 % interval over seeds and goals. The paper's protocol: "
-        f"40 tasks x 20 episodes x 100 steps, {SETTINGS['paper'].iterations} meta-updates, here with {seeds} seeds, "
-        f"all of them shown. Paper: {paper['source']}. Any row again: `python experiments/point_navigation.py "
+        f"40 tasks x 20 episodes x 100 steps, {SETTINGS['paper'].iterations} meta-updates, but for the initial "
+        f"weights of the last layer (`final_gain`); {seeds} seeds for every row, the first row's shown one by one. "
+        f"Paper: {paper['source']}. Any row again: `python experiments/point_navigation.py "
         f"--settings {' '.join(n for n in NAVIGATION if n in SETTINGS)} dense-scratch`, and `--goals 400`.\n\n"
         + table(["", "k = 0", "1", "2", "3"], rows)
         + "\n\nWhich estimator and which variant wins where: [docs/results.md](docs/results.md)."
