@@ -1,28 +1,30 @@
-"""RL2: a recurrent policy whose hidden state is what it has learned about the task.
+"""RL2: a recurrent policy whose memory is what it has learned about the task.
 
 Duan et al. (2016, arXiv:1611.02779) and Wang et al. (2016, arXiv:1611.05763). At every step the network is given the
 observation, the previous action, the previous reward and whether an episode just ended. Its memory lives for a whole
 trial, several episodes in one task: episode boundaries cross it, and only a trial's start clears it. Returns and
 advantages likewise run through a trial's episodes and stop at its end, where nothing follows. It is trained by PPO
-(Schulman et al. 2017, arXiv:1707.06347), back through the whole trial.
+(Schulman et al. 2017, arXiv:1707.06347), back through the whole trial. The memory is a GRU, an LSTM, or a causal
+transformer (`metarl.memory`).
 
     metarl train rl2 --family metarl/BernoulliBandit-v0
 """
 
 from __future__ import annotations
 
-import math
+import os
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from metarl.agent import Agent, AgentState, adam_tensors, check_number, load_adam
+from metarl.errors import InvalidValueError
 from metarl.family import Family
+from metarl.memory import Transformer, make_memory
 from metarl.networks import Distribution, ObservationEncoder, PolicyHead
-from metarl.returns import gae
+from metarl.returns import discounted_returns, gae
 from metarl.rng import Rng, fold_in, make_key
 from metarl.rollout import Budget, Feedback, Rollout, Step, Trials
 from metarl.tasks import Tasks
@@ -36,10 +38,16 @@ class RL2Config:
     """Episodes per trial in training (bandits: pulls)."""
     meta_batch_size: int = 1000
     """Trials per meta-update, each in a task of its own (the paper: 250,000 environment steps)."""
+    memory: str = "gru"
+    """"gru", "lstm" or "transformer" (which looks back one trial of training)."""
     hidden: int = 128
-    """Units of the GRU (the paper: 256)."""
+    """Units of the memory (the paper: 256)."""
+    separate_value: bool = False
+    """A value network with a memory of its own (the paper has one), instead of a second head on the policy's."""
     learning_rate: float = 3e-3
     """Of Adam (the paper: 1e-3, with batches 25 times as large)."""
+    anneal_iterations: int = 0
+    """Meta-updates over which the learning rate falls to 0, linearly; 0: it stays."""
     epochs: int = 4
     """Passes over a batch."""
     minibatches: int = 8
@@ -56,26 +64,39 @@ class RL2Config:
     """Weight of the entropy bonus."""
     max_grad_norm: float = 0.5
     """Gradients are scaled down to this norm."""
+    normalize_rewards: bool = False
+    """Learn from rewards divided by the running deviation of discounted returns (the memory is told the plain ones)."""
 
 
 class RL2Network(nn.Module):
-    """A GRU with a policy and a value head on it."""
+    """A memory with a policy and a value head on it."""
 
-    def __init__(self, inputs: int, hidden: int, outputs: int, log_std: int) -> None:
+    def __init__(self, inputs: int, config: RL2Config, window: int, outputs: int, log_std: int) -> None:
         super().__init__()
-        self.gru = nn.GRU(inputs, hidden)
-        self.policy = nn.Linear(hidden, outputs)
-        self.value = nn.Linear(hidden, 1)
+        self.memory = make_memory(config.memory, inputs, config.hidden, window)
+        self.critic = make_memory(config.memory, inputs, config.hidden, window) if config.separate_value else None
+        self.policy = nn.Linear(config.hidden, outputs)
+        self.value = nn.Linear(config.hidden, 1)
         if log_std:
             self.log_std = nn.Parameter(torch.empty(log_std))
 
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Whole trials `[T, R, inputs]`: the policy's features `[T, R, hidden]` and the values `[T, R]`."""
+        h = self.memory(x)
+        return h, self.value(h if self.critic is None else self.critic(x)).squeeze(-1)
+
     @torch.no_grad()
     def initialise(self, rng: Rng) -> None:
-        """PyTorch's default ranges from keyed draws, the policy head a hundredth of that."""
-        for name, p in self.named_parameters():
-            bound = 1.0 / math.sqrt(self.gru.hidden_size)
-            scale = 0.01 * bound if name == "policy.weight" else bound
-            p.copy_((2.0 * rng.uniform(*p.shape)[0] - 1.0) * scale if p.dim() == 2 else torch.zeros_like(p))
+        """The memory's own ranges; heads PyTorch's, the policy's a hundredth of that; all from keyed draws."""
+        bound = self.memory.size**-0.5
+        for memory in (self.memory, self.critic):
+            if memory is not None:
+                memory.initialise(rng)
+        for head, scale in ((self.policy, 0.01), (self.value, 1.0)):
+            head.weight.copy_((2.0 * rng.uniform(*head.weight.shape)[0] - 1.0) * bound * scale)
+            head.bias.zero_()
+        if hasattr(self, "log_std"):
+            self.log_std.zero_()
 
 
 class RL2(Agent):
@@ -90,17 +111,21 @@ class RL2(Agent):
         check_number("rl2", config, trial_episodes=(1, 1e6), meta_batch_size=(1, 1e7), hidden=(1, 1e5), epochs=(1, 1e3))
         check_number("rl2", config, learning_rate=(0, 10), clip=(1e-6, 10), discount=(0, 1), gae_lambda=(0, 1))
         check_number("rl2", config, value_coef=(0, 1e3), entropy_coef=(-1e3, 1e3), max_grad_norm=(1e-9, 1e9))
-        check_number("rl2", config, minibatches=(1, config.meta_batch_size))
+        check_number("rl2", config, minibatches=(1, config.meta_batch_size), anneal_iterations=(0, 1e9))
         self.config: RL2Config = config
         self.encode = ObservationEncoder(family.observation_space, "rl2")
         self.head = PolicyHead(family.action_space, "rl2")
-        inputs = self.encode.size + self.head.features + 2
+        self.trial_steps = config.trial_episodes * family.horizon
+        self.inputs_size = self.encode.size + self.head.features + 2
+        outputs, log_std = self.head.size, 0 if self.head.discrete else self.head.size
         with torch.device("meta"):  # PyTorch's own initialisation would draw from its global generator
-            self.net = RL2Network(inputs, config.hidden, self.head.size, 0 if self.head.discrete else self.head.size)
+            self.net = RL2Network(self.inputs_size, config, self.trial_steps, outputs, log_std)
         self.net.to_empty(device="cpu")
         self.net.initialise(Rng(torch.tensor([make_key("rl2", "init", seed)])))
         self.net.to(self.device)
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=config.learning_rate, eps=1e-5, fused=True)
+        self.updates = 0
+        self.return_moments = torch.zeros(3, dtype=torch.float64)  # of discounted returns: count, sum, sum of squares
 
     # --- acting ------------------------------------------------------------------------------------------------------
 
@@ -111,27 +136,29 @@ class RL2(Agent):
 
     def begin(self, rows: int, tasks: Tasks | None = None) -> AgentState:
         """No memory, no previous action or reward, and the end flag set: a trial starts where an episode ended."""
-        h = torch.zeros(rows, self.config.hidden, device=self.device)
         last = torch.zeros(rows, self.head.features + 2, device=self.device)  # action, reward, end flag
         last[:, -1] = 1.0
-        return {"h": h, "next_h": h, "last": last}
+        return {"last": last, **self.net.memory.begin(rows, self.device)}
 
     def act(self, state: AgentState, step: Step, rng: Rng, mode: str) -> tuple[Tensor, dict[str, Tensor], AgentState]:
-        """One step of the GRU; `observe` makes the new memory count."""
+        """One step of the memory; `observe` makes it count."""
         x = torch.cat([self.encode(step.obs[:, 0]), state["last"]], -1)
-        g: Any = self.net.gru
-        h = torch.gru_cell(x, state["h"], g.weight_ih_l0, g.weight_hh_l0, g.bias_ih_l0, g.bias_hh_l0)
+        h, new = self.net.memory.step(x, {k: v for k, v in state.items() if k != "last"})
         policy = self._policy(h)
         action = policy.mode if mode == "mean" else policy.sample(rng)
-        extras = {"log_prob": policy.log_prob(action).unsqueeze(1), "value": self.net.value(h)}
-        return action.unsqueeze(1), extras, {**state, "next_h": h}
+        extras = {"log_prob": policy.log_prob(action).unsqueeze(1)}
+        if self.net.critic is None:
+            extras["value"] = self.net.value(h)
+        return action.unsqueeze(1), extras, state | {f"new.{k}": v for k, v in new.items()}
 
     def observe(self, state: AgentState, told: Feedback, active: Tensor | None) -> AgentState:
         """Keep the memory, and what the next step is given."""
-        last, h = self._feedback(told.action, told.reward, told.terminated | told.truncated)[:, 0], state["next_h"]
+        last = self._feedback(told.action, told.reward, told.terminated | told.truncated)[:, 0]
+        new = {k.removeprefix("new."): v for k, v in state.items() if k.startswith("new.")}
         if active is not None:
-            last, h = torch.where(active, last, state["last"]), torch.where(active, h, state["h"])
-        return {"h": h, "next_h": h, "last": last}
+            last = torch.where(active, last, state["last"])
+            new = self.net.memory.keep({k: state[k] for k in new}, new, active)
+        return {"last": last, **new}
 
     def to_env(self, action: Tensor) -> Tensor:
         """From [-1, 1] to the action box."""
@@ -147,8 +174,13 @@ class RL2(Agent):
     # --- training ----------------------------------------------------------------------------------------------------
 
     def train_step(self, trials: Trials) -> dict[str, float]:
-        """Play whole trials, then PPO on them."""
+        """Play whole trials, then PPO on them.
+
+        Raises:
+            InvalidValueError: the training pass over a minibatch of trials would not fit into memory.
+        """
         start, cfg = time.perf_counter(), self.config
+        self.check_memory(trials.rows)
         rollout, _ = trials.collect(self, self.begin(trials.rows), 0, Budget(slots=1, episodes=cfg.trial_episodes))
         sampled = time.perf_counter()
         metrics = self.update(rollout, trials.key)
@@ -167,31 +199,57 @@ class RL2(Agent):
         first = self.begin(told.shape[1])["last"].unsqueeze(0)
         return torch.cat([self.encode(rollout.obs[:, :, 0]), torch.cat([first, told[:-1]])], -1)
 
-    def advantages(self, rollout: Rollout) -> Tensor:
+    @torch.no_grad()
+    def values(self, rollout: Rollout, x: Tensor) -> Tensor:
+        """The value before each step, `[T, R]`: from acting, or from the value network's own memory."""
+        if self.net.critic is None:
+            return rollout.extras["value"][:, :, 0]
+        parts = x.chunk(self.config.minibatches, 1)
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            return torch.cat([self.net(part)[1] for part in parts], 1)
+
+    def rewards(self, rollout: Rollout) -> Tensor:
+        """What is learned from, `[T, R]`: 0 after a trial's end; divided by the deviation of returns if asked for."""
+        reward = rollout.reward[:, :, 0] * rollout.valid[:, :, 0]
+        if not self.config.normalize_rewards:
+            return reward
+        g = discounted_returns(reward, torch.zeros_like(reward, dtype=torch.bool), self.config.discount)
+        g = g[rollout.valid[:, :, 0]].double()
+        self.return_moments += torch.stack([torch.tensor(float(len(g))), g.sum().cpu(), g.square().sum().cpu()])
+        count, total, squares = self.return_moments
+        deviation = (squares / count - (total / count).square()).clamp_min(0.0).sqrt().clamp_min(1e-8)
+        return torch.div(reward, deviation.to(reward))
+
+    def advantages(self, rollout: Rollout, reward: Tensor, value: Tensor) -> Tensor:
         """GAE through the episodes of a trial, stopping at the trial's end: `[T, R]`."""
         valid = rollout.valid[:, :, 0]
         trial_end = valid & ~torch.cat([valid[1:], torch.zeros_like(valid[:1])])
-        value, cfg = rollout.extras["value"][:, :, 0], self.config
-        return gae(rollout.reward[:, :, 0] * valid, value, trial_end, cfg.discount, cfg.gae_lambda)
+        return gae(reward, value, trial_end, self.config.discount, self.config.gae_lambda)
 
     def update(self, rollout: Rollout, key: int) -> dict[str, float]:
         """PPO's epochs; `key` decides how trials are dealt into minibatches."""
         cfg, valid = self.config, rollout.valid[:, :, 0].float()
-        x, advantage = self.inputs(rollout), self.advantages(rollout)
-        target = advantage + rollout.extras["value"][:, :, 0]
+        x = self.inputs(rollout)
+        value = self.values(rollout, x)
+        advantage = self.advantages(rollout, self.rewards(rollout), value)
+        target = advantage + value
         action, old_log_prob = rollout.action[:, :, 0], rollout.extras["log_prob"][:, :, 0]
         count = valid.sum()
         centred = (advantage - (advantage * valid).sum() / count) * valid
         advantage = centred / (centred.square().sum() / count).sqrt().clamp_min(1e-8)
+        if cfg.anneal_iterations:
+            left = max(0.0, 1.0 - self.updates / cfg.anneal_iterations)
+            self.optimizer.param_groups[0]["lr"] = cfg.learning_rate * left
         sums: dict[str, Tensor] = {}
-        updates = 0
+        steps = 0
         for epoch in range(cfg.epochs):
             for rows in self._minibatches(x.shape[1], key, epoch):
                 part = [v[:, rows] for v in (x, action, old_log_prob, advantage, target, valid)]
                 for name, v in self._ppo_step(*part).items():
                     sums[name] = sums.get(name, torch.zeros_like(v)) + v
-                updates += 1
-        return {name: float(v) / updates for name, v in sums.items()}
+                steps += 1
+        self.updates += 1
+        return {name: float(v) / steps for name, v in sums.items()}
 
     def _minibatches(self, rows: int, key: int, epoch: int) -> list[Tensor | slice]:
         if self.config.minibatches == 1:
@@ -205,14 +263,14 @@ class RL2(Agent):
         """One gradient step on trials `[T, B, ...]`."""
         cfg, count = self.config, valid.sum()
         with torch.backends.cudnn.flags(allow_tf32=False):  # as precise as acting, or the first ratio is not 1
-            h, _ = self.net.gru(x)
+            h, value = self.net(x)
         policy = self._policy(h)
         log_ratio = policy.log_prob(action) - old_log_prob
         ratio = log_ratio.exp()
         # equation 7: the smaller of the plain and the clipped surrogate
         surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - cfg.clip, 1 + cfg.clip) * advantage)
         policy_loss = -(surrogate * valid).sum() / count
-        value_loss = ((self.net.value(h).squeeze(-1) - target).square() * valid).sum() / count
+        value_loss = ((value - target).square() * valid).sum() / count
         entropy = (policy.entropy() * valid).sum() / count
         loss = policy_loss + cfg.value_coef * value_loss - cfg.entropy_coef * entropy
         self.optimizer.zero_grad()
@@ -223,14 +281,43 @@ class RL2(Agent):
             kl = (((ratio - 1) - log_ratio) * valid).sum() / count
         return {"value_loss": value_loss.detach(), "entropy": entropy.detach(), "kl": kl}
 
+    def check_memory(self, rows: int) -> None:
+        """Refuse trials whose training pass would not fit, by an estimate from below."""
+        cfg, steps = self.config, self.trial_steps
+        batch = -(-rows // cfg.minibatches)
+        layers = len(self.net.memory.blocks) if isinstance(self.net.memory, Transformer) else 1
+        kept = self.net.memory.floats_per_step * layers * cfg.hidden * (2 if cfg.separate_value else 1)
+        need = 4 * steps * (batch * kept + 3 * rows * self.inputs_size)
+        free = free_bytes(self.device)
+        if need > free:
+            most = max(1, int(cfg.trial_episodes * free / need))
+            expected = (
+                f"at most about {most} with {batch} trials of {self.family.horizon} steps an episode in a minibatch: "
+                f"a pass would need {need / 2**30:.1f} GiB and {free / 2**30:.1f} are free (or more minibatches)"
+            )
+            raise InvalidValueError("rl2.trial_episodes", cfg.trial_episodes, expected)
+
     # --- checkpoints -------------------------------------------------------------------------------------------------
 
     def tensors(self) -> dict[str, Tensor]:
-        """The network, and Adam's moments."""
+        """The network, Adam's moments, the moments of returns, and how many updates were made."""
         moments = adam_tensors(self.optimizer, dict(self.net.named_parameters()))
-        return {f"net.{k}": v for k, v in self.net.state_dict().items()} | moments
+        own = {"updates": torch.tensor(self.updates), "return_moments": self.return_moments.clone()}
+        return {f"net.{k}": v for k, v in self.net.state_dict().items()} | moments | own
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """The network, and Adam's moments."""
+        """The inverse of `tensors`."""
         self.net.load_state_dict({k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")})
         load_adam(self.optimizer, dict(self.net.named_parameters()), tensors)
+        self.updates, self.return_moments = int(tensors["updates"]), tensors["return_moments"].cpu().clone()
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that a device has left, as far as it says."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        with open("/proc/meminfo") as lines:
+            return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) if hasattr(os, "sysconf") else 2**62

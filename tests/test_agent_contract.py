@@ -16,8 +16,6 @@ from metarl.agents.maml import MAML
 from metarl.registry import agent_class, agents, families
 from metarl.rollout import Budget, SlotPool, Trials
 
-# The built-in names as they are when the tests are collected, not what a test registers meanwhile.
-PAIRS = [(agent, family) for agent in sorted(agents) for family in sorted(families)]
 TINY = {"hidden": (8,), "eval_steps": 60, "episodes": 2, "meta_batch_size": 2}
 SMALL: dict[str, dict[str, Any]] = {name: TINY for name in agents if issubclass(agent_class(name), MAML)}
 SMALL["rl2"] = {"hidden": 8, "meta_batch_size": 8, "trial_episodes": 3}
@@ -25,6 +23,29 @@ SMALL["rl2"] = {"hidden": 8, "meta_batch_size": 8, "trial_episodes": 3}
 
 def small(name: str, family: str, **overrides: Any) -> Agent:
     return metarl.make_agent(name, family, **(SMALL.get(name, {}) | overrides))
+
+
+def refusal(name: str, family: str) -> metarl.InvalidValueError | None:
+    """What an agent says of a family that is not for it; None if it takes it."""
+    try:
+        small(name, family)
+    except metarl.InvalidValueError as error:
+        return error
+    return None
+
+
+# The built-in names as they are when the tests are collected, not what a test registers meanwhile.
+REFUSALS = {(a, f): refusal(a, f) for a in sorted(agents) for f in sorted(families)}
+PAIRS = [pair for pair, said in REFUSALS.items() if said is None]
+FITS = {name: [f for a, f in PAIRS if a == name] for name in sorted(agents)}
+
+
+def test_refusals_name_what_does_not_fit() -> None:
+    for (name, _), said in REFUSALS.items():
+        if said is not None:
+            assert said.field.startswith(
+                (f"family of {name}", f"action space of {name}", f"observation space of {name}")
+            )
 
 
 def begun(agent: Agent, count: int, which: list[int] | None = None) -> tuple[Trials, dict[str, torch.Tensor]]:
@@ -102,9 +123,14 @@ def test_configs_are_frozen_dataclasses_with_help(name: str) -> None:
             setattr(config, field.name, None)
 
 
+def test_every_agent_has_a_family_and_every_family_most_agents() -> None:
+    assert all(FITS.values())
+    assert all({("maml", f), ("rl2", f), ("random", f)} <= set(PAIRS) for f in families)
+
+
 @pytest.mark.parametrize("name", sorted(agents))
 def test_agents_that_learn_say_what_changes(name: str) -> None:
-    agent = small(name, "metarl/BernoulliBandit-v0")
+    agent = small(name, FITS[name][0])
     assert agent.learns == bool(agent.tensors())
     if not agent.learns:
         with pytest.raises(metarl.InvalidValueError, match="an agent that learns"):

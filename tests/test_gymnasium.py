@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode
 import metarl
 from metarl import InvalidValueError
 
-FAMILIES = ["metarl/BernoulliBandit-v0", "metarl/PointNavigation-v0", "metarl/TabularMDP-v0"]
+FAMILIES = sorted(id for id in metarl.registry.families if id.startswith("metarl/"))
 PRESETS = ["metarl/BernoulliBandit-v0:k10", "metarl/PointNavigation-v0:semicircle", "metarl/PointNavigation-v0:corners"]
 UNBOUNDED = "ignore:.*Box observation space (min|max)imum value is -?infinity:UserWarning"
 STEP_TO_GOAL = {"goal": [0.3, -0.2]}

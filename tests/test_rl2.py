@@ -67,8 +67,7 @@ def test_acting_one_step_at_a_time_equals_the_training_pass() -> None:
     agent = walk_agent()
     rollout, _ = trial(agent, [2, 4, 3])
     with torch.no_grad():
-        h, _ = agent.net.gru(agent.inputs(rollout))
-        value = agent.net.value(h)[..., 0]
+        h, value = agent.net(agent.inputs(rollout))
         log_prob = agent._policy(h).log_prob(rollout.action[:, :, 0])
     valid = rollout.valid[:, :, 0]
     torch.testing.assert_close(value[valid], rollout.extras["value"][:, :, 0][valid], rtol=0, atol=1e-5)
@@ -91,10 +90,10 @@ def test_finished_rows_keep_their_memory() -> None:
     _, alone = trial(agent, [1])
     torch.testing.assert_close(together["h"][:1], alone["h"], rtol=0, atol=1e-6)
     told = Feedback(torch.ones(2, 1, 1), torch.ones(2, 1), *[torch.zeros(2, 1, dtype=torch.bool)] * 2)
-    before = {**together, "next_h": together["h"] + 1}
+    before = {**together, "new.h": together["h"] + 1}
     after = agent.observe(before, told, torch.tensor([[False], [True]]))
     assert torch.equal(after["h"][0], before["h"][0])
-    assert torch.equal(after["h"][1], before["next_h"][1])
+    assert torch.equal(after["h"][1], before["new.h"][1])
     assert torch.equal(after["last"][0], before["last"][0])
 
 
@@ -118,17 +117,22 @@ def test_advantages_run_through_episodes_and_stop_at_the_trials_end() -> None:
         ones[0].unsqueeze(-1),
         extras={"value": torch.zeros(6, 1, 1), "log_prob": torch.zeros(6, 1, 1)},
     )
-    assert agent.advantages(rollout)[:4, 0].tolist() == [4.0, 3.0, 2.0, 1.0]
+    assert advantages(agent, rollout) == [4.0, 3.0, 2.0, 1.0]
     # what would follow the trial is not bootstrapped from: with lambda 0 each advantage is r + v' - v = 1
     rollout.extras["value"][4:] = 100.0
-    assert walk_agent(discount=1.0, gae_lambda=0.0).advantages(rollout)[:4, 0].tolist() == [1.0] * 4
+    assert advantages(walk_agent(discount=1.0, gae_lambda=0.0), rollout) == [1.0] * 4
+
+
+def advantages(agent: RL2, rollout: Rollout) -> list[float]:
+    value = agent.values(rollout, torch.zeros(6, 1, 4))
+    return agent.advantages(rollout, agent.rewards(rollout), value)[:4, 0].tolist()
 
 
 def test_gradients_reach_the_trials_first_step() -> None:
     agent = walk_agent()
     x = torch.randn(8, 1, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    h, _ = agent.net.gru(x)
-    (g,) = torch.autograd.grad(agent.net.value(h[-1]).sum(), x)
+    _, value = agent.net(x)
+    (g,) = torch.autograd.grad(value[-1].sum(), x)
     assert g[0].abs().sum() > 0
 
 
@@ -159,7 +163,7 @@ def test_ppo_clips_by_hand() -> None:
     x = torch.zeros(1, 1, 4)
     action = torch.zeros(1, 1, 1)
     with torch.no_grad():
-        h, _ = agent.net.gru(x)
+        h, _ = agent.net(x)
         log_prob = agent._policy(h).log_prob(action)
     one, valid = torch.ones(1, 1), torch.ones(1, 1)
     before = [p.detach().clone() for p in agent.net.parameters()]

@@ -1,0 +1,166 @@
+"""Agents that live through a trial, beside exact optima: bandits, tabular MDPs, GridNavi.
+
+    python experiments/trials.py --studies bandit                   # every bandit of the table, every agent
+    python experiments/trials.py --studies bandit-n10-k5 --agents rl2 --seeds 0 1 2
+    python experiments/trials.py --list                             # all studies
+
+Duan et al. (2016, arXiv:1611.02779, tables 1 and 2) and Zintgraf et al. (2020, arXiv:1910.08348, GridNavi). The score is
+the total reward of a trial, exploration included, with sampled actions, on 20,000 held-out tasks. Hyperparameters of the
+classical agents come from `experiments/tuned.json`, which `python experiments/tune.py` writes after playing *train*
+tasks. Writes `experiments/results/STUDY-AGENT.json`; trainings resume if they were interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from point_navigation import refuse_another
+from rich.progress import Progress
+
+import metarl
+from metarl.errors import InvalidValueError, did_you_mean
+from metarl.results import Results
+from metarl.runs import Run
+
+HERE = Path(__file__).parent
+RESULTS, TUNED = HERE / "results", HERE / "tuned.json"
+TASKS = 20_000
+BANDITS = ("thompson_sampling", "optimistic_thompson_sampling", "ucb1", "epsilon_greedy", "greedy", "gittins")
+MDPS = ("psrl", "psrl-prior0", "opsrl", "ucrl2", "beb", "epsilon_greedy_mdp", "greedy_mdp")
+VARIANTS = {"psrl-prior0": ("psrl", {"prior_mean": 0.0})}  # agents with something changed, by the name of their row
+
+
+@dataclass(frozen=True)
+class Study:
+    """One family and length of trial, who plays it, and how rl2 is trained on it."""
+
+    family: str
+    episodes: int
+    classical: tuple[str, ...]
+    rl2: Mapping[str, Any] = field(default_factory=dict)
+    iterations: int = 0  # 0: rl2 is not trained here
+
+
+def _studies() -> dict[str, Study]:
+    out = {}
+    common = {"normalize_rewards": True, "gae_lambda": 0.8, "entropy_coef": 0.01}
+    short = common | {"hidden": 64, "meta_batch_size": 1000}
+    long = common | {"hidden": 64, "meta_batch_size": 200}
+    trained = {(10, 5): (short, 600), (10, 10): (short, 600), (100, 5): (long, 500), (100, 10): (long, 500)}
+    for n in (10, 100, 500):
+        for k in (5, 10, 50):
+            family = "metarl/BernoulliBandit-v0" + (f":k{k}" if k != 5 else "")
+            out[f"bandit-n{n}-k{k}"] = Study(family, n, BANDITS, *trained.get((n, k), ()))
+    for n in (10, 25, 50, 75, 100):
+        given = (common | {"hidden": 128, "meta_batch_size": 200}, 600) if n == 10 else ()
+        out[f"mdp-n{n}"] = Study("metarl/TabularMDP-v0", n, MDPS, *given)
+    out["grid_navi-n4"] = Study("metarl/GridNavi-v0", 4, (), common | {"hidden": 64, "meta_batch_size": 320}, 300)
+    return out
+
+
+STUDIES = _studies()
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to run."""
+
+    studies: tuple[str, ...] = ("bandit-n10",)
+    """Names of studies, or how they begin."""
+    agents: tuple[str, ...] = ()
+    """Some of a study's agents; by default all of them."""
+    list: bool = False
+    """Print the studies and stop."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """rl2's training runs."""
+    tasks: int = TASKS
+    """Held-out tasks."""
+    runs: Path = Path("runs/trials")
+    """Where the runs go."""
+    out: Path = RESULTS
+    """Where results files go."""
+    threads: int = 1
+    """Of PyTorch; another number may round sums otherwise."""
+    train_only: bool = False
+    """Leave the evaluation to a later call, which finds the runs finished."""
+
+
+def trained(options: Options, name: str, seed: int) -> metarl.Agent:
+    """rl2 of one seed, trained from where its run stands."""
+    study = STUDIES[name]
+    lengths = {"trial_episodes": study.episodes, "anneal_iterations": study.iterations}
+    agent = metarl.make_agent("rl2", study.family, seed=seed, **lengths, **study.rl2)
+    path = options.runs / name / f"seed{seed}"
+    if not (path / "config.json").exists():
+        Run.create(path, agent, study.iterations, checkpoint_every=50)
+    run = Run.open(path)
+    refuse_another(run, agent, study.iterations)
+    agent, start = run.load_agent()
+    with Progress() as bar:
+        task = bar.add_task(f"rl2, {name}, seed {seed}", total=study.iterations, completed=start)
+        run.train(agent, start, lambda done, total, metrics: bar.update(task, completed=done))
+    return agent
+
+
+def classical(study: str, row: str) -> metarl.Agent:
+    """An agent that needs no training, with the hyperparameters that were tuned for the study."""
+    agent, changed = VARIANTS.get(row, (row, {}))
+    tuned = json.loads(TUNED.read_text()) if TUNED.exists() else {}
+    return metarl.make_agent(agent, STUDIES[study].family, **lengths(study, agent), **changed, **chosen(tuned, study, row))
+
+
+def chosen(tuned: Mapping[str, Any], study: str, row: str) -> dict[str, Any]:
+    """What was tuned for a row of a study."""
+    return dict(tuned.get("chosen", {}).get(study, {}).get(row, {}))
+
+
+def lengths(study: str, agent: str) -> dict[str, int]:
+    """Agents that must know how long a trial is are told."""
+    config = metarl.registry.agent_class(agent).Config
+    return {"trial_episodes": STUDIES[study].episodes} if hasattr(config, "trial_episodes") else {}
+
+
+def measured(agents: list[metarl.Agent], name: str, row: str, options: Options) -> Results:
+    """Lifetime returns on held-out tasks; what happened in each episode as a mean over tasks."""
+    study = STUDIES[name]
+    tasks = agents[0].family.tasks("test", options.tasks)
+    results = metarl.evaluate(agents, tasks, k=(study.episodes,), episodes=1, modes=("sampled",))
+    results.collected = results.collected.mean(1, keepdims=True)  # [seed, 1, episode]: n = 500 would fill the disk
+    seeds = " --seeds " + " ".join(map(str, options.seeds)) if row == "rl2" else ""
+    results.meta["command"] = f"python experiments/trials.py --studies {name} --agents {row}{seeds}"
+    results.meta["iterations"] = study.iterations if row == "rl2" else 0
+    return results
+
+
+def main(options: Options) -> None:
+    """Train, evaluate, save."""
+    names = [name for name in STUDIES if any(name == s or name.startswith(f"{s}-") for s in options.studies)]
+    for wanted in options.studies:
+        if not any(name == wanted or name.startswith(f"{wanted}-") for name in STUDIES):
+            raise InvalidValueError("--studies", wanted, did_you_mean(wanted, STUDIES))
+    if not options.seeds:
+        raise InvalidValueError("--seeds", options.seeds, "at least one")
+    torch.set_num_threads(options.threads)
+    for name in names:
+        study = STUDIES[name]
+        rows = [*(("rl2",) if study.iterations else ()), *study.classical, "random", "oracle"]
+        if options.list:
+            print(f"{name:16}{study.family:32}{study.iterations:5}  {' '.join(rows)}  {dict(study.rl2)}")
+            continue
+        for row in rows if not options.agents else [r for r in rows if r in options.agents]:
+            if row == "rl2":
+                agents = [trained(options, name, seed) for seed in options.seeds]
+            elif not options.train_only:
+                agents = [classical(name, row)]
+            if not options.train_only:
+                print(measured(agents, name, row, options).save(options.out / f"{name}-{row}.json"), flush=True)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
