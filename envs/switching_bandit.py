@@ -43,6 +43,7 @@ class SwitchingBandit(TorchFamily):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"signal": {"signal": True}}
     observation_space = Box(0.0, 1.0, (1,), np.float32)
     terminates = False
+    bandit = True  # for agents that count pulls
 
     def __init__(self, k: int = 5, segments: int = 3, horizon: int = 100, signal: bool = False) -> None:
         for name, value, least in (("k", k, 1), ("segments", segments, 2), ("horizon", horizon, 1)):

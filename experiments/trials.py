@@ -4,10 +4,11 @@
     python experiments/trials.py --studies bandit-n10-k5 --agents rl2 --seeds 0 1 2
     python experiments/trials.py --list                             # all studies
 
-Duan et al. (2016, arXiv:1611.02779, tables 1 and 2) and Zintgraf et al. (2020, arXiv:1910.08348, GridNavi). The score is
-the total reward of a trial, exploration included, with sampled actions, on 20,000 held-out tasks. Hyperparameters of the
-classical agents come from `experiments/tuned.json`, which `python experiments/tune.py` writes after playing *train*
-tasks. Writes `experiments/results/STUDY-AGENT.json`; trainings resume if they were interrupted.
+Duan et al. (2016, arXiv:1611.02779, tables 1 and 2) and Zintgraf et al. (2020, arXiv:1910.08348, GridNavi). The score
+is the total reward of a trial, exploration included, with sampled actions, on 20,000 held-out tasks; trials of 10 pulls
+are played ten times in each, because 20,000 of them still leave .016. Hyperparameters of the classical agents are those
+that `python experiments/tune.py` found on *train* tasks. Writes `experiments/results/STUDY-AGENT.json`; trainings
+resume if they were interrupted.
 """
 
 from __future__ import annotations
@@ -31,9 +32,14 @@ from metarl.runs import Run
 HERE = Path(__file__).parent
 RESULTS, TUNED = HERE / "results", HERE / "tuned.json"
 TASKS = 20_000
-BANDITS = ("thompson_sampling", "optimistic_thompson_sampling", "ucb1", "epsilon_greedy", "greedy", "gittins")
-MDPS = ("psrl", "psrl-prior0", "opsrl", "ucrl2", "beb", "epsilon_greedy_mdp", "greedy_mdp")
-VARIANTS = {"psrl-prior0": ("psrl", {"prior_mean": 0.0})}  # agents with something changed, by the name of their row
+BANDITS = ("gittins", "thompson_sampling", "optimistic_thompson_sampling", "ucb1", "epsilon_greedy", "greedy")
+MDPS = ("psrl", "opsrl", "ucrl2", "beb", "epsilon_greedy_mdp", "greedy_mdp")
+# agents with something changed, by the name of their row: what reproduces published columns that the plain ones do not
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "thompson_sampling-beta22": ("thompson_sampling", {"prior_a": 2.0, "prior_b": 2.0}),
+    "optimistic_thompson_sampling-5": ("optimistic_thompson_sampling", {"samples": 5}),
+    **{f"{name}-prior0": (name, {"prior_mean": 0.0}) for name in MDPS},
+}
 
 
 @dataclass(frozen=True)
@@ -45,22 +51,28 @@ class Study:
     classical: tuple[str, ...]
     rl2: Mapping[str, Any] = field(default_factory=dict)
     iterations: int = 0  # 0: rl2 is not trained here
+    trials: int = 1  # of each task
 
 
 def _studies() -> dict[str, Study]:
     out = {}
     common = {"normalize_rewards": True, "gae_lambda": 0.8, "entropy_coef": 0.01}
-    short = common | {"hidden": 64, "meta_batch_size": 1000}
-    long = common | {"hidden": 64, "meta_batch_size": 200}
-    trained = {(10, 5): (short, 600), (10, 10): (short, 600), (100, 5): (long, 500), (100, 10): (long, 500)}
+    short = (common | {"hidden": 64, "meta_batch_size": 1000}, 600)
+    long = (common | {"hidden": 64, "meta_batch_size": 200}, 500)
+    trained = {(10, 5): short, (10, 10): short, (100, 5): long, (100, 10): long}
+    changed = ("thompson_sampling-beta22", "optimistic_thompson_sampling-5")
     for n in (10, 100, 500):
         for k in (5, 10, 50):
             family = "metarl/BernoulliBandit-v0" + (f":k{k}" if k != 5 else "")
-            out[f"bandit-n{n}-k{k}"] = Study(family, n, BANDITS, *trained.get((n, k), ()))
+            settings, iterations = trained.get((n, k), ({}, 0))
+            rows = BANDITS + (changed if k < 50 and n < 500 else ())
+            out[f"bandit-n{n}-k{k}"] = Study(family, n, rows, settings, iterations, 10 if n == 10 else 1)
     for n in (10, 25, 50, 75, 100):
-        given = (common | {"hidden": 128, "meta_batch_size": 200}, 600) if n == 10 else ()
-        out[f"mdp-n{n}"] = Study("metarl/TabularMDP-v0", n, MDPS, *given)
-    out["grid_navi-n4"] = Study("metarl/GridNavi-v0", 4, (), common | {"hidden": 64, "meta_batch_size": 320}, 300)
+        settings, iterations = (common | {"hidden": 128, "meta_batch_size": 200}, 600) if n == 10 else ({}, 0)
+        rows = MDPS + (tuple(f"{name}-prior0" for name in MDPS if name != "beb") if n <= 25 else ())
+        out[f"mdp-n{n}"] = Study("metarl/TabularMDP-v0", n, rows, settings, iterations)
+    settings = common | {"hidden": 64, "meta_batch_size": 320}
+    out["grid_navi-n4"] = Study("metarl/GridNavi-v0", 4, (), settings, 300)
     return out
 
 
@@ -108,29 +120,25 @@ def trained(options: Options, name: str, seed: int) -> metarl.Agent:
     return agent
 
 
-def classical(study: str, row: str) -> metarl.Agent:
-    """An agent that needs no training, with the hyperparameters that were tuned for the study."""
+def made(study: str, row: str, **settings: Any) -> metarl.Agent:
+    """An agent that needs no training, told how long a trial is if it must know."""
     agent, changed = VARIANTS.get(row, (row, {}))
-    tuned = json.loads(TUNED.read_text()) if TUNED.exists() else {}
-    return metarl.make_agent(agent, STUDIES[study].family, **lengths(study, agent), **changed, **chosen(tuned, study, row))
+    if hasattr(metarl.registry.agent_class(agent).Config, "trial_episodes"):
+        settings["trial_episodes"] = STUDIES[study].episodes
+    return metarl.make_agent(agent, STUDIES[study].family, **changed, **settings)
 
 
-def chosen(tuned: Mapping[str, Any], study: str, row: str) -> dict[str, Any]:
-    """What was tuned for a row of a study."""
-    return dict(tuned.get("chosen", {}).get(study, {}).get(row, {}))
-
-
-def lengths(study: str, agent: str) -> dict[str, int]:
-    """Agents that must know how long a trial is are told."""
-    config = metarl.registry.agent_class(agent).Config
-    return {"trial_episodes": STUDIES[study].episodes} if hasattr(config, "trial_episodes") else {}
+def tuned(study: str, row: str) -> dict[str, Any]:
+    """The hyperparameters that were found for a row of a study; none if nothing was searched."""
+    found = json.loads(TUNED.read_text()) if TUNED.exists() else {"chosen": {}}
+    return dict(found["chosen"].get(study, {}).get(row, {}))
 
 
 def measured(agents: list[metarl.Agent], name: str, row: str, options: Options) -> Results:
     """Lifetime returns on held-out tasks; what happened in each episode as a mean over tasks."""
     study = STUDIES[name]
     tasks = agents[0].family.tasks("test", options.tasks)
-    results = metarl.evaluate(agents, tasks, k=(study.episodes,), episodes=1, modes=("sampled",))
+    results = metarl.evaluate(agents, tasks, k=(study.episodes,), episodes=1, modes=("sampled",), trials=study.trials)
     results.collected = results.collected.mean(1, keepdims=True)  # [seed, 1, episode]: n = 500 would fill the disk
     seeds = " --seeds " + " ".join(map(str, options.seeds)) if row == "rl2" else ""
     results.meta["command"] = f"python experiments/trials.py --studies {name} --agents {row}{seeds}"
@@ -157,7 +165,7 @@ def main(options: Options) -> None:
             if row == "rl2":
                 agents = [trained(options, name, seed) for seed in options.seeds]
             elif not options.train_only:
-                agents = [classical(name, row)]
+                agents = [made(name, row, **tuned(name, row))]
             if not options.train_only:
                 print(measured(agents, name, row, options).save(options.out / f"{name}-{row}.json"), flush=True)
 

@@ -14,9 +14,15 @@ import metarl
 from metarl import InvalidValueError
 from metarl.registry import load_entry_point, load_plugins
 
-BUILTIN_FAMILIES = ["metarl/BernoulliBandit-v0", "metarl/PointNavigation-v0", "metarl/TabularMDP-v0"]
+BUILTIN_FAMILIES = [
+    *("metarl/BernoulliBandit-v0", "metarl/PointNavigation-v0", "metarl/TabularMDP-v0", "metarl/GridNavi-v0"),
+    *("metarl/DarkRoom-v0", "metarl/DarkKeyToDoor-v0", "metarl/GaussianBandit-v0", "metarl/DeceptiveBandit-v0"),
+    "metarl/SwitchingBandit-v0",
+]
 BUILTIN_AGENTS = ["anil", "cavia", "e_maml", "fomaml", "maml", "maml_pp", "meta_sgd", "oracle", "pretrained", "promp"]
-BUILTIN_AGENTS += ["random", "reptile", "rl2", "scratch"]
+BUILTIN_AGENTS += ["random", "reptile", "rl2", "scratch", "psrl", "opsrl", "ucrl2", "beb", "epsilon_greedy_mdp"]
+BUILTIN_AGENTS += ["greedy_mdp", "thompson_sampling", "optimistic_thompson_sampling", "ucb1", "epsilon_greedy"]
+BUILTIN_AGENTS += ["greedy", "gittins"]
 
 
 def names_all(error, *words):
@@ -35,8 +41,9 @@ def test_builtin_families_are_registered_in_both_places(id):
 @pytest.mark.parametrize("name", BUILTIN_AGENTS)
 def test_builtin_agents_are_registered(name):
     assert metarl.registry.agent_class(name).name == name
-    agent = metarl.make_agent(name, "metarl/TabularMDP-v0")
-    assert agent.family.id == "metarl/TabularMDP-v0"
+    tabular = {"psrl", "opsrl", "ucrl2", "beb", "epsilon_greedy_mdp", "greedy_mdp"}
+    family = "metarl/TabularMDP-v0" if name in tabular else "metarl/BernoulliBandit-v0"
+    assert metarl.make_agent(name, family).family.id == family
 
 
 @pytest.mark.parametrize(
