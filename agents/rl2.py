@@ -47,7 +47,7 @@ class RL2Config:
     learning_rate: float = 3e-3
     """Of Adam (the paper: 1e-3, with batches 25 times as large)."""
     anneal_iterations: int = 0
-    """Meta-updates over which the learning rate falls to 0, linearly; 0: it stays."""
+    """Meta-updates over which the learning rate and the entropy bonus fall to 0, linearly; 0: they stay."""
     epochs: int = 4
     """Passes over a batch."""
     minibatches: int = 8
@@ -237,15 +237,15 @@ class RL2(Agent):
         count = valid.sum()
         centred = (advantage - (advantage * valid).sum() / count) * valid
         advantage = centred / (centred.square().sum() / count).sqrt().clamp_min(1e-8)
-        if cfg.anneal_iterations:
-            left = max(0.0, 1.0 - self.updates / cfg.anneal_iterations)
-            self.optimizer.param_groups[0]["lr"] = cfg.learning_rate * left
+        left = max(0.0, 1.0 - self.updates / cfg.anneal_iterations) if cfg.anneal_iterations else 1.0
+        self.optimizer.param_groups[0]["lr"] = cfg.learning_rate * left
+        bonus = cfg.entropy_coef * left
         sums: dict[str, Tensor] = {}
         steps = 0
         for epoch in range(cfg.epochs):
             for rows in self._minibatches(x.shape[1], key, epoch):
                 part = [v[:, rows] for v in (x, action, old_log_prob, advantage, target, valid)]
-                for name, v in self._ppo_step(*part).items():
+                for name, v in self._ppo_step(*part, bonus).items():
                     sums[name] = sums.get(name, torch.zeros_like(v)) + v
                 steps += 1
         self.updates += 1
@@ -258,9 +258,16 @@ class RL2(Agent):
         return list(order.chunk(self.config.minibatches))
 
     def _ppo_step(
-        self, x: Tensor, action: Tensor, old_log_prob: Tensor, advantage: Tensor, target: Tensor, valid: Tensor
+        self,
+        x: Tensor,
+        action: Tensor,
+        old_log_prob: Tensor,
+        advantage: Tensor,
+        target: Tensor,
+        valid: Tensor,
+        bonus: float = 0.0,
     ) -> dict[str, Tensor]:
-        """One gradient step on trials `[T, B, ...]`."""
+        """One gradient step on trials `[T, B, ...]`; `bonus` is the entropy's weight."""
         cfg, count = self.config, valid.sum()
         with torch.backends.cudnn.flags(allow_tf32=False):  # as precise as acting, or the first ratio is not 1
             h, value = self.net(x)
@@ -272,7 +279,7 @@ class RL2(Agent):
         policy_loss = -(surrogate * valid).sum() / count
         value_loss = ((value - target).square() * valid).sum() / count
         entropy = (policy.entropy() * valid).sum() / count
-        loss = policy_loss + cfg.value_coef * value_loss - cfg.entropy_coef * entropy
+        loss = policy_loss + cfg.value_coef * value_loss - bonus * entropy
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.net.parameters(), cfg.max_grad_norm)
