@@ -97,6 +97,7 @@ def make_family(id: str | Family, **kwargs: Any) -> Family:
     if isinstance(id, Family):
         if kwargs:
             raise InvalidValueError("keywords", sorted(kwargs), f"none, because {id.id} is built already")
+        check_family_fields(id)
         return id
     base, given = _split_id(str(id))
     name, _, preset = base.partition(":")

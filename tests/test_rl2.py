@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from gymnasium.spaces import Box
 from torch import Tensor
 
@@ -187,6 +188,88 @@ def test_box_actions_train() -> None:
 def test_bad_hyperparameters_are_named(field: str, value: float) -> None:
     with pytest.raises(metarl.InvalidValueError, match=f"rl2.{field} is"):
         metarl.make_agent("rl2", "metarl/BernoulliBandit-v0", **{field: value})
+
+
+def test_a_trial_longer_than_memory_allows_is_refused_before_it_is_played(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1,000 trials in 8 minibatches of 125 x 1,000 pulls x 128 units x 5 floats: 320 MB and more, of 100 MB."""
+    monkeypatch.setattr("metarl.agents.rl2.free_bytes", lambda device: 100_000_000)
+    agent = metarl.make_agent("rl2", "metarl/BernoulliBandit-v0", trial_episodes=1000)
+    with pytest.raises(metarl.InvalidValueError, match=r"rl2.trial_episodes is 1000, expected at most about \d+ with 125"):
+        metarl.train(agent, 1)
+    metarl.train(metarl.make_agent("rl2", "metarl/BernoulliBandit-v0", trial_episodes=10), 1)
+
+
+def test_trials_of_a_thousand_steps_train() -> None:
+    small = {"hidden": 8, "meta_batch_size": 4, "minibatches": 2, "epochs": 1}
+    agent = metarl.make_agent("rl2", "metarl/BernoulliBandit-v0", trial_episodes=1200, **small)
+    before = [p.detach().clone() for p in agent.net.parameters()]
+    metarl.train(agent, 1)
+    assert any(not torch.equal(a, b) for a, b in zip(before, agent.net.parameters(), strict=True))
+    assert all(p.isfinite().all() for p in agent.net.parameters())
+
+
+@pytest.mark.parametrize("space", [spaces.MultiBinary(3), spaces.Dict({"a": spaces.Discrete(2)}), spaces.Text(4)])
+def test_spaces_that_cannot_be_encoded_are_named(space: spaces.Space[Any]) -> None:
+    family = Walk()
+    family.observation_space = space
+    with pytest.raises(metarl.InvalidValueError, match="observation space of rl2 is .*expected a Box or a Discrete"):
+        metarl.make_agent("rl2", family)
+    family = Walk()
+    family.action_space = space
+    with pytest.raises(metarl.InvalidValueError, match="action space of rl2 is "):
+        metarl.make_agent("rl2", family)
+
+
+@pytest.mark.parametrize("horizon", [0, -1, 2.5])
+def test_episodes_without_steps_are_refused(horizon: float) -> None:
+    family = Walk()
+    family.horizon = horizon
+    with pytest.raises(metarl.InvalidValueError, match=r"Walk.horizon is .*, expected a whole number of steps, at least 1"):
+        metarl.make_agent("rl2", family)
+
+
+def test_a_separate_value_network_leaves_the_policy_alone() -> None:
+    """Its error reaches no parameter of the policy's memory; with a shared memory it does."""
+    for separate in (True, False):
+        agent = walk_agent(separate_value=separate, max_grad_norm=1e9)
+        rollout, _ = trial(agent, [2, 4])
+        assert ("value" in rollout.extras) != separate
+        _, value = agent.net(agent.inputs(rollout))
+        value.sum().backward()
+        touched = any(p.grad is not None and p.grad.abs().sum() > 0 for p in agent.net.memory.parameters())
+        assert touched != separate
+        agent.net.zero_grad()
+        found = agent.values(rollout, agent.inputs(rollout))
+        valid = rollout.valid[:, :, 0]
+        torch.testing.assert_close(found[valid], value.detach()[valid], rtol=0, atol=1e-5)
+
+
+def test_normalised_rewards_are_divided_by_the_deviation_of_returns() -> None:
+    """Rewards 1, 1 in one trial and 3, 3 in another, discount 1: returns 2, 1, 6, 3 have deviation sqrt(3.5)."""
+    agent = walk_agent(normalize_rewards=True, discount=1.0)
+    shape = (2, 2, 1)
+    reward = torch.tensor([1.0, 3.0]).expand(2, 2).unsqueeze(-1)
+    ended, valid = torch.zeros(shape, dtype=torch.bool), torch.ones(shape, dtype=torch.bool)
+    obs = torch.zeros(*shape, 1)
+    rollout = Rollout(obs, obs, reward, ended, ended, valid, obs[0])
+    torch.testing.assert_close(agent.rewards(rollout), reward[..., 0] / 3.5**0.5)
+    rollout.reward = 7 * reward  # the running moments now hold 2, 1, 6, 3, 14, 7, 42, 21: mean 12, mean square 312.5
+    torch.testing.assert_close(agent.rewards(rollout), 7 * reward[..., 0] / (312.5 - 144) ** 0.5)
+    assert torch.equal(walk_agent().rewards(rollout), rollout.reward[..., 0])
+
+
+def test_learning_rate_and_entropy_bonus_fall_to_zero() -> None:
+    """Over two updates: the whole rate, half of it, none; the count survives a checkpoint."""
+    agent = walk_agent(anneal_iterations=2, learning_rate=0.1)
+    rates = []
+    for _ in range(3):
+        other = walk_agent(anneal_iterations=2, learning_rate=0.1)
+        other.load_tensors(agent.tensors())
+        agent = other
+        rollout, _ = trial(agent, [2, 4])
+        agent.update(rollout, 0)
+        rates.append(agent.optimizer.param_groups[0]["lr"])
+    assert rates == [0.1, 0.05, 0.0]
 
 
 @pytest.mark.learning
