@@ -12,7 +12,6 @@ transformer (`metarl.memory`).
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from metarl.agent import Agent, AgentState, adam_tensors, check_number, load_adam
 from metarl.errors import InvalidValueError
 from metarl.family import Family
-from metarl.memory import Transformer, make_memory
+from metarl.memory import free_bytes, make_memory
 from metarl.networks import Distribution, ObservationEncoder, PolicyHead
 from metarl.returns import discounted_returns, gae
 from metarl.rng import Rng, fold_in, make_key
@@ -245,7 +244,7 @@ class RL2(Agent):
         for epoch in range(cfg.epochs):
             for rows in self._minibatches(x.shape[1], key, epoch):
                 part = [v[:, rows] for v in (x, action, old_log_prob, advantage, target, valid)]
-                for name, v in self._ppo_step(*part, bonus).items():
+                for name, v in self._ppo_step(*part, bonus=bonus).items():
                     sums[name] = sums.get(name, torch.zeros_like(v)) + v
                 steps += 1
         self.updates += 1
@@ -265,6 +264,7 @@ class RL2(Agent):
         advantage: Tensor,
         target: Tensor,
         valid: Tensor,
+        *,
         bonus: float = 0.0,
     ) -> dict[str, Tensor]:
         """One gradient step on trials `[T, B, ...]`; `bonus` is the entropy's weight."""
@@ -292,8 +292,7 @@ class RL2(Agent):
         """Refuse trials whose training pass would not fit, by an estimate from below."""
         cfg, steps = self.config, self.trial_steps
         batch = -(-rows // cfg.minibatches)
-        layers = len(self.net.memory.blocks) if isinstance(self.net.memory, Transformer) else 1
-        kept = self.net.memory.floats_per_step * layers * cfg.hidden * (2 if cfg.separate_value else 1)
+        kept = self.net.memory.floats_kept * (2 if cfg.separate_value else 1)
         need = 4 * steps * (batch * kept + 3 * rows * self.inputs_size)
         free = free_bytes(self.device)
         if need > free:
@@ -317,14 +316,3 @@ class RL2(Agent):
         self.net.load_state_dict({k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")})
         load_adam(self.optimizer, dict(self.net.named_parameters()), tensors)
         self.updates, self.return_moments = int(tensors["updates"]), tensors["return_moments"].cpu().clone()
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that a device has left, as far as it says."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        with open("/proc/meminfo") as lines:
-            return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) if hasattr(os, "sysconf") else 2**62

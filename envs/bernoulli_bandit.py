@@ -27,7 +27,7 @@ MAX_BAYES_STATES = 400_000
 
 
 class BernoulliBandit(TorchFamily):
-    """k independent arms.
+    """k independent arms that pay 0 or 1.
 
     Args:
         k: number of arms.

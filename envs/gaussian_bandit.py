@@ -35,7 +35,7 @@ from metarl.tasks import Normal, Tasks
 
 
 class GaussianBandit(TorchFamily):
-    """k independent arms.
+    """k independent arms whose rewards are normal.
 
     Args:
         k: number of arms.

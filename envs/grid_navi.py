@@ -35,7 +35,7 @@ Floats = npt.NDArray[np.float64]
 
 
 class GridNavi(TorchFamily):
-    """A grid with one goal.
+    """A grid with one hidden goal.
 
     Args:
         size: cells on a side, at least 3.

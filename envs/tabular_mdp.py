@@ -21,7 +21,7 @@ from metarl.tasks import FlatDirichlet, Normal, Tasks
 
 
 class TabularMDP(TorchFamily):
-    """Finite states and actions.
+    """Finite states and actions, transitions and rewards drawn at random.
 
     Args:
         states: number of states.

@@ -1,12 +1,15 @@
 """Speed of metarl against plain loops, both measured in the same run, turn by turn.
 
-    python experiments/benchmark_speed.py [--repeats 5] [--only a,b,c,d] [--threads 2] [--device cpu] [--small]
+    python experiments/benchmark_speed.py [--repeats 5] [--only a,b,c,d,e] [--threads 2] [--device cpu] [--small]
 
 Parts: (a) stepping 2-D navigation with a policy per task; (b) one MAML-TRPO meta-iteration on it, exact and with a
-thinned Fisher matrix; (c) training RL2 on the bandit; (d) memory and time of (b)'s iteration on 1,000 tasks. Every
-number of (a), (b) and (c) is environment steps per second, so a ratio above 1 says that metarl is faster: the median
-over repeats, after one warm-up each. The numpy environments and their policies stay on the CPU, and so does
-RecurrentPPO.
+thinned Fisher matrix; (c) training RL2 on the bandit, beside a GRUCell loop, a PureJaxRL-style loop (where JAX is
+installed) and RecurrentPPO, whose memory is an LSTM as wide as the GRU: beside it rl2 with an LSTM too, the equal
+network; (d) memory and time of (b)'s iteration on 1,000 tasks; (e) a GRU over whole sequences and back, beside nn.GRU.
+Every number of (a), (b) and (c) is environment steps per second and of (e) sequence steps per second, so a ratio above
+1 says that metarl is faster: the median over repeats, after one warm-up each, JAX's compiling included. The numpy
+environments and their policies stay on the CPU, and so do RecurrentPPO and (e). (c) counts arithmetic as well: of a
+step, and of the fastest product of matrices.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import json
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +27,14 @@ from typing import Any
 import torch
 import tyro
 from baselines import bandit_loop, maml_loop, navigation_loop
-from baselines.measure import MISSING, Sample, Side, compare, interleave, lines_of, machine, timed
+from baselines.bandit_loop import Case
+from baselines.measure import Sample, Side, compare, interleave, lines_of, machine, timed
 
 from metarl import Trials, make_agent
 from metarl.agents.maml import MAML
-from metarl.agents.rl2 import RL2
+from metarl.memory import GRU
 from metarl.meta_gradient import GRAPH_BYTES
+from metarl.rng import Rng
 from metarl.rollout import Budget, SlotPool
 from metarl.tasks import write_atomic
 
@@ -45,7 +50,7 @@ class Options:
 
     repeats: int = 5
     """Timed repeats of each side."""
-    only: str = "a,b,c,d"
+    only: str = "a,b,c,d,e"
     """Parts, separated by commas."""
     threads: int = 2
     """PyTorch's threads."""
@@ -69,17 +74,29 @@ class Sizes:
     """(a), (b), (d): slots per task, each for an episode."""
     hidden: tuple[int, ...] = (100, 100)
     """(a), (b), (d): the policy's layers."""
-    trials: int = 64
-    """(c): trials per update."""
-    pulls: int = 100
-    """(c): pulls per trial."""
-    gru: int = 128
-    """(c): units of the recurrent network."""
-    updates: int = 3
-    """(c): updates per repeat."""
+    cases: tuple[Case, ...] = (Case(64), Case(256), Case(205, 1024, minibatches=4, updates=1, recurrent_ppo=False))
+    """(c): what is trained; 205 units are nearest to 134 thousand parameters."""
+    units: tuple[int, ...] = (64, 128, 256)
+    """(e): widths of the GRU."""
+    rows: tuple[int, ...] = (16, 64, 256)
+    """(e): sequences at once."""
+    steps: int = 100
+    """(e): steps of a sequence."""
+    passes: int = 512
+    """(e): sequences per repeat."""
 
 
-SMALL = Sizes(tasks=2, many_tasks=3, episodes=2, hidden=(8, 8), trials=4, pulls=5, gru=8, updates=1)
+SMALL = Sizes(
+    tasks=2,
+    many_tasks=3,
+    episodes=2,
+    hidden=(8, 8),
+    cases=(Case(8, 4, 5, updates=1), Case(9, 8, 5, minibatches=2, updates=1, recurrent_ppo=False)),
+    units=(8,),
+    rows=(2, 3),
+    steps=4,
+    passes=3,
+)
 
 
 def main(options: Options) -> None:
@@ -93,11 +110,11 @@ def main(options: Options) -> None:
     report["graph_bytes"] = GRAPH_BYTES
     if "b" in chosen:
         report["details"]["memory"] = alone(options, sizes.tasks)["memory"]  # first: see there
-    for name in sorted(chosen, key="dabc".index):  # (d) too
+    for name in sorted(chosen, key="dabce".index):  # (d) too
         rows, details = PARTS[name](options, sizes)
         report["rows"] += rows
         report["details"] |= details
-    print("\n".join(lines_of(report)))
+    print("\n".join([*lines_of(report), *lines_of_arithmetic(report["details"].get("rl2", []))]))
     write_atomic(options.out, (json.dumps(report, indent=1) + "\n").encode())
 
 
@@ -256,35 +273,38 @@ def meta_iteration(o: Options, s: Sizes) -> Part:
 
 def recurrent(o: Options, s: Sizes) -> Part:
     """(c) Collect trials and train on them, several times."""
-    sizes = {"meta_batch_size": s.trials, "trial_episodes": s.pulls, "hidden": s.gru, "epochs": 4, "minibatches": 1}
-    agent = make_agent("rl2", "metarl/BernoulliBandit-v0", device=o.device, **sizes)
-    assert isinstance(agent, RL2)
-    k, cfg, pool = agent.family.k, agent.config, SlotPool(agent.family, agent.device)
-    iterations, net = itertools.count(), bandit_loop.GRUPolicy(agent.net, k).to(o.device)
-    optimizer = torch.optim.Adam(net.parameters(), lr=cfg.learning_rate, eps=1e-5, fused=True)
-    generator = torch.Generator(o.device).manual_seed(0)
+    done = [bandit_loop.measure_case(case, o.device, o.threads, o.repeats) for case in s.cases]
+    return [row for rows, _ in done for row in rows], {"rl2": [arithmetic for _, arithmetic in done]}
 
-    def metarl() -> None:
-        i = next(iterations)
-        agent.train_step(Trials(pool, agent.family.tasks("train", s.trials, start=i * s.trials), iteration=i))
 
-    def loop() -> None:
-        arms = torch.rand(s.trials, k, generator=generator, device=o.device)
-        bandit_loop.update(net, optimizer, bandit_loop.play(net, arms, s.pulls, generator), cfg)
+def lines_of_arithmetic(cases: list[dict[str, Any]]) -> Iterator[str]:
+    """What (c) counted."""
+    for case in cases:
+        size = f"{case['hidden']} units, {case['trials']:,} trials, {case['parameters']:,} parameters"
+        yield f"(c) {size}: peak {case['peak_flops'] / 1e9:,.0f} GFLOP/s"
+        for name, side in case["sides"].items():
+            work = f"{side['flops_per_step'] / 1e6:.2f} MFLOP a step"
+            yield f"(c) {size}: {name}: {side['rate']:,.0f} steps/s, {work}, {side['share_of_peak']:.0%} of the peak"
 
-    def rated(work: Callable[[], Any], times: int) -> Side:
-        steps = s.updates * s.trials * s.pulls
-        return lambda i: {"rate": steps / timed(o.device, lambda: [work() for _ in range(times)])[0]}
 
-    sides = {"metarl": rated(metarl, s.updates), "GRUCell loop": rated(loop, s.updates)}
-    try:
-        other = bandit_loop.recurrent_ppo(k, s.pulls, cfg)
-        sides["RecurrentPPO"] = rated(lambda: other.learn(s.updates * s.trials * s.pulls), 1)
-    except ImportError:
-        print(f"RecurrentPPO: {MISSING}", file=sys.stderr)
-    raw = interleave(sides, o.repeats)
-    theirs = {x: raw.get(x, {}).get("rate", []) for x in ("GRUCell loop", "RecurrentPPO")}
-    return [compare("c", "RL2", x, raw["metarl"]["rate"], rates) for x, rates in theirs.items()], {}
+def sequences(o: Options, s: Sizes) -> Part:
+    """(e) Through sequences and back to the weights' gradients, on the CPU; the input is as wide as the bandit's."""
+    table = []
+    for units, rows in itertools.product(s.units, s.rows):
+        memory, x = GRU(8, units), torch.zeros(s.steps, rows, 8)
+        memory.initialise(Rng(torch.tensor([0])))
+        passes, ones = max(1, s.passes // rows), torch.ones(s.steps, rows, units)
+
+        def side(forward: Callable[[], torch.Tensor], rows: int = rows, passes: int = passes) -> Side:
+            def work() -> None:
+                for _ in range(passes):
+                    forward().backward(ones)
+
+            return lambda i: {"rate": passes * s.steps * rows / timed("cpu", work)[0]}
+
+        raw = interleave({"metarl": side(lambda: memory(x)), "nn.GRU": side(lambda: memory.rnn(x)[0])}, o.repeats)
+        table.append(compare("e", f"GRU {units}, {rows} rows", "nn.GRU", raw["metarl"]["rate"], raw["nn.GRU"]["rate"]))
+    return table, {}
 
 
 def many_tasks(o: Options, s: Sizes) -> Part:
@@ -305,7 +325,7 @@ def many_tasks(o: Options, s: Sizes) -> Part:
     return [], {"many_tasks": {"repeats": repeats, "goal_bytes": GOAL_BYTES, "goal_met": fine, "cases": cases}}
 
 
-PARTS = {"a": stepping, "b": meta_iteration, "c": recurrent, "d": many_tasks}
+PARTS = {"a": stepping, "b": meta_iteration, "c": recurrent, "d": many_tasks, "e": sequences}
 
 
 if __name__ == "__main__":

@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import gradient_bias
+import trial_tables
 import tyro
+from gymnasium.spaces import Discrete
 from point_navigation import SETTINGS
 
+from metarl import make_family, registry
 from metarl.report import adaptation_figure, save_figure
 from metarl.results import Results
 from metarl.tasks import write_atomic
@@ -37,9 +40,9 @@ class Options:
     """Compare instead of writing."""
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table, numbers to the right."""
-    lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
+def table(head: list[str], rows: list[list[str]], align: str = "--:") -> str:
+    """A Markdown table, columns after the first aligned to the right."""
+    lines = [head, ["---", *[align] * (len(head) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -135,31 +138,33 @@ def padded(values: list[float]) -> list[str]:
     return [f"{v:.2f}" for v in values] + [""] * (4 - len(values))
 
 
-def bandits() -> str:
-    """Bandits beside the paper and the Bayes optimum."""
-    rows, seeds = [], 0
-    for cell, paper in PUBLISHED["bandit"].items():
-        if cell == "source":
-            continue
-        name = "bandit-n{}-k{}".format(*cell.split(","))
-        ours, random = (
-            Results.load(RESULTS / f"{name}-{agent}.json").lifetime_summary() for agent in ("rl2", "random")
-        )
-        assert ours is not None
-        assert random is not None
-        seeds = len(Results.load(RESULTS / f"{name}-rl2.json").meta["seeds"])
-        bayes = ours["bayes_optimal"]
-        # random play's expectation is known exactly: half a reward per pull
-        share = (ours["mean"] - 0.5 * ours["episodes"]) / (bayes - 0.5 * ours["episodes"])
-        rows.append(
-            [cell, f"{random['mean']:.2f}", f"{paper['rl2']:.1f}", interval(ours), f"{bayes:.3f}", f"{share:.1%}"]
-        )
-    return (
-        f"Bernoulli bandits with n pulls and k arms: lifetime return on 20,000 held-out bandits, mean of {seeds} seeds "
-        "with its 95 % interval, and the share of the gap from random play to the exact Bayes optimum. "
-        f"Paper: {PUBLISHED['bandit']['source']}. Command: `python experiments/bandit.py`.\n\n"
-        + table(["n, k", "`random`", "RL2, the paper", "`rl2`", "Bayes optimum", "share of the gap"], rows)
-    )
+def families() -> str:
+    """The built-in families, from the registry."""
+    rows = []
+    for id in sorted(registry.families):
+        family = make_family(id)
+        doc = (type(family).__doc__ or "").strip().splitlines()[0]
+        known = sorted(family.references(family.tasks("test", 2)))
+        if (best := family.bayes_optimal_return(2)) is not None and best == best:
+            known.append("bayes_optimum")
+        actions = f"{family.action_space.n}" if isinstance(family.action_space, Discrete) else "Box"
+        tasks = "finite: train = test" if family.finite else ", ".join(family.splits)
+        presets = ", ".join(f"`{p}`" for p in type(family).presets) or ""
+        exact = ", ".join(known).replace("_", " ")
+        rows.append([f"`{id}`", doc, presets, actions, str(family.horizon), tasks, exact, family.source])
+    head = ["id", "what", "presets", "actions", "horizon", "splits", "exact references", "source"]
+    return table(head, rows, "---")
+
+
+def agents() -> str:
+    """The built-in agents, from the registry."""
+    rows = []
+    for name in sorted(registry.agents):
+        cls = registry.agent_class(name)
+        doc = (cls.__doc__ or "").strip().splitlines()[0]
+        file = cls.__module__.removeprefix("metarl.").replace(".", "/") + ".py"
+        rows.append([f"`{name}`", doc, "yes" if cls.learns else "no", f"`{file}`"])
+    return table(["name", "what", "learns", "file"], rows, "---")
 
 
 def speed() -> str:
@@ -234,8 +239,16 @@ def gradients() -> str:
 
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {"picture": picture, "speed": speed, "papers": lambda: f"{navigation()}\n\n{bandits()}"},
+    "README.md": {"picture": picture, "speed": speed, "papers": lambda: f"{navigation()}\n\n{trial_tables.summary()}"},
+    "docs/families.md": {"families": families},
+    "docs/agents.md": {"agents": agents},
     "docs/gradients.md": {"gradient_bias": gradients},
+    "docs/trials.md": {
+        "bandits": trial_tables.bandits,
+        "bandit_variants": trial_tables.bandit_variants,
+        "mdps": trial_tables.mdps,
+        "grid_navi": trial_tables.grid_navi,
+    },
     "docs/results.md": {"dense": lambda: comparison("dense"), "sparse": lambda: comparison("sparse")},
 }
 

@@ -27,6 +27,7 @@ from metarl.runs import git_revision, versions
 from metarl.tasks import Tasks
 
 MODES = ("sampled", "mean")
+_SMALL = 4  # numbers in an observation that is kept of a trial
 _PRIOR = ("train", "test")  # splits that the Bayes optimum under the family's prior is about
 
 
@@ -64,7 +65,7 @@ def evaluate(
         floor_episodes: random episodes per task that measure the floor of a family that does not know its own; 0 for
             none.
         rows_at_once: trials played side by side; changes nothing but rounding.
-        paths: how many tasks' paths to keep for pictures.
+        paths: of how many tasks to keep, for pictures, the first trial's paths and what was done in it.
         allow_train_tasks: accept tasks that training can draw.
         progress: called with (adaptation steps done, in all).
 
@@ -192,6 +193,7 @@ class _Part:
     env_steps: list[Floats] = field(default_factory=list)  # likewise
     seconds: list[float] = field(default_factory=list)  # of each step j
     paths: dict[int, Floats] = field(default_factory=dict)  # k to [path, t, 2]
+    trial: list[dict[str, Floats]] = field(default_factory=list)  # for each step j: see `_played`
     failed: int = 0  # adaptation steps that were given up
 
 
@@ -225,6 +227,8 @@ def _play_part(
             part.seconds.append(seconds())
             part.collected.append(rollout.mean_return().cpu().numpy())
             part.total.append((rollout.reward * rollout.valid).double().sum((0, 2)).cpu().numpy())
+            if _lives(agent) and keep.stop > 0:
+                part.trial.append(_played(agent, rollout.rows(keep)))
             begun += (rollout.episode_start & rollout.valid).sum((0, 2)).cpu().numpy()
             used += rollout.env_steps.cpu().numpy()
         tick()
@@ -295,6 +299,33 @@ def _paths(rollout: Rollout, keep: slice) -> Floats:
     reached[before > 0] = torch.nan
     points = torch.cat([rollout.obs[:1, keep, 0].double(), reached])
     return points.transpose(0, 1).cpu().numpy()
+
+
+def _lives(agent: Agent) -> bool:
+    """Whether an adaptation step is one episode, so that a trial is lived through one episode at a time."""
+    return agent.budget == Budget(slots=1, episodes=1)
+
+
+def _played(agent: Agent, rollout: Rollout) -> dict[str, Floats]:
+    """Actions, rewards and small observations of an episode, `[path, t, ...]`: NaN from its end to the horizon."""
+    action = agent.to_env(rollout.action.flatten(0, 2))
+    told = {"action": action.view(*rollout.reward.shape, *action.shape[1:]), "reward": rollout.reward}
+    if rollout.obs.dim() == 4 and rollout.obs.shape[-1] <= _SMALL:
+        told["obs"] = rollout.obs
+    valid = rollout.valid[:, :, 0].cpu().numpy()
+    out = {}
+    for name, values in told.items():
+        found = values[:, :, 0].double().cpu().numpy()
+        found[~valid] = np.nan
+        out[name] = np.full((found.shape[1], agent.family.horizon, *found.shape[2:]), np.nan)
+        out[name][:, : len(found)] = found.swapaxes(0, 1)
+    return out
+
+
+def _joined(parts: list[list[dict[str, Floats]]]) -> dict[str, Floats]:
+    """From `_played` for each part and episode to `[path, episode, t, ...]`; empty without any."""
+    names = parts[0][0] if parts else {}
+    return {n: np.concatenate([np.stack([told[n] for told in part], 1) for part in parts]) for n in names}
 
 
 def _landmarks(family: Family, tasks: Tasks) -> Floats | None:
@@ -374,7 +405,7 @@ def _assemble(
         """`[k]`, mean over everything else."""
         return np.asarray(np.concatenate([np.stack(get(p), 1) for played in outcomes for p in played]).mean(0))
 
-    lives = agent.budget == Budget(slots=1, episodes=1) and grid[-1] > 0  # one episode at a time: a trial has a total
+    lives = _lives(agent) and grid[-1] > 0  # one episode at a time: a trial has a total
     in_prior = lives and tasks.split in _PRIOR
     told = bool(outcomes[0][0].success[modes[0]])
     return Results(
@@ -397,4 +428,6 @@ def _assemble(
         },
         landmarks=None,
         task_hash=tasks.hash,
+        trial=_joined([part.trial for part in outcomes[0] if part.trial]),
+        bayes_episodes=agent.family.bayes_optimal_episodes(grid[-1]) if in_prior else None,
     )

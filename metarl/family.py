@@ -94,6 +94,10 @@ class Family:
         """The best expected return of a whole trial of `episodes` episodes, task unknown; None where unknown."""
         return None
 
+    def bayes_optimal_episodes(self, episodes: int) -> npt.NDArray[np.float64] | None:
+        """Expected return of each of those episodes `[episodes]` under a policy that attains it; None where unknown."""
+        return None
+
     def landmarks(self, tasks: Tasks) -> npt.NDArray[np.float32] | None:
         """A point per task to mark in pictures of 2-D observations, `[N, 2]`, or None."""
         return None

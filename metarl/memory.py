@@ -9,6 +9,7 @@ normalised first, rotary positions (Su et al. 2021, arXiv:2104.09864).
 from __future__ import annotations
 
 import math
+import os
 from typing import Any, cast
 
 import torch
@@ -30,12 +31,17 @@ class GRU(nn.Module):
         hidden: units.
     """
 
-    floats_per_step = 5  # kept for the backward pass, per unit, row and step
+    floats_per_unit = 5  # kept for the backward pass, of each row and step
 
     def __init__(self, inputs: int, hidden: int) -> None:
         super().__init__()
         self.size = hidden
         self.rnn = nn.GRU(inputs, hidden)
+
+    @property
+    def floats_kept(self) -> int:
+        """Kept for the backward pass of one step of one row, by an estimate from below."""
+        return self.floats_per_unit * self.size
 
     def begin(self, rows: int, device: torch.device) -> State:
         """Nothing remembered: tensors `[R, ...]`."""
@@ -67,7 +73,7 @@ class GRU(nn.Module):
 class LSTM(GRU):
     """Long short-term memory; the forget gates begin open (bias 1)."""
 
-    floats_per_step = 16
+    floats_per_unit = 16
 
     def __init__(self, inputs: int, hidden: int) -> None:
         nn.Module.__init__(self)
@@ -111,8 +117,6 @@ class Transformer(nn.Module):
         heads: of each block's attention.
     """
 
-    floats_per_step = 19  # of each layer, see GRU
-
     def __init__(self, inputs: int, hidden: int, window: int, layers: int = 2, heads: int = 4) -> None:
         super().__init__()
         if hidden % (2 * heads):
@@ -121,6 +125,11 @@ class Transformer(nn.Module):
         self.embed = nn.Linear(inputs, hidden)
         self.blocks = cast("list[_Block]", nn.ModuleList(_Block(hidden, heads) for _ in range(layers)))
         self.norm = nn.LayerNorm(hidden)
+
+    @property
+    def floats_kept(self) -> int:
+        """See `GRU.floats_kept`."""
+        return 19 * self.size * len(self.blocks)
 
     def begin(self, rows: int, device: torch.device) -> State:
         """Nothing remembered."""
@@ -227,3 +236,14 @@ def _draw(module: nn.Module, bound: float, rng: Rng) -> None:
     """Matrices uniform on [-bound, bound], vectors 0."""
     for p in module.parameters():
         p.copy_((2.0 * rng.uniform(*p.shape)[0] - 1.0) * bound if p.dim() == 2 else torch.zeros_like(p))
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that a device has left, as far as it says."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        with open("/proc/meminfo") as lines:
+            return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) if hasattr(os, "sysconf") else 2**62

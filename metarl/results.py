@@ -43,6 +43,13 @@ class Results:
         task_hash: content hash of the tasks.
         meta: what made it: settings, config, seeds, versions, git revision, whether the floor is exact or measured, and
             whether train = test.
+        trial: the first trial of each of the first tasks, as the first seed's agent played it while adapting; for
+            agents that live through a trial one episode at a time, else empty. `action` and `obs` (the environment's
+            action, and what was seen before it) are `[path, episode, t]` and one axis more where they are vectors,
+            `reward` is `[path, episode, t]`; t goes up to the horizon, NaN after the episode's end. `obs` is absent
+            unless observations are vectors of at most 4 numbers.
+        bayes_episodes: expected return of each episode of the trial, `[episode]`, under a policy that attains
+            `bayes_optimal`, where known.
     """
 
     agent: str
@@ -62,6 +69,8 @@ class Results:
     landmarks: Floats | None
     task_hash: str
     meta: dict[str, Any] = field(default_factory=dict)
+    trial: dict[str, Floats] = field(default_factory=dict)
+    bayes_episodes: Floats | None = None
     _resampled: dict[str, dict[str, Floats]] = field(default_factory=dict, repr=False, compare=False)
 
     def summary(self, mode: str | None = None) -> list[dict[str, float]]:
@@ -126,11 +135,12 @@ class Results:
         target = _json_path(path)
         arrays: dict[str, Floats] = {"collected": self.collected, "lifetime": self.lifetime, "episodes": self.episodes}
         arrays |= {"env_steps": self.env_steps, "seconds": self.seconds}
-        for group in ("scores", "success", "references"):
+        for group in ("scores", "success", "references", "trial"):
             arrays |= {f"{group}.{name}": v for name, v in getattr(self, group).items()}
         arrays |= {f"paths.{k}": v for k, v in self.paths.items()}
-        if self.landmarks is not None:
-            arrays["landmarks"] = self.landmarks
+        for name in ("landmarks", "bayes_episodes"):
+            if (values := getattr(self, name)) is not None:
+                arrays[name] = values
         head = {
             "format": FORMAT,
             **{n: getattr(self, n) for n in ("agent", "family", "split", "k", "bayes_optimal", "task_hash", "meta")},
@@ -163,9 +173,10 @@ class Results:
         fields: dict[str, Any] = {
             n: head[n] for n in ("agent", "family", "split", "k", "bayes_optimal", "task_hash", "meta")
         }
-        groups: dict[str, Any] = {n: group(n) for n in ("scores", "success", "references")}
+        groups: dict[str, Any] = {n: group(n) for n in ("scores", "success", "references", "trial")}
         paths = {int(k): v for k, v in group("paths").items()}
-        return cls(**fields, **plain, **groups, paths=paths, landmarks=arrays.get("landmarks"))
+        optional: dict[str, Any] = {n: arrays.get(n) for n in ("landmarks", "bayes_episodes")}
+        return cls(**fields, **plain, **groups, **optional, paths=paths)
 
 
 def _json_path(path: str | Path) -> Path:

@@ -335,6 +335,89 @@ def test_save_and_load(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.references["informed_optimum"], results.references["informed_optimum"])
 
 
+# --- what was done in a trial ----------------------------------------------------------------------------------------
+
+
+class Halver(Rememberer):
+    """Plays half of (the number of adaptation steps behind it, plus its seed), in either mode."""
+
+    name = "halver"
+
+    def act(self, state: dict[str, Tensor], step: Step, rng: metarl.Rng, mode: str) -> Any:
+        action, extras, state = super().act(state, step, rng, "mean")
+        return action + self.seed, extras, state
+
+    def to_env(self, action: Tensor) -> Tensor:
+        return action / 2
+
+
+def test_trial_is_what_was_played(counting: Any) -> None:
+    """Counting shows t and pays bonus + t; task 0 ends with its second step, task 1 at the horizon of 4."""
+    family = counting()
+    tasks = family.make_tasks(length=[2.0, 50.0, 50.0], bonus=[10.0, -5.0, 0.0])
+    settings: dict[str, Any] = {"k": 3, "paths": 2, "episodes": 1, "allow_train_tasks": True}
+    trial = evaluate([Halver(family, Nothing(), seed) for seed in (0, 1)], tasks, **settings).trial
+    nan = np.nan
+    obs = np.array([[0, 1, nan, nan], [0, 1, 2, 3]])  # [path, t], the same in each of 3 episodes
+    ones = obs * 0 + 1
+    half = np.array([0.0, 0.5, 1.0])[None, :, None]  # episode j is played with j / 2 by the first seed's agent
+    np.testing.assert_array_equal(trial["obs"], np.repeat(obs[:, None, :, None], 3, 1))
+    np.testing.assert_array_equal(trial["reward"], np.repeat((obs + np.array([[10], [-5]]))[:, None], 3, 1))
+    np.testing.assert_array_equal(trial["action"], (half * ones[:, None])[..., None])
+
+
+def test_trial_is_the_first_of_each_of_the_first_tasks_whatever_the_batching() -> None:
+    agent = metarl.make_agent("random", "metarl/BernoulliBandit-v0")
+    settings: dict[str, Any] = {"k": 9, "num_tasks": 6, "trials": 3, "episodes": 1, "paths": 4}
+    whole, parts = evaluate(agent, **settings), evaluate(agent, **settings, rows_at_once=9)  # 3 tasks at a time
+    assert {n: v.shape for n, v in whole.trial.items()} == {
+        "action": (4, 9, 1),
+        "reward": (4, 9, 1),
+        "obs": (4, 9, 1, 1),
+    }
+    for name, values in whole.trial.items():
+        np.testing.assert_array_equal(values, parts.trial[name])
+    np.testing.assert_array_equal(whole.trial["reward"].sum((1, 2)), whole.lifetime[0, :4, 0])
+    assert set(np.unique(whole.trial["action"])) == {0, 1, 2, 3, 4}
+
+
+def test_trial_is_kept_only_where_it_can_be_shown() -> None:
+    settings: dict[str, Any] = {"k": 2, "num_tasks": 2, "episodes": 1}
+    assert evaluate(counter(), **settings).trial == {}  # two episodes side by side
+    assert evaluate(counter(Rememberer), **settings, paths=0).trial == {}
+    assert evaluate(counter(Rememberer), **(settings | {"k": 0})).trial == {}
+    tabular = evaluate(metarl.make_agent("random", "metarl/TabularMDP-v0"), **settings).trial
+    assert set(tabular) == {"action", "reward"}  # an observation has 10 numbers
+    assert tabular["action"].shape == (2, 2, 10)
+
+
+def test_bayes_optimal_episodes_add_up_to_the_trial() -> None:
+    agent = metarl.make_agent("random", "metarl/GridNavi-v0")
+    results = evaluate(agent, k=2, num_tasks=2, episodes=1)
+    assert results.bayes_episodes is not None
+    assert results.bayes_episodes.shape == (2,)
+    assert results.bayes_episodes.sum() == pytest.approx(results.bayes_optimal)
+    goal = agent.family.make_tasks(goal=(0.0, 2.0))
+    assert evaluate(agent, goal, k=2, episodes=1).bayes_episodes is None  # tasks of our own have another prior
+    bandit = metarl.make_agent("random", "metarl/BernoulliBandit-v0")
+    assert evaluate(bandit, k=2, num_tasks=2, episodes=1).bayes_episodes is None  # the family knows only their sum
+
+
+def test_trials_are_saved_and_files_without_them_load(tmp_path: Path) -> None:
+    results = evaluate(metarl.make_agent("random", "metarl/GridNavi-v0"), k=2, num_tasks=2, episodes=1)
+    again = Results.load(results.save(tmp_path / "r.json"))
+    assert set(again.trial) == {"action", "obs", "reward"}
+    for name, values in results.trial.items():
+        np.testing.assert_array_equal(again.trial[name], values)
+    np.testing.assert_array_equal(again.bayes_episodes, results.bayes_episodes)
+    with np.load(tmp_path / "r.npz") as file:
+        older = {n: file[n] for n in file.files if n != "bayes_episodes" and not n.startswith("trial.")}
+    np.savez_compressed(tmp_path / "r.npz", **older)
+    old = Results.load(tmp_path / "r.json")
+    assert (old.trial, old.bayes_episodes) == ({}, None)
+    assert old.summary() == results.summary()
+
+
 def test_foreign_results_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text('{"format": "else"}')
     with pytest.raises(metarl.InvalidValueError, match="results format is 'else'"):

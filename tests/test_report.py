@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from metarl.errors import InvalidValueError
-from metarl.report import adaptation_figure, paths_figure, save_figure, table_text, write_report
+from metarl.report import adaptation_figure, paths_figure, save_figure, table_text, trial_figure, write_report
 from metarl.results import Results
 
 DASH = "\u2013"
@@ -92,7 +92,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_page_is_one_file_that_asks_for_nothing(whole: str):
     assert whole.startswith("<!DOCTYPE html>")
-    assert whole.count("<svg ") == 1 + 1 + 1 + 1 + 1  # curves of three sections, paths of two
+    assert whole.count("<svg ") == 1 + 1 + 1 + 1 + 1 + 1  # curves of three sections, paths of two, a trial
     assert not re.search(r"<(script|link|img|iframe|object|image)\b|@import|url\(\s*['\"]?(?!#)", whole)
     assert "://" not in whole  # no address of any kind, not even a namespace
     assert all(target.startswith("#") for target in re.findall(r'(?:href|src)="([^"]*)"', whole))
@@ -311,6 +311,90 @@ def test_frame_of_paths_is_square_and_keeps_goals_in_sight():
     # anchors span [0, 1] on both axes: centre 0.5, reach 0.5, so the half width is 1.1 * 2.5 * 0.5 = 1.375
     for low, high in (figure.axes[0].get_xlim(), figure.axes[0].get_ylim()):
         assert (low, high) == pytest.approx((0.5 - 1.375, 0.5 + 1.375))
+
+
+def arms(*pulled: int, paid: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """A trial of one-step episodes with a Discrete action; other tasks' trials differ."""
+    action, reward = np.array(pulled, float)[None, :, None], np.array(paid, float)[None, :, None]
+    return {"action": np.concatenate([action, 0 * action]), "reward": np.concatenate([reward, 0 * reward])}
+
+
+def test_trial_curves_are_means_of_what_was_collected():
+    thin = bandit("gittins", lifetime=np.ones((1, 3, 1)), collected=np.array([[[1.0, 2.0, 4.0]]]))  # kept as a mean
+    made = [bandit(bayes_episodes=np.array([-20.0, -12.0, -9.0])), make_results("maml", "metarl/ToyBandit-v0"), thin]
+    (ax,) = trial_figure(made).axes  # no trial was kept; the agent without lifetime returns has no curve
+    rl2, gittins, optimum, bayes = ax.lines
+    np.testing.assert_array_equal(rl2.get_xdata(), [1, 2, 3])
+    np.testing.assert_allclose(rl2.get_ydata(), made[0].collected.mean((0, 1)))
+    np.testing.assert_array_equal(gittins.get_ydata(), [1.0, 2.0, 4.0])
+    assert (optimum.get_linestyle(), list(optimum.get_ydata())) == (":", [-10.0, -10.0])
+    assert (bayes.get_linestyle(), bayes.get_ydata().tolist()) == ("--", [-20.0, -12.0, -9.0])
+    assert {t.get_text(): t.get_position()[1] for t in ax.texts} == {
+        "informed\noptimum": -10.0,
+        "Bayes-optimal\npolicy": -9.0,
+    }
+    (band,) = ax.collections  # one seed has none
+    by_seed = made[0].collected.mean(1)  # [seed, episode]
+    for j in range(3):
+        edge = [y for x, y in band.get_paths()[0].vertices if x == j + 1]
+        assert (min(edge), max(edge)) == (by_seed[:, j].min(), by_seed[:, j].max())
+
+
+def test_arms_of_a_trial_are_filled_where_they_paid():
+    made = [
+        bandit(trial=arms(2, 0, 4, paid=(0, 1, 1))),
+        bandit("random"),
+        bandit("ucb1", trial=arms(3, 3, 3, paid=(0, 0, -1))),
+    ]
+    left, rl2, ucb1 = trial_figure(made).axes
+    assert [ax.get_title(loc="left") for ax in (rl2, ucb1)] == ["rl2", "ucb1"]
+    for ax, filled, hollow in ((rl2, [(2, 0), (3, 4)], [(1, 2)]), (ucb1, [], [(1, 3), (2, 3), (3, 3)])):
+        paid, unpaid = ax.lines
+        assert [tuple(p) for p in paid.get_xydata().tolist()] == filled
+        assert [tuple(p) for p in unpaid.get_xydata().tolist()] == hollow
+        assert paid.get_markerfacecolor() == paid.get_color()
+        assert unpaid.get_markerfacecolor() == "white"
+        assert ax.get_ylim() == (-0.5, 4.5)  # the largest arm that anyone pulled is 4
+    assert rl2.lines[0].get_color() == left.lines[0].get_color()
+    assert ucb1.lines[0].get_color() == left.lines[2].get_color()
+
+
+def test_trials_of_four_agents_are_shown():
+    made = [bandit(name, trial=arms(0, 1, 2, paid=(1, 1, 1))) for name in "abcdef"]
+    assert [ax.get_title(loc="left") for ax in trial_figure(made).axes[1:]] == list("abcd")
+
+
+def test_continuous_actions_are_no_arms():
+    trial = {"action": np.zeros((1, 3, 1, 1)), "reward": np.zeros((1, 3, 1)), "obs": np.zeros((1, 3, 1, 3))}
+    assert len(trial_figure([bandit(trial=trial)]).axes) == 1
+
+
+def test_walks_of_a_trial_are_its_first_second_and_last_episode():
+    episodes = np.arange(4.0)[:, None, None]  # episode j goes from (0, j) to (1, j) to (2, j), the second ends before
+    obs = np.concatenate([np.arange(3.0)[None, :, None] + 0 * episodes, episodes + np.zeros((4, 3, 1))], -1)
+    obs[1, 2] = np.nan
+    trial = {"action": np.zeros((2, 4, 3)), "reward": np.zeros((2, 4, 3)), "obs": np.stack([obs, obs + 7])}
+    walked = bandit(trial=trial, landmarks=np.array([[3.0, 1.0], [9.0, 9.0]]), collected=np.zeros((2, 3, 4)))
+    _, first, second, last = trial_figure([walked]).axes
+    assert [ax.get_title() for ax in (first, second, last)] == ["episode 1", "episode 2", "episode 4"]
+    expected = ([[0, 0], [1, 0], [2, 0]], [[0, 1], [1, 1]], [[0, 3], [1, 3], [2, 3]])
+    for ax, points in zip((first, second, last), expected, strict=True):
+        path, _, star = ax.lines
+        assert path.get_xydata().tolist() == points
+        assert (star.get_marker(), star.get_xydata().tolist()) == ("*", [[3.0, 1.0]])
+    # everything lies in [0, 3] on both axes: centre 1.5, half width 1.1 * 1.5
+    assert (first.get_xlim(), first.get_ylim()) == (pytest.approx((-0.15, 3.15)), pytest.approx((-0.15, 3.15)))
+
+
+def test_page_shows_trials_of_at_least_two_episodes(tmp_path: Path, whole: str):
+    assert ["<h3>Trial</h3>" in section for section in whole.split("<section>")[1:]] == [False, True, False]
+    assert "<h3>Trial</h3>" not in page([bandit(collected=np.zeros((2, 3, 1)))], tmp_path)
+    with pytest.raises(InvalidValueError, match="at least two episodes"):
+        trial_figure([make_results()])
+    with pytest.raises(InvalidValueError, match="one family"):
+        trial_figure([bandit(), make_results()])
+    shown = page([bandit(trial=arms(0, 1, 2, paid=(1, 1, 1)))], tmp_path)
+    assert shown == page([bandit(trial=arms(0, 1, 2, paid=(1, 1, 1)))], tmp_path)
 
 
 @pytest.mark.parametrize(("name", "start"), [("curve.png", b"\x89PNG"), ("sub/curve.SVG", b"<?xml")])

@@ -1,10 +1,17 @@
 """RL2 on bandits without metarl: a GRUCell unrolled by a Python loop, and sb3-contrib's RecurrentPPO.
 
-The network, the batch and PPO's settings are those of metarl's rl2 (Duan et al. 2016, arXiv:1611.02779).
+The batch and PPO's settings are those of metarl's rl2 (Duan et al. 2016, arXiv:1611.02779), and so is the network,
+but for RecurrentPPO's LSTM. `measure_case` times both, and the loop in JAX (`jax_loop`), beside rl2, and counts the
+arithmetic.
 """
 
 from __future__ import annotations
 
+import itertools
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import gymnasium as gym
@@ -15,9 +22,32 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
-from metarl.agents.rl2 import RL2Config, RL2Network
+from baselines.measure import MISSING, Sample, Side, compare, interleave, timed
+from metarl import Trials, make_agent
+from metarl.agents.rl2 import RL2, RL2Config, RL2Network
+from metarl.rollout import SlotPool
 
 Array = npt.NDArray[Any]
+GATES = {"gru": 3, "lstm": 4}
+PEAK_STEPS = 6400  # rows of the product that the peak is measured on: 64 trials of 100 pulls
+
+
+@dataclass(frozen=True)
+class Case:
+    """A size of RL2 training, and what stands beside it. Four epochs everywhere."""
+
+    hidden: int
+    """Units of the memory."""
+    trials: int = 64
+    """Trials per update."""
+    pulls: int = 100
+    """Pulls per trial."""
+    minibatches: int = 1
+    """Parts of an epoch."""
+    updates: int = 3
+    """Updates per repeat."""
+    recurrent_ppo: bool = True
+    """Beside RecurrentPPO too, and so rl2 with an LSTM."""
 
 
 class TrialBandit(gym.Env[Array, np.int64]):
@@ -87,7 +117,7 @@ class GRUPolicy(nn.Module):
 
     def __init__(self, source: RL2Network, k: int) -> None:
         super().__init__()
-        gru = source.gru
+        gru: Any = source.memory.rnn
         self.cell = nn.utils.skip_init(nn.GRUCell, k + 2, gru.hidden_size)
         self.policy = nn.utils.skip_init(nn.Linear, gru.hidden_size, k)
         self.value = nn.utils.skip_init(nn.Linear, gru.hidden_size, 1)
@@ -127,22 +157,142 @@ def play(net: GRUPolicy, p: Tensor, pulls: int, generator: torch.Generator) -> d
     return {name: torch.stack(v) for name, v in zip(names, zip(*seen, strict=True), strict=True)}
 
 
-def update(net: GRUPolicy, optimizer: torch.optim.Optimizer, data: dict[str, Tensor], cfg: RL2Config) -> None:
-    """PPO's epochs on whole trials, as one minibatch."""
+def update(
+    net: GRUPolicy,
+    optimizer: torch.optim.Optimizer,
+    data: dict[str, Tensor],
+    cfg: RL2Config,
+    generator: torch.Generator | None = None,
+) -> None:
+    """PPO's epochs on whole trials; `generator` deals them into minibatches."""
     reward, value = data["reward"], data["value"]
     advantage, carry, following = torch.empty_like(reward), torch.zeros_like(reward[0]), torch.zeros_like(reward[0])
     for t in reversed(range(len(reward))):
         carry = reward[t] + cfg.discount * following - value[t] + cfg.discount * cfg.gae_lambda * carry
         advantage[t], following = carry, value[t]
-    target = advantage + value
-    advantage = (advantage - advantage.mean()) / advantage.std(correction=0).clamp_min(1e-8)
+    advantage, target = (advantage - advantage.mean()) / advantage.std(correction=0).clamp_min(1e-8), advantage + value
+    whole = (data["x"], data["action"], data["log_prob"], advantage, target)
+    rows, device = value.shape[1], value.device
     for _ in range(cfg.epochs):
-        policy, new_value = net.unroll(data["x"])
-        ratio = torch.exp(policy.log_prob(data["action"]) - data["log_prob"])
-        clipped = ratio.clamp(1.0 - cfg.clip, 1.0 + cfg.clip)
-        loss = -torch.minimum(ratio * advantage, clipped * advantage).mean()
-        loss = loss + cfg.value_coef * (new_value - target).square().mean() - cfg.entropy_coef * policy.entropy().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), cfg.max_grad_norm)
-        optimizer.step()
+        if cfg.minibatches == 1:
+            ppo_step(net, optimizer, whole, cfg)
+            continue
+        for part in torch.randperm(rows, generator=generator, device=device).chunk(cfg.minibatches):
+            ppo_step(net, optimizer, tuple(v[:, part] for v in whole), cfg)
+
+
+def ppo_step(net: GRUPolicy, optimizer: torch.optim.Optimizer, part: tuple[Tensor, ...], cfg: RL2Config) -> None:
+    """One gradient step on trials: inputs `[T, B, k + 2]`, actions, log-probabilities, advantages, targets `[T, B]`."""
+    x, action, old_log_prob, advantage, target = part
+    policy, value = net.unroll(x)
+    ratio = torch.exp(policy.log_prob(action) - old_log_prob)
+    clipped = ratio.clamp(1.0 - cfg.clip, 1.0 + cfg.clip)
+    loss = -torch.minimum(ratio * advantage, clipped * advantage).mean()
+    loss = loss + cfg.value_coef * (value - target).square().mean() - cfg.entropy_coef * policy.entropy().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(net.parameters(), cfg.max_grad_norm)
+    optimizer.step()
+
+
+def flops_per_step(memory: str, hidden: int, k: int, epochs: int) -> int:
+    """Arithmetic of training per pull: once through the network to act, and in every epoch forwards and backwards.
+
+    A product of a vector with a matrix of n entries counts 2 n; backwards takes two products for each one forwards.
+    """
+    forward = 2 * GATES[memory] * hidden * (hidden + k + 2) + 2 * hidden * (k + 1)
+    return forward * (1 + 3 * epochs)
+
+
+def matmul_rate(hidden: int, device: str, products: int = 20) -> float:
+    """Floating-point operations per second of the product `[6400, H] [H, 3 H]`, the median."""
+    a, b = torch.full((PEAK_STEPS, hidden), 0.5, device=device), torch.full((hidden, 3 * hidden), 0.5, device=device)
+    out = torch.empty(PEAK_STEPS, 3 * hidden, device=device)
+    seconds = [timed(device, lambda: torch.mm(a, b, out=out))[0] for _ in range(products)]
+    return 6.0 * PEAK_STEPS * hidden**2 / statistics.median(seconds)
+
+
+def rl2_agent(case: Case, memory: str, device: str) -> RL2:
+    """metarl's agent."""
+    sizes = {"meta_batch_size": case.trials, "trial_episodes": case.pulls, "hidden": case.hidden}
+    passes = {"epochs": 4, "minibatches": case.minibatches}
+    agent = make_agent("rl2", "metarl/BernoulliBandit-v0", device=device, memory=memory, **sizes, **passes)
+    assert isinstance(agent, RL2)
+    return agent
+
+
+def metarl_side(agent: RL2) -> Callable[[], Any]:
+    """One of its updates at each call, on tasks of its own."""
+    iterations, pool, trials = itertools.count(), SlotPool(agent.family, agent.device), agent.config.meta_batch_size
+
+    def work() -> None:
+        i = next(iterations)
+        agent.train_step(Trials(pool, agent.family.tasks("train", trials, start=i * trials), iteration=i))
+
+    return work
+
+
+def loop_side(agent: RL2) -> Callable[[], Any]:
+    """One of the GRUCell loop's updates at each call."""
+    k, cfg, device = agent.family.k, agent.config, agent.device
+    net = GRUPolicy(agent.net, k).to(device)
+    optimizer = torch.optim.Adam(net.parameters(), lr=cfg.learning_rate, eps=1e-5, fused=True)
+    generator = torch.Generator(device).manual_seed(0)
+
+    def work() -> None:
+        arms = torch.rand(cfg.meta_batch_size, k, generator=generator, device=device)
+        update(net, optimizer, play(net, arms, cfg.trial_episodes, generator), cfg, generator)
+
+    return work
+
+
+def jax_side(agent: RL2, threads: int) -> Callable[[], Any] | None:
+    """One of the JAX loop's updates at each call; None, and a line, where JAX does not run."""
+    try:
+        from baselines import jax_loop
+
+        return jax_loop.trainer(GRUPolicy(agent.net, agent.family.k), agent.config, agent.device.type, threads)
+    except (ImportError, RuntimeError) as error:
+        print(f"JAX loop left out: {error} (pip install jax)", file=sys.stderr)
+        return None
+
+
+def measure_case(case: Case, device: str, threads: int, repeats: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows of the table, and the arithmetic: of a step, of the fastest product, and which share a side reaches."""
+    agent, steps = rl2_agent(case, "gru", device), case.updates * case.trials * case.pulls
+    k, cfg = agent.family.k, agent.config
+
+    def rated(work: Callable[[], Any], times: int = case.updates) -> Side:
+        return lambda i: {"rate": steps / timed(device, lambda: [work() for _ in range(times)])[0]}
+
+    def peak(i: int) -> Sample:
+        return {"flops": matmul_rate(case.hidden, device)}
+
+    sides = {"metarl": rated(metarl_side(agent)), "GRUCell loop": rated(loop_side(agent)), "peak": peak}
+    if jax_work := jax_side(agent, threads):
+        sides["JAX loop"] = rated(jax_work)
+    if case.recurrent_ppo:
+        sides["metarl, LSTM"] = rated(metarl_side(rl2_agent(case, "lstm", device)))
+        try:
+            other = recurrent_ppo(k, case.pulls, cfg)
+            sides["RecurrentPPO"] = rated(lambda: other.learn(steps), 1)
+        except ImportError:
+            print(f"RecurrentPPO: {MISSING}", file=sys.stderr)
+    raw = interleave(sides, repeats)
+    flops = statistics.median(raw["peak"]["flops"])
+    size = f"{case.hidden}, {case.trials:,} trials"
+    pairs = [("GRU", "metarl", other) for other in ("GRUCell loop", "JAX loop") if other in sides]
+    if case.recurrent_ppo:
+        pairs += [("GRU", "metarl", "RecurrentPPO"), ("LSTM", "metarl, LSTM", "RecurrentPPO")]
+    rows = [
+        compare("c", f"RL2, {unit} {size}", other, raw[ours]["rate"], raw.get(other, {}).get("rate", []))
+        for unit, ours, other in pairs
+    ]
+    reached = {}
+    for name in sides.keys() - {"peak"}:
+        memory = "lstm" if name in ("metarl, LSTM", "RecurrentPPO") else "gru"
+        count = flops_per_step(memory, case.hidden, k, cfg.epochs)
+        rate = statistics.median(raw[name]["rate"])
+        reached[name] = {"rate": rate, "flops_per_step": count, "share_of_peak": count * rate / flops}
+    parameters = sum(p.numel() for p in agent.net.parameters())
+    return rows, {**asdict(case), "parameters": parameters, "peak_flops": flops, "sides": reached}

@@ -1,0 +1,57 @@
+"""The Bayes optimum of every bandit in experiments/trials.py, or what bounds it from above.
+
+    python experiments/bandit_bounds.py
+
+Exact by dynamic programming where the arms' counts are few enough; otherwise an information relaxation, known up to a
+standard error (see `metarl.envs.bandit_bounds`). Writes `experiments/results/bandit_bounds.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from trials import RESULTS, STUDIES
+
+import metarl
+from metarl.envs.bandit_bounds import bayes_upper_bound, sampled_upper_bound
+from metarl.envs.bernoulli_bandit import BernoulliBandit
+from metarl.tasks import write_atomic
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to compute."""
+
+    pulls: int = 100
+    """Longest trial; 500 pulls take minutes."""
+    out: Path = RESULTS / "bandit_bounds.json"
+    """Where the numbers go."""
+    threads: int = 1
+    """Of PyTorch."""
+
+
+def main(options: Options) -> None:
+    """Compute, write."""
+    torch.set_num_threads(options.threads)
+    report: dict[str, Any] = {"pulls": options.pulls, "cells": {}}
+    for name, study in STUDIES.items():
+        if not name.startswith("bandit-") or study.episodes > options.pulls:
+            continue
+        family = metarl.make_family(study.family)
+        assert isinstance(family, BernoulliBandit)
+        exact = family.bayes_optimal_return(study.episodes)
+        bound, error = (exact, 0.0) if exact is not None else sampled_upper_bound(study.episodes, family.k)
+        if exact is None and (other := bayes_upper_bound(study.episodes, family.k)) < bound:
+            bound, error = other, 0.0
+        report["cells"][name] = {"exact": exact, "upper_bound": bound, "standard_error": error}
+        print(name, report["cells"][name], flush=True)
+    write_atomic(options.out, (json.dumps(report, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
