@@ -82,8 +82,8 @@ class Sizes:
     """(e): sequences at once."""
     steps: int = 100
     """(e): steps of a sequence."""
-    passes: int = 512
-    """(e): sequences per repeat."""
+    sequences: int = 512
+    """(e): how many per repeat."""
 
 
 SMALL = Sizes(
@@ -95,7 +95,7 @@ SMALL = Sizes(
     units=(8,),
     rows=(2, 3),
     steps=4,
-    passes=3,
+    sequences=6,
 )
 
 
@@ -288,23 +288,25 @@ def lines_of_arithmetic(cases: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def sequences(o: Options, s: Sizes) -> Part:
-    """(e) Through sequences and back to the weights' gradients, on the CPU; the input is as wide as the bandit's."""
-    table = []
-    for units, rows in itertools.product(s.units, s.rows):
-        memory, x = GRU(8, units), torch.zeros(s.steps, rows, 8)
-        memory.initialise(Rng(torch.tensor([0])))
-        passes, ones = max(1, s.passes // rows), torch.ones(s.steps, rows, units)
+    """(e) Through sequences and back to the weights' gradients, on the CPU; inputs as wide as rl2's on the bandit."""
+    return [sequence_row(o, s, units, rows) for units, rows in itertools.product(s.units, s.rows)], {}
 
-        def side(forward: Callable[[], torch.Tensor], rows: int = rows, passes: int = passes) -> Side:
-            def work() -> None:
-                for _ in range(passes):
-                    forward().backward(ones)
 
-            return lambda i: {"rate": passes * s.steps * rows / timed("cpu", work)[0]}
+def sequence_row(o: Options, s: Sizes, units: int, rows: int) -> dict[str, Any]:
+    """(e) of one size: metarl's GRU, which takes many sequences in parts, and the `nn.GRU` that holds its weights."""
+    rng, memory, passes = Rng(torch.tensor([0])), GRU(8, units), max(1, s.sequences // rows)
+    memory.initialise(rng)
+    x, gradient = rng.normal(s.steps, rows, 8)[0], torch.ones(s.steps, rows, units)
 
-        raw = interleave({"metarl": side(lambda: memory(x)), "nn.GRU": side(lambda: memory.rnn(x)[0])}, o.repeats)
-        table.append(compare("e", f"GRU {units}, {rows} rows", "nn.GRU", raw["metarl"]["rate"], raw["nn.GRU"]["rate"]))
-    return table, {}
+    def rated(forward: Callable[[torch.Tensor], torch.Tensor]) -> Side:
+        def work() -> None:
+            for _ in range(passes):
+                forward(x).backward(gradient)
+
+        return lambda i: {"rate": passes * s.steps * rows / timed("cpu", work)[0]}
+
+    raw = interleave({"metarl": rated(memory), "nn.GRU": rated(lambda x: memory.rnn(x)[0])}, o.repeats)
+    return compare("e", f"GRU {units}, {rows} rows", "nn.GRU", raw["metarl"]["rate"], raw["nn.GRU"]["rate"])
 
 
 def many_tasks(o: Options, s: Sizes) -> Part:

@@ -213,7 +213,7 @@ def matmul_rate(hidden: int, device: str, products: int = 20) -> float:
 
 
 def rl2_agent(case: Case, memory: str, device: str) -> RL2:
-    """metarl's agent."""
+    """The agent of a case, not yet trained."""
     sizes = {"meta_batch_size": case.trials, "trial_episodes": case.pulls, "hidden": case.hidden}
     passes = {"epochs": 4, "minibatches": case.minibatches}
     agent = make_agent("rl2", "metarl/BernoulliBandit-v0", device=device, memory=memory, **sizes, **passes)
@@ -289,9 +289,8 @@ def measure_case(case: Case, device: str, threads: int, repeats: int) -> tuple[l
         for unit, ours, other in pairs
     ]
     reached = {}
-    for name in sides.keys() - {"peak"}:
-        memory = "lstm" if name in ("metarl, LSTM", "RecurrentPPO") else "gru"
-        count = flops_per_step(memory, case.hidden, k, cfg.epochs)
+    for name in [name for name in sides if name not in ("peak", "RecurrentPPO")]:
+        count = flops_per_step("lstm" if "LSTM" in name else "gru", case.hidden, k, cfg.epochs)
         rate = statistics.median(raw[name]["rate"])
         reached[name] = {"rate": rate, "flops_per_step": count, "share_of_peak": count * rate / flops}
     parameters = sum(p.numel() for p in agent.net.parameters())
