@@ -68,8 +68,8 @@ def _studies() -> dict[str, Study]:
             rows = BANDITS + (changed if k < 50 and n < 500 else ())
             out[f"bandit-n{n}-k{k}"] = Study(family, n, rows, settings, iterations, 10 if n == 10 else 1)
     for n in (10, 25, 50, 75, 100):
-        small = {"hidden": 128, "meta_batch_size": 100, "minibatches": 4}
-        settings, iterations = (common | small, 1500) if n == 10 else ({}, 0)
+        small = {"hidden": 128, "meta_batch_size": 100, "minibatches": 4, "entropy_coef": 0.05}
+        settings, iterations = (common | small, 1800) if n == 10 else ({}, 0)
         rows = MDPS + (tuple(f"{name}-prior0" for name in MDPS if name != "beb") if n <= 25 else ())
         out[f"mdp-n{n}"] = Study("metarl/TabularMDP-v0", n, rows, settings, iterations)
     settings = common | {"hidden": 64, "meta_batch_size": 320}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import statistics
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ import torch
 
 import metarl
 from metarl.agents.maml import MAML
+from metarl.agents.rl2 import RL2
 from metarl.meta_gradient import GRAPH_BYTES, MetaObjective
 from metarl.policy_gradient import Batch
 from metarl.rollout import Rollout, SlotPool, Trials
@@ -23,6 +26,7 @@ from metarl.vector import MetaEnv
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
 from baselines import bandit_loop, maml_loop, measure, navigation_loop  # noqa: E402
+from benchmark_speed import Sizes  # noqa: E402
 
 
 @pytest.fixture(params=[1, 2], ids=["1 inner step", "2 inner steps"])
@@ -120,12 +124,23 @@ def test_loop_of_navigation_records_what_happened():
     torch.testing.assert_close(net(x), hidden @ theta["w2"] + theta["b2"])
 
 
+def small_rl2(**sizes: Any) -> RL2:
+    sizes = {"meta_batch_size": 6, "trial_episodes": 7, "hidden": 8, "epochs": 3, "minibatches": 1} | sizes
+    agent = metarl.make_agent("rl2", "metarl/BernoulliBandit-v0", entropy_coef=0.02, **sizes)
+    assert isinstance(agent, RL2)
+    return agent
+
+
+def played(net: bandit_loop.GRUPolicy) -> dict[str, torch.Tensor]:
+    """6 trials of 7 pulls."""
+    return bandit_loop.play(net, torch.rand(6, 5, generator=torch.Generator().manual_seed(0)), 7, torch.Generator())
+
+
 def test_gru_loop_makes_the_update_of_rl2():
-    sizes: dict[str, Any] = {"meta_batch_size": 6, "trial_episodes": 7, "hidden": 8, "epochs": 3, "minibatches": 1}
-    agent = metarl.make_agent("rl2", "metarl/BernoulliBandit-v0", **sizes)
+    agent = small_rl2()
     net = bandit_loop.GRUPolicy(agent.net, 5)
     before = [p.detach().clone() for p in net.parameters()]
-    data = bandit_loop.play(net, torch.rand(6, 5, generator=torch.Generator().manual_seed(0)), 7, torch.Generator())
+    data = played(net)
     wide = {k: v.unsqueeze(2) for k, v in data.items()}
     off, all_of_it = torch.zeros(7, 6, 1, dtype=torch.bool), torch.ones(7, 6, 1, dtype=torch.bool)
     rollout = Rollout(
@@ -139,12 +154,109 @@ def test_gru_loop_makes_the_update_of_rl2():
         extras={"log_prob": wide["log_prob"], "value": wide["value"]},
     )
     torch.testing.assert_close(agent.inputs(rollout)[..., 1:], data["x"])
-    agent.update(rollout, key=0)
+    tasks = agent.family.tasks("train", 6)
+    agent.train_step(SimpleNamespace(rows=6, key=0, tasks=tasks, collect=lambda *_: (rollout, None)))
     bandit_loop.update(net, torch.optim.Adam(net.parameters(), lr=3e-3, eps=1e-5), data, agent.config)
     after = bandit_loop.GRUPolicy(agent.net, 5)
     for p, q, old in zip(net.parameters(), after.parameters(), before, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-3, atol=2e-5)  # Adam's steps are 3e-3 each
         assert not torch.equal(p, old)
+
+
+def test_gru_loop_deals_every_trial_into_one_minibatch_per_epoch(monkeypatch):
+    agent, parts = small_rl2(minibatches=3), []
+    net = bandit_loop.GRUPolicy(agent.net, 5)
+    data = played(net)
+    monkeypatch.setattr(bandit_loop, "ppo_step", lambda net, optimizer, part, cfg: parts.append(part))
+    bandit_loop.update(net, torch.optim.Adam(net.parameters()), data, agent.config, torch.Generator().manual_seed(0))
+    assert [part[0].shape for part in parts] == [(7, 2, 7)] * 9  # 3 epochs of 3; k + 2 inputs
+    for epoch in (parts[:3], parts[3:6], parts[6:]):
+        dealt = torch.cat([part[2] for part in epoch], 1)  # log-probabilities: no two trials' are alike
+        assert torch.equal(dealt.sort(1).values, data["log_prob"].sort(1).values)
+    assert not torch.equal(parts[0][2], parts[3][2])
+
+
+def test_jax_loop_makes_the_update_of_the_gru_loop():
+    jax_loop = jax_side()
+    agent = small_rl2()
+    net = bandit_loop.GRUPolicy(agent.net, 5)
+    data = played(net)
+    before = jax_loop.parameters(net)
+    state = jax_loop.learn(jax_loop.begin(before), jax_arrays(data), agent.config)
+    bandit_loop.update(net, torch.optim.Adam(net.parameters(), lr=3e-3, eps=1e-5), data, agent.config)
+    assert int(state.count) == 3
+    for name, expected in jax_loop.parameters(net).items():
+        np.testing.assert_allclose(state.params[name], expected, rtol=1e-3, atol=2e-5)  # Adam's steps are 3e-3 each
+        assert not np.array_equal(before[name], expected)
+
+
+def test_jax_loop_records_what_happened():
+    jax_loop = jax_side()
+    params = jax_loop.parameters(bandit_loop.GRUPolicy(small_rl2().net, 5))
+    data = {k: np.asarray(v) for k, v in jax_loop.play(params, jax_loop.jax.random.key(0), 6, 7).items()}
+    assert data["x"].shape == (7, 6, 7)
+    assert (data["x"][0] == [0, 0, 0, 0, 0, 0, 1]).all()
+    assert (data["x"][1:, :, :5] == np.eye(5)[data["action"][:-1]]).all()
+    assert (data["x"][1:, :, 5] == data["reward"][:-1]).all()
+    assert set(data["reward"].flatten()) == {0, 1}
+    log_probs, value = jax_loop.unroll(params, data["x"])
+    np.testing.assert_allclose(value, data["value"], atol=1e-5)
+    taken = np.take_along_axis(np.asarray(log_probs), data["action"][..., None], -1)[..., 0]
+    np.testing.assert_allclose(taken, data["log_prob"], atol=1e-5)
+
+
+def test_jax_loop_deals_every_trial_into_one_minibatch_per_epoch(monkeypatch):
+    jax_loop = jax_side()
+    agent, dealt = small_rl2(minibatches=3), []
+    net = bandit_loop.GRUPolicy(agent.net, 5)
+    data = played(net)
+    monkeypatch.setattr(jax_loop, "adam", lambda state, gradient, cfg: state._replace(count=state.count + 1))
+
+    def loss(params, part, cfg):
+        jax_loop.jax.debug.callback(lambda v: dealt.append(np.asarray(v)), part["log_prob"], ordered=True)
+        return 0.0 * params["bias_value"].sum()
+
+    monkeypatch.setattr(jax_loop, "loss", loss)
+    state = jax_loop.learn(jax_loop.begin(jax_loop.parameters(net)), jax_arrays(data), agent.config)
+    assert int(state.count) == 9
+    jax_loop.jax.effects_barrier()
+    for epoch in (dealt[:3], dealt[3:6], dealt[6:]):
+        np.testing.assert_array_equal(np.sort(np.concatenate(epoch, 1)), np.sort(data["log_prob"].numpy()))
+
+
+@pytest.mark.learning
+def test_jax_loop_learns():
+    jax_loop = jax_side()
+    agent = small_rl2(meta_batch_size=256, trial_episodes=10, hidden=32, epochs=4, minibatches=4)
+    work = jax_loop.trainer(bandit_loop.GRUPolicy(agent.net, 5), agent.config, "cpu", 1)
+    rewards = [work() for _ in range(100)]
+    # arms are uniform on [0, 1] and play begins uniform: 2,560 pulls a batch, whose arms' means differ by trial
+    assert statistics.mean(rewards[:2]) == pytest.approx(0.5, abs=0.04)
+    assert statistics.mean(rewards[-10:]) > 0.6
+
+
+def test_arithmetic_of_a_step():
+    # GRU 2, k = 1: 2 x 6 rows x (2 + 3) columns, and heads of 2 outputs x 2; acting 1 + 4 epochs x 3
+    assert bandit_loop.flops_per_step("gru", 2, 1, 4) == 13 * (60 + 8)
+    assert bandit_loop.flops_per_step("lstm", 2, 1, 2) == 7 * (80 + 8)
+
+
+def test_matmul_rate_is_arithmetic_over_time(monkeypatch):
+    seconds = iter([0.25, 0.5, 4.0])
+    monkeypatch.setattr(bandit_loop, "timed", lambda device, work: (next(seconds), work()))
+    # of width 16, the next multiple
+    assert bandit_loop.matmul_rate(9, "cpu", products=3) == 2 * 6400 * 16 * 48 / 0.5
+
+
+def test_large_case_has_134_thousand_parameters():
+    case = Sizes().cases[-1]
+    assert (case.trials, case.pulls) == (1024, 100)
+
+    def off(hidden: int) -> int:
+        net = bandit_loop.rl2_agent(bandit_loop.Case(hidden), "gru", "cpu").net
+        return abs(sum(p.numel() for p in net.parameters()) - 134_000)
+
+    assert off(case.hidden) < min(off(case.hidden - 1), off(case.hidden + 1))
 
 
 def test_trial_bandit_shows_the_last_pull():
@@ -177,6 +289,17 @@ def test_a_missing_package_leaves_a_row_without_a_ratio():
     assert any(measure.MISSING in line for line in measure.lines_of({"rows": [row], "details": {}}))
 
 
+def jax_side() -> Any:
+    pytest.importorskip("jax")
+    from baselines import jax_loop
+
+    return jax_loop
+
+
+def jax_arrays(data: dict[str, torch.Tensor]) -> dict[str, Any]:
+    return {name: jax_side().jnp.asarray(v.numpy()) for name, v in data.items()}
+
+
 def run_script(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(EXPERIMENTS / "benchmark_speed.py"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
@@ -187,7 +310,18 @@ def test_script_reports_every_part(tmp_path):
     done = run_script("--small", "--repeats", "2", "--threads", "1", "--out", str(out))
     assert done.returncode == 0, done.stderr
     report = json.loads(out.read_text())
-    assert {row["part"] for row in report["rows"]} == {"a", "b", "c"}
+    assert {row["part"] for row in report["rows"]} == {"a", "b", "c", "e"}
+    has_jax = importlib.util.find_spec("jax") is not None
+    assert ("JAX loop left out" in done.stderr) == (not has_jax)
+    jax = {"JAX loop"} if has_jax else set()
+    for size, others in (("8, 4", {"GRUCell loop", "RecurrentPPO"}), ("9, 8", {"GRUCell loop"})):
+        assert {row["other"] for row in report["rows"] if f"RL2, GRU {size} trials" in row["what"]} == others | jax
+    assert [row["other"] for row in report["rows"] if "LSTM" in row["what"]] == ["RecurrentPPO"]
+    assert [row["what"] for row in report["rows"] if row["part"] == "e"] == ["GRU 8, 2 rows", "GRU 8, 3 rows"]
+    for case, more in zip(report["details"]["rl2"], ({"metarl, LSTM"}, set()), strict=True):
+        assert case["sides"].keys() == {"metarl", "GRUCell loop"} | jax | more
+        for side in case["sides"].values():
+            assert side["share_of_peak"] == pytest.approx(side["rate"] * side["flops_per_step"] / case["peak_flops"])
     assert {(row["what"], row["other"]) for row in report["rows"] if "stride 5" in row["what"]} == {
         (f"MAML {what}, stride 5", other)
         for what in ("iteration", "meta-update")

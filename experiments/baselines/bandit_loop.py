@@ -50,6 +50,11 @@ class Case:
     """Beside RecurrentPPO too, and so rl2 with an LSTM."""
 
 
+def large(hidden: int) -> Case:
+    """The size of a training on 100 thousand pulls per update."""
+    return Case(hidden, trials=1024, minibatches=4, updates=1, recurrent_ppo=False)
+
+
 class TrialBandit(gym.Env[Array, np.int64]):
     """An episode is a trial: `pulls` pulls of `k` Bernoulli arms drawn at its start.
 
@@ -205,7 +210,11 @@ def flops_per_step(memory: str, hidden: int, k: int, epochs: int) -> int:
 
 
 def matmul_rate(hidden: int, device: str, products: int = 20) -> float:
-    """Floating-point operations per second of the product `[6400, H] [H, 3 H]`, the median."""
+    """Floating-point operations per second of the product `[6400, H] [H, 3 H]`, the median.
+
+    It stands for what the device can do, so H is rounded up to a multiple of 16: odd widths are slower.
+    """
+    hidden = -(-hidden // 16) * 16
     a, b = torch.full((PEAK_STEPS, hidden), 0.5, device=device), torch.full((hidden, 3 * hidden), 0.5, device=device)
     out = torch.empty(PEAK_STEPS, 3 * hidden, device=device)
     seconds = [timed(device, lambda: torch.mm(a, b, out=out))[0] for _ in range(products)]

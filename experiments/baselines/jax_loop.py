@@ -177,6 +177,7 @@ def trainer(net: GRUPolicy, cfg: RL2Config, device: str, threads: int) -> Callab
         RuntimeError: JAX finds no such device.
     """
     os.environ.setdefault("PJRT_NPROC", str(threads))
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # or no GPU memory is left for the other sides
     state, update = jax.device_put(begin(parameters(net)), jax.devices(device)[0]), make_update(cfg)
 
     def work() -> float:
