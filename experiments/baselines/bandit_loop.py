@@ -22,7 +22,7 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
-from baselines.measure import MISSING, Sample, Side, compare, interleave, timed
+from baselines.measure import MISSING, Side, compare, interleave, timed
 from metarl import Trials, make_agent
 from metarl.agents.rl2 import RL2, RL2Config, RL2Network
 from metarl.rollout import SlotPool
@@ -92,12 +92,7 @@ def recurrent_ppo(k: int, pulls: int, cfg: RL2Config) -> Any:
     from sb3_contrib import RecurrentPPO
     from stable_baselines3.common.vec_env import DummyVecEnv
 
-    network = {
-        "lstm_hidden_size": cfg.hidden,
-        "net_arch": [],
-        "shared_lstm": True,
-        "enable_critic_lstm": False,
-    }
+    network = {"lstm_hidden_size": cfg.hidden, "net_arch": [], "shared_lstm": True, "enable_critic_lstm": False}
     return RecurrentPPO(
         "MlpLstmPolicy",
         DummyVecEnv([lambda: TrialBandit(k, pulls)] * cfg.meta_batch_size),
@@ -177,12 +172,9 @@ def update(
         advantage[t], following = carry, value[t]
     advantage, target = (advantage - advantage.mean()) / advantage.std(correction=0).clamp_min(1e-8), advantage + value
     whole = (data["x"], data["action"], data["log_prob"], advantage, target)
-    rows, device = value.shape[1], value.device
     for _ in range(cfg.epochs):
-        if cfg.minibatches == 1:
-            ppo_step(net, optimizer, whole, cfg)
-            continue
-        for part in torch.randperm(rows, generator=generator, device=device).chunk(cfg.minibatches):
+        order = torch.randperm(value.shape[1], generator=generator, device=value.device)
+        for part in [slice(None)] if cfg.minibatches == 1 else order.chunk(cfg.minibatches):
             ppo_step(net, optimizer, tuple(v[:, part] for v in whole), cfg)
 
 
@@ -223,9 +215,9 @@ def matmul_rate(hidden: int, device: str, products: int = 20) -> float:
 
 def rl2_agent(case: Case, memory: str, device: str) -> RL2:
     """The agent of a case, not yet trained."""
-    sizes = {"meta_batch_size": case.trials, "trial_episodes": case.pulls, "hidden": case.hidden}
-    passes = {"epochs": 4, "minibatches": case.minibatches}
-    agent = make_agent("rl2", "metarl/BernoulliBandit-v0", device=device, memory=memory, **sizes, **passes)
+    sizes = {"trial_episodes": case.pulls, "hidden": case.hidden, "epochs": 4, "minibatches": case.minibatches}
+    sizes["meta_batch_size"] = case.trials
+    agent = make_agent("rl2", "metarl/BernoulliBandit-v0", device=device, memory=memory, **sizes)
     assert isinstance(agent, RL2)
     return agent
 
@@ -274,10 +266,8 @@ def measure_case(case: Case, device: str, threads: int, repeats: int) -> tuple[l
     def rated(work: Callable[[], Any], times: int = case.updates) -> Side:
         return lambda i: {"rate": steps / timed(device, lambda: [work() for _ in range(times)])[0]}
 
-    def peak(i: int) -> Sample:
-        return {"flops": matmul_rate(case.hidden, device)}
-
-    sides = {"metarl": rated(metarl_side(agent)), "GRUCell loop": rated(loop_side(agent)), "peak": peak}
+    sides = {"metarl": rated(metarl_side(agent)), "GRUCell loop": rated(loop_side(agent))}
+    sides["peak"] = lambda i: {"flops": matmul_rate(case.hidden, device)}
     if jax_work := jax_side(agent, threads):
         sides["JAX loop"] = rated(jax_work)
     if case.recurrent_ppo:
