@@ -26,6 +26,7 @@ from metarl import make_family, registry
 from metarl.report import adaptation_figure, save_figure
 from metarl.results import Results
 from metarl.tasks import write_atomic
+from metarl.trial_figure import trial_figure
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "experiments" / "results"
@@ -278,6 +279,9 @@ def main(options: Options) -> None:
     found = [navigation_results(name) for name in ("steps2", "dense-scratch", "dense-oracle")]
     save_figure(adaptation_figure(found), ROOT / "docs" / "adaptation.png")
     save_figure(gradient_bias.figure(bias_report()), ROOT / "docs" / "gradient_bias.png")
+    for name, (study, rows) in trial_tables.FIGURES.items():
+        found = [Results.load(RESULTS / f"{study}-{row}.json") for row in rows]
+        save_figure(trial_figure(found), ROOT / "docs" / f"{name}.png")
     for page, text in after.items():
         write_atomic(ROOT / page, text.encode())
 

@@ -34,6 +34,12 @@ NAMES = {
     "snail": "SNAIL",
     "oracle": "informed optimum",
 }
+# pictures in docs: a study, and the rows that are drawn
+FIGURES = {
+    "trials_bandit": ("bandit-n100-k5", ("rl2", "gittins", "thompson_sampling", "random")),
+    "trials_mdp": ("mdp-n10", ("rl2", "beb", "psrl", "random")),
+    "trials_grid_navi": ("grid_navi-n4", ("rl2", "oracle", "random")),
+}
 Life = Mapping[str, float]
 
 
