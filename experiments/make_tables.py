@@ -169,17 +169,14 @@ def agents() -> str:
 
 
 def speed() -> str:
-    """The benchmark's ratios."""
-    return speed_table(json.loads((RESULTS / "speed.json").read_text()))
+    """The benchmark's ratios, in two runs: gradient-based agents, and agents with a memory."""
+    first, second = (json.loads((RESULTS / name).read_text()) for name in ("speed.json", "speed_rl2.json"))
+    return f"{speed_table(first)}\n\n{memory_speed_table(second)}"
 
 
 def speed_table(data: dict[str, Any]) -> str:
     """One row per comparison, and what the meta-iteration took."""
-    rows = []
-    for row in data["rows"]:
-        ours, theirs = (f"{statistics.median(row[side]):,.0f}" if row[side] else "" for side in ("ours", "theirs"))
-        ratio = "" if row["ratio"] is None else f"{row['ratio']:.1f} x"
-        rows.append([f"({row['part']}) {row['what']}", row["other"], ours, theirs, ratio])
+    rows = speed_rows(data, "abd")
     sides = data["details"]["meta_iteration"]
     took = {name: {k: statistics.median(v) for k, v in side.items()} for name, side in sides.items()}
     memory = data["details"]["memory"]["bytes_peak"] / 2**20
@@ -193,11 +190,40 @@ def speed_table(data: dict[str, Any]) -> str:
         f"Environment steps per second, medians of {data['options']['repeats']} interleaved repeats with "
         f"{data['options']['threads']} threads on {data['cpu']}, {data['cores']} cores: (a) 40 tasks x 20 slots with a "
         "2x100 policy per task, no training; (b) one exact MAML-TRPO meta-iteration, 40 tasks x 20 episodes x 100 "
-        "steps, beside the same update task by task; (c) RL2 training, GRU 128, 64 trials x 100 pulls, 4 epochs.\n\n"
+        "steps, beside the same update task by task.\n\n"
         + table(["", "beside", "metarl", "other", "ratio"], rows)
         + f"\n\nThe meta-iteration takes {took['metarl']['seconds_total']:.2f} s, "
         f"{took['metarl']['sampling_share']:.1%} of it sampling, and {memory:,.0f} MiB of memory at its peak, Python "
         f"and PyTorch included.{thinned}{speed_many_tasks(data['details'])}"
+    )
+
+
+def speed_rows(data: dict[str, Any], parts: str) -> list[list[str]]:
+    """One row per comparison of some parts."""
+    rows = []
+    for row in (r for r in data["rows"] if r["part"] in parts):
+        ours, theirs = (f"{statistics.median(row[side]):,.0f}" if row[side] else "" for side in ("ours", "theirs"))
+        ratio = "" if row["ratio"] is None else f"{row['ratio']:.1f} x"
+        rows.append([f"({row['part']}) {row['what']}", row["other"], ours, theirs, ratio])
+    return rows
+
+
+def memory_speed_table(data: dict[str, Any]) -> str:
+    """Training RL2, and the GRU by itself."""
+    shares = [
+        f"{name} with {case['hidden']} units {side['share_of_peak']:.0%}"
+        for case in data["details"]["rl2"]
+        for name, side in case["sides"].items()
+        if name in ("metarl", "JAX loop") and side.get("share_of_peak")
+    ]
+    return (
+        f"Agents with a memory, medians of {data['options']['repeats']} interleaved repeats with "
+        f"{data['options']['threads']} threads on {data['cpu']}, {data['cores']} cores: (c) training RL2 on bandits of "
+        "100 pulls, environment steps per second, 4 epochs, 64 trials and one minibatch, or 1,024 and four; "
+        "RecurrentPPO has an LSTM, so rl2 with an LSTM stands beside it too; (e) sequence steps per second of a GRU "
+        "forwards and backwards, sequences of 100.\n\n"
+        + table(["", "beside", "metarl", "other", "ratio"], speed_rows(data, "ce"))
+        + f"\n\nShare of the fastest matrix product: {', '.join(shares)}."
     )
 
 
@@ -249,6 +275,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "bandit_variants": trial_tables.bandit_variants,
         "mdps": trial_tables.mdps,
         "grid_navi": trial_tables.grid_navi,
+        "settings": trial_tables.settings,
     },
     "docs/results.md": {"dense": lambda: comparison("dense"), "sparse": lambda: comparison("sparse")},
 }

@@ -199,6 +199,17 @@ def grid_navi() -> str:
     )
 
 
+def settings() -> str:
+    """How rl2 was trained in each study."""
+    rows = []
+    for name, study in STUDIES.items():
+        if study.iterations:
+            changed = ", ".join(f"{k} {v}" for k, v in sorted(study.rl2.items()) if k != "meta_batch_size")
+            rows.append([name, str(study.iterations), str(study.rl2["meta_batch_size"]), steps(name), f"`{changed}`"])
+    head = ["study", "meta-updates", "trials in each", "million steps", "what differs from the defaults of `rl2`"]
+    return markdown(head, rows) + "\n\nThe learning rate and the entropy bonus fall to 0 over the meta-updates."
+
+
 def summary() -> str:
     """RL2's cells alone, for README."""
     rows = []

@@ -20,7 +20,7 @@ from metarl.recurrence import gru_sequence
 from metarl.rng import Rng
 
 State = dict[str, Tensor]
-ROWS_AT_ONCE = 64  # trials that a CPU takes through a sequence together: more leave the cache
+ROWS_AT_ONCE = 64  # trials that each thread takes through a sequence together: more leave the cache
 
 
 class GRU(nn.Module):
@@ -53,7 +53,8 @@ class GRU(nn.Module):
             return self.rnn(x)[0]  # type: ignore[no-any-return]
         g: Any = self.rnn
         weights = (g.weight_ih_l0, g.weight_hh_l0, g.bias_ih_l0, g.bias_hh_l0)
-        return torch.cat([gru_sequence(part, *weights) for part in torch.split(x, ROWS_AT_ONCE, 1)], 1)
+        rows = ROWS_AT_ONCE * torch.get_num_threads()
+        return torch.cat([gru_sequence(part, *weights) for part in torch.split(x, rows, 1)], 1)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """One step: features `[R, hidden]` of `x` `[R, inputs]`, and the state that `keep` makes count."""

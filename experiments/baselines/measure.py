@@ -54,7 +54,7 @@ def machine() -> dict[str, Any]:
         lines = []
     cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
     found = versions()
-    for name in ("stable_baselines3", "sb3_contrib"):
+    for name in ("stable_baselines3", "sb3_contrib", "jax"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
