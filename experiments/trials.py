@@ -58,8 +58,9 @@ def _studies() -> dict[str, Study]:
     out = {}
     common = {"normalize_rewards": True, "gae_lambda": 0.8, "entropy_coef": 0.01}
     short = (common | {"hidden": 64, "meta_batch_size": 1000}, 500)
+    longer = (common | {"hidden": 64, "meta_batch_size": 1000}, 1000)
     long = (common | {"hidden": 64, "meta_batch_size": 200}, 500)
-    trained = {(10, 5): short, (10, 10): short, (100, 5): long, (100, 10): long}
+    trained = {(10, 5): longer, (10, 10): short, (100, 5): long, (100, 10): long}
     changed = ("thompson_sampling-beta22", "optimistic_thompson_sampling-5")
     for n in (10, 100, 500):
         for k in (5, 10, 50):
@@ -69,7 +70,7 @@ def _studies() -> dict[str, Study]:
             out[f"bandit-n{n}-k{k}"] = Study(family, n, rows, settings, iterations, 10 if n == 10 else 1)
     for n in (10, 25, 50, 75, 100):
         small = {"hidden": 128, "meta_batch_size": 100, "minibatches": 4, "entropy_coef": 0.05}
-        settings, iterations = (common | small, 1000) if n == 10 else ({}, 0)
+        settings, iterations = (common | small, 700) if n == 10 else ({}, 0)
         rows = MDPS + (tuple(f"{name}-prior0" for name in MDPS if name != "beb") if n <= 25 else ())
         out[f"mdp-n{n}"] = Study("metarl/TabularMDP-v0", n, rows, settings, iterations)
     settings = common | {"hidden": 64, "meta_batch_size": 320}
