@@ -58,9 +58,8 @@ def _studies() -> dict[str, Study]:
     out = {}
     common = {"normalize_rewards": True, "gae_lambda": 0.8, "entropy_coef": 0.01}
     short = (common | {"hidden": 64, "meta_batch_size": 1000}, 500)
-    longer = (common | {"hidden": 64, "meta_batch_size": 1000}, 1000)
     long = (common | {"hidden": 64, "meta_batch_size": 200}, 500)
-    trained = {(10, 5): longer, (10, 10): short, (100, 5): long, (100, 10): long}
+    trained = {(10, 5): short, (10, 10): short, (100, 5): long, (100, 10): long}
     changed = ("thompson_sampling-beta22", "optimistic_thompson_sampling-5")
     for n in (10, 100, 500):
         for k in (5, 10, 50):
