@@ -72,7 +72,7 @@ def check_family(family: str | Family, *, tasks: int = 8, seed: int = 0, device:
         raise InvalidValueError("tasks", tasks, "at least 2")
     device = str(resolve_device(device))
     try:
-        built = make_family(family)
+        built = family if isinstance(family, Family) else make_family(family)
     except Exception as error:
         if isinstance(error, InvalidValueError) and error.field.partition(" ")[0] in ("family", "preset"):
             raise  # no such id: nothing to check

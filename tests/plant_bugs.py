@@ -212,8 +212,8 @@ BUGS = (
     Bug(
         "12 returns stop at episode ends",
         "agents/rl2.py",
-        "value, trial_end, cfg.discount",
-        "value, rollout.ended[:, :, 0], cfg.discount",
+        "value, trial_end, self.config.discount",
+        "value, rollout.ended[:, :, 0], self.config.discount",
         "test_rl2",
     ),
     Bug(
