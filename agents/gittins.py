@@ -25,6 +25,7 @@ from torch import Tensor
 
 from metarl.agent import check_number
 from metarl.agents.bandits import BanditAgent
+from metarl.errors import InvalidValueError
 from metarl.family import Family
 
 MAX_PULLS = 500  # the table of 500 has 42 million entries, 168 MB
@@ -37,7 +38,7 @@ class GittinsConfig:
     """The index depends on how many pulls remain."""
 
     trial_episodes: int = 10
-    """Pulls of a trial; after them every pull is played as if it were the last."""
+    """Pulls of a trial; one more can be played, by the posterior means, and then no other."""
 
 
 class Gittins(BanditAgent):
@@ -50,6 +51,8 @@ class Gittins(BanditAgent):
         self, family: Family, config: GittinsConfig, seed: int = 0, device: torch.device | str = "cpu"
     ) -> None:
         super().__init__(family, config, seed, device)
+        if family.horizon != 1:
+            raise InvalidValueError("family of gittins", family.id, "a bandit of one-pull episodes, whose arms stay")
         check_number("gittins", config, trial_episodes=(1, MAX_PULLS))
         self.table = torch.from_numpy(index_table(config.trial_episodes)).to(self.device)
 
@@ -60,6 +63,9 @@ class Gittins(BanditAgent):
     def mean_score(self, paid: Tensor, pulls: Tensor) -> Tensor:
         """The indices; the posterior means once the trial's pulls are over."""
         t = pulls.sum(-1, keepdim=True).long()
+        if int(t.max()) > self.config.trial_episodes:
+            expected = f"the pulls of a trial, at least {int(t.max())}: the index is of the pulls that remain"
+            raise InvalidValueError("gittins.trial_episodes", self.config.trial_episodes, expected)
         last = self.config.trial_episodes - 1
         here, wins, losses = t.clamp_max(last), paid.long(), (pulls - paid).long()
         place = (table_start(here) + wins * (here + 1) + losses).clamp_max(len(self.table) - 1)
@@ -78,7 +84,7 @@ def index_table(n: int) -> npt.NDArray[np.float32]:
     What playing on gains over the known arm is convex and falls with lambda, so that its zero lies between two
     neighbours of a grid; it is interpolated linearly. The error is below the grid's step, 1/2000 up to 100 pulls and
     1/400 beyond; against a grid of 8000 the largest of 100 pulls is 2e-4, the mean 1.3e-6. The last pull's indices are
-    the posterior means. 100 pulls take 2 s, 500 a minute.
+    the posterior means.
     """
     cells = FINE if n <= 100 else COARSE
     grid = np.linspace(0.0, 1.0, cells + 1, dtype=np.float32)

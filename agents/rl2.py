@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from metarl.agent import Agent, AgentState, adam_tensors, check_number, load_adam
-from metarl.errors import InvalidValueError
+from metarl.errors import InvalidValueError, did_you_mean
 from metarl.family import Family
-from metarl.memory import free_bytes, make_memory
+from metarl.memory import MEMORIES, free_bytes, make_memory
 from metarl.networks import Distribution, ObservationEncoder, PolicyHead
 from metarl.returns import discounted_returns, gae
 from metarl.rng import Rng, fold_in, make_key
@@ -33,8 +33,8 @@ from metarl.tasks import Tasks
 class RL2Config:
     """Hyperparameters; the paper's where it gives them.
 
-    The defaults suit short trials. Where a trial is 100 steps or more, `normalize_rewards`, a `gae_lambda` of .8, an
-    `entropy_coef` of .01 to .05 and `anneal_iterations` made the difference (docs/trials.md).
+    The defaults suit short trials. Where a trial is 100 steps or more, `normalize_rewards`, a `gae_lambda` of .8 and an
+    `entropy_coef` of .01 to .05 made the difference (experiments/LOG.md).
     """
 
     trial_episodes: int = 10
@@ -50,7 +50,8 @@ class RL2Config:
     learning_rate: float = 3e-3
     """Of Adam (the paper: 1e-3, with batches 25 times as large)."""
     anneal_iterations: int = 0
-    """Meta-updates over which the learning rate and the entropy bonus fall to 0, linearly; 0: they stay."""
+    """Meta-updates over which the learning rate and the entropy bonus fall to 0, linearly, and of which there can be no
+    more; 0: they stay."""
     epochs: int = 4
     """Passes over a batch."""
     minibatches: int = 8
@@ -111,10 +112,13 @@ class RL2(Agent):
 
     def __init__(self, family: Family, config: RL2Config, seed: int = 0, device: torch.device | str = "cpu") -> None:
         super().__init__(family, config, seed, device)
-        check_number("rl2", config, trial_episodes=(1, 1e6), meta_batch_size=(1, 1e7), hidden=(1, 1e5), epochs=(1, 1e3))
+        check_number("rl2", config, trial_episodes=(1, 1e6), meta_batch_size=(1, 1e7), epochs=(1, 1e3))
         check_number("rl2", config, learning_rate=(0, 10), clip=(1e-6, 10), discount=(0, 1), gae_lambda=(0, 1))
         check_number("rl2", config, value_coef=(0, 1e3), entropy_coef=(-1e3, 1e3), max_grad_norm=(1e-9, 1e9))
         check_number("rl2", config, minibatches=(1, config.meta_batch_size), anneal_iterations=(0, 1e9))
+        if config.memory not in MEMORIES:
+            raise InvalidValueError("rl2.memory", config.memory, did_you_mean(config.memory, MEMORIES))
+        check_number("rl2", config, hidden=(1, 512 if config.memory == "transformer" else 1024))
         self.config: RL2Config = config
         self.encode = ObservationEncoder(family.observation_space, "rl2")
         self.head = PolicyHead(family.action_space, "rl2")
@@ -180,9 +184,13 @@ class RL2(Agent):
         """Play whole trials, then PPO on them.
 
         Raises:
-            InvalidValueError: the training pass over a minibatch of trials would not fit into memory.
+            InvalidValueError: the training pass over a minibatch of trials would not fit into memory, or the learning
+                rate has fallen to 0.
         """
         start, cfg = time.perf_counter(), self.config
+        if 0 < cfg.anneal_iterations <= self.updates:
+            expected = f"at least the meta-updates that are made: this is number {self.updates + 1}, and the rate is 0"
+            raise InvalidValueError("rl2.anneal_iterations", cfg.anneal_iterations, expected)
         self.check_memory(trials.rows)
         rollout, _ = trials.collect(self, self.begin(trials.rows), 0, Budget(slots=1, episodes=cfg.trial_episodes))
         sampled = time.perf_counter()
@@ -208,8 +216,8 @@ class RL2(Agent):
         if self.net.critic is None:
             return rollout.extras["value"][:, :, 0]
         parts = x.chunk(self.config.minibatches, 1)
-        with torch.backends.cudnn.flags(allow_tf32=False):
-            return torch.cat([self.net(part)[1] for part in parts], 1)
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            return torch.cat([self.net.value(self.net.critic(part)).squeeze(-1) for part in parts], 1)
 
     def rewards(self, rollout: Rollout) -> Tensor:
         """What is learned from, `[T, R]`: 0 after a trial's end; divided by the deviation of returns if asked for."""
@@ -240,7 +248,7 @@ class RL2(Agent):
         count = valid.sum()
         centred = (advantage - (advantage * valid).sum() / count) * valid
         advantage = centred / (centred.square().sum() / count).sqrt().clamp_min(1e-8)
-        left = max(0.0, 1.0 - self.updates / cfg.anneal_iterations) if cfg.anneal_iterations else 1.0
+        left = 1.0 - self.updates / cfg.anneal_iterations if cfg.anneal_iterations else 1.0
         self.optimizer.param_groups[0]["lr"] = cfg.learning_rate * left
         bonus = cfg.entropy_coef * left
         sums: dict[str, Tensor] = {}
@@ -273,7 +281,8 @@ class RL2(Agent):
     ) -> dict[str, Tensor]:
         """One gradient step on trials `[T, B, ...]`; `bonus` is the entropy's weight."""
         cfg, count = self.config, valid.sum()
-        with torch.backends.cudnn.flags(allow_tf32=False):  # as precise as acting, or the first ratio is not 1
+        # as precise as acting, or the first ratio is not 1
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             h, value = self.net(x)
         policy = self._policy(h)
         log_ratio = policy.log_prob(action) - old_log_prob

@@ -274,9 +274,8 @@ def _bound(grid: _Grid, goals: Ints, cell: Ints, t: int) -> Ints:
     sums = np.concatenate([[0], np.cumsum(grid.credit)])
     first = np.minimum(first, grid.steps)
     bound: Ints = sums[first + count] - sums[first]
-    order = np.bitwise_count(goals[:, None] & grid.within[0]).astype(
-        np.int64
-    )  # [states, D]: goals within d of the start
+    # order: of goals within d of the start, [states, D]
+    order = np.bitwise_count(goals[:, None] & grid.within[0]).astype(np.int64)
     for e in range(grid.episodes - 1):
         early = np.clip((e + 1) * grid.horizon - first, 0, count)  # entered by the end of episode e
         # the sum of I_c over the `early` nearest goals: distances add up to sum_d max(0, early - number within d)

@@ -14,7 +14,7 @@ resume if they were interrupted.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,22 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "thompson_sampling-beta22": ("thompson_sampling", {"prior_a": 2.0, "prior_b": 2.0}),
     "optimistic_thompson_sampling-5": ("optimistic_thompson_sampling", {"samples": 5}),
     **{f"{name}-prior0": (name, {"prior_mean": 0.0}) for name in MDPS},
+}
+
+
+EPSILON = tuple({"epsilon": e} for e in (0.01, 0.02, 0.05, 0.1, 0.2))
+CONFIDENCE = tuple({"confidence": c} for c in (0.01, 0.02, 0.05, 0.1, 0.3, 1.0))
+GRIDS: dict[str, tuple[dict[str, float], ...]] = {
+    # with and without the prior of a posterior mean: without it untried arms go first
+    "ucb1": tuple(
+        {"c": c, "prior_paid": p, "prior_pulls": 2.0 * p} for p in (0.0, 1.0) for c in (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+    ),
+    "epsilon_greedy": EPSILON,
+    "epsilon_greedy_mdp": EPSILON,
+    "epsilon_greedy_mdp-prior0": EPSILON,
+    "ucrl2": CONFIDENCE,
+    "ucrl2-prior0": CONFIDENCE,
+    "beb": tuple({"bonus": b} for b in (0.25, 0.5, 1.0, 2.0)),
 }
 
 
@@ -130,9 +146,14 @@ def made(study: str, row: str, **settings: Any) -> metarl.Agent:
 
 
 def tuned(study: str, row: str) -> dict[str, Any]:
-    """The hyperparameters that were found for a row of a study; none if nothing was searched."""
+    """The hyperparameters that were found for a row of a study; none if there is nothing to choose."""
+    if row not in GRIDS:
+        return {}
     found = json.loads(TUNED.read_text()) if TUNED.exists() else {"chosen": {}}
-    return dict(found["chosen"].get(study, {}).get(row, {}))
+    if row not in found["chosen"].get(study, {}):
+        command = f"one that was tuned: python experiments/tune.py --studies {study}"
+        raise InvalidValueError(f"agent of study {study}", row, command)
+    return dict(found["chosen"][study][row])
 
 
 def measured(agents: list[metarl.Agent], name: str, row: str, options: Options) -> Results:
@@ -142,7 +163,8 @@ def measured(agents: list[metarl.Agent], name: str, row: str, options: Options) 
     results = metarl.evaluate(agents, tasks, k=(study.episodes,), episodes=1, modes=("sampled",), trials=study.trials)
     slim(results)
     seeds = " --seeds " + " ".join(map(str, options.seeds)) if row == "rl2" else ""
-    results.meta["command"] = f"python experiments/trials.py --studies {name} --agents {row}{seeds}"
+    tasks_given = "" if options.tasks == TASKS else f" --tasks {options.tasks}"
+    results.meta["command"] = f"python experiments/trials.py --studies {name} --agents {row}{seeds}{tasks_given}"
     results.meta["iterations"] = study.iterations if row == "rl2" else 0
     return results
 
@@ -155,18 +177,32 @@ def slim(results: Results) -> None:
     results.scores = {mode: scores.mean(3, keepdims=True) for mode, scores in results.scores.items()}
 
 
+def rows_of(study: Study) -> list[str]:
+    """Everyone who plays a study."""
+    return [*(("rl2",) if study.iterations else ()), *study.classical, "random", "oracle"]
+
+
+def selected(wanted: Sequence[str]) -> list[str]:
+    """Studies by name, or by how they begin."""
+    for each in wanted:
+        if not any(name == each or name.startswith(f"{each}-") for name in STUDIES):
+            raise InvalidValueError("--studies", each, did_you_mean(each, STUDIES))
+    return [name for name in STUDIES if any(name == s or name.startswith(f"{s}-") for s in wanted)]
+
+
 def main(options: Options) -> None:
     """Train, evaluate, save."""
-    names = [name for name in STUDIES if any(name == s or name.startswith(f"{s}-") for s in options.studies)]
-    for wanted in options.studies:
-        if not any(name == wanted or name.startswith(f"{wanted}-") for name in STUDIES):
-            raise InvalidValueError("--studies", wanted, did_you_mean(wanted, STUDIES))
+    names = selected(options.studies)
+    every = {row for name in names for row in rows_of(STUDIES[name])}
+    for wanted in options.agents:
+        if wanted not in every:
+            raise InvalidValueError("--agents", wanted, did_you_mean(wanted, every))
     if not options.seeds:
         raise InvalidValueError("--seeds", options.seeds, "at least one")
     torch.set_num_threads(options.threads)
     for name in names:
         study = STUDIES[name]
-        rows = [*(("rl2",) if study.iterations else ()), *study.classical, "random", "oracle"]
+        rows = rows_of(study)
         if options.list:
             print(f"{name:16}{study.family:32}{study.iterations:5}  {' '.join(rows)}  {dict(study.rl2)}")
             continue

@@ -242,7 +242,9 @@ def _draw(module: nn.Module, bound: float, rng: Rng) -> None:
 def free_bytes(device: torch.device) -> int:
     """Memory that a device has left, as far as it says."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        # PyTorch keeps what it has freed
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     try:
         with open("/proc/meminfo") as lines:
             return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))

@@ -120,7 +120,7 @@ class Rng:
     def gamma(self, shape: Tensor) -> Tensor:
         """Gamma with unit scale by Marsaglia and Tsang (2000, ACM TOMS 26(3)), for shape parameters of at least 1.
 
-        A proposal is accepted with probability .95 or more; one that fails eight times (once in 10^10) gives its mode.
+        A proposal is accepted with probability .95 or more; after eight failures (once in 10^10) it is shape - 1/3.
 
         Args:
             shape: the shape parameters, `float32 [N, ...]`.
@@ -131,6 +131,8 @@ class Rng:
         alpha = shape.reshape(len(self.keys), -1)
         count, offset = alpha.shape[1], self._offset
         self._offset += 2 * _TRIES * count
+        if self._offset > _STEP_STRIDE:
+            raise ValueError(f"one step drew {self._offset} numbers per slot, at most {_STEP_STRIDE} are possible")
         first = self.keys + _signed(_GAMMA * (self._t * _STEP_STRIDE + offset + 1))  # [N]: of each slot's first draw
         rows = max(1, _BLOCK // max(1, count))  # chunks that stay in the cache
         parts = [_gamma(first[i : i + rows], alpha[i : i + rows]) for i in range(0, len(alpha), rows)]

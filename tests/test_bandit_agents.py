@@ -259,10 +259,19 @@ class TestGittins:
         # 6 pulls of a trial of 10, arms of (2, 1), (0, 2), (1, 0)
         found = scores("gittins", [2, 0, 1], [3, 2, 1], trial_episodes=10)
         assert found == [index(10, 6, *counts) for counts in ((2, 1), (0, 2), (1, 0))]
-        # rows may be at different times; past the trial's end the mean is played
+        # rows may be at different times; once more after the trial's end the mean is played
         agent = agent_of("gittins", 1, trial_episodes=4)
-        both = agent.mean_score(torch.tensor([[1.0], [30.0]]), torch.tensor([[2.0], [40.0]]))
-        assert both[:, 0].tolist() == pytest.approx([index(4, 2, 1, 1), 31 / 42])
+        both = agent.mean_score(torch.tensor([[1.0], [3.0]]), torch.tensor([[2.0], [4.0]]))
+        assert both[:, 0].tolist() == pytest.approx([index(4, 2, 1, 1), 4 / 6])
+
+    def test_a_trial_longer_than_the_index_was_made_for_is_refused(self):
+        agent = agent_of("gittins", 1, trial_episodes=4)
+        with pytest.raises(InvalidValueError, match=r"gittins.trial_episodes is 4, expected .* at least 5"):
+            agent.mean_score(torch.tensor([[1.0]]), torch.tensor([[5.0]]))
+
+    def test_arms_that_change_are_refused(self):
+        with pytest.raises(InvalidValueError, match=r"family of gittins is .*whose arms stay"):
+            metarl.make_agent("gittins", "metarl/SwitchingBandit-v0")
 
     @pytest.mark.parametrize(("n", "k"), [(5, 2), (7, 3), (10, 2), (10, 3), (10, 5)])
     def test_the_policy_is_within_a_hundredth_of_the_optimum(self, n, k):

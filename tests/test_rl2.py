@@ -12,7 +12,7 @@ from gymnasium.spaces import Box
 from torch import Tensor
 
 import metarl
-from metarl.agents.rl2 import RL2
+from metarl.agents.rl2 import RL2, RL2Network
 from metarl.evaluation import evaluate
 from metarl.returns import gae
 from metarl.rollout import Budget, Feedback, Rollout, SlotPool, Trials
@@ -183,7 +183,12 @@ def test_box_actions_train() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("trial_episodes", 0), ("hidden", 0), ("clip", -1.0), ("minibatches", 2000)]
+    ("field", "value"),
+    [
+        *(("trial_episodes", 0), ("hidden", 0), ("clip", -1.0), ("minibatches", 2000)),
+        ("memory", "gro"),
+        ("hidden", 3000),
+    ],
 )
 def test_bad_hyperparameters_are_named(field: str, value: float) -> None:
     with pytest.raises(metarl.InvalidValueError, match=f"rl2.{field} is"):
@@ -222,13 +227,24 @@ def test_spaces_that_cannot_be_encoded_are_named(space: spaces.Space[Any]) -> No
         metarl.make_agent("rl2", family)
 
 
+def test_training_keeps_cudnn_on_and_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`cudnn.flags` turns cuDNN off unless it is told otherwise; TF32 would make the first ratio differ from 1."""
+    agent, seen, plain = walk_agent(), [], RL2Network.forward
+
+    def forward(net: RL2Network, x: Tensor) -> tuple[Tensor, Tensor]:
+        seen.append((torch.backends.cudnn.enabled, torch.backends.cudnn.allow_tf32))
+        return plain(net, x)
+
+    monkeypatch.setattr(RL2Network, "forward", forward)
+    agent.train_step(Trials(SlotPool(agent.family), agent.family.tasks("train", 3)))
+    assert seen == [(True, False)]
+
+
 @pytest.mark.parametrize("horizon", [0, -1, 2.5])
 def test_episodes_without_steps_are_refused(horizon: float) -> None:
     family = Walk()
     family.horizon = horizon
-    with pytest.raises(
-        metarl.InvalidValueError, match=r"Walk.horizon is .*, expected a whole number of steps"
-    ):
+    with pytest.raises(metarl.InvalidValueError, match=r"Walk.horizon is .*, expected a whole number of steps"):
         metarl.make_agent("rl2", family)
 
 
@@ -263,17 +279,19 @@ def test_normalised_rewards_are_divided_by_the_deviation_of_returns() -> None:
 
 
 def test_learning_rate_and_entropy_bonus_fall_to_zero() -> None:
-    """Over two updates: the whole rate, half of it, none; the count survives a checkpoint."""
+    """Over two updates: the whole rate, half of it; the count survives a checkpoint, and a third update is refused."""
     agent = walk_agent(anneal_iterations=2, learning_rate=0.1)
     rates = []
-    for _ in range(3):
+    for _ in range(2):
         other = walk_agent(anneal_iterations=2, learning_rate=0.1)
         other.load_tensors(agent.tensors())
         agent = other
         rollout, _ = trial(agent, [2, 4])
         agent.update(rollout, 0)
         rates.append(agent.optimizer.param_groups[0]["lr"])
-    assert rates == [0.1, 0.05, 0.0]
+    assert rates == [0.1, 0.05]
+    with pytest.raises(metarl.InvalidValueError, match=r"rl2.anneal_iterations is 2, .* this is number 3"):
+        agent.train_step(Trials(SlotPool(agent.family), agent.family.tasks("train", 3)))
 
 
 @pytest.mark.learning
