@@ -299,3 +299,31 @@ def test_neighbours_in_a_stream_are_uncorrelated():
     x = slots("lag", 1).uniform(DRAWS)[0].double().numpy()
     for lag in (1, 2, 3, 4):
         assert abs(np.corrcoef(x[:-lag], x[lag:])[0, 1]) < 4 / np.sqrt(DRAWS)
+
+
+@pytest.mark.parametrize("shape", [1.0, 1.5, 7.0, 300.0])
+def test_gamma_has_its_distribution(shape):
+    """Kolmogorov and Smirnov's distance of 20,000 draws is below 1.95 / sqrt(20,000) = .0138 but once in a thousand."""
+    draws = Rng(fold_in(make_key("gamma"), torch.arange(20_000))).gamma(torch.full((20_000,), shape))
+    assert stats.kstest(draws.numpy(), "gamma", (shape,)).statistic < 0.0138
+
+
+def test_beta_and_dirichlet_have_their_moments():
+    """Beta(3, 2): mean .6, variance .04; Dirichlet(1, 2, 5): means 1/8, 2/8, 5/8. Tolerance: 5 standard errors."""
+    rng = Rng(fold_in(make_key("beta"), torch.arange(20_000)))
+    beta = rng.beta(torch.full((20_000,), 3.0), torch.full((20_000,), 2.0))
+    assert float(beta.mean()) == pytest.approx(0.6, abs=0.0071)
+    assert float(beta.var()) == pytest.approx(0.04, abs=0.002)
+    shares = rng.dirichlet(torch.tensor([1.0, 2.0, 5.0]).expand(20_000, 3))
+    torch.testing.assert_close(shares.sum(-1), torch.ones(20_000))
+    torch.testing.assert_close(shares.mean(0), torch.tensor([0.125, 0.25, 0.625]), rtol=0, atol=0.0057)
+
+
+def test_gamma_of_a_batch_equals_its_singles_and_leaves_later_draws_alone():
+    keys, shape = fold_in(make_key("gamma"), torch.arange(300)), 1.0 + torch.arange(600.0).view(300, 2) % 7
+    rng = Rng(keys).seek(5)
+    batch, after = rng.gamma(shape), rng.uniform()
+    alone = Rng(keys[7:8]).seek(5)
+    assert torch.equal(alone.gamma(shape[7:8])[0], batch[7])
+    assert torch.equal(alone.uniform(), after[7:8])
+    assert not torch.equal(batch[:, 0], Rng(keys).seek(6).gamma(shape)[:, 0])
