@@ -21,6 +21,7 @@ import trial_tables
 import tyro
 from gymnasium.spaces import Discrete
 from point_navigation import SETTINGS
+from trial_tables import table
 
 from metarl import make_family, registry
 from metarl.report import adaptation_figure, save_figure
@@ -39,12 +40,6 @@ class Options:
 
     check: bool = False
     """Compare instead of writing."""
-
-
-def table(head: list[str], rows: list[list[str]], align: str = "--:") -> str:
-    """A Markdown table, columns after the first aligned to the right."""
-    lines = [head, ["---", *[align] * (len(head) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def interval(row: dict[str, float]) -> str:

@@ -111,15 +111,23 @@ def trained(options: Options, name: str, seed: int) -> metarl.Agent:
     agent = metarl.make_agent(source.agent, source.family, seed=seed, **source.overrides)
     if source.iterations:
         path = options.runs / (setting.runs or name) / f"seed{seed}"
-        if not (path / "config.json").exists():
-            Run.create(path, agent, source.iterations)
-        run = Run.open(path)
-        refuse_another(run, agent, source.iterations)
-        agent, start = run.load_agent()
-        with Progress() as bar:
-            task = bar.add_task(f"{name}, seed {seed}", total=source.iterations, completed=start)
-            run.train(agent, start, lambda done, total, metrics: bar.update(task, completed=done))
+        agent = trained_run(path, agent, source.iterations, f"{name}, seed {seed}")
     agent.config = replace(agent.config, **setting.evaluation)
+    return agent
+
+
+def trained_run(
+    path: Path, agent: metarl.Agent, iterations: int, label: str, checkpoint_every: int = 10
+) -> metarl.Agent:
+    """The agent of a run, trained from where the run stands; it is made if there is none."""
+    if not (path / "config.json").exists():
+        Run.create(path, agent, iterations, checkpoint_every)
+    run = Run.open(path)
+    refuse_another(run, agent, iterations)
+    agent, start = run.load_agent()
+    with Progress() as bar:
+        task = bar.add_task(label, total=iterations, completed=start)
+        run.train(agent, start, lambda done, total, metrics: bar.update(task, completed=done))
     return agent
 
 

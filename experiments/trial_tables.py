@@ -50,9 +50,9 @@ def lifetime(study: str, row: str) -> Life | None:
     return json.loads(path.read_text())["lifetime"] if path.exists() else None
 
 
-def markdown(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table, numbers to the right."""
-    lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
+def table(head: list[str], rows: list[list[str]], align: str = "--:") -> str:
+    """A Markdown table, columns after the first aligned to the right."""
+    lines = [head, ["---", *[align] * (len(head) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -144,7 +144,7 @@ def bandits() -> str:
         "a cell share their tasks, so that a mean above the optimum is their luck and not a player's skill. Paper: "
         f"{PUBLISHED['bandit']['source']}. Commands: `python experiments/tune.py --studies bandit`, `python "
         "experiments/trials.py --studies bandit`, `python "
-        "experiments/bandit_bounds.py`.\n\n" + markdown(head, rows)
+        "experiments/bandit_bounds.py`.\n\n" + table(head, rows)
     )
 
 
@@ -163,7 +163,7 @@ def bandit_variants() -> str:
             plain = row.split("-")[0]
             values = [cell(lifetime(study, r), 2) for r in (plain, row)]
             rows.append([f"{bandit_name(study)}: {NAMES[row]}", *values, f"{paper[plain]:.1f}"])
-    return markdown(["n, k", "the algorithm", "changed", "the paper"], rows)
+    return table(["n, k", "the algorithm", "changed", "the paper"], rows)
 
 
 def mdps() -> str:
@@ -190,7 +190,7 @@ def mdps() -> str:
         f"widest 95 % interval of the other columns: {widest(studies, columns)}. Hyperparameters of UCRL2, BEB and "
         "e-greedy were chosen on train tasks (`experiments/tuned.json`; some at the edge of what was tried). Paper: "
         f"{PUBLISHED['mdp']['source']}. Commands: `python "
-        "experiments/tune.py --studies mdp`, `python experiments/trials.py --studies mdp`.\n\n" + markdown(head, rows)
+        "experiments/tune.py --studies mdp`, `python experiments/trials.py --studies mdp`.\n\n" + table(head, rows)
     )
 
 
@@ -213,7 +213,7 @@ def grid_navi() -> str:
         f"Mean return of each of 4 episodes on GridNavi (train = test), {tasks_played([name])} trials, sampled "
         f"actions; {seeds([name])} seeds of RL2, trained on {steps(name)} million steps. The oracle is shown the goal. "
         f"Command: `python experiments/trials.py --studies grid_navi`.\n\n"
-        + markdown(["", "episode 1", "2", "3", "4", "whole trial", "share of the gap"], rows)
+        + table(["", "episode 1", "2", "3", "4", "whole trial", "share of the gap"], rows)
     )
 
 
@@ -225,7 +225,7 @@ def settings() -> str:
             changed = ", ".join(f"{k} {v}" for k, v in sorted(study.rl2.items()) if k != "meta_batch_size")
             rows.append([name, str(study.iterations), str(study.rl2["meta_batch_size"]), steps(name), f"`{changed}`"])
     head = ["study", "meta-updates", "trials in each", "million steps", "what differs from the defaults of `rl2`"]
-    return markdown(head, rows) + "\n\nThe learning rate and the entropy bonus fall to 0 over the meta-updates."
+    return table(head, rows) + "\n\nThe learning rate and the entropy bonus fall to 0 over the meta-updates."
 
 
 def summary() -> str:
@@ -253,5 +253,5 @@ def summary() -> str:
         "exact Bayes optimum), and RL2's share of the gap "
         "between them. All columns, the exact optima, and what explains published numbers that differ: "
         "[docs/trials.md](docs/trials.md).\n\n"
-        + markdown(["", "random", "strongest", "RL2, the paper, best of 5 seeds", "`rl2`", "share of the gap"], rows)
+        + table(["", "random", "strongest", "RL2, the paper, best of 5 seeds", "`rl2`", "share of the gap"], rows)
     )

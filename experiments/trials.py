@@ -21,13 +21,11 @@ from typing import Any
 
 import torch
 import tyro
-from point_navigation import refuse_another
-from rich.progress import Progress
+from point_navigation import trained_run
 
 import metarl
 from metarl.errors import InvalidValueError, did_you_mean
 from metarl.results import Results
-from metarl.runs import Run
 
 HERE = Path(__file__).parent
 RESULTS, TUNED = HERE / "results", HERE / "tuned.json"
@@ -126,15 +124,7 @@ def trained(options: Options, name: str, seed: int) -> metarl.Agent:
     lengths = {"trial_episodes": study.episodes, "anneal_iterations": study.iterations}
     agent = metarl.make_agent("rl2", study.family, seed=seed, **lengths, **study.rl2)
     path = options.runs / name / f"seed{seed}"
-    if not (path / "config.json").exists():
-        Run.create(path, agent, study.iterations, checkpoint_every=50)
-    run = Run.open(path)
-    refuse_another(run, agent, study.iterations)
-    agent, start = run.load_agent()
-    with Progress() as bar:
-        task = bar.add_task(f"rl2, {name}, seed {seed}", total=study.iterations, completed=start)
-        run.train(agent, start, lambda done, total, metrics: bar.update(task, completed=done))
-    return agent
+    return trained_run(path, agent, study.iterations, f"rl2, {name}, seed {seed}", checkpoint_every=50)
 
 
 def made(study: str, row: str, **settings: Any) -> metarl.Agent:
