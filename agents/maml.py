@@ -85,6 +85,7 @@ class MAML(Agent):
 
     name = "maml"
     Config: ClassVar[type[Any]] = MAMLConfig
+    recordable = True
 
     def __init__(self, family: Family, config: Any, seed: int = 0, device: torch.device | str = "cpu") -> None:
         super().__init__(family, config, seed, device)

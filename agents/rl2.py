@@ -13,6 +13,7 @@ transformer (`metarl.memory`).
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,7 @@ from metarl.errors import InvalidValueError, did_you_mean
 from metarl.family import Family
 from metarl.memory import MEMORIES, free_bytes, make_memory
 from metarl.networks import Distribution, ObservationEncoder, PolicyHead
+from metarl.recording import Recorder
 from metarl.returns import discounted_returns, gae
 from metarl.rng import Rng, fold_in, make_key
 from metarl.rollout import Budget, Feedback, Rollout, Step, Trials
@@ -109,6 +111,7 @@ class RL2(Agent):
     name = "rl2"
     Config = RL2Config
     remembers = True
+    recordable = True
 
     def __init__(self, family: Family, config: RL2Config, seed: int = 0, device: torch.device | str = "cpu") -> None:
         super().__init__(family, config, seed, device)
@@ -130,7 +133,12 @@ class RL2(Agent):
         self.net.to_empty(device="cpu")
         self.net.initialise(Rng(torch.tensor([make_key("rl2", "init", seed)])))
         self.net.to(self.device)
-        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=config.learning_rate, eps=1e-5, fused=True)
+        self.parameters = list(self.net.parameters())
+        cuda = self.device.type == "cuda"  # where the rate is read at every replay of a recorded step
+        rate = torch.tensor(config.learning_rate, device=self.device) if cuda else config.learning_rate
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=rate, eps=1e-5, fused=True, capturable=cuda)
+        self.optimizer._warned_capturable_if_run_uncaptured = True  # the first step of a shape is not recorded
+        self.recorder = Recorder() if cuda else None
         self.updates = 0
         self.return_moments = torch.zeros(3, dtype=torch.float64)  # of discounted returns: count, sum, sum of squares
 
@@ -198,7 +206,7 @@ class RL2(Agent):
         total = (rollout.reward * rollout.valid).sum((0, 2))
         return {
             "trial_return": float(total.double().mean()),
-            "episode_return": float(rollout.mean_return().nanmean()),
+            "episode_return": float(total.double().mean()) / cfg.trial_episodes,  # all of them are whole
             **metrics,
             "seconds_sampling": sampled - start,
             "seconds_optimisation": time.perf_counter() - sampled,
@@ -249,14 +257,16 @@ class RL2(Agent):
         centred = (advantage - (advantage * valid).sum() / count) * valid
         advantage = centred / (centred.square().sum() / count).sqrt().clamp_min(1e-8)
         left = 1.0 - self.updates / cfg.anneal_iterations if cfg.anneal_iterations else 1.0
-        self.optimizer.param_groups[0]["lr"] = cfg.learning_rate * left
-        bonus = cfg.entropy_coef * left
+        self._set_rate(cfg.learning_rate * left)
+        batch = {"x": x, "action": action, "old_log_prob": old_log_prob, "advantage": advantage, "target": target}
+        bonus = torch.full((), cfg.entropy_coef * left, device=self.device)
         sums: dict[str, Tensor] = {}
         steps = 0
         for epoch in range(cfg.epochs):
             for rows in self._minibatches(x.shape[1], key, epoch):
-                part = [v[:, rows] for v in (x, action, old_log_prob, advantage, target, valid)]
-                for name, v in self._ppo_step(*part, bonus=bonus).items():
+                part = {k: v[:, rows] for k, v in (batch | {"valid": valid}).items()} | {"bonus": bonus}
+                told = self._ppo_step(part) if self.recorder is None else self.recorder("ppo", self._ppo_step, part)
+                for name, v in told.items():
                     sums[name] = sums.get(name, torch.zeros_like(v)) + v
                 steps += 1
         self.updates += 1
@@ -268,34 +278,38 @@ class RL2(Agent):
         order = fold_in(make_key(key, "minibatch", epoch), torch.arange(rows)).argsort().to(self.device)
         return list(order.chunk(self.config.minibatches))
 
-    def _ppo_step(
-        self,
-        x: Tensor,
-        action: Tensor,
-        old_log_prob: Tensor,
-        advantage: Tensor,
-        target: Tensor,
-        valid: Tensor,
-        *,
-        bonus: float = 0.0,
-    ) -> dict[str, Tensor]:
-        """One gradient step on trials `[T, B, ...]`; `bonus` is the entropy's weight."""
-        cfg, count = self.config, valid.sum()
+    def _set_rate(self, rate: float) -> None:
+        """Adam's learning rate, in the tensor that recorded steps read."""
+        group = self.optimizer.param_groups[0]
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+    def _ppo_step(self, part: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """One gradient step on some trials.
+
+        Args:
+            part: `x` `[T, B, inputs]`, `action` `[T, B, ...]`, `old_log_prob`, `advantage`, `target` and `valid` (0 or 1)
+                `[T, B]`, and `bonus`, the entropy's weight.
+        """
+        cfg, valid, advantage = self.config, part["valid"], part["advantage"]
+        count = valid.sum()
         # as precise as acting, or the first ratio is not 1
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            h, value = self.net(x)
+            h, value = self.net(part["x"])
         policy = self._policy(h)
-        log_ratio = policy.log_prob(action) - old_log_prob
+        log_ratio = policy.log_prob(part["action"]) - part["old_log_prob"]
         ratio = log_ratio.exp()
         # equation 7: the smaller of the plain and the clipped surrogate
         surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - cfg.clip, 1 + cfg.clip) * advantage)
         policy_loss = -(surrogate * valid).sum() / count
-        value_loss = ((value - target).square() * valid).sum() / count
+        value_loss = ((value - part["target"]).square() * valid).sum() / count
         entropy = (policy.entropy() * valid).sum() / count
-        loss = policy_loss + cfg.value_coef * value_loss - bonus * entropy
-        self.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.net.parameters(), cfg.max_grad_norm)
+        loss = policy_loss + cfg.value_coef * value_loss - part["bonus"] * entropy
+        for p, grad in zip(self.parameters, torch.autograd.grad(loss, self.parameters), strict=True):
+            p.grad = grad
+        nn.utils.clip_grad_norm_(self.parameters, cfg.max_grad_norm)
         self.optimizer.step()
         with torch.no_grad():
             kl = (((ratio - 1) - log_ratio) * valid).sum() / count
@@ -328,4 +342,5 @@ class RL2(Agent):
         """The inverse of `tensors`."""
         self.net.load_state_dict({k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")})
         load_adam(self.optimizer, dict(self.net.named_parameters()), tensors)
+        self.recorder = None if self.recorder is None else Recorder()  # recorded steps hold the old moments
         self.updates, self.return_moments = int(tensors["updates"]), tensors["return_moments"].cpu().clone()

@@ -38,6 +38,9 @@ class Agent(ABC):
         privileged: whether it may see the task and the environments.
         remembers: whether `observe` must be called after every step; such agents have one slot per row.
         learns: whether `train_step` does anything.
+        recordable: whether `act` and `observe` are the same kernels at every call, on the state and on parameters that
+            stay where they are, nothing read back and nothing copied from the host; CUDA rollouts of torch families are
+            then recorded and replayed (`metarl.recording`).
     """
 
     name: ClassVar[str]
@@ -45,6 +48,7 @@ class Agent(ABC):
     privileged: ClassVar[bool] = False
     remembers: ClassVar[bool] = False
     learns: ClassVar[bool] = True
+    recordable: ClassVar[bool] = False
 
     def __init__(self, family: Family, config: Any, seed: int = 0, device: torch.device | str = "cpu") -> None:
         self.family, self.config, self.seed, self.device = family, config, seed, torch.device(device)

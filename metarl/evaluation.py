@@ -339,7 +339,7 @@ def _landmarks(family: Family, tasks: Tasks) -> Floats | None:
 class _Uniform:
     """Uniformly random actions: what a floor is measured with."""
 
-    privileged = remembers = False
+    privileged = remembers = recordable = False
 
     def __init__(self, family: Family) -> None:
         self.family, self.head = family, PolicyHead(family.action_space, "the floor")

@@ -49,11 +49,9 @@ class GRU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features at every step of trials: `[T, R, inputs]` to `[T, R, hidden]`."""
-        if x.device.type != "cpu":
-            return self.rnn(x)[0]  # type: ignore[no-any-return]
         g: Any = self.rnn
         weights = (g.weight_ih_l0, g.weight_hh_l0, g.bias_ih_l0, g.bias_hh_l0)
-        rows = ROWS_AT_ONCE * torch.get_num_threads()
+        rows = ROWS_AT_ONCE * torch.get_num_threads() if x.device.type == "cpu" else x.shape[1]
         return torch.cat([gru_sequence(part, *weights) for part in torch.split(x, rows, 1)], 1)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
@@ -134,9 +132,9 @@ class Transformer(nn.Module):
 
     def begin(self, rows: int, device: torch.device) -> State:
         """Nothing remembered."""
-        shape = (rows, len(self.blocks), self.heads, self.window, self.size // self.heads)
-        ring = {name: torch.zeros(shape, device=device) for name in ("keys", "values")}
-        return {**ring, "steps": torch.zeros(rows, 1, dtype=torch.int64, device=device)}
+        shape = (rows, self.heads, self.window, self.size // self.heads)
+        names = [f"{what}{i}" for i in range(len(self.blocks)) for what in ("keys", "values")]
+        return {**{name: torch.zeros(shape, device=device) for name in names}, "steps": torch.zeros(rows, 1, dtype=torch.int64, device=device)}
 
     def forward(self, x: Tensor) -> Tensor:
         """See `GRU.forward`."""
@@ -152,13 +150,15 @@ class Transformer(nn.Module):
         """See `GRU.step`."""
         h, steps = self.embed(x).unsqueeze(1), state["steps"]  # [R, 1, hidden], [R, 1]
         row, slot = torch.arange(len(x), device=x.device), steps[:, 0] % self.window
-        seen = torch.arange(self.window, device=x.device) <= steps  # [R, window]: all of them once the ring is full
+        unseen = torch.arange(self.window, device=x.device) > steps  # [R, window]: none once the ring is full
         for i, block in enumerate(self.blocks):
-            q, k, v = block.project(h, steps.unsqueeze(1))
-            keys, values = state["keys"][:, i], state["values"][:, i]  # [R, heads, window, d]
+            q, k, v = block.project(h, steps.unsqueeze(1))  # [R, heads, 1, d]
+            keys, values = state[f"keys{i}"], state[f"values{i}"]  # [R, heads, window, d]
             keys[row, :, slot], values[row, :, slot] = k[:, :, 0], v[:, :, 0]
-            out = nn.functional.scaled_dot_product_attention(q, keys, values, seen[:, None, None])
-            h = block.finish(h, out)
+            # the fused kernels are made for many queries; one is two products of a matrix with a vector
+            scores = (keys @ q.mT).squeeze(-1) * q.shape[-1] ** -0.5  # [R, heads, window]
+            weights = scores.masked_fill(unseen.unsqueeze(1), -math.inf).softmax(-1)
+            h = block.finish(h, weights.unsqueeze(2) @ values)
         return self.norm(h)[:, 0], {**state, "steps": steps + 1}
 
     def keep(self, old: State, new: State, active: Tensor) -> State:

@@ -82,7 +82,7 @@ class Subject:
 
     def actions(self, keys: Tensor, steps: int, held: bool = True) -> Tensor:
         """Random actions `[T, N, *action]`; `held` lets every second slot repeat one for a whole episode."""
-        space, rng = self.family.action_space, Rng(fold_in(keys, torch.tensor(7)), steps)
+        space, rng = self.family.action_space, Rng(fold_in(keys, 7), steps)
         if isinstance(space, spaces.Discrete):
             plan = torch.stack([rng.seek(t).integers(int(space.n)) for t in range(steps)])
         elif space.is_bounded():

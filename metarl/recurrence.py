@@ -1,4 +1,4 @@
-"""A GRU over whole sequences whose backward pass is derived by hand: few, large operations for the CPU.
+"""A GRU over whole sequences whose backward pass is derived by hand: few, large operations, for the CPU and for CUDA.
 
 PyTorch has no fused GRU on the CPU: `nn.GRU` runs some fifteen small operations a step forwards and more backwards.
 Here a step takes six and three. With x the input, h the memory before and h' after a step (Cho et al. 2014,
@@ -16,6 +16,10 @@ Backwards every gate's gradient is d = dL/dh' times a factor that is known befor
 
 so one multiplication by the stacked factors, one product with W_h and one by z carry d to the step before. The weights'
 gradients are products over all steps at once. Speed beside `nn.GRU`: `python experiments/benchmark_speed.py --only e`.
+
+On CUDA a step is a product and PyTorch's fused cell forwards, the cell's gradient and a product backwards, every product
+over all the batch. That pays where the kernels are launched at once, as a CUDA graph (`metarl.recording`): cuDNN's GRU
+takes a fixed time for each step there, however small the batch.
 """
 
 from __future__ import annotations
@@ -24,6 +28,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+# what torch.gru_cell is on CUDA: products in, the memory and what the way back needs out
+_cell: Any = torch.ops.aten._thnn_fused_gru_cell
+_cell_backward: Any = torch.ops.aten._thnn_fused_gru_cell_backward
 
 
 class _Sequence(torch.autograd.Function):
@@ -73,11 +81,46 @@ class _Sequence(torch.autograd.Function):
         return d_x, d_w_i, d_w_h, d_b_i, d_b_h
 
 
+class _FusedSequence(torch.autograd.Function):
+    """The same on CUDA, from the cell that `torch.gru_cell` is made of."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w_i: Tensor, w_h: Tensor, b_i: Tensor, b_h: Tensor) -> Tensor:
+        steps, batch, _ = x.shape
+        size = w_h.shape[1]
+        inputs, across = (x.reshape(steps * batch, -1) @ w_i.t()).view(steps, batch, 3 * size), w_h.t()
+        h, cells = [x.new_zeros(batch, size)], []
+        for inputs_t in inputs.unbind():
+            after, cell = _cell(inputs_t, h[-1] @ across, h[-1], b_i, b_h)
+            h.append(after)
+            cells.append(cell)
+        stacked = torch.stack(h)
+        ctx.save_for_backward(x, w_i, w_h, stacked, *cells)
+        return stacked[1:]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, w_i, w_h, h, *cells = ctx.saved_tensors
+        steps, batch, _ = x.shape
+        d_inputs, d_across = [], []
+        carry: Tensor | None = None
+        for d, cell in zip(reversed(grads[0].unbind()), reversed(cells), strict=True):
+            d = d.contiguous() if carry is None else d + carry
+            d_i, d_a, d_before = _cell_backward(d, cell, False)[:3]
+            d_inputs.append(d_i)
+            d_across.append(d_a)
+            carry = torch.addmm(d_before, d_a, w_h)
+        flat_i, flat_a = (torch.cat(d[::-1]) for d in (d_inputs, d_across))  # [T * B, 3 hidden]
+        d_w_i, d_w_h = flat_i.t() @ x.reshape(steps * batch, -1), flat_a.t() @ h[:-1].reshape(steps * batch, -1)
+        d_x = (flat_i @ w_i).view_as(x) if ctx.needs_input_grad[0] else None
+        return d_x, d_w_i, d_w_h, flat_i.sum(0), flat_a.sum(0)
+
+
 def gru_sequence(x: Tensor, w_i: Tensor, w_h: Tensor, b_i: Tensor, b_h: Tensor) -> Tensor:
     """A GRU that begins with zeros, once differentiable.
 
     Args:
-        x: `[T, B, inputs]`.
+        x: `[T, B, inputs]`, on the CPU or on CUDA.
         w_i: `[3 hidden, inputs]`, rows in the order r, z, n as in `nn.GRU.weight_ih_l0`.
         w_h: `[3 hidden, hidden]`.
         b_i: `[3 hidden]`.
@@ -86,4 +129,5 @@ def gru_sequence(x: Tensor, w_i: Tensor, w_h: Tensor, b_i: Tensor, b_h: Tensor) 
     Returns:
         the memory after each step, `[T, B, hidden]`.
     """
-    return _Sequence.apply(x, w_i, w_h, b_i, b_h)  # type: ignore[no-any-return, no-untyped-call]
+    function: Any = _FusedSequence if x.device.type == "cuda" else _Sequence
+    return function.apply(x, w_i, w_h, b_i, b_h)  # type: ignore[no-any-return]

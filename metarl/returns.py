@@ -23,12 +23,11 @@ def discounted_returns(reward: Tensor, ended: Tensor, discount: float, last_valu
         `[T, ...]`.
     """
     g = torch.zeros_like(reward[0]) if last_value is None else last_value
-    out = torch.empty_like(reward)
-    carry = discount * (~ended).to(reward.dtype)
-    for t in range(len(reward) - 1, -1, -1):
-        g = torch.addcmul(reward[t], carry[t], g)
-        out[t] = g
-    return out
+    carry, out = discount * (~ended).to(reward.dtype), []
+    for reward_t, carry_t in zip(reversed(reward.unbind()), reversed(carry.unbind()), strict=True):
+        g = torch.addcmul(reward_t, carry_t, g)
+        out.append(g)
+    return torch.stack(out[::-1])
 
 
 def gae(

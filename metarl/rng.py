@@ -32,9 +32,9 @@ def _signed(word: int) -> int:
 
 def mix(z: Tensor) -> Tensor:
     """SplitMix64's finaliser, elementwise: `int64 [...]` to `int64 [...]`, a bijection."""
-    z = (z ^ ((z >> 30) & ((1 << 34) - 1))) * _signed(_MUL1)
-    z = (z ^ ((z >> 27) & ((1 << 37) - 1))) * _signed(_MUL2)
-    return z ^ ((z >> 31) & ((1 << 33) - 1))
+    z = (z >> 30).bitwise_and_((1 << 34) - 1).bitwise_xor_(z).mul_(_signed(_MUL1))
+    z = (z >> 27).bitwise_and_((1 << 37) - 1).bitwise_xor_(z).mul_(_signed(_MUL2))
+    return (z >> 31).bitwise_and_((1 << 33) - 1).bitwise_xor_(z)
 
 
 def _mix_int(z: int) -> int:
@@ -55,8 +55,13 @@ def make_key(*parts: int | str) -> int:
     return _signed(key)
 
 
-def fold_in(key: Tensor | int, data: Tensor) -> Tensor:
-    """Derive keys from `key` by the numbers `data`, elementwise and broadcast: `int64 [...]` to `int64 [...]`."""
+def fold_in(key: Tensor | int, data: Tensor | int) -> Tensor:
+    """Derive keys from `key` by the numbers `data`, elementwise and broadcast: `int64 [...]` to `int64 [...]`.
+
+    One of the two is a tensor; a plain number never touches its device.
+    """
+    if isinstance(data, int):
+        return mix(torch.as_tensor(key) + _signed(_GAMMA * (_mix_int(data + _GAMMA) | 1)))
     return mix(key + _signed(_GAMMA) * (mix(data.long() + _signed(_GAMMA)) | 1))
 
 

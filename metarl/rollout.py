@@ -17,7 +17,7 @@ from torch import Tensor
 from metarl.errors import InvalidValueError, verbatim
 from metarl.family import Family
 from metarl.rng import Rng, fold_in, make_key
-from metarl.slots import Slots, Transition, make_slots
+from metarl.slots import Slots, TorchSlots, Transition, make_slots
 from metarl.tasks import Tasks
 
 AgentState = dict[str, Tensor]
@@ -59,6 +59,10 @@ class Player(Protocol):
 
     def observe(self, state: AgentState, told: Feedback, active: Tensor | None) -> AgentState:
         """The state after a step."""
+
+    @property
+    def recordable(self) -> bool:
+        """Whether a rollout of a torch family is a fixed sequence of kernels."""
 
     def to_env(self, action: Tensor) -> Tensor:
         """The environment's actions."""
@@ -223,7 +227,7 @@ class Trials:
     def numbered(self, number: int) -> Trials:
         """The same trials with other randomness, for scoring one state several times."""
         other = copy.copy(self)
-        other.keys = fold_in(self.keys, torch.tensor(number))
+        other.keys = fold_in(self.keys, number)
         return other
 
     def collect(
@@ -250,7 +254,7 @@ class Trials:
         Raises:
             InvalidValueError: a reward or observation is not finite.
         """
-        keys = fold_in(fold_in(self.keys, torch.tensor(stage)), torch.tensor(make_key(purpose, mode))).unsqueeze(1)
+        keys = fold_in(fold_in(self.keys, stage), make_key(purpose, mode)).unsqueeze(1)
         keys = fold_in(keys, torch.arange(budget.slots)).flatten()
         tasks = self.tasks[np.repeat(np.arange(self.rows), budget.slots)] if budget.slots > 1 else self.tasks
         slots = self.pool.get(self.rows * budget.slots)
@@ -271,12 +275,39 @@ def play(
     mode: str = "sampled",
     final_obs: bool = False,
 ) -> tuple[Rollout, AgentState]:
-    """Step `slots` with `agent`; the inner loop of everything. Arguments as in `Trials.collect`, flat over N slots."""
+    """Step `slots` with `agent`. Arguments as in `Trials.collect`, flat over N slots.
+
+    On CUDA, agents that are `recordable` have their second rollout of a kind recorded and from then on replayed.
+    """
+    total = budget.steps if budget.steps is not None else (budget.episodes or 1) * agent.family.horizon
+    if not (agent.recordable and isinstance(slots, TorchSlots) and slots.device.type == "cuda"):
+        return _play(agent, state, slots, slots.begin(tasks, keys, total), keys, rows, budget, mode, final_obs)
+
+    def run(given: Mapping[str, Any]) -> tuple[Rollout, AgentState]:
+        obs = slots.start(given["task"], given["keys"], total)
+        return _play(agent, given["state"], slots, obs, given["keys"], rows, budget, mode, final_obs)
+
+    given = {"task": tasks.tensors(slots.device), "keys": keys.to(slots.device), "state": state}
+    played: tuple[Rollout, AgentState] = slots.recorder((agent, rows, budget, mode, final_obs), run, given)
+    return played
+
+
+def _play(
+    agent: Player,
+    state: AgentState,
+    slots: Slots,
+    obs: Tensor,
+    keys: Tensor,
+    rows: int,
+    budget: Budget,
+    mode: str,
+    final_obs: bool,
+) -> tuple[Rollout, AgentState]:
+    """The inner loop of everything, from the first observations on."""
     family, width = agent.family, budget.slots
     total = budget.steps if budget.steps is not None else (budget.episodes or 1) * family.horizon
     shape = (rows, width)
-    act_rng = Rng(fold_in(keys, torch.tensor(3)).to(slots.device), total)
-    obs = slots.begin(tasks, keys, total)
+    act_rng = Rng(fold_in(keys.to(slots.device), 3), total)
     buffers = _Buffers(total, rows * width, slots.device)
     privileged = slots if agent.privileged else None
     episodes_left = None

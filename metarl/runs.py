@@ -21,6 +21,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -34,7 +35,7 @@ from metarl.agent import Agent, make_agent
 from metarl.errors import InvalidValueError, verbatim
 from metarl.registry import agent_class, families, make_family
 from metarl.rollout import SlotPool, Trials
-from metarl.tasks import write_atomic
+from metarl.tasks import Tasks, write_atomic
 
 FORMAT = "metarl-run-1"
 Progress = Callable[[int, int, dict[str, float]], None]
@@ -74,9 +75,7 @@ def train(
         raise InvalidValueError("iterations", iterations, "0 or more")
     pool = SlotPool(agent.family, agent.device)
     try:
-        for iteration in range(start, iterations):
-            first = iteration * agent.meta_batch_size
-            tasks = agent.family.tasks("train", agent.meta_batch_size, agent.seed, first)
+        for iteration, tasks in enumerate(_train_tasks(agent, start, iterations), start):
             metrics = agent.train_step(Trials(pool, tasks, seed=agent.seed, purpose="train", iteration=iteration))
             if on_iteration is not None:
                 on_iteration(iteration, metrics)
@@ -85,6 +84,24 @@ def train(
     finally:
         pool.close()
     return max(start, iterations)
+
+
+def _train_tasks(agent: Agent, start: int, iterations: int) -> Iterator[Tasks]:
+    """The tasks of each iteration, drawn by the host; while a GPU trains, those of the next one."""
+
+    def draw(iteration: int) -> Tasks:
+        size = agent.meta_batch_size
+        return agent.family.tasks("train", size, agent.seed, iteration * size)
+
+    if agent.device.type == "cpu":
+        yield from map(draw, range(start, iterations))
+        return
+    with ThreadPoolExecutor(1) as ahead:
+        following = ahead.submit(draw, start)
+        for iteration in range(start, iterations):
+            tasks = following.result()
+            following = ahead.submit(draw, iteration + 1)
+            yield tasks
 
 
 class Run:

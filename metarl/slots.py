@@ -17,6 +17,7 @@ from torch import Tensor
 
 from metarl.errors import InvalidValueError
 from metarl.family import Family, GymFamily, State, TorchFamily, task_dict
+from metarl.recording import Recorder
 from metarl.rng import Rng, fold_in
 from metarl.tasks import Tasks
 
@@ -62,6 +63,7 @@ class TorchSlots:
 
     def __init__(self, family: TorchFamily, n: int, device: torch.device) -> None:
         self.family, self.n, self.device = family, n, device
+        self.recorder = Recorder()
         self.state: State = None
         self.task: dict[str, Tensor] = {}
         self.t = torch.zeros(n, dtype=torch.int64, device=device)  # step within the episode
@@ -70,8 +72,12 @@ class TorchSlots:
 
     def begin(self, tasks: Tasks, keys: Tensor, steps: int) -> Tensor:
         """See `Slots.begin`."""
-        self.task = tasks.tensors(self.device)
-        self._set_keys(keys.to(self.device), steps)
+        return self.start(tasks.tensors(self.device), keys.to(self.device), steps)
+
+    def start(self, task: dict[str, Tensor], keys: Tensor, steps: int) -> Tensor:
+        """`begin` with the tasks' values `[N, ...]` and the keys where they are needed already."""
+        self.task = task
+        self._set_keys(keys, steps)
         self.clock = 0  # steps since begin
         self._in_step = True  # whether all slots are at the same step of their episodes
         self.t.zero_()
@@ -103,8 +109,8 @@ class TorchSlots:
         return Transition(obs, reward, terminated, truncated, obs, success), ended
 
     def _set_keys(self, keys: Tensor, steps: int) -> None:
-        self._step_rng = Rng(fold_in(keys, torch.tensor(1, device=self.device)), steps)
-        self._reset_rng = Rng(fold_in(keys, torch.tensor(2, device=self.device)))
+        self._step_rng = Rng(fold_in(keys, 1), steps)
+        self._reset_rng = Rng(fold_in(keys, 2))
 
     def restart(
         self, mask: Tensor, tasks: Tasks | None = None, keys: Tensor | None = None, in_step: bool = False
@@ -113,7 +119,7 @@ class TorchSlots:
         self._in_step = self._in_step and in_step
         if keys is not None:
             for purpose, rng in ((1, self._step_rng), (2, self._reset_rng)):
-                rng.rekey(mask, fold_in(keys.to(self.device), torch.tensor(purpose, device=self.device)), self.clock)
+                rng.rekey(mask, fold_in(keys.to(self.device), purpose), self.clock)
         if tasks is not None:
             self.task = tree_where(mask, tasks.tensors(self.device), self.task)
         fresh = self.family.reset(self.task, self._reset_rng.seek(self.clock))
@@ -173,7 +179,7 @@ class GymSlots:
         )
 
     def _seeds(self) -> list[int | None]:
-        return list((fold_in(self.keys, torch.tensor(self.clock)) & 0x7FFFFFFF).tolist())
+        return list((fold_in(self.keys, self.clock) & 0x7FFFFFFF).tolist())
 
     def _to_numpy(self, action: Tensor) -> np.ndarray[Any, Any]:
         space = self.family.action_space

@@ -437,10 +437,19 @@ def test_learns_to_adapt_on_held_out_goals() -> None:
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_agrees_with_cpu() -> None:
-    trained = []
+    """What is sampled and the adapted policies to rounding; conjugate gradients in float32 make more of that rounding."""
+    adapted, trained, returns = [], [], []
     for device in ("cpu", "cuda"):
         agent = metarl.make_agent("maml", "metarl/PointNavigation-v0", device=device, meta_batch_size=4, episodes=4)
-        agent.train_step(Trials(SlotPool(agent.family, agent.device), agent.family.tasks("train", 4)))
+        before = {k: v.cpu() for k, v in agent.theta.items()}
+        pool, tasks = SlotPool(agent.family, agent.device), agent.family.tasks("train", 4)
+        rollout, state = agent.interact(agent.begin(4), Trials(pool, tasks), 0)
+        adapted.append({k: v.cpu() for k, v in state.items()})
+        returns.append(rollout.mean_return().cpu())
+        agent.train_step(Trials(pool, tasks))
         trained.append({k: v.cpu() for k, v in agent.theta.items()})
-    for name in trained[0]:
-        torch.testing.assert_close(trained[0][name], trained[1][name], rtol=0, atol=1e-3)
+    torch.testing.assert_close(returns[0], returns[1], rtol=0, atol=1e-2)
+    torch.testing.assert_close(adapted[0], adapted[1], rtol=0, atol=1e-4)
+    error, step = (sum(float((a[k] - b[k]).square().sum()) for k in before) for a, b in (trained, (trained[0], before)))
+    assert step > 0
+    assert error < 0.05**2 * step

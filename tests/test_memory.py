@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import metarl
+from metarl import recurrence
 from metarl.evaluation import evaluate
 from metarl.memory import GRU, MEMORIES, Memory, Transformer, make_memory, rotate
-from metarl.recurrence import gru_sequence
+from metarl.recurrence import _FusedSequence, _Sequence, gru_sequence
 from metarl.rng import Rng, make_key
 
 
@@ -97,16 +100,57 @@ def test_rotary_products_depend_on_differences_alone() -> None:
     assert turned.flatten().tolist() == pytest.approx([np.cos(1), np.sin(1)], abs=1e-6)
 
 
-def test_gru_sequence_equals_pytorch_with_all_its_gradients() -> None:
-    """In float64, every gate's weights and biases and the input: the two differ by rounding."""
+def fused_cell(
+    inputs: torch.Tensor, across: torch.Tensor, h: torch.Tensor, b_i: torch.Tensor, b_h: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What CUDA's fused cell computes: the memory after a step, and r, z, n, h and W_hn h + b_hn for the way back."""
+    (i_r, i_z, i_n), (h_r, h_z, h_n) = (inputs + b_i).chunk(3, 1), (across + b_h).chunk(3, 1)
+    r, z = torch.sigmoid(i_r + h_r), torch.sigmoid(i_z + h_z)
+    n = torch.tanh(i_n + r * h_n)
+    return n + z * (h - n), torch.cat([r, z, n, h, h_n], 1)
+
+
+def fused_cell_backward(d: torch.Tensor, kept: torch.Tensor, has_bias: bool) -> tuple[torch.Tensor | None, ...]:
+    """Gradients of the input's gates, of the memory's gates and of the memory."""
+    assert not has_bias
+    r, z, n, h, h_n = kept.chunk(5, 1)
+    d_n = d * (1 - z) * (1 - n * n)
+    d_z = d * (h - n) * z * (1 - z)
+    d_r = d_n * h_n * r * (1 - r)
+    return torch.cat([d_r, d_z, d_n], 1), torch.cat([d_r, d_z, d_n * r], 1), d * z, None, None
+
+
+@pytest.mark.parametrize("function", [_Sequence, _FusedSequence])
+def test_gru_sequence_equals_pytorch_with_all_its_gradients(function: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64, every gate's weights and biases and the input: the two differ by rounding.
+
+    The way that CUDA takes is tried with stand-ins for PyTorch's cell, which the CPU does not have.
+    """
+    monkeypatch.setattr(recurrence, "_cell", fused_cell)
+    monkeypatch.setattr(recurrence, "_cell_backward", fused_cell_backward)
     net = nn.GRU(5, 8).double()
     weights = [net.weight_ih_l0, net.weight_hh_l0, net.bias_ih_l0, net.bias_hh_l0]
     x, direction = inputs(7).double().requires_grad_(), inputs(7).double()[..., :1]
-    ours, theirs = gru_sequence(x, *weights), net(x)[0]
+    ours, theirs = function.apply(x, *weights), net(x)[0]
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-14)
     grads = [torch.autograd.grad((y * direction).sum(), [x, *weights]) for y in (ours, theirs)]
     for mine, other in zip(*grads, strict=True):
         torch.testing.assert_close(mine, other, rtol=0, atol=1e-13)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_gru_sequence_on_cuda_equals_the_cpu_in_double_precision() -> None:
+    torch.manual_seed(0)
+    net, x = nn.GRU(5, 33).double(), inputs(40, 6).double()
+    out = []
+    for device in ("cpu", "cuda"):
+        weights = [w.detach().to(device).requires_grad_() for w in net._flat_weights]
+        given = x.to(device).requires_grad_()
+        y = gru_sequence(given, *weights)
+        grads = torch.autograd.grad((y * y.detach().cos()).sum(), [given, *weights])
+        out.append([y.detach().cpu(), *(g.cpu() for g in grads)])
+    torch.testing.assert_close(out[0], out[1], rtol=0, atol=1e-11)
 
 
 def test_gru_sequence_does_not_touch_the_gradient_it_is_given() -> None:

@@ -168,9 +168,10 @@ def test_ppo_clips_by_hand() -> None:
         log_prob = agent._policy(h).log_prob(action)
     one, valid = torch.ones(1, 1), torch.ones(1, 1)
     before = [p.detach().clone() for p in agent.net.parameters()]
-    agent._ppo_step(x, action, log_prob - 0.5, one, one, valid)  # ratio e^.5 > 1.2
+    part = {"x": x, "action": action, "advantage": one, "target": one, "valid": valid, "bonus": torch.zeros(())}
+    agent._ppo_step(part | {"old_log_prob": log_prob - 0.5})  # ratio e^.5 > 1.2
     assert all(torch.equal(a, b) for a, b in zip(before, agent.net.parameters(), strict=True))
-    agent._ppo_step(x, action, log_prob + 0.5, one, one, valid)  # ratio e^-.5 < .8: the plain one is smaller, it counts
+    agent._ppo_step(part | {"old_log_prob": log_prob + 0.5})  # ratio e^-.5 < .8: the plain one is smaller, it counts
     assert any(not torch.equal(a, b) for a, b in zip(before, agent.net.parameters(), strict=True))
 
 

@@ -1,0 +1,188 @@
+"""Recorded rollouts: what may be recorded, and that a replay is what would have been played."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import metarl
+from metarl.family import TorchFamily
+from metarl.recording import Recorder, Recording, map_tensors
+from metarl.registry import agents, families
+from metarl.rollout import Budget, Rollout, SlotPool, Trials, _play
+from metarl.slots import TorchSlots
+
+META = torch.device("meta")
+MEMORIES = ("gru", "lstm", "transformer")
+RECORDABLE = [name for name in agents if metarl.registry.agent_class(name).recordable]
+TORCH = [name for name in families if isinstance(metarl.make_family(name), TorchFamily)]
+
+
+def rollout_of(value: Tensor) -> Rollout:
+    flags = torch.zeros(1, 1, 1, dtype=torch.bool)
+    return Rollout(value, value, value, flags, flags, flags, value, extras={"log_prob": value})
+
+
+def test_map_tensors_reaches_dicts_tuples_and_dataclasses() -> None:
+    tree = {"a": torch.ones(1), "b": (torch.ones(1), None), "c": rollout_of(torch.ones(1, 1, 1))}
+    out: Any = map_tensors(lambda t: t + 1, {**tree, "d": 3})
+    assert out["a"] == 2
+    assert out["b"][0] == 2
+    assert out["b"][1] is None
+    assert out["c"].obs == 2
+    assert out["c"].extras["log_prob"] == 2
+    assert out["c"].success is None
+    assert out["d"] == 3
+    assert tree["a"] == 1  # the original stays
+
+
+def test_recorder_plays_then_records_then_replays() -> None:
+    log: list[str] = []
+
+    def run(inputs: Any) -> Any:
+        log.append("run")
+        return inputs["x"] + 1
+
+    def record(function: Callable[[Any], Any], inputs: Any) -> Callable[[Any], Any]:
+        log.append("record")
+
+        def replay(inputs: Any) -> Any:
+            log.append("replay")
+            return function(inputs)
+
+        return replay
+
+    recorder = Recorder(record)
+    found = [recorder("key", run, {"x": torch.full((2,), float(i))})[0] for i in range(3)]
+    assert found == [1, 2, 3]
+    assert log == ["run", "record", "replay", "run", "replay", "run"]
+    log.clear()
+    recorder("key", run, {"x": torch.zeros(3)})  # another shape, another recording
+    recorder("other", run, {"x": torch.zeros(2)})
+    assert log == ["run", "run"]
+
+
+class Watch(TorchDispatchMode):
+    """Notes copies between the host and the device, which a recording cannot hold; meta tensors have no values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.copies: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        found = [t.device for t in (*args, *(out if isinstance(out, (tuple, list)) else [out])) if isinstance(t, Tensor)]
+        if len(set(found)) > 1 or torch.device("cpu") in found:
+            self.copies.append(f"{func.name()} on {found}")
+        return out
+
+
+def played_on_meta(agent: Any, family: TorchFamily, budget: Budget, rows: int = 2) -> list[str]:
+    """Copies between host and device within the second rollout, as a recording would see it."""
+    task = {k: torch.zeros(rows * budget.slots, *d.shape, device=META) for k, d in family.task_space.items()}
+    keys = torch.zeros(rows * budget.slots, dtype=torch.int64, device=META)
+    slots, watch = TorchSlots(family, rows * budget.slots, META), Watch()
+    steps = budget.steps or (budget.episodes or 1) * family.horizon
+    for number in range(2):
+        state = map_tensors(lambda t: t.to(META), agent.begin(rows))
+        with torch.no_grad(), watch:
+            watch.copies.clear() if number else None
+            obs = slots.start(task, keys, steps)
+            _play(agent, state, slots, obs, keys, rows, budget, "sampled", False)
+    return watch.copies
+
+
+def on_meta(agent: Any) -> Any:
+    """An agent whose parameters lie on the meta device."""
+    for module in agent.net.modules() if isinstance(getattr(agent, "net", None), nn.Module) else ():
+        for name, p in list(module._parameters.items()):
+            module._parameters[name] = nn.Parameter(p.to(META))
+    agent.device = META
+    return agent
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+@pytest.mark.parametrize("family", TORCH)
+def test_rl2_rollouts_stay_on_the_device(family: str, memory: str) -> None:
+    made = metarl.make_family(family)
+    settings = {"trial_episodes": 2, "meta_batch_size": 2, "minibatches": 1, "hidden": 16, "memory": memory}
+    agent = on_meta(metarl.make_agent("rl2", made, **settings))
+    assert played_on_meta(agent, made, Budget(episodes=2)) == []
+
+
+@pytest.mark.parametrize("name", [n for n in RECORDABLE if n != "rl2"])
+def test_rollouts_of_policy_gradient_agents_stay_on_the_device(name: str) -> None:
+    family = metarl.make_family("metarl/PointNavigation-v0")
+    agent = metarl.make_agent(name, family, meta_batch_size=2, hidden=(8,))
+    assert played_on_meta(agent, family, Budget(slots=2, steps=5)) == []
+
+
+def test_the_watch_sees_a_copy_and_the_meta_device_refuses_to_be_read() -> None:
+    with Watch() as watch:
+        torch.zeros(2).to(META)
+    assert watch.copies
+    with Watch() as watch:
+        torch.zeros(2, device=META) + torch.tensor(1.0)
+    assert watch.copies
+    with pytest.raises(RuntimeError, match="meta"):
+        torch.zeros((), device=META).item()
+
+
+CASES = [("metarl/TabularMDP-v0", m) for m in MEMORIES] + [("metarl/GridNavi-v0", "gru"), ("metarl/DarkKeyToDoor-v0", "gru")]
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(("family", "memory"), CASES)
+def test_recorded_rollouts_equal_played_ones(family: str, memory: str) -> None:
+    """Other tasks, other keys and other parameters in every iteration, on the recording of the second one."""
+    settings = {"trial_episodes": 2, "meta_batch_size": 8, "minibatches": 1, "hidden": 16, "memory": memory}
+    both = [metarl.make_agent("rl2", family, device="cuda", **settings) for _ in range(2)]
+    both[1].recordable = False  # type: ignore[misc]
+    both[1].recorder = None  # type: ignore[attr-defined]
+    pools = [SlotPool(agent.family, "cuda") for agent in both]
+    for iteration in range(4):
+        tasks = both[0].family.tasks("train", 8, start=8 * iteration)
+        rollouts = []
+        for agent, pool in zip(both, pools, strict=True):
+            trials = Trials(pool, tasks, iteration=iteration)
+            rollout, _ = trials.collect(agent, agent.begin(8), 0, Budget(episodes=2))
+            rollouts.append(rollout)
+            agent.update(rollout, iteration)  # type: ignore[attr-defined]
+        if iteration == 2:  # a checkpoint puts other moments in place of those that were recorded
+            both[0].load_tensors({k: v.clone() for k, v in both[0].tensors().items()})
+        kept = rollouts[0].reward.clone()
+        for name in ("obs", "action", "reward", "terminated", "truncated", "valid", "last_obs"):
+            assert torch.equal(getattr(rollouts[0], name), getattr(rollouts[1], name)), (name, iteration)
+        torch.testing.assert_close(rollouts[0].extras["log_prob"], rollouts[1].extras["log_prob"], rtol=0, atol=1e-5)
+        Trials(pools[0], tasks, iteration=99).collect(both[0], both[0].begin(8), 0, Budget(episodes=2))
+        assert torch.equal(kept, rollouts[0].reward)  # a later replay leaves what was returned alone
+    played, updated = (agent.net.state_dict() for agent in both)  # type: ignore[attr-defined]
+    torch.testing.assert_close(dict(played), dict(updated), rtol=0, atol=1e-5)
+    assert [type(r) for r in both[0].recorder.recordings.values()] == [Recording]  # type: ignore[attr-defined]
+    recorder = pools[0].get(8).recorder
+    assert [type(r) for r in recorder.recordings.values()] == [Recording]
+    assert not pools[1].get(8).recorder.recordings
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_recorded_rollouts_of_maml_equal_played_ones() -> None:
+    family = "metarl/PointNavigation-v0"
+    both = [metarl.make_agent("maml", family, device="cuda", meta_batch_size=3, hidden=(8,)) for _ in range(2)]
+    both[1].recordable = False  # type: ignore[misc]
+    pools = [SlotPool(agent.family, "cuda") for agent in both]
+    for iteration in range(3):
+        tasks = both[0].family.tasks("train", 3, start=3 * iteration)
+        found = []
+        for agent, pool in zip(both, pools, strict=True):
+            rollout, state = Trials(pool, tasks, iteration=iteration).collect(
+                agent, agent.begin(3), 0, Budget(slots=4, steps=20)
+            )
+            found.append((rollout.obs, agent.adapt(state, rollout)))
+        torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-5)
