@@ -13,8 +13,9 @@ transformer (`metarl.memory`).
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,21 +69,40 @@ class RL2Config:
     """Weight of the squared value error."""
     entropy_coef: float = 0.0
     """Weight of the entropy bonus."""
+    reward_coef: float = 0.0
+    """Weight of an auxiliary task, the squared error of each step's reward predicted from the memory and the action: what
+    teaches a memory to keep, for every state and action of an MDP, what was paid there. 0: no such task."""
     max_grad_norm: float = 0.5
     """Gradients are scaled down to this norm."""
     normalize_rewards: bool = False
     """Learn from rewards divided by the running deviation of discounted returns (the memory is told the plain ones)."""
 
 
-class RL2Network(nn.Module):
-    """A memory with a policy and a value head on it."""
+class RewardHead(nn.Module):
+    """Predicts a step's reward from the memory and the action that is taken: one hidden layer."""
 
-    def __init__(self, inputs: int, config: RL2Config, window: int, outputs: int, log_std: int) -> None:
+    def __init__(self, hidden: int, actions: int) -> None:
+        super().__init__()
+        self.wide = nn.Linear(hidden + actions, hidden)
+        self.out = nn.Linear(hidden, 1)
+
+    def forward(self, h: Tensor, action: Tensor) -> Tensor:
+        """Features `[..., hidden]` and encoded actions `[..., actions]` to `[...]`."""
+        return self.out(self.wide(torch.cat([h, action], -1)).relu()).squeeze(-1)  # type: ignore[no-any-return]
+
+
+class RL2Network(nn.Module):
+    """A memory with a policy and a value head on it, and where it is asked for one that predicts rewards."""
+
+    def __init__(
+        self, inputs: int, config: RL2Config, window: int, outputs: int, actions: int, log_std: int
+    ) -> None:
         super().__init__()
         self.memory = make_memory(config.memory, inputs, config.hidden, window)
         self.critic = make_memory(config.memory, inputs, config.hidden, window) if config.separate_value else None
         self.policy = nn.Linear(config.hidden, outputs)
         self.value = nn.Linear(config.hidden, 1)
+        self.reward = RewardHead(config.hidden, actions) if config.reward_coef else None
         if log_std:
             self.log_std = nn.Parameter(torch.empty(log_std))
 
@@ -98,7 +118,10 @@ class RL2Network(nn.Module):
         for memory in (self.memory, self.critic):
             if memory is not None:
                 memory.initialise(rng)
-        for head, scale in ((self.policy, 0.01), (self.value, 1.0)):
+        heads = [(self.policy, 0.01), (self.value, 1.0)]
+        if self.reward is not None:
+            heads += [(self.reward.wide, 1.0), (self.reward.out, 1.0)]
+        for head, scale in heads:
             head.weight.copy_((2.0 * rng.uniform(*head.weight.shape)[0] - 1.0) * bound * scale)
             head.bias.zero_()
         if hasattr(self, "log_std"):
@@ -117,7 +140,7 @@ class RL2(Agent):
         super().__init__(family, config, seed, device)
         check_number("rl2", config, trial_episodes=(1, 1e6), meta_batch_size=(1, 1e7), epochs=(1, 1e3))
         check_number("rl2", config, learning_rate=(0, 10), clip=(1e-6, 10), discount=(0, 1), gae_lambda=(0, 1))
-        check_number("rl2", config, value_coef=(0, 1e3), entropy_coef=(-1e3, 1e3), max_grad_norm=(1e-9, 1e9))
+        check_number("rl2", config, value_coef=(0, 1e3), reward_coef=(0, 1e3), entropy_coef=(-1e3, 1e3), max_grad_norm=(1e-9, 1e9))
         check_number("rl2", config, minibatches=(1, config.meta_batch_size), anneal_iterations=(0, 1e9))
         if config.memory not in MEMORIES:
             raise InvalidValueError("rl2.memory", config.memory, did_you_mean(config.memory, MEMORIES))
@@ -129,7 +152,9 @@ class RL2(Agent):
         self.inputs_size = self.encode.size + self.head.features + 2
         outputs, log_std = self.head.size, 0 if self.head.discrete else self.head.size
         with torch.device("meta"):  # PyTorch's own initialisation would draw from its global generator
-            self.net = RL2Network(self.inputs_size, config, self.trial_steps, outputs, log_std)
+            self.net = RL2Network(
+                self.inputs_size, config, self.trial_steps, outputs, self.head.features, log_std
+            )
         self.net.to_empty(device="cpu")
         self.net.initialise(Rng(torch.tensor([make_key("rl2", "init", seed)])))
         self.net.to(self.device)
@@ -232,7 +257,7 @@ class RL2(Agent):
         reward = rollout.reward[:, :, 0] * rollout.valid[:, :, 0]
         if not self.config.normalize_rewards:
             return reward
-        g = discounted_returns(reward, torch.zeros_like(reward, dtype=torch.bool), self.config.discount)
+        g = self._recorded("returns", self._returns, {"reward": reward})
         g = g[rollout.valid[:, :, 0]].double()
         self.return_moments += torch.stack([torch.tensor(float(len(g))), g.sum().cpu(), g.square().sum().cpu()])
         count, total, squares = self.return_moments
@@ -243,7 +268,8 @@ class RL2(Agent):
         """GAE through the episodes of a trial, stopping at the trial's end: `[T, R]`."""
         valid = rollout.valid[:, :, 0]
         trial_end = valid & ~torch.cat([valid[1:], torch.zeros_like(valid[:1])])
-        return gae(reward, value, trial_end, self.config.discount, self.config.gae_lambda)
+        given = {"reward": reward, "value": value, "trial_end": trial_end}
+        return self._recorded("advantages", self._gae, given)
 
     def update(self, rollout: Rollout, key: int) -> dict[str, float]:
         """PPO's epochs; `key` decides how trials are dealt into minibatches."""
@@ -259,14 +285,14 @@ class RL2(Agent):
         left = 1.0 - self.updates / cfg.anneal_iterations if cfg.anneal_iterations else 1.0
         self._set_rate(cfg.learning_rate * left)
         batch = {"x": x, "action": action, "old_log_prob": old_log_prob, "advantage": advantage, "target": target}
+        batch |= {"reward": rollout.reward[:, :, 0], "valid": valid}
         bonus = torch.full((), cfg.entropy_coef * left, device=self.device)
         sums: dict[str, Tensor] = {}
         steps = 0
         for epoch in range(cfg.epochs):
             for rows in self._minibatches(x.shape[1], key, epoch):
-                part = {k: v[:, rows] for k, v in (batch | {"valid": valid}).items()} | {"bonus": bonus}
-                told = self._ppo_step(part) if self.recorder is None else self.recorder("ppo", self._ppo_step, part)
-                for name, v in told.items():
+                part = {k: v[:, rows] for k, v in batch.items()} | {"bonus": bonus}
+                for name, v in self._recorded("ppo", self._ppo_step, part).items():
                     sums[name] = sums.get(name, torch.zeros_like(v)) + v
                 steps += 1
         self.updates += 1
@@ -277,6 +303,18 @@ class RL2(Agent):
             return [slice(None)]
         order = fold_in(make_key(key, "minibatch", epoch), torch.arange(rows)).argsort().to(self.device)
         return list(order.chunk(self.config.minibatches))
+
+    def _recorded(self, name: str, function: Callable[[Mapping[str, Tensor]], Any], given: Mapping[str, Tensor]) -> Any:
+        """`function(given)`, on CUDA as a replay of what was recorded."""
+        return function(given) if self.recorder is None else self.recorder(name, function, given)
+
+    def _returns(self, given: Mapping[str, Tensor]) -> Tensor:
+        reward = given["reward"]
+        return discounted_returns(reward, torch.zeros_like(reward, dtype=torch.bool), self.config.discount)
+
+    def _gae(self, given: Mapping[str, Tensor]) -> Tensor:
+        cfg = self.config
+        return gae(given["reward"], given["value"], given["trial_end"], cfg.discount, cfg.gae_lambda)
 
     def _set_rate(self, rate: float) -> None:
         """Adam's learning rate, in the tensor that recorded steps read."""
@@ -290,8 +328,8 @@ class RL2(Agent):
         """One gradient step on some trials.
 
         Args:
-            part: `x` `[T, B, inputs]`, `action` `[T, B, ...]`, `old_log_prob`, `advantage`, `target` and `valid` (0 or 1)
-                `[T, B]`, and `bonus`, the entropy's weight.
+            part: `x` `[T, B, inputs]`, `action` `[T, B, ...]`, `old_log_prob`, `advantage`, `target`, `reward` and
+                `valid` (0 or 1) `[T, B]`, and `bonus`, the entropy's weight.
         """
         cfg, valid, advantage = self.config, part["valid"], part["advantage"]
         count = valid.sum()
@@ -307,13 +345,19 @@ class RL2(Agent):
         value_loss = ((value - part["target"]).square() * valid).sum() / count
         entropy = (policy.entropy() * valid).sum() / count
         loss = policy_loss + cfg.value_coef * value_loss - part["bonus"] * entropy
+        told = {"value_loss": value_loss.detach(), "entropy": entropy.detach()}
+        if self.net.reward is not None:
+            predicted = self.net.reward(h, self.head.encode(part["action"]))
+            reward_loss = ((predicted - part["reward"]).square() * valid).sum() / count
+            loss = loss + cfg.reward_coef * reward_loss
+            told["reward_loss"] = reward_loss.detach()
         for p, grad in zip(self.parameters, torch.autograd.grad(loss, self.parameters), strict=True):
             p.grad = grad
         nn.utils.clip_grad_norm_(self.parameters, cfg.max_grad_norm)
         self.optimizer.step()
         with torch.no_grad():
             kl = (((ratio - 1) - log_ratio) * valid).sum() / count
-        return {"value_loss": value_loss.detach(), "entropy": entropy.detach(), "kl": kl}
+        return {**told, "kl": kl}
 
     def check_memory(self, rows: int) -> None:
         """Refuse trials whose training pass would not fit, by an estimate from below."""

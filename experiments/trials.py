@@ -30,6 +30,7 @@ from metarl.results import Results
 HERE = Path(__file__).parent
 RESULTS, TUNED = HERE / "results", HERE / "tuned.json"
 TASKS = 20_000
+ROWS_AT_ONCE = 2_000_000  # steps that a transformer remembers side by side in an evaluation: 2 GiB of keys and values
 BANDITS = ("gittins", "thompson_sampling", "optimistic_thompson_sampling", "ucb1", "epsilon_greedy", "greedy")
 MDPS = ("psrl", "opsrl", "ucrl2", "beb", "epsilon_greedy_mdp", "greedy_mdp")
 # agents with something changed, by the name of their row: what reproduces published columns that the plain ones do not
@@ -57,38 +58,59 @@ GRIDS: dict[str, tuple[dict[str, float], ...]] = {
 
 
 @dataclass(frozen=True)
+class Training:
+    """How rl2 is trained for one row."""
+
+    settings: Mapping[str, Any]
+    iterations: int
+
+
+@dataclass(frozen=True)
 class Study:
-    """One family and length of trial, who plays it, and how rl2 is trained on it."""
+    """One family and length of trial, who plays it, and how rl2 is trained on it, by the name of the row."""
 
     family: str
     episodes: int
     classical: tuple[str, ...]
-    rl2: Mapping[str, Any] = field(default_factory=dict)
-    iterations: int = 0  # 0: rl2 is not trained here
+    rl2: Mapping[str, Training] = field(default_factory=dict)
     trials: int = 1  # of each task
+
+    @property
+    def steps(self) -> int:
+        """Environment steps of a trial."""
+        return self.episodes * metarl.make_family(self.family).horizon
 
 
 def _studies() -> dict[str, Study]:
     out = {}
     common = {"normalize_rewards": True, "gae_lambda": 0.8, "entropy_coef": 0.01}
-    short = (common | {"hidden": 64, "meta_batch_size": 1000}, 500)
-    long = (common | {"hidden": 64, "meta_batch_size": 200}, 500)
+    short = Training(common | {"hidden": 64, "meta_batch_size": 1000}, 500)
+    long = Training(common | {"hidden": 64, "meta_batch_size": 200}, 500)
     trained = {(10, 5): short, (10, 10): short, (100, 5): long, (100, 10): long}
     changed = ("thompson_sampling-beta22", "optimistic_thompson_sampling-5")
     for n in (10, 100, 500):
         for k in (5, 10, 50):
             family = "metarl/BernoulliBandit-v0" + (f":k{k}" if k != 5 else "")
-            settings, iterations = trained.get((n, k), ({}, 0))
+            gru = {"rl2": trained[n, k]} if (n, k) in trained else {}
             rows = BANDITS + (changed if k < 50 and n < 500 else ())
-            out[f"bandit-n{n}-k{k}"] = Study(family, n, rows, settings, iterations, 10 if n == 10 else 1)
+            rl2 = gru | {"rl2-transformer": transformer(n, gae_lambda=0.95, discount=1.0, entropy_coef=0.02)}
+            out[f"bandit-n{n}-k{k}"] = Study(family, n, rows, rl2, 10 if n == 10 else 1)
     for n in (10, 25, 50, 75, 100):
         small = {"hidden": 128, "meta_batch_size": 100, "minibatches": 4, "entropy_coef": 0.05}
-        settings, iterations = (common | small, 700) if n == 10 else ({}, 0)
+        rl2 = {"rl2": Training(common | small, 700)} if n == 10 else {}
+        rl2 |= {"rl2-transformer": transformer(10 * n, gae_lambda=0.8, entropy_coef=0.03)}
         rows = MDPS + (tuple(f"{name}-prior0" for name in MDPS if name != "beb") if n <= 25 else ())
-        out[f"mdp-n{n}"] = Study("metarl/TabularMDP-v0", n, rows, settings, iterations)
-    settings = common | {"hidden": 64, "meta_batch_size": 320}
-    out["grid_navi-n4"] = Study("metarl/GridNavi-v0", 4, (), settings, 200)
+        out[f"mdp-n{n}"] = Study("metarl/TabularMDP-v0", n, rows, rl2)
+    rl2 = {"rl2": Training(common | {"hidden": 64, "meta_batch_size": 320}, 200)}
+    out["grid_navi-n4"] = Study("metarl/GridNavi-v0", 4, (), rl2)
     return out
+
+
+def transformer(steps: int, **changed: Any) -> Training:
+    """A transformer that also predicts rewards, on batches of 100,000 steps."""
+    settings = {"memory": "transformer", "hidden": 64, "meta_batch_size": 100_000 // steps, "minibatches": 4}
+    learning = {"learning_rate": 1e-3, "normalize_rewards": True, "reward_coef": 1.0, "max_grad_norm": 2.0}
+    return Training(settings | learning | changed, 500)
 
 
 STUDIES = _studies()
@@ -116,15 +138,17 @@ class Options:
     """Of PyTorch; another number may round sums otherwise."""
     train_only: bool = False
     """Leave the evaluation to a later call, which finds the runs finished."""
+    device: str = "cpu"
+    """Of rl2: "cpu" or "cuda"; the classical agents stay on the CPU."""
 
 
-def trained(options: Options, name: str, seed: int) -> metarl.Agent:
-    """rl2 of one seed, trained from where its run stands."""
-    study = STUDIES[name]
-    lengths = {"trial_episodes": study.episodes, "anneal_iterations": study.iterations}
-    agent = metarl.make_agent("rl2", study.family, seed=seed, **lengths, **study.rl2)
-    path = options.runs / name / f"seed{seed}"
-    return trained_run(path, agent, study.iterations, f"rl2, {name}, seed {seed}", checkpoint_every=50)
+def trained(options: Options, name: str, row: str, seed: int) -> metarl.Agent:
+    """rl2 of one row and seed, trained from where its run stands."""
+    study, training = STUDIES[name], STUDIES[name].rl2[row]
+    lengths = {"trial_episodes": study.episodes, "anneal_iterations": training.iterations}
+    agent = metarl.make_agent("rl2", study.family, seed=seed, device=options.device, **lengths, **training.settings)
+    path = options.runs / name / row / f"seed{seed}"
+    return trained_run(path, agent, training.iterations, f"{row}, {name}, seed {seed}", checkpoint_every=50)
 
 
 def made(study: str, row: str, **settings: Any) -> metarl.Agent:
@@ -150,12 +174,16 @@ def measured(agents: list[metarl.Agent], name: str, row: str, options: Options) 
     """Lifetime returns on held-out tasks; what happened in each episode as a mean over tasks."""
     study = STUDIES[name]
     tasks = agents[0].family.tasks("test", options.tasks)
-    results = metarl.evaluate(agents, tasks, k=(study.episodes,), episodes=1, modes=("sampled",), trials=study.trials)
+    at_once = ROWS_AT_ONCE // study.steps if row == "rl2-transformer" else None
+    results = metarl.evaluate(
+        agents, tasks, k=(study.episodes,), episodes=1, modes=("sampled",), trials=study.trials, rows_at_once=at_once
+    )
     slim(results)
-    seeds = " --seeds " + " ".join(map(str, options.seeds)) if row == "rl2" else ""
+    training = study.rl2.get(row)
+    seeds = " --seeds " + " ".join(map(str, options.seeds)) + f" --device {options.device}" if training else ""
     tasks_given = "" if options.tasks == TASKS else f" --tasks {options.tasks}"
     results.meta["command"] = f"python experiments/trials.py --studies {name} --agents {row}{seeds}{tasks_given}"
-    results.meta["iterations"] = study.iterations if row == "rl2" else 0
+    results.meta["iterations"] = training.iterations if training else 0
     return results
 
 
@@ -169,7 +197,7 @@ def slim(results: Results) -> None:
 
 def rows_of(study: Study) -> list[str]:
     """Everyone who plays a study."""
-    return [*(("rl2",) if study.iterations else ()), *study.classical, "random", "oracle"]
+    return [*study.rl2, *study.classical, "random", "oracle"]
 
 
 def selected(wanted: Sequence[str]) -> list[str]:
@@ -194,11 +222,13 @@ def main(options: Options) -> None:
         study = STUDIES[name]
         rows = rows_of(study)
         if options.list:
-            print(f"{name:16}{study.family:32}{study.iterations:5}  {' '.join(rows)}  {dict(study.rl2)}")
+            print(f"{name:16}{study.family:32}{' '.join(rows)}")
+            for row, training in study.rl2.items():
+                print(f"    {row}: {training.iterations} meta-updates, {dict(training.settings)}")
             continue
         for row in rows if not options.agents else [r for r in rows if r in options.agents]:
-            if row == "rl2":
-                agents = [trained(options, name, seed) for seed in options.seeds]
+            if row in study.rl2:
+                agents = [trained(options, name, row, seed) for seed in options.seeds]
             elif not options.train_only:
                 agents = [made(name, row, **tuned(name, row))]
             if not options.train_only:

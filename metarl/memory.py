@@ -20,6 +20,7 @@ from metarl.recurrence import gru_sequence
 from metarl.rng import Rng
 
 State = dict[str, Tensor]
+Turn = tuple[Tensor, Tensor]
 ROWS_AT_ONCE = 64  # trials that each thread takes through a sequence together: more leave the cache
 
 
@@ -139,20 +140,25 @@ class Transformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """See `GRU.forward`."""
         h, time = self.embed(x.transpose(0, 1)), torch.arange(len(x), device=x.device)
-        age = time.unsqueeze(1) - time
+        age, turn = time.unsqueeze(1) - time, self.turn(time)
         mask = None if len(x) <= self.window else (age >= 0) & (age < self.window)
         for block in self.blocks:
-            q, k, v = block.project(h, time)
+            q, k, v = block.project(h, turn)
             h = block.finish(h, nn.functional.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None))
         return self.norm(h).transpose(0, 1)  # type: ignore[no-any-return]
+
+    def turn(self, time: Tensor) -> Turn:
+        """See `turn_at`."""
+        return turn_at(time, self.size // self.heads // 2)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """See `GRU.step`."""
         h, steps = self.embed(x).unsqueeze(1), state["steps"]  # [R, 1, hidden], [R, 1]
         row, slot = torch.arange(len(x), device=x.device), steps[:, 0] % self.window
         unseen = torch.arange(self.window, device=x.device) > steps  # [R, window]: none once the ring is full
+        turn = self.turn(steps.unsqueeze(1))
         for i, block in enumerate(self.blocks):
-            q, k, v = block.project(h, steps.unsqueeze(1))  # [R, heads, 1, d]
+            q, k, v = block.project(h, turn)  # [R, heads, 1, d]
             keys, values = state[f"keys{i}"], state[f"values{i}"]  # [R, heads, window, d]
             keys[row, :, slot], values[row, :, slot] = k[:, :, 0], v[:, :, 0]
             # the fused kernels are made for many queries; one is two products of a matrix with a vector
@@ -186,10 +192,11 @@ class _Block(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.widen, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
-    def project(self, x: Tensor, time: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values `[R, heads, T, d]` of `x` `[R, T, width]` at `time` (`[T]` or `[R, 1, 1]`)."""
-        q, k, v = self.qkv(self.before(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return rotate(q, time), rotate(k, time), v
+    def project(self, x: Tensor, turn: Turn) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values `[R, heads, T, d]` of `x` `[R, T, width]`, the first two turned."""
+        qkv = self.qkv(self.before(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k = rotate(qkv[:2], turn)
+        return q, k, qkv[2]
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """The block's output, from what attention gave `[R, heads, T, d]`."""
@@ -197,18 +204,23 @@ class _Block(nn.Module):
         return x + self.narrow(nn.functional.gelu(self.widen(self.between(x))))  # type: ignore[no-any-return]
 
 
-def rotate(x: Tensor, time: Tensor) -> Tensor:
-    """Rotary positions: pair i of the features is turned by time / 10000^(i / pairs), so products see differences.
+def turn_at(time: Tensor, pairs: int) -> Turn:
+    """Cosines and sines of rotary positions: pair i of the features is turned by time / 10000^(i / pairs).
 
     Args:
-        x: `[R, heads, T, d]`, d even.
         time: `int64 [T]`, or `[R, 1, 1]` with T = 1.
+        pairs: half of a head's features.
+
+    Returns:
+        two tensors `[T, pairs]`, or `[R, 1, 1, pairs]`.
     """
-    pairs = x.shape[-1] // 2
-    rate = 10_000.0 ** (-torch.arange(pairs, device=x.device) / pairs)
-    angle = time.unsqueeze(-1) * rate  # [T, pairs] or [R, 1, 1, pairs]
-    a, b = x.chunk(2, -1)
-    cos, sin = angle.cos(), angle.sin()
+    angle = time.unsqueeze(-1) * 10_000.0 ** (-torch.arange(pairs, device=time.device) / pairs)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, turn: Turn) -> Tensor:
+    """Features `[..., R, heads, T, d]`, d even, turned: products of two of them see the difference of their times."""
+    (a, b), (cos, sin) = x.chunk(2, -1), turn
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
 
 
