@@ -15,6 +15,7 @@ Writes `experiments/results/point_navigation-SETTING.json`; runs resume if they 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -117,14 +118,22 @@ def trained(options: Options, name: str, seed: int) -> metarl.Agent:
 
 
 def trained_run(
-    path: Path, agent: metarl.Agent, iterations: int, label: str, checkpoint_every: int = 10
+    path: Path,
+    agent: metarl.Agent,
+    iterations: int,
+    label: str,
+    checkpoint_every: int = 10,
+    begin: Callable[[Any], object] | None = None,
 ) -> metarl.Agent:
-    """The agent of a run, trained from where the run stands; it is made if there is none."""
+    """The agent of a run, trained from where the run stands; it is made, and `begin` called, if there is none."""
     if not (path / "config.json").exists():
         Run.create(path, agent, iterations, checkpoint_every)
     run = Run.open(path)
     refuse_another(run, agent, iterations)
+    new = not (path / "checkpoint.json").exists()
     agent, start = run.load_agent()
+    if new and begin:
+        begin(agent)
     with Progress() as bar:
         task = bar.add_task(label, total=iterations, completed=start)
         run.train(agent, start, lambda done, total, metrics: bar.update(task, completed=done))

@@ -63,6 +63,7 @@ class Training:
 
     settings: Mapping[str, Any]
     iterations: int
+    begins_with: str = ""  # the study of shorter trials whose networks of the same row and seed it goes on with
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,10 @@ def trained(options: Options, name: str, row: str, seed: int) -> metarl.Agent:
     lengths = {"trial_episodes": study.episodes, "anneal_iterations": training.iterations}
     agent = metarl.make_agent("rl2", study.family, seed=seed, device=options.device, **lengths, **training.settings)
     path = options.runs / name / row / f"seed{seed}"
-    return trained_run(path, agent, training.iterations, f"{row}, {name}, seed {seed}", checkpoint_every=50)
+    source = trained(options, training.begins_with, row, seed) if training.begins_with else None
+    begin = (lambda new: new.net.load_state_dict(source.net.state_dict())) if source else None
+    label = f"{row}, {name}, seed {seed}"
+    return trained_run(path, agent, training.iterations, label, checkpoint_every=50, begin=begin)
 
 
 def made(study: str, row: str, **settings: Any) -> metarl.Agent:

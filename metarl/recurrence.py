@@ -34,6 +34,9 @@ _cell: Any = torch.ops.aten._thnn_fused_gru_cell
 _cell_backward: Any = torch.ops.aten._thnn_fused_gru_cell_backward
 
 
+_BLOCK = 1 << 15  # elements of one gate
+
+
 class _Sequence(torch.autograd.Function):
     """See `gru_sequence`."""
 
@@ -60,24 +63,46 @@ class _Sequence(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, w_i, w_h, rz, n, m, h = ctx.saved_tensors
         steps, batch, size = n.shape
-        r, z = rz[..., :size], rz[..., size:]
-        a = torch.addcmul(torch.ones_like(n), n, n, value=-1).mul_(1 - z)
-        factors = n.new_empty(steps, batch, 3, size)  # of r, z and m
-        torch.mul(a, r, out=factors[:, :, 2])
-        torch.mul(factors[:, :, 2], m, out=factors[:, :, 0]).mul_(1 - r)
-        torch.mul(h[:-1] - n, z, out=factors[:, :, 1]).mul_(1 - z)
-        d = grads[0].clone(memory_format=torch.contiguous_format)
-        d_t, z_t, f_t, g_t = d.unbind(), z.unbind(), factors.unbind(), factors.flatten(2).unbind()
-        wide_t = d.unsqueeze(2).unbind()
-        for t in range(steps - 1, 0, -1):
-            f_t[t].mul_(wide_t[t])
-            d_t[t - 1].addcmul_(d_t[t], z_t[t]).addmm_(g_t[t], w_h)
-        f_t[0].mul_(wide_t[0])
-        gates = factors.view(steps * batch, 3 * size)
-        d_w_h, d_b_h = gates.t() @ h[:-1].reshape(steps * batch, size), gates.sum(0)
-        torch.mul(d, a, out=factors[:, :, 2])  # what the input's side of n gets
-        d_w_i, d_b_i = gates.t() @ x.reshape(steps * batch, -1), gates.sum(0)
-        d_x = (gates @ w_i).view_as(x) if ctx.needs_input_grad[0] else None
+        d_w_i, d_w_h = torch.zeros_like(w_i), torch.zeros_like(w_h)
+        d_b_i, d_b_h = w_h.new_zeros(3 * size), w_h.new_zeros(3 * size)
+        d_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        length = max(1, min(steps, _BLOCK // (batch * size)))  # of blocks of steps whose factors stay in the cache
+        a_, d_, e_ = (n.new_empty(length, batch, size) for _ in range(3))
+        f_ = n.new_empty(length, batch, 3, size)  # factors of r, z and m
+        carry = n.new_zeros(batch, size)
+        for stop in range(steps, 0, -length):
+            now = slice(max(0, stop - length), stop)
+            count = now.stop - now.start
+            a, d, e, f = a_[:count], d_[:count], e_[:count], f_[:count]
+            r, z, before = rz[now, :, :size], rz[now, :, size:], h[now]
+            torch.mul(n[now], n[now], out=a).neg_().add_(1)  # 1 - n^2
+            torch.sub(before, n[now], out=f[:, :, 1])
+            torch.mul(a, z, out=e)
+            a.sub_(e)  # A
+            torch.mul(a, r, out=f[:, :, 2])
+            torch.mul(f[:, :, 2], m[now], out=e)
+            torch.mul(e, r, out=f[:, :, 0]).neg_().add_(e)
+            f[:, :, 1].mul_(z)
+            torch.mul(f[:, :, 1], z, out=e)
+            f[:, :, 1].sub_(e)
+            d.copy_(grads[0][now])
+            d[-1].add_(carry)
+            d_t, z_t, f_t, g_t = d.unbind(), z.unbind(), f.unbind(), f.flatten(2).unbind()
+            wide_t = d.unsqueeze(2).unbind()
+            for t in range(count - 1, -1, -1):
+                f_t[t].mul_(wide_t[t])
+                into = d_t[t - 1] if t else torch.mul(d_t[0], z_t[0], out=carry)
+                if t:
+                    into.addcmul_(d_t[t], z_t[t])
+                into.addmm_(g_t[t], w_h)
+            gates = f.view(count * batch, 3 * size)
+            d_w_h.addmm_(gates.t(), before.reshape(count * batch, size))
+            d_b_h += gates.sum(0)
+            torch.mul(d, a, out=f[:, :, 2])  # what the input's side of n gets
+            d_w_i.addmm_(gates.t(), x[now].reshape(count * batch, -1))
+            d_b_i += gates.sum(0)
+            if d_x is not None:
+                torch.mm(gates, w_i, out=d_x[now].view(count * batch, -1))
         return d_x, d_w_i, d_w_h, d_b_i, d_b_h
 
 
