@@ -40,8 +40,8 @@ BUGS = (
     Bug(
         "2 scores the episodes it adapts on",
         "metarl/rollout.py",
-        "torch.tensor(make_key(purpose, mode))",
-        "torch.tensor(make_key(mode))",
+        "make_key(purpose, mode)",
+        "make_key(mode)",
         "test_evaluation",
     ),
     Bug("2 mean mode samples", "agents/maml.py", 'policy.mode if mode == "mean" else', "", "test_maml"),
@@ -212,8 +212,8 @@ BUGS = (
     Bug(
         "12 returns stop at episode ends",
         "agents/rl2.py",
-        "value, trial_end, self.config.discount",
-        "value, rollout.ended[:, :, 0], self.config.discount",
+        '"trial_end": trial_end}',
+        '"trial_end": rollout.ended[:, :, 0]}',
         "test_rl2",
     ),
     Bug(
@@ -233,8 +233,8 @@ BUGS = (
     Bug(
         "13 bootstrap through an end",
         "metarl/returns.py",
-        "carry = discount * (~ended).to(reward.dtype)",
-        "carry = discount * torch.ones_like(reward)",
+        "carry, out = discount * (~ended).to(reward.dtype), []",
+        "carry, out = discount * torch.ones_like(reward), []",
         "test_returns",
     ),
     Bug(
@@ -290,9 +290,37 @@ BUGS = (
     Bug(
         "GRU without its reset gate's gradient",
         "metarl/recurrence.py",
-        "torch.mul(factors[:, :, 2], m, out=factors[:, :, 0]).mul_(1 - r)",
-        "factors[:, :, 0] = 0",
+        "torch.mul(e, r, out=f[:, :, 0]).neg_().add_(e)",
+        "f[:, :, 0] = 0",
         "test_memory",
+    ),
+    Bug(
+        "GRU's gradient lost between blocks of steps",
+        "metarl/recurrence.py",
+        "d[-1].add_(carry)",
+        "pass",
+        "test_memory",
+    ),
+    Bug(
+        "CUDA's GRU without what a step passes on",
+        "metarl/recurrence.py",
+        "carry = torch.addmm(d_before, d_a, w_h)",
+        "carry = d_a @ w_h",
+        "test_memory",
+    ),
+    Bug(
+        "rewards predicted from the next step's action",
+        "agents/rl2.py",
+        'self.net.reward(h, self.head.encode(part["action"]))',
+        'self.net.reward(h, self.head.encode(part["action"].roll(-1, 0)))',
+        "test_rl2",
+    ),
+    Bug(
+        "a replay that keeps its first inputs",
+        "metarl/recording.py",
+        "return recording(inputs)",
+        "return run(map_tensors(torch.zeros_like, inputs))",
+        "test_recording",
     ),
     Bug(
         "transformer sees the future",

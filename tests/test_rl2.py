@@ -175,6 +175,39 @@ def test_ppo_clips_by_hand() -> None:
     assert any(not torch.equal(a, b) for a, b in zip(before, agent.net.parameters(), strict=True))
 
 
+def test_the_reward_head_is_told_the_same_steps_action_and_reward_by_hand() -> None:
+    """A head that repeats the clipped action, in a family that pays the state after a step plus that action.
+
+    The error is then the mean of that state's square over the steps that count: 1, 2 and 1, 2, 3, 4, each twice.
+    """
+    agent = walk_agent(reward_coef=1.0, learning_rate=0.0)
+    rollout, _ = trial(agent, [2, 4])
+    assert agent.net.reward is not None
+    with torch.no_grad():
+        for p in agent.net.reward.parameters():
+            p.zero_()
+        wide, out = agent.net.reward.wide, agent.net.reward.out
+        wide.weight[0, -1] = wide.bias[0] = out.weight[0, 0] = 1.0  # relu(a + 1) - 1 = a, for a in [-1, 1]
+        out.bias.fill_(-1.0)
+    told = agent.update(rollout, 0)
+    assert told["reward_loss"] == pytest.approx(2 * (1 + 4 + 1 + 4 + 9 + 16) / 12, abs=1e-4)
+
+
+def test_predicting_rewards_teaches_the_memory_and_is_off_by_default() -> None:
+    """With nothing else to learn from, the memory's weights move; without it there is no head."""
+    assert walk_agent().net.reward is None
+    agent = walk_agent(reward_coef=1.0, value_coef=0.0, max_grad_norm=1e9)
+    rollout, _ = trial(agent, [2, 4])
+    x, one = agent.inputs(rollout), torch.ones_like(rollout.reward[:, :, 0])
+    before = {k: v.clone() for k, v in agent.net.state_dict().items()}
+    part = {"x": x, "action": rollout.action[:, :, 0], "old_log_prob": rollout.extras["log_prob"][:, :, 0]}
+    part |= {"advantage": 0 * one, "target": one, "reward": rollout.reward[:, :, 0], "valid": one}
+    agent._ppo_step(part | {"bonus": torch.zeros(())})
+    moved = {k for k, v in agent.net.state_dict().items() if not torch.equal(v, before[k])}
+    assert any(k.startswith("memory") for k in moved)
+    assert not any(k.startswith(("policy", "value")) for k in moved)
+
+
 def test_box_actions_train() -> None:
     agent = walk_agent()
     trials = Trials(SlotPool(agent.family), agent.family.tasks("train", 3))
