@@ -85,8 +85,10 @@ class Study:
 def _studies() -> dict[str, Study]:
     out = {}
     common = {"normalize_rewards": True, "gae_lambda": 0.8, "entropy_coef": 0.01}
+    far = {"gae_lambda": 0.95, "discount": 1.0, "entropy_coef": 0.02}  # exploring a bandit pays late
+    told = {"hidden": 64, "normalize_rewards": True, "reward_coef": 1.0, "max_grad_norm": 2.0}
     short = Training(common | {"hidden": 64, "meta_batch_size": 1000}, 500)
-    long = Training(common | {"hidden": 64, "meta_batch_size": 200}, 500)
+    long = Training(far | told | {"meta_batch_size": 500}, 500)
     trained = {(10, 5): short, (10, 10): short, (100, 5): long, (100, 10): long}
     changed = ("thompson_sampling-beta22", "optimistic_thompson_sampling-5")
     for n in (10, 100, 500):
@@ -94,7 +96,7 @@ def _studies() -> dict[str, Study]:
             family = "metarl/BernoulliBandit-v0" + (f":k{k}" if k != 5 else "")
             gru = {"rl2": trained[n, k]} if (n, k) in trained else {}
             rows = BANDITS + (changed if k < 50 and n < 500 else ())
-            rl2 = gru | {"rl2-transformer": transformer(n, gae_lambda=0.95, discount=1.0, entropy_coef=0.02)}
+            rl2 = gru | {"rl2-transformer": transformer(n, **far)}
             out[f"bandit-n{n}-k{k}"] = Study(family, n, rows, rl2, 10 if n == 10 else 1)
     for n in (10, 25, 50, 75, 100):
         small = {"hidden": 128, "meta_batch_size": 100, "minibatches": 4, "entropy_coef": 0.05}
