@@ -55,6 +55,8 @@ class RL2Config:
     anneal_iterations: int = 0
     """Meta-updates over which the learning rate and the entropy bonus fall to 0, linearly, and of which there can be no
     more; 0: they stay."""
+    entropy_anneal: float = 1.0
+    """Part of `anneal_iterations` after which the entropy bonus is 0: below 1 the policy has time left to settle."""
     epochs: int = 4
     """Passes over a batch."""
     minibatches: int = 8
@@ -94,9 +96,7 @@ class RewardHead(nn.Module):
 class RL2Network(nn.Module):
     """A memory with a policy and a value head on it, and where it is asked for one that predicts rewards."""
 
-    def __init__(
-        self, inputs: int, config: RL2Config, window: int, outputs: int, actions: int, log_std: int
-    ) -> None:
+    def __init__(self, inputs: int, config: RL2Config, window: int, outputs: int, actions: int, log_std: int) -> None:
         super().__init__()
         self.memory = make_memory(config.memory, inputs, config.hidden, window)
         self.critic = make_memory(config.memory, inputs, config.hidden, window) if config.separate_value else None
@@ -140,8 +140,16 @@ class RL2(Agent):
         super().__init__(family, config, seed, device)
         check_number("rl2", config, trial_episodes=(1, 1e6), meta_batch_size=(1, 1e7), epochs=(1, 1e3))
         check_number("rl2", config, learning_rate=(0, 10), clip=(1e-6, 10), discount=(0, 1), gae_lambda=(0, 1))
-        check_number("rl2", config, value_coef=(0, 1e3), reward_coef=(0, 1e3), entropy_coef=(-1e3, 1e3), max_grad_norm=(1e-9, 1e9))
+        check_number(
+            "rl2",
+            config,
+            value_coef=(0, 1e3),
+            reward_coef=(0, 1e3),
+            entropy_coef=(-1e3, 1e3),
+            max_grad_norm=(1e-9, 1e9),
+        )
         check_number("rl2", config, minibatches=(1, config.meta_batch_size), anneal_iterations=(0, 1e9))
+        check_number("rl2", config, entropy_anneal=(1e-3, 1))
         if config.memory not in MEMORIES:
             raise InvalidValueError("rl2.memory", config.memory, did_you_mean(config.memory, MEMORIES))
         check_number("rl2", config, hidden=(1, 512 if config.memory == "transformer" else 1024))
@@ -152,9 +160,7 @@ class RL2(Agent):
         self.inputs_size = self.encode.size + self.head.features + 2
         outputs, log_std = self.head.size, 0 if self.head.discrete else self.head.size
         with torch.device("meta"):  # PyTorch's own initialisation would draw from its global generator
-            self.net = RL2Network(
-                self.inputs_size, config, self.trial_steps, outputs, self.head.features, log_std
-            )
+            self.net = RL2Network(self.inputs_size, config, self.trial_steps, outputs, self.head.features, log_std)
         self.net.to_empty(device="cpu")
         self.net.initialise(Rng(torch.tensor([make_key("rl2", "init", seed)])))
         self.net.to(self.device)
@@ -286,7 +292,8 @@ class RL2(Agent):
         self._set_rate(cfg.learning_rate * left)
         batch = {"x": x, "action": action, "old_log_prob": old_log_prob, "advantage": advantage, "target": target}
         batch |= {"reward": rollout.reward[:, :, 0], "valid": valid}
-        bonus = torch.full((), cfg.entropy_coef * left, device=self.device)
+        kept = max(0.0, 1.0 - (1.0 - left) / cfg.entropy_anneal)
+        bonus = torch.full((), cfg.entropy_coef * kept, device=self.device)
         sums: dict[str, Tensor] = {}
         steps = 0
         for epoch in range(cfg.epochs):

@@ -87,7 +87,7 @@ def _studies() -> dict[str, Study]:
     common = {"normalize_rewards": True, "gae_lambda": 0.8, "entropy_coef": 0.01}
     far = {"gae_lambda": 0.95, "discount": 1.0, "entropy_coef": 0.02}  # exploring a bandit pays late
     told = {"hidden": 64, "normalize_rewards": True, "reward_coef": 1.0, "max_grad_norm": 2.0}
-    short = Training(common | {"hidden": 64, "meta_batch_size": 1000}, 500)
+    short = Training(far | told | {"meta_batch_size": 1000, "entropy_coef": 0.01, "entropy_anneal": 0.5}, 800)
     long = Training(far | told | {"meta_batch_size": 500}, 500)
     trained = {(10, 5): short, (10, 10): short, (100, 5): long, (100, 10): long}
     changed = ("thompson_sampling-beta22", "optimistic_thompson_sampling-5")

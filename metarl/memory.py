@@ -135,7 +135,10 @@ class Transformer(nn.Module):
         """Nothing remembered."""
         shape = (rows, self.heads, self.window, self.size // self.heads)
         names = [f"{what}{i}" for i in range(len(self.blocks)) for what in ("keys", "values")]
-        return {**{name: torch.zeros(shape, device=device) for name in names}, "steps": torch.zeros(rows, 1, dtype=torch.int64, device=device)}
+        return {
+            **{name: torch.zeros(shape, device=device) for name in names},
+            "steps": torch.zeros(rows, 1, dtype=torch.int64, device=device),
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         """See `GRU.forward`."""

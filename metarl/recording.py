@@ -69,7 +69,9 @@ class Recording:
 class Recorder:
     """Recordings by what they are of."""
 
-    def __init__(self, record: Callable[[Callable[[Inputs], Any], Inputs], Callable[[Inputs], Any]] = Recording) -> None:
+    def __init__(
+        self, record: Callable[[Callable[[Inputs], Any], Inputs], Callable[[Inputs], Any]] = Recording
+    ) -> None:
         self.record = record
         self.recordings: dict[Hashable, Callable[[Inputs], Any] | None] = {}  # None: played once, not recorded yet
 

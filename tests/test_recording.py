@@ -76,7 +76,9 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        found = [t.device for t in (*args, *(out if isinstance(out, (tuple, list)) else [out])) if isinstance(t, Tensor)]
+        found = [
+            t.device for t in (*args, *(out if isinstance(out, (tuple, list)) else [out])) if isinstance(t, Tensor)
+        ]
         if len(set(found)) > 1 or torch.device("cpu") in found:
             self.copies.append(f"{func.name()} on {found}")
         return out
@@ -133,7 +135,10 @@ def test_the_watch_sees_a_copy_and_the_meta_device_refuses_to_be_read() -> None:
         torch.zeros((), device=META).item()
 
 
-CASES = [("metarl/TabularMDP-v0", m) for m in MEMORIES] + [("metarl/GridNavi-v0", "gru"), ("metarl/DarkKeyToDoor-v0", "gru")]
+CASES = [("metarl/TabularMDP-v0", m) for m in MEMORIES] + [
+    ("metarl/GridNavi-v0", "gru"),
+    ("metarl/DarkKeyToDoor-v0", "gru"),
+]
 
 
 @pytest.mark.cuda

@@ -328,6 +328,20 @@ def test_learning_rate_and_entropy_bonus_fall_to_zero() -> None:
         agent.train_step(Trials(SlotPool(agent.family), agent.family.tasks("train", 3)))
 
 
+def test_entropy_bonus_can_fall_sooner_than_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over 4 updates, gone after half of them: the whole bonus, half of it, none, none."""
+    agent, seen, plain = walk_agent(anneal_iterations=4, entropy_anneal=0.5, entropy_coef=0.2), [], RL2._ppo_step
+
+    def step(agent: RL2, part: Any) -> dict[str, Tensor]:
+        seen.append(float(part["bonus"]))
+        return plain(agent, part)
+
+    monkeypatch.setattr(RL2, "_ppo_step", step)
+    for _ in range(4):
+        agent.update(trial(agent, [2, 4])[0], 0)
+    assert seen == pytest.approx([0.2, 0.1, 0.0, 0.0])
+
+
 @pytest.mark.learning
 def test_learns_to_explore_and_exploit_on_held_out_bandits() -> None:
     """Random play collects 5.0 of 10, the Bayes optimum 6.66; below 6.2 something in the memory is broken."""
