@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,8 @@ from metarl.returns import discounted_returns, gae
 from metarl.rng import Rng, fold_in, make_key
 from metarl.rollout import Budget, Feedback, Rollout, Step, Trials
 from metarl.tasks import Tasks
+
+Out = TypeVar("Out")
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,8 @@ class RL2Config:
     entropy_coef: float = 0.0
     """Weight of the entropy bonus."""
     reward_coef: float = 0.0
-    """Weight of an auxiliary task, the squared error of each step's reward predicted from the memory and the action: what
-    teaches a memory to keep, for every state and action of an MDP, what was paid there. 0: no such task."""
+    """Weight of an auxiliary task, the squared error of each step's reward predicted from the memory and the action: it
+    teaches a memory to keep what was paid for what. 0: no such task."""
     max_grad_norm: float = 0.5
     """Gradients are scaled down to this norm."""
     normalize_rewards: bool = False
@@ -311,9 +313,10 @@ class RL2(Agent):
         order = fold_in(make_key(key, "minibatch", epoch), torch.arange(rows)).argsort().to(self.device)
         return list(order.chunk(self.config.minibatches))
 
-    def _recorded(self, name: str, function: Callable[[Mapping[str, Tensor]], Any], given: Mapping[str, Tensor]) -> Any:
+    def _recorded(self, name: str, function: Callable[[Mapping[str, Tensor]], Out], given: Mapping[str, Tensor]) -> Out:
         """`function(given)`, on CUDA as a replay of what was recorded."""
-        return function(given) if self.recorder is None else self.recorder(name, function, given)
+        out: Out = function(given) if self.recorder is None else self.recorder(name, function, given)
+        return out
 
     def _returns(self, given: Mapping[str, Tensor]) -> Tensor:
         reward = given["reward"]

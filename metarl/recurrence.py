@@ -17,9 +17,8 @@ Backwards every gate's gradient is d = dL/dh' times a factor that is known befor
 so one multiplication by the stacked factors, one product with W_h and one by z carry d to the step before. The weights'
 gradients are products over all steps at once. Speed beside `nn.GRU`: `python experiments/benchmark_speed.py --only e`.
 
-On CUDA a step is a product and PyTorch's fused cell forwards, the cell's gradient and a product backwards, every product
-over all the batch. That pays where the kernels are launched at once, as a CUDA graph (`metarl.recording`): cuDNN's GRU
-takes a fixed time for each step there, however small the batch.
+On CUDA a step is a product and PyTorch's fused cell forwards, the cell's gradient and a product backwards. That pays
+where the kernels are launched at once, as a CUDA graph (`metarl.recording`).
 """
 
 from __future__ import annotations

@@ -437,7 +437,7 @@ def test_learns_to_adapt_on_held_out_goals() -> None:
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_agrees_with_cpu() -> None:
-    """What is sampled and the adapted policies to rounding; conjugate gradients in float32 make more of that rounding."""
+    """Returns and adapted policies to rounding, of which conjugate gradients in float32 make more."""
     adapted, trained, returns = [], [], []
     for device in ("cpu", "cuda"):
         agent = metarl.make_agent("maml", "metarl/PointNavigation-v0", device=device, meta_batch_size=4, episodes=4)
