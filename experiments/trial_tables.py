@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from trials import BANDITS, MDPS, STUDIES
 
-from metarl import make_family
+from metarl.agents.rl2 import RL2Config
 from metarl.results import Results
 
 HERE = Path(__file__).resolve().parent
@@ -32,15 +33,17 @@ NAMES = {
     "epsilon_greedy_mdp": "e-greedy",
     "greedy_mdp": "greedy",
     "rl2": "RL2",
+    "rl2-transformer": "RL2, transformer",
     "snail": "SNAIL",
     "oracle": "informed optimum",
 }
 # pictures in docs: a study, and the rows that are drawn
 FIGURES = {
     "trials_bandit": ("bandit-n100-k5", ("rl2", "gittins", "thompson_sampling", "random")),
-    "trials_mdp": ("mdp-n10", ("rl2", "beb", "psrl", "random")),
+    "trials_mdp": ("mdp-n10", ("rl2-transformer", "rl2", "beb", "psrl", "random")),
     "trials_grid_navi": ("grid_navi-n4", ("rl2", "oracle", "random")),
 }
+RL2 = ("rl2", "rl2-transformer")
 Life = Mapping[str, float]
 
 
@@ -66,9 +69,9 @@ def with_interval(life: Life | None, digits: int) -> str:
     return f"{life['mean']:.{digits}f} [{life['low']:.{digits}f}, {life['high']:.{digits}f}]" if life else ""
 
 
-def share(study: str, best: str) -> str:
+def share(study: str, row: str, best: str) -> str:
     """(RL2 - random) / (best - random), all of them measured on the same tasks."""
-    ours, low = (lifetime(study, row) for row in ("rl2", "random"))
+    ours, low = (lifetime(study, r) for r in (row, "random"))
     high = strongest(study) if best == "strongest" else lifetime(study, best)
     if not (ours and low and high):
         return ""
@@ -89,11 +92,22 @@ def widest(studies: list[str], rows: list[str]) -> str:
     return ", ".join(f"{half:.2f} at {s.split('-', 1)[1].replace('-', ', ')}" for s, half in by_study.items())
 
 
-def steps(study: str) -> str:
-    """Environment steps that rl2 was trained on."""
-    found = STUDIES[study]
-    horizon = make_family(found.family).horizon
-    return f"{found.iterations * found.rl2['meta_batch_size'] * found.episodes * horizon / 1e6:.0f}"
+def trained(studies: Sequence[str]) -> list[tuple[str, str]]:
+    """Studies and rows of rl2 that were measured."""
+    return [(study, row) for study in studies for row in STUDIES[study].rl2 if lifetime(study, row)]
+
+
+def meta(study: str, row: str) -> dict[str, Any]:
+    """How a row came about."""
+    return dict(json.loads((RESULTS / f"{study}-{row}.json").read_text())["meta"])
+
+
+def steps(study: str, row: str) -> float:
+    """Million environment steps that rl2 was trained on for a row, those of the study it began with included."""
+    found = meta(study, row)
+    before = STUDIES[study].rl2[row].begins_with
+    own = found["iterations"] * found["config"]["meta_batch_size"] * STUDIES[study].steps / 1e6
+    return own + (steps(before, row) if before else 0.0)
 
 
 def tasks_played(studies: list[str]) -> str:
@@ -123,34 +137,33 @@ def bandits() -> str:
     for study in studies:
         digits = 2 if STUDIES[study].episodes == 10 else 1
         best = bounds.get(study)
-        optimum = bound_of(best) if best else ""
         ours = [cell(lifetime(study, c), digits) for c in columns]
-        ours += [with_interval(lifetime(study, "rl2"), digits), share(study, "gittins"), optimum]
+        for row in RL2:
+            ours += [with_interval(lifetime(study, row), digits), share(study, row, "gittins")]
         name = bandit_name(study)
-        rows.append([f"{name}", *ours])
+        rows.append([f"{name}", *ours, bound_of(best) if best else ""])
         paper = PUBLISHED["bandit"].get(name)
         if paper:
-            rows.append(["- paper", *(f"{paper[c]:.1f}" for c in columns), f"{paper['rl2']:.1f}", "", ""])
-    head = ["n, k", *(NAMES[c] for c in columns), "RL2", "RL2's share of the gap", "Bayes optimum"]
-    trained = [s for s in studies if lifetime(s, "rl2")]
-    budgets = ", ".join(f"{steps(s)} at {bandit_name(s)}" for s in trained)
+            ours = [f"{paper['rl2']:.1f}", "", f"{paper['snail']:.1f} (SNAIL)", "", ""]
+            rows.append(["- paper", *(f"{paper[c]:.1f}" for c in columns), *ours])
+    head = ["n, k", *(NAMES[c] for c in columns), "RL2, GRU", "its share", "RL2, transformer", "its share"]
     return (
         f"Lifetime return on {tasks_played(studies)} held-out bandits (ten trials of each at n = 10), exploration "
-        f"included, sampled actions. RL2: mean of {seeds(trained)} seeds with its 95 % interval, trained on {budgets} "
-        "million steps; its share of the gap is from random play to the Gittins index on the same bandits. Half the "
-        f"widest 95 % interval of the other columns: {widest(studies, columns)}. Hyperparameters of UCB1 and e-greedy "
-        "were chosen on train tasks (`experiments/tuned.json`; some are at the edge of what was tried). The Bayes "
-        "optimum is exact, or bounded from above by an information relaxation, two standard errors added. All rows of "
-        "a cell share their tasks, so that a mean above the optimum is their luck and not a player's skill. Paper: "
+        f"included, sampled actions. RL2: mean of {seeds(trained(studies))} seeds with its 95 % interval; the share is "
+        "of the gap from random play to the Gittins index on the same bandits. Half the widest 95 % interval of the "
+        f"other columns: {widest(studies, columns)}. Hyperparameters of UCB1 and e-greedy were chosen on train tasks "
+        "(`experiments/tuned.json`; some are at the edge of what was tried). The Bayes optimum is exact, or bounded "
+        "from above by an information relaxation, two standard errors added. All rows of a cell share their tasks, so "
+        "that a mean above the optimum is their luck and not a player's skill. Paper: "
         f"{PUBLISHED['bandit']['source']}. Commands: `python experiments/tune.py --studies bandit`, `python "
         "experiments/trials.py --studies bandit`, `python "
-        "experiments/bandit_bounds.py`.\n\n" + table(head, rows)
+        "experiments/bandit_bounds.py`.\n\n" + table([*head, "Bayes optimum"], rows)
     )
 
 
-def seeds(studies: list[str]) -> str:
-    """How many seeds rl2 has in some studies."""
-    return "/".join(sorted({str(len(Results.load(RESULTS / f"{s}-rl2.json").meta["seeds"])) for s in studies}))
+def seeds(rows: Sequence[tuple[str, str]]) -> str:
+    """How many seeds some rows of rl2 have."""
+    return "/".join(sorted({str(len(meta(*row)["seeds"])) for row in rows}))
 
 
 def bandit_variants() -> str:
@@ -174,20 +187,20 @@ def mdps() -> str:
     for study in studies:
         n = STUDIES[study].episodes
         ours = [cell(lifetime(study, c), 1) for c in columns]
-        rows.append([str(n), *ours, with_interval(lifetime(study, "rl2"), 1), cell(lifetime(study, "oracle"), 1)])
+        ours += [with_interval(lifetime(study, row), 1) for row in RL2]
+        rows.append([str(n), *ours, cell(lifetime(study, "oracle"), 1)])
         wrong = [lifetime(study, f"{c}-prior0") for c in columns]
         if any(wrong):
-            rows.append(["- prior mean 0", *(cell(life, 1) for life in wrong), "", ""])
+            rows.append(["- prior mean 0", *(cell(life, 1) for life in wrong), "", "", ""])
         paper = PUBLISHED["mdp"].get(str(n))
         if paper:
-            rows.append(["- paper", *(f"{paper[c]:.1f}" for c in columns), f"{paper['rl2']:.1f}", ""])
-    head = ["n", *(NAMES[c] for c in columns), "RL2", "informed optimum"]
-    trained = [s for s in studies if lifetime(s, "rl2")]
-    budgets = ", ".join(f"{steps(s)} million steps at n = {STUDIES[s].episodes}" for s in trained)
+            snail = f"{paper['snail']:.1f} (SNAIL)" if "snail" in paper else ""
+            rows.append(["- paper", *(f"{paper[c]:.1f}" for c in columns), f"{paper['rl2']:.1f}", snail, ""])
+    head = ["n", *(NAMES[c] for c in columns), "RL2, GRU", "RL2, transformer", "informed optimum"]
     return (
         f"Lifetime return of n episodes of 10 steps on {tasks_played(studies)} held-out MDPs, exploration included, "
-        f"sampled actions. RL2: mean of {seeds(trained)} seeds with its 95 % interval, trained on {budgets}. Half the "
-        f"widest 95 % interval of the other columns: {widest(studies, columns)}. Hyperparameters of UCRL2, BEB and "
+        f"sampled actions. RL2: mean of {seeds(trained(studies))} seeds with its 95 % interval. Half the widest "
+        f"95 % interval of the other columns: {widest(studies, columns)}. Hyperparameters of UCRL2, BEB and "
         "e-greedy were chosen on train tasks (`experiments/tuned.json`; some at the edge of what was tried). Paper: "
         f"{PUBLISHED['mdp']['source']}. Commands: `python "
         "experiments/tune.py --studies mdp`, `python experiments/trials.py --studies mdp`.\n\n" + table(head, rows)
@@ -205,53 +218,64 @@ def grid_navi() -> str:
         assert life is not None
         episodes = [f"{v:.2f}" for v in results.collected.mean((0, 1))]
         best = {"total": results.bayes_optimal, "episodes": results.bayes_episodes}
-        reached = {"rl2": share(name, "strongest"), "random": "0.0%"}.get(row, "")
+        reached = {"rl2": share(name, "rl2", "strongest"), "random": "0.0%"}.get(row, "")
         rows.append([f"`{row}`", *episodes, with_interval(life, 2), reached])
     optimum = [f"{v:.2f}" for v in best["episodes"]]
     rows.append(["Bayes optimum, exact", *optimum, f"{best['total']:.2f}", "100.0%"])
     return (
         f"Mean return of each of 4 episodes on GridNavi (train = test), {tasks_played([name])} trials, sampled "
-        f"actions; {seeds([name])} seeds of RL2, trained on {steps(name)} million steps. The oracle is shown the goal. "
-        f"Command: `python experiments/trials.py --studies grid_navi`.\n\n"
+        f"actions; {seeds([(name, 'rl2')])} seeds of RL2, trained on {steps(name, 'rl2'):.0f} million steps. The oracle "
+        "is shown the goal. Command: `python experiments/trials.py --studies grid_navi`.\n\n"
         + table(["", "episode 1", "2", "3", "4", "whole trial", "share of the gap"], rows)
     )
 
 
 def settings() -> str:
-    """How rl2 was trained in each study."""
+    """How rl2 was trained for each row, from what the results say."""
+    default = asdict(RL2Config())
+    own = ("meta_batch_size", "trial_episodes", "anneal_iterations")
     rows = []
-    for name, study in STUDIES.items():
-        if study.iterations:
-            changed = ", ".join(f"{k} {v}" for k, v in sorted(study.rl2.items()) if k != "meta_batch_size")
-            rows.append([name, str(study.iterations), str(study.rl2["meta_batch_size"]), steps(name), f"`{changed}`"])
-    head = ["study", "meta-updates", "trials in each", "million steps", "what differs from the defaults of `rl2`"]
-    return table(head, rows) + "\n\nThe learning rate and the entropy bonus fall to 0 over the meta-updates."
+    for study, row in trained(list(STUDIES)):
+        found, before = meta(study, row), STUDIES[study].rl2[row].begins_with
+        changed = [f"{k} {v}" for k, v in sorted(found["config"].items()) if k not in own and v != default[k]]
+        after = f", after the {steps(before, row):.0f} of {before}" if before else ""
+        million = f"{steps(study, row) - (steps(before, row) if before else 0.0):.1f}{after}"
+        batch = str(found["config"]["meta_batch_size"])
+        rows.append([f"{study}, `{row}`", str(found["iterations"]), batch, million, f"`{', '.join(changed)}`"])
+    head = ["study, row", "meta-updates", "trials in each", "million steps", "what differs from the defaults of `rl2`"]
+    return table(head, rows) + (
+        "\n\nThe learning rate falls to 0 over the meta-updates, the entropy bonus over the part of them that "
+        "`entropy_anneal` says (all of them by default)."
+    )
 
 
 def summary() -> str:
-    """RL2's cells alone, for README."""
+    """RL2's best row of each study alone, for README."""
     rows = []
-    for study in (s for s in STUDIES if STUDIES[s].iterations and lifetime(s, "rl2")):
+    played: list[tuple[str, str]] = []
+    for study in (s for s in STUDIES if trained([s])):
         kind = study.split("-")[0]
         digits = 2 if study.startswith(("grid_navi", "bandit-n10-")) else 1
         paper = PUBLISHED.get(kind, {}).get(bandit_name(study) if kind == "bandit" else study.split("-n")[1], {})
         label = study.replace("_", " ").replace("-", ", ").replace(", n", ", n = ").replace(", k", ", k = ")
-        rows.append(
-            [
-                label,
-                cell(lifetime(study, "random"), digits),
-                cell(strongest(study), digits),
-                f"{paper['rl2']:.1f}" if paper else "",
-                with_interval(lifetime(study, "rl2"), digits),
-                share(study, "strongest"),
-            ]
-        )
-    played = [s for s in STUDIES if STUDIES[s].iterations and lifetime(s, "rl2")]
+        for study_, row in trained([study]):
+            played.append((study_, row))
+            rows.append(
+                [
+                    label,
+                    f"{meta(study, row)['config']['memory']}",
+                    cell(lifetime(study, "random"), digits),
+                    cell(strongest(study), digits),
+                    f"{paper['rl2']:.1f}" if paper else "",
+                    with_interval(lifetime(study, row), digits),
+                    share(study, row, "strongest"),
+                ]
+            )
     return (
-        f"Lifetime return of `rl2`, mean of {seeds(played)} seeds, on {tasks_played(played)} held-out tasks beside "
-        "random play and the strongest that knows the prior (bandits: the Gittins index; MDPs: BEB; GridNavi: the "
-        "exact Bayes optimum), and RL2's share of the gap "
-        "between them. All columns, the exact optima, and what explains published numbers that differ: "
-        "[docs/trials.md](docs/trials.md).\n\n"
-        + table(["", "random", "strongest", "RL2, the paper, best of 5 seeds", "`rl2`", "share of the gap"], rows)
+        f"Lifetime return of `rl2`, mean of {seeds(played)} seeds, on {tasks_played([s for s, _ in played])} held-out "
+        "tasks beside random play and the strongest that knows the prior (bandits: the Gittins index; MDPs: BEB; "
+        "GridNavi: the exact Bayes optimum), and RL2's share of the gap between them. All columns, the exact optima, "
+        "what explains published numbers that differ, and how each row was trained: [docs/trials.md](docs/trials.md)."
+        "\n\n"
+        + table(["", "memory", "random", "strongest", "RL2, the paper, best of 5 seeds", "`rl2`", "share"], rows)
     )
