@@ -164,9 +164,10 @@ def agents() -> str:
 
 
 def speed() -> str:
-    """The benchmark's ratios, in two runs: gradient-based agents, and agents with a memory."""
-    first, second = (json.loads((RESULTS / name).read_text()) for name in ("speed.json", "speed_rl2.json"))
-    return f"{speed_table(first)}\n\n{memory_speed_table(second)}"
+    """The benchmark's ratios, in three runs: gradient-based agents, agents with a memory, those on a GPU."""
+    names = ("speed.json", "speed_rl2.json", "speed_rl2_cuda.json")
+    first, second, third = (json.loads((RESULTS / name).read_text()) for name in names)
+    return f"{speed_table(first)}\n\n{memory_speed_table(second)}\n\n{memory_speed_table(third)}"
 
 
 def speed_table(data: dict[str, Any]) -> str:
@@ -211,12 +212,17 @@ def memory_speed_table(data: dict[str, Any]) -> str:
         for name, side in case["sides"].items()
         if name in ("metarl", "JAX loop") and side.get("share_of_peak")
     ]
+    parts = (
+        "(c) training RL2 on bandits of 100 pulls, environment steps per second, 4 epochs, 64 trials and one "
+        "minibatch, or 1,024 and four; RecurrentPPO has an LSTM, so rl2 with an LSTM stands beside it too"
+    )
+    if "e" in data["options"]["only"]:
+        parts += "; (e) sequence steps per second of a GRU forwards and backwards, sequences of 100"
+    where = f"{data['options']['threads']} threads on {data['cpu']}, {data['cores']} cores"
+    if data.get("cuda"):
+        where, parts = f"one {data['cuda']}", f"{parts}, on the CPU of that machine. No loop in JAX there"
     return (
-        f"Agents with a memory, medians of {data['options']['repeats']} interleaved repeats with "
-        f"{data['options']['threads']} threads on {data['cpu']}, {data['cores']} cores: (c) training RL2 on bandits of "
-        "100 pulls, environment steps per second, 4 epochs, 64 trials and one minibatch, or 1,024 and four; "
-        "RecurrentPPO has an LSTM, so rl2 with an LSTM stands beside it too; (e) sequence steps per second of a GRU "
-        "forwards and backwards, sequences of 100.\n\n"
+        f"Agents with a memory, medians of {data['options']['repeats']} interleaved repeats with {where}: {parts}.\n\n"
         + table(["", "beside", "metarl", "other", "ratio"], speed_rows(data, "ce"))
         + f"\n\nShare of the fastest matrix product: {', '.join(shares)}."
     )

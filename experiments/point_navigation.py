@@ -131,7 +131,7 @@ def trained_run(
     run = Run.open(path)
     refuse_another(run, agent, iterations)
     new = not (path / "checkpoint.json").exists()
-    agent, start = run.load_agent()
+    agent, start = run.load_agent(agent.device.type)
     if new and begin:
         begin(agent)
     with Progress() as bar:

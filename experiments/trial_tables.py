@@ -276,6 +276,5 @@ def summary() -> str:
         "tasks beside random play and the strongest that knows the prior (bandits: the Gittins index; MDPs: BEB; "
         "GridNavi: the exact Bayes optimum), and RL2's share of the gap between them. All columns, the exact optima, "
         "what explains published numbers that differ, and how each row was trained: [docs/trials.md](docs/trials.md)."
-        "\n\n"
-        + table(["", "memory", "random", "strongest", "RL2, the paper, best of 5 seeds", "`rl2`", "share"], rows)
+        "\n\n" + table(["", "memory", "random", "strongest", "RL2, the paper, best of 5 seeds", "`rl2`", "share"], rows)
     )
