@@ -224,8 +224,8 @@ def grid_navi() -> str:
     rows.append(["Bayes optimum, exact", *optimum, f"{best['total']:.2f}", "100.0%"])
     return (
         f"Mean return of each of 4 episodes on GridNavi (train = test), {tasks_played([name])} trials, sampled "
-        f"actions; {seeds([(name, 'rl2')])} seeds of RL2, trained on {steps(name, 'rl2'):.0f} million steps. The oracle "
-        "is shown the goal. Command: `python experiments/trials.py --studies grid_navi`.\n\n"
+        f"actions; {seeds([(name, 'rl2')])} seeds of RL2, trained on {steps(name, 'rl2'):.0f} million steps. The "
+        "oracle is shown the goal. Command: `python experiments/trials.py --studies grid_navi`.\n\n"
         + table(["", "episode 1", "2", "3", "4", "whole trial", "share of the gap"], rows)
     )
 
