@@ -38,8 +38,9 @@ Out = TypeVar("Out")
 class RL2Config:
     """Hyperparameters; the paper's where it gives them.
 
-    The defaults suit short trials. Where a trial is 100 steps or more, `normalize_rewards`, a `gae_lambda` of .8 and an
-    `entropy_coef` of .01 to .05 made the difference (experiments/LOG.md).
+    The defaults suit short trials. Where a trial is 100 steps or more, `normalize_rewards`, a `gae_lambda` of .8 or .95,
+    an `entropy_coef` of .01 to .05 and above all `reward_coef` made the difference, and in MDPs `memory="transformer"`
+    (experiments/LOG.md; docs/trials.md has the settings of every published row).
     """
 
     trial_episodes: int = 10

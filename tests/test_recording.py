@@ -112,6 +112,7 @@ def on_meta(agent: Any) -> Any:
 @pytest.mark.parametrize("family", TORCH)
 def test_rl2_rollouts_stay_on_the_device(family: str, memory: str) -> None:
     made = metarl.make_family(family)
+    made.horizon = min(made.horizon, 5)  # long enough for an end and a restart
     settings = {"trial_episodes": 2, "meta_batch_size": 2, "minibatches": 1, "hidden": 16, "memory": memory}
     agent = on_meta(metarl.make_agent("rl2", made, **settings))
     assert played_on_meta(agent, made, Budget(episodes=2)) == []
