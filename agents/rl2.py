@@ -38,8 +38,8 @@ Out = TypeVar("Out")
 class RL2Config:
     """Hyperparameters; the paper's where it gives them.
 
-    The defaults suit short trials. Where a trial is 100 steps or more, `normalize_rewards`, a `gae_lambda` of .8 or .95,
-    an `entropy_coef` of .01 to .05 and above all `reward_coef` made the difference, and in MDPs `memory="transformer"`
+    The defaults suit short trials. Where a trial is 100 steps or more, `normalize_rewards`, a `gae_lambda` of .8 to .95,
+    an `entropy_coef` of .01 to .05 and above all `reward_coef` made the difference, in MDPs a transformer as well
     (experiments/LOG.md; docs/trials.md has the settings of every published row).
     """
 
@@ -153,6 +153,8 @@ class RL2(Agent):
         )
         check_number("rl2", config, minibatches=(1, config.meta_batch_size), anneal_iterations=(0, 1e9))
         check_number("rl2", config, entropy_anneal=(1e-3, 1))
+        if config.entropy_anneal < 1 and not config.anneal_iterations:
+            raise InvalidValueError("rl2.entropy_anneal", config.entropy_anneal, "1 where anneal_iterations is 0")
         if config.memory not in MEMORIES:
             raise InvalidValueError("rl2.memory", config.memory, did_you_mean(config.memory, MEMORIES))
         check_number("rl2", config, hidden=(1, 512 if config.memory == "transformer" else 1024))
@@ -266,7 +268,7 @@ class RL2(Agent):
         reward = rollout.reward[:, :, 0] * rollout.valid[:, :, 0]
         if not self.config.normalize_rewards:
             return reward
-        g = self._recorded("returns", self._returns, {"reward": reward})
+        g = self._replayed("returns", self._returns, {"reward": reward})
         g = g[rollout.valid[:, :, 0]].double()
         self.return_moments += torch.stack([torch.tensor(float(len(g))), g.sum().cpu(), g.square().sum().cpu()])
         count, total, squares = self.return_moments
@@ -278,7 +280,7 @@ class RL2(Agent):
         valid = rollout.valid[:, :, 0]
         trial_end = valid & ~torch.cat([valid[1:], torch.zeros_like(valid[:1])])
         given = {"reward": reward, "value": value, "trial_end": trial_end}
-        return self._recorded("advantages", self._gae, given)
+        return self._replayed("advantages", self._gae, given)
 
     def update(self, rollout: Rollout, key: int) -> dict[str, float]:
         """PPO's epochs; `key` decides how trials are dealt into minibatches."""
@@ -302,7 +304,7 @@ class RL2(Agent):
         for epoch in range(cfg.epochs):
             for rows in self._minibatches(x.shape[1], key, epoch):
                 part = {k: v[:, rows] for k, v in batch.items()} | {"bonus": bonus}
-                for name, v in self._recorded("ppo", self._ppo_step, part).items():
+                for name, v in self._replayed("ppo", self._ppo_step, part).items():
                     sums[name] = sums.get(name, torch.zeros_like(v)) + v
                 steps += 1
         self.updates += 1
@@ -314,8 +316,8 @@ class RL2(Agent):
         order = fold_in(make_key(key, "minibatch", epoch), torch.arange(rows)).argsort().to(self.device)
         return list(order.chunk(self.config.minibatches))
 
-    def _recorded(self, name: str, function: Callable[[Mapping[str, Tensor]], Out], given: Mapping[str, Tensor]) -> Out:
-        """`function(given)`, on CUDA as a replay of what was recorded."""
+    def _replayed(self, name: str, function: Callable[[Mapping[str, Tensor]], Out], given: Mapping[str, Tensor]) -> Out:
+        """`function(given)`; on CUDA a replay of what was recorded."""
         out: Out = function(given) if self.recorder is None else self.recorder(name, function, given)
         return out
 
@@ -356,19 +358,19 @@ class RL2(Agent):
         value_loss = ((value - part["target"]).square() * valid).sum() / count
         entropy = (policy.entropy() * valid).sum() / count
         loss = policy_loss + cfg.value_coef * value_loss - part["bonus"] * entropy
-        told = {"value_loss": value_loss.detach(), "entropy": entropy.detach()}
+        metrics = {"value_loss": value_loss.detach(), "entropy": entropy.detach()}
         if self.net.reward is not None:
             predicted = self.net.reward(h, self.head.encode(part["action"]))
             reward_loss = ((predicted - part["reward"]).square() * valid).sum() / count
             loss = loss + cfg.reward_coef * reward_loss
-            told["reward_loss"] = reward_loss.detach()
+            metrics["reward_loss"] = reward_loss.detach()
         for p, grad in zip(self.parameters, torch.autograd.grad(loss, self.parameters), strict=True):
             p.grad = grad
         nn.utils.clip_grad_norm_(self.parameters, cfg.max_grad_norm)
         self.optimizer.step()
         with torch.no_grad():
             kl = (((ratio - 1) - log_ratio) * valid).sum() / count
-        return {**told, "kl": kl}
+        return {**metrics, "kl": kl}
 
     def check_memory(self, rows: int) -> None:
         """Refuse trials whose training pass would not fit, by an estimate from below."""

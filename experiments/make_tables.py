@@ -220,7 +220,9 @@ def memory_speed_table(data: dict[str, Any]) -> str:
         parts += "; (e) sequence steps per second of a GRU forwards and backwards, sequences of 100"
     where = f"{data['options']['threads']} threads on {data['cpu']}, {data['cores']} cores"
     if data.get("cuda"):
-        where, parts = f"one {data['cuda']}", f"{parts}, on the CPU of that machine. No loop in JAX there"
+        where = f"one {data['cuda']}"
+        parts += "; RecurrentPPO alone runs on that machine's CPU. The first update of a size, which is recorded as a "
+        parts += "CUDA graph, is left to the warm-up; no loop in JAX was run"
     return (
         f"Agents with a memory, medians of {data['options']['repeats']} interleaved repeats with {where}: {parts}.\n\n"
         + table(["", "beside", "metarl", "other", "ratio"], speed_rows(data, "ce"))

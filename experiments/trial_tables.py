@@ -43,7 +43,7 @@ FIGURES = {
     "trials_mdp": ("mdp-n10", ("rl2-transformer", "rl2", "beb", "psrl", "random")),
     "trials_grid_navi": ("grid_navi-n4", ("rl2", "oracle", "random")),
 }
-RL2 = ("rl2", "rl2-transformer")
+RL2_ROWS = ("rl2", "rl2-transformer")
 Life = Mapping[str, float]
 
 
@@ -105,7 +105,7 @@ def meta(study: str, row: str) -> dict[str, Any]:
 def steps(study: str, row: str) -> float:
     """Million environment steps that rl2 was trained on for a row, those of the study it began with included."""
     found = meta(study, row)
-    before = STUDIES[study].rl2[row].begins_with
+    before = found.get("begins_with", "")
     own = found["iterations"] * found["config"]["meta_batch_size"] * STUDIES[study].steps / 1e6
     return own + (steps(before, row) if before else 0.0)
 
@@ -138,14 +138,14 @@ def bandits() -> str:
         digits = 2 if STUDIES[study].episodes == 10 else 1
         best = bounds.get(study)
         ours = [cell(lifetime(study, c), digits) for c in columns]
-        for row in RL2:
+        for row in RL2_ROWS:
             ours += [with_interval(lifetime(study, row), digits), share(study, row, "gittins")]
         name = bandit_name(study)
         rows.append([f"{name}", *ours, bound_of(best) if best else ""])
         paper = PUBLISHED["bandit"].get(name)
         if paper:
-            ours = [f"{paper['rl2']:.1f}", "", f"{paper['snail']:.1f} (SNAIL)", "", ""]
-            rows.append(["- paper", *(f"{paper[c]:.1f}" for c in columns), *ours])
+            learned = [f"{paper['rl2']:.1f}", "", f"{paper['snail']:.1f} (SNAIL)", "", ""]
+            rows.append(["- paper", *(f"{paper[c]:.1f}" for c in columns), *learned])
     head = ["n, k", *(NAMES[c] for c in columns), "RL2, GRU", "its share", "RL2, transformer", "its share"]
     return (
         f"Lifetime return on {tasks_played(studies)} held-out bandits (ten trials of each at n = 10), exploration "
@@ -187,7 +187,7 @@ def mdps() -> str:
     for study in studies:
         n = STUDIES[study].episodes
         ours = [cell(lifetime(study, c), 1) for c in columns]
-        ours += [with_interval(lifetime(study, row), 1) for row in RL2]
+        ours += [with_interval(lifetime(study, row), 1) for row in RL2_ROWS]
         rows.append([str(n), *ours, cell(lifetime(study, "oracle"), 1)])
         wrong = [lifetime(study, f"{c}-prior0") for c in columns]
         if any(wrong):
@@ -236,7 +236,8 @@ def settings() -> str:
     own = ("meta_batch_size", "trial_episodes", "anneal_iterations")
     rows = []
     for study, row in trained(list(STUDIES)):
-        found, before = meta(study, row), STUDIES[study].rl2[row].begins_with
+        found = meta(study, row)
+        before = found.get("begins_with", "")
         changed = [f"{k} {v}" for k, v in sorted(found["config"].items()) if k not in own and v != default[k]]
         after = f", after the {steps(before, row):.0f} of {before}" if before else ""
         million = f"{steps(study, row) - (steps(before, row) if before else 0.0):.1f}{after}"
@@ -250,7 +251,7 @@ def settings() -> str:
 
 
 def summary() -> str:
-    """RL2's best row of each study alone, for README."""
+    """RL2's rows alone, for README."""
     rows = []
     played: list[tuple[str, str]] = []
     for study in (s for s in STUDIES if trained([s])):

@@ -30,7 +30,7 @@ from metarl.results import Results
 HERE = Path(__file__).parent
 RESULTS, TUNED = HERE / "results", HERE / "tuned.json"
 TASKS = 20_000
-ROWS_AT_ONCE = 2_000_000  # steps that a transformer remembers side by side in an evaluation: 2 GiB of keys and values
+STEPS_AT_ONCE = 1_000_000  # that transformers remember side by side in an evaluation: 1 GiB of keys and values
 BANDITS = ("gittins", "thompson_sampling", "optimistic_thompson_sampling", "ucb1", "epsilon_greedy", "greedy")
 MDPS = ("psrl", "opsrl", "ucrl2", "beb", "epsilon_greedy_mdp", "greedy_mdp")
 # agents with something changed, by the name of their row: what reproduces published columns that the plain ones do not
@@ -106,7 +106,7 @@ def _studies() -> dict[str, Study]:
             rl2 |= {"rl2-transformer": transformer(10 * n, gae_lambda=0.8, entropy_coef=0.03)}
         if n == 25:  # goes on with what was trained on shorter trials, with less of everything
             less = transformer(10 * n, gae_lambda=0.8, entropy_coef=0.03, meta_batch_size=100, learning_rate=4e-4)
-            rl2 |= {"rl2-transformer": Training(less.settings, 120, "mdp-n10")}
+            rl2 |= {"rl2-transformer": Training(less.settings, 60, "mdp-n10")}
         rows = MDPS + (tuple(f"{name}-prior0" for name in MDPS if name != "beb") if n <= 25 else ())
         out[f"mdp-n{n}"] = Study("metarl/TabularMDP-v0", n, rows, rl2)
     rl2 = {"rl2": Training(common | {"hidden": 64, "meta_batch_size": 320}, 200)}
@@ -185,16 +185,19 @@ def measured(agents: list[metarl.Agent], name: str, row: str, options: Options) 
     """Lifetime returns on held-out tasks; what happened in each episode as a mean over tasks."""
     study = STUDIES[name]
     tasks = agents[0].family.tasks("test", options.tasks)
-    at_once = ROWS_AT_ONCE // study.steps if row == "rl2-transformer" else None
+    training = study.rl2.get(row)
+    attends = training is not None and training.settings.get("memory") == "transformer"
+    at_once = STEPS_AT_ONCE // study.steps if attends else None
     results = metarl.evaluate(
         agents, tasks, k=(study.episodes,), episodes=1, modes=("sampled",), trials=study.trials, rows_at_once=at_once
     )
     slim(results)
-    training = study.rl2.get(row)
     seeds = " --seeds " + " ".join(map(str, options.seeds)) + f" --device {options.device}" if training else ""
     tasks_given = "" if options.tasks == TASKS else f" --tasks {options.tasks}"
     results.meta["command"] = f"python experiments/trials.py --studies {name} --agents {row}{seeds}{tasks_given}"
     results.meta["iterations"] = training.iterations if training else 0
+    if training and training.begins_with:
+        results.meta["begins_with"] = training.begins_with
     return results
 
 

@@ -110,7 +110,13 @@ class TorchFamily(Family):
     `int64 [N]` for a Discrete space. Subclasses set the class attributes of `Family` and implement `reset`,
     `observe` and `step`. Functions never branch on a tensor's values and never read one back (`.item()`), so that
     they run on a GPU without waiting for it.
+
+    Attributes:
+        recordable: whether CUDA rollouts may be recorded and replayed (`metarl.recording`): `reset`, `observe` and
+            `step` make no tensor from Python numbers, index with no mask, and what they keep stays where it is.
     """
+
+    recordable: ClassVar[bool] = True
 
     def reset(self, task: dict[str, Tensor], rng: Rng) -> State:
         """Start an episode: the state, tensors `[N, ...]`."""

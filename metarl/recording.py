@@ -1,13 +1,14 @@
-"""Rollouts as CUDA graphs: thousands of small kernels that the driver launches at once, not Python one by one.
+"""Rollouts and training steps as CUDA graphs: thousands of small kernels launched at once, not by Python one by one.
 
 A rollout of a torch family by an agent whose acting is a fixed sequence of kernels (`Agent.recordable`) is recorded
 once for given shapes and then replayed with other tasks, keys and states; an agent's parameters are read where they
-lie. The first rollout of its kind is played plainly, which also warms the libraries up, the second is recorded.
+lie, and whatever else the kernels touch must stay where it is. The first call of its kind runs plainly, which also
+warms the libraries up, the second is recorded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
@@ -16,6 +17,8 @@ from torch import Tensor
 
 Tree = TypeVar("Tree")  # tensors, and dicts, tuples and dataclasses of them
 Inputs = Mapping[str, Any]
+Run = Callable[[Inputs], Any]
+LARGEST = 1 << 30  # bytes of inputs beyond which nothing is recorded: a recording holds them three times
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
@@ -32,52 +35,67 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
     return out  # type: ignore[no-any-return]
 
 
-def _flat(tree: Any) -> list[Tensor]:
-    """The tensors of a tree, always in the same order."""
-    found: list[Tensor] = []
-
-    def keep(tensor: Tensor) -> Tensor:
-        found.append(tensor)
-        return tensor
-
-    map_tensors(keep, tree)
-    return found
+def _named(inputs: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors of nested dicts by their path, in the order of their names."""
+    if isinstance(inputs, Tensor):
+        yield name, inputs
+    elif isinstance(inputs, Mapping):
+        for key in sorted(inputs):
+            yield from _named(inputs[key], f"{name}.{key}")
+    else:
+        raise TypeError(f"input {name} of a recording is {type(inputs).__name__}, expected a tensor or a dict of them")
 
 
 class Recording:
-    """A function's kernels, to be replayed on other inputs of the same shapes.
+    """A function's kernels, to be replayed on other inputs of the same names and shapes.
 
     Args:
-        run: launches kernels on one CUDA device, reads nothing back and copies nothing from the host.
+        run: launches kernels on the CUDA device of its inputs, reads nothing back and copies nothing from the host.
         inputs: what it is given.
+
+    Raises:
+        RuntimeError: it does something that a recording cannot hold.
     """
 
-    def __init__(self, run: Callable[[Inputs], Any], inputs: Inputs) -> None:
+    def __init__(self, run: Run, inputs: Inputs) -> None:
         self.inputs = map_tensors(torch.clone, inputs)
+        self.device = next(_named(inputs))[1].device
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
-            self.outputs = run(self.inputs)
+        try:
+            with (
+                torch.cuda.device(self.device),
+                torch.cuda.graph(self.graph, capture_error_mode="thread_local"),
+            ):
+                self.outputs = run(self.inputs)
+        except RuntimeError as error:
+            raise RuntimeError(
+                "this could not be recorded as a CUDA graph: the family or the agent copies from the host or reads a "
+                "value back in every step (a tensor made from Python numbers, a mask as an index); keep such constants "
+                "from one call to the next, or set recordable = False on the family or the agent"
+            ) from error
 
     def __call__(self, inputs: Inputs) -> Any:
         """What `run(inputs)` would return, in tensors that the next call leaves alone."""
-        for kept, new in zip(_flat(self.inputs), _flat(inputs), strict=True):
-            kept.copy_(new)
-        self.graph.replay()
-        return map_tensors(torch.clone, self.outputs)
+        with torch.cuda.device(self.device):
+            for (_, kept), (_, new) in zip(_named(self.inputs), _named(inputs), strict=True):
+                kept.copy_(new)
+            self.graph.replay()
+            return map_tensors(torch.clone, self.outputs)
 
 
 class Recorder:
     """Recordings by what they are of."""
 
-    def __init__(
-        self, record: Callable[[Callable[[Inputs], Any], Inputs], Callable[[Inputs], Any]] = Recording
-    ) -> None:
+    def __init__(self, record: Callable[[Run, Inputs], Run] = Recording) -> None:
         self.record = record
-        self.recordings: dict[Hashable, Callable[[Inputs], Any] | None] = {}  # None: played once, not recorded yet
+        self.recordings: dict[Hashable, Run | None] = {}  # None: run once, not recorded yet
 
-    def __call__(self, key: Hashable, run: Callable[[Inputs], Any], inputs: Inputs) -> Any:
-        """`run(inputs)`; with the same `key` and shapes the kernels must be the same ones."""
-        key = (key, tuple((tuple(t.shape), t.dtype) for t in _flat(inputs)))
+    def __call__(self, key: Hashable, run: Run, inputs: Inputs) -> Any:
+        """`run(inputs)`; with the same `key`, names and shapes the kernels must be the same ones."""
+        found = list(_named(inputs))
+        if sum(t.numel() * t.element_size() for _, t in found) > LARGEST:
+            return run(inputs)
+        key = (key, tuple((name, tuple(t.shape), t.dtype) for name, t in found))
         if key not in self.recordings:
             self.recordings[key] = None
             return run(inputs)

@@ -14,8 +14,9 @@ Backwards every gate's gradient is d = dL/dh' times a factor that is known befor
                      z: d (h - n) z (1 - z)
     and               m: d A r
 
-so one multiplication by the stacked factors, one product with W_h and one by z carry d to the step before. The weights'
-gradients are products over all steps at once. Speed beside `nn.GRU`: `python experiments/benchmark_speed.py --only e`.
+so one multiplication by the stacked factors, one product with W_h and one by z carry d to the step before. Factors and
+the weights' gradients are made for a block of steps at a time, which stays in the cache. Speed beside `nn.GRU`:
+`python experiments/benchmark_speed.py --only e`.
 
 On CUDA a step is a product and PyTorch's fused cell forwards, the cell's gradient and a product backwards. That pays
 where the kernels are launched at once, as a CUDA graph (`metarl.recording`).
@@ -64,7 +65,7 @@ class _Sequence(torch.autograd.Function):
         steps, batch, size = n.shape
         d_w_i, d_w_h = torch.zeros_like(w_i), torch.zeros_like(w_h)
         d_b_i, d_b_h = w_h.new_zeros(3 * size), w_h.new_zeros(3 * size)
-        d_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        d_x = x.new_empty(x.shape) if ctx.needs_input_grad[0] else None
         length = max(1, min(steps, _BLOCK // (batch * size)))  # of blocks of steps whose factors stay in the cache
         a_, d_, e_ = (n.new_empty(length, batch, size) for _ in range(3))
         f_ = n.new_empty(length, batch, 3, size)  # factors of r, z and m

@@ -280,7 +280,7 @@ def play(
     On CUDA, agents that are `recordable` have their second rollout of a kind recorded and from then on replayed.
     """
     total = budget.steps if budget.steps is not None else (budget.episodes or 1) * agent.family.horizon
-    if not (agent.recordable and isinstance(slots, TorchSlots) and slots.device.type == "cuda"):
+    if not (is_recorded(agent, slots) and isinstance(slots, TorchSlots)):
         return _play(agent, state, slots, slots.begin(tasks, keys, total), keys, rows, budget, mode, final_obs)
 
     def run(given: Mapping[str, Any]) -> tuple[Rollout, AgentState]:
@@ -290,6 +290,12 @@ def play(
     given = {"task": tasks.tensors(slots.device), "keys": keys.to(slots.device), "state": state}
     played: tuple[Rollout, AgentState] = slots.recorder((agent, rows, budget, mode, final_obs), run, given)
     return played
+
+
+def is_recorded(agent: Player, slots: Slots) -> bool:
+    """Whether rollouts are CUDA graphs: both sides say they are a fixed sequence of kernels on one CUDA device."""
+    on_cuda = isinstance(slots, TorchSlots) and slots.device.type == "cuda" and slots.family.recordable
+    return on_cuda and agent.recordable
 
 
 def _play(

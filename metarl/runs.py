@@ -97,10 +97,12 @@ def _train_tasks(agent: Agent, start: int, iterations: int) -> Iterator[Tasks]:
         yield from map(draw, range(start, iterations))
         return
     with ThreadPoolExecutor(1) as ahead:
-        following = ahead.submit(draw, start)
+        following = ahead.submit(draw, start) if start < iterations else None
         for iteration in range(start, iterations):
+            assert following is not None
             tasks = following.result()
-            following = ahead.submit(draw, iteration + 1)
+            if iteration + 1 < iterations:
+                following = ahead.submit(draw, iteration + 1)
             yield tasks
 
 

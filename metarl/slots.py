@@ -80,7 +80,7 @@ class TorchSlots:
         self._set_keys(keys, steps)
         self.clock = 0  # steps since begin
         self._in_step = True  # whether all slots are at the same step of their episodes
-        self.t.zero_()
+        self.t = torch.zeros_like(self.t)  # a new one: a recording must not write into what another rollout left
         self.state = self.family.reset(self.task, self._reset_rng.seek(0))
         obs = self.family.observe(self.state, self.task)
         shape = (self.n, *(self.family.observation_space.shape or ()))

@@ -9,16 +9,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 import metarl
 from metarl.family import TorchFamily
-from metarl.recording import Recorder, Recording, map_tensors
+from metarl.recording import LARGEST, Recorder, Recording, map_tensors
 from metarl.registry import agents, families
-from metarl.rollout import Budget, Rollout, SlotPool, Trials, _play
+from metarl.rollout import Budget, Rollout, SlotPool, Trials, _play, is_recorded
 from metarl.slots import TorchSlots
 
 META = torch.device("meta")
 MEMORIES = ("gru", "lstm", "transformer")
+FIELDS = ("obs", "action", "reward", "terminated", "truncated", "valid", "last_obs")
 RECORDABLE = [name for name in agents if metarl.registry.agent_class(name).recordable]
 TORCH = [name for name in families if isinstance(metarl.make_family(name), TorchFamily)]
 
@@ -76,11 +78,11 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        found = [
-            t.device for t in (*args, *(out if isinstance(out, (tuple, list)) else [out])) if isinstance(t, Tensor)
-        ]
-        if len(set(found)) > 1 or torch.device("cpu") in found:
-            self.copies.append(f"{func.name()} on {found}")
+        tensors = [t for t in tree_flatten((args, kwargs, out))[0] if isinstance(t, Tensor)]
+        found = {str(t.device) for t in tensors}
+        as_index = func.name().startswith("aten::index") and any(t.dtype == torch.bool for t in tensors[1:])
+        if "cpu" in found or as_index:  # a mask as an index is read back
+            self.copies.append(f"{func.name()} on {sorted(found)}")
         return out
 
 
@@ -118,6 +120,67 @@ def test_rl2_rollouts_stay_on_the_device(family: str, memory: str) -> None:
     assert played_on_meta(agent, made, Budget(episodes=2)) == []
 
 
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_rl2_gradient_steps_stay_on_the_device(memory: str) -> None:
+    """Everything that `update` records but Adam's step, whose fused kernel the meta device has not."""
+    family = metarl.make_family("metarl/BernoulliBandit-v0")
+    settings = {"trial_episodes": 3, "hidden": 16, "memory": memory, "reward_coef": 1.0, "normalize_rewards": True}
+    agent = on_meta(metarl.make_agent("rl2", family, meta_batch_size=2, minibatches=1, **settings))
+    agent.parameters = list(agent.net.parameters())
+    agent.optimizer = torch.optim.SGD(agent.parameters, lr=0.1)
+    one = torch.ones(3, 2, device=META)
+    part = {name: one for name in ("old_log_prob", "advantage", "target", "reward", "valid")}
+    part |= {"x": torch.ones(3, 2, agent.inputs_size, device=META), "action": one.long(), "bonus": one[0, 0]}
+    with Watch() as watch:
+        agent._ppo_step(part)
+        agent._gae({"reward": one, "value": one, "trial_end": one > 0})
+        agent._returns({"reward": one})
+    assert watch.copies == []
+
+
+def test_what_a_rollout_leaves_behind_is_not_written_to_by_the_next() -> None:
+    """A replay would go on writing there, long after the memory has gone to others."""
+    family = metarl.make_family("metarl/BernoulliBandit-v0")
+    slots, tasks, keys = TorchSlots(family, 2, torch.device("cpu")), family.tasks("train", 2), torch.arange(2)
+    slots.begin(tasks, keys, 3)
+    slots.step(torch.zeros(2, dtype=torch.int64))
+    left = slots.t
+    before = left.clone()
+    slots.begin(tasks, keys, 3)
+    slots.step(torch.zeros(2, dtype=torch.int64))
+    assert torch.equal(left, before)
+    assert slots.t is not left
+
+
+def test_families_and_agents_can_opt_out() -> None:
+    family = metarl.make_family("metarl/BernoulliBandit-v0")
+    agent = metarl.make_agent("rl2", family)
+    slots = TorchSlots(family, 2, torch.device("cpu"))
+    assert not is_recorded(agent, slots)
+    slots.device = torch.device("cuda")
+    assert is_recorded(agent, slots)
+    family.recordable = False  # type: ignore[misc]
+    assert not is_recorded(agent, slots)
+    family.recordable, agent.recordable = True, False  # type: ignore[misc]
+    assert not is_recorded(agent, slots)
+
+
+def test_recordings_are_told_apart_by_the_names_of_their_inputs_and_large_ones_are_not_made() -> None:
+    recorder = Recorder(lambda run, inputs: pytest.fail("recorded"))
+    a, b = torch.zeros(2), torch.ones(2)
+
+    def run(inputs: Any) -> Tensor:
+        return inputs["a"] - inputs.get("b", inputs.get("c"))
+
+    assert recorder("key", run, {"a": a, "b": b})[0] == -1
+    assert recorder("key", run, {"c": b, "a": a})[0] == -1  # another name: a first call, not a replay
+    big = torch.empty(1, dtype=torch.uint8).expand(LARGEST + 1)
+    for _ in range(2):
+        recorder("big", lambda inputs: None, {"x": big})
+    with pytest.raises(TypeError, match=r"input \.x of a recording is list"):
+        recorder("key", run, {"x": [a]})
+
+
 @pytest.mark.parametrize("name", [n for n in RECORDABLE if n != "rl2"])
 def test_rollouts_of_policy_gradient_agents_stay_on_the_device(name: str) -> None:
     family = metarl.make_family("metarl/PointNavigation-v0")
@@ -129,9 +192,11 @@ def test_the_watch_sees_a_copy_and_the_meta_device_refuses_to_be_read() -> None:
     with Watch() as watch:
         torch.zeros(2).to(META)
     assert watch.copies
-    with Watch() as watch:
-        torch.zeros(2, device=META) + torch.tensor(1.0)
-    assert watch.copies
+    x = torch.zeros(2, device=META)
+    for seen in (lambda: x + torch.tensor(1.0), lambda: x[torch.tensor([0, 1])], lambda: x.index_put_((x > 0,), x)):
+        with Watch() as watch:
+            seen()
+        assert watch.copies
     with pytest.raises(RuntimeError, match="meta"):
         torch.zeros((), device=META).item()
 
@@ -162,12 +227,13 @@ def test_recorded_rollouts_equal_played_ones(family: str, memory: str) -> None:
             agent.update(rollout, iteration)  # type: ignore[attr-defined]
         if iteration == 2:  # a checkpoint puts other moments in place of those that were recorded
             both[0].load_tensors({k: v.clone() for k, v in both[0].tensors().items()})
-        kept = rollouts[0].reward.clone()
-        for name in ("obs", "action", "reward", "terminated", "truncated", "valid", "last_obs"):
+        kept = map_tensors(torch.clone, rollouts[0])
+        for name in FIELDS:
             assert torch.equal(getattr(rollouts[0], name), getattr(rollouts[1], name)), (name, iteration)
         torch.testing.assert_close(rollouts[0].extras["log_prob"], rollouts[1].extras["log_prob"], rtol=0, atol=1e-5)
         Trials(pools[0], tasks, iteration=99).collect(both[0], both[0].begin(8), 0, Budget(episodes=2))
-        assert torch.equal(kept, rollouts[0].reward)  # a later replay leaves what was returned alone
+        for name in FIELDS:  # a later replay leaves what was returned alone
+            assert torch.equal(getattr(kept, name), getattr(rollouts[0], name)), (name, iteration)
     played, updated = (agent.net.state_dict() for agent in both)  # type: ignore[attr-defined]
     torch.testing.assert_close(dict(played), dict(updated), rtol=0, atol=1e-5)
     assert Recording in [type(r) for r in both[0].recorder.recordings.values()]  # type: ignore[attr-defined]

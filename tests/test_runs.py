@@ -14,7 +14,7 @@ import torch
 
 import metarl
 from metarl.agent import Agent
-from metarl.runs import Interrupted, Run, load_checkpoint, save_checkpoint, train
+from metarl.runs import Interrupted, Run, _train_tasks, load_checkpoint, save_checkpoint, train
 
 SMALL: dict[str, dict[str, Any]] = {
     "maml": {"family": "metarl/PointNavigation-v0", "meta_batch_size": 3, "episodes": 2, "hidden": (8,)},
@@ -217,3 +217,17 @@ def test_not_a_run(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"format": "other"}')
     with pytest.raises(metarl.InvalidValueError, match=r"format of .*config\.json is 'other'"):
         Run.open(tmp_path)
+
+
+def test_tasks_drawn_ahead_are_those_of_their_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a GPU gets them, by a thread, from any iteration on; none is drawn that is not needed."""
+    agent, drawn = small("rl2"), []
+    plain = agent.family.tasks
+    monkeypatch.setattr(agent.family, "tasks", lambda *args: drawn.append(args[3]) or plain(*args))
+    wanted = [plain("train", 16, agent.seed, 16 * i) for i in range(5)]
+    agent.device = torch.device("cuda")
+    for start in (0, 3, 5, 6):
+        drawn.clear()
+        found = list(_train_tasks(agent, start, 5))
+        assert [t.hash for t in found] == [t.hash for t in wanted[start:]]
+        assert drawn == [16 * i for i in range(start, 5)]
