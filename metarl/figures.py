@@ -107,13 +107,37 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
 
 def grouped(results: Sequence[Results]) -> list[list[Entry]]:
     """By family and split, in order of appearance."""
-    groups: dict[tuple[str, str], list[Entry]] = {}
+    groups: dict[tuple[str, str], list[Results]] = {}
     for result in results:
-        group = groups.setdefault((result.family, result.split), [])
-        number, place = 1 + sum(e.results.agent == result.agent for e in group), len(group) % len(PALETTE)
-        label = result.agent if number == 1 else f"{result.agent} ({number})"
-        group.append(Entry(result, label, PALETTE[place], MARKERS[place]))
-    return list(groups.values())
+        groups.setdefault((result.family, result.split), []).append(result)
+    return [
+        [
+            Entry(result, label, PALETTE[place % len(PALETTE)], MARKERS[place % len(PALETTE)])
+            for place, (result, label) in enumerate(zip(group, _labels(group), strict=True))
+        ]
+        for group in groups.values()
+    ]
+
+
+def _labels(group: Sequence[Results]) -> list[str]:
+    """The agents' names; several results of one agent have the setting that tells them apart beside it, or a number."""
+    out: list[str] = []
+    for i, result in enumerate(group):
+        setting = _told_apart_by([r for r in group if r.agent == result.agent])
+        number = 1 + sum(r.agent == result.agent for r in group[:i])
+        more = f", {result.meta['config'][setting]}" if setting else f" ({number})" if number > 1 else ""
+        out.append(result.agent + more)
+    return out
+
+
+def _told_apart_by(alike: Sequence[Results]) -> str | None:
+    """The first setting of several results that is a word and different in all of them."""
+    configs = [r.meta.get("config", {}) for r in alike]
+    for name in sorted(configs[0]) if len(alike) > 1 else ():
+        values = [config.get(name) for config in configs]
+        if all(isinstance(v, str) for v in values) and len(set(values)) == len(values):
+            return name
+    return None
 
 
 def one_group(results: Sequence[Results]) -> list[Entry]:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from metarl.errors import InvalidValueError
+from metarl.figures import grouped
 from metarl.report import adaptation_figure, paths_figure, save_figure, table_text, trial_figure, write_report
 from metarl.results import Results
 
@@ -168,6 +169,19 @@ def test_sections_are_one_per_family_and_split(whole: str):
 def test_results_of_one_agent_have_names_of_their_own():
     rows = table_text([make_results(), make_results()]).splitlines()[4:]
     assert [row.split("|")[1].strip() for row in rows] == ["maml", "maml", "maml (2)", "maml (2)"]
+
+
+def test_results_of_one_agent_are_told_apart_by_a_word_of_their_settings():
+    """By the first that is a word and different in all of them; numbers and lists are no names."""
+    configs = [
+        {"hidden": [8], "memory": memory, "lr": lr, "kind": "same"} for memory, lr in (("gru", 0.1), ("lstm", 0.2))
+    ]
+    both = [make_results("rl2"), make_results("maml"), make_results("rl2")]
+    for result, config in zip(both[::2], configs, strict=True):
+        result.meta["config"] = config
+    assert [e.label for e in grouped(both)[0]] == ["rl2, gru", "maml", "rl2, lstm"]
+    both[2].meta["config"] = configs[0]
+    assert [e.label for e in grouped(both)[0]] == ["rl2", "maml", "rl2 (2)"]
 
 
 def test_details_hold_config_seeds_versions_hash_and_the_finite_note(tmp_path: Path, whole: str):
