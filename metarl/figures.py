@@ -133,7 +133,8 @@ def _labels(group: Sequence[Results]) -> list[str]:
 def _told_apart_by(alike: Sequence[Results]) -> str | None:
     """The first setting of several results that is a word and different in all of them."""
     configs = [r.meta.get("config", {}) for r in alike]
-    for name in sorted(configs[0]) if len(alike) > 1 else ():
+    names: list[str] = sorted(configs[0]) if len(alike) > 1 else []
+    for name in names:
         values = [config.get(name) for config in configs]
         if all(isinstance(v, str) for v in values) and len(set(values)) == len(values):
             return name
