@@ -242,8 +242,10 @@ def settings() -> str:
         after = f", after the {steps(before, row):.0f} of {before}" if before else ""
         million = f"{steps(study, row) - (steps(before, row) if before else 0.0):.1f}{after}"
         batch = str(found["config"]["meta_batch_size"])
-        rows.append([f"{study}, `{row}`", str(found["iterations"]), batch, million, f"`{', '.join(changed)}`"])
-    head = ["study, row", "meta-updates", "trials in each", "million steps", "what differs from the defaults of `rl2`"]
+        device = "GPU" if "--device cuda" in found["command"] else "CPU"
+        sizes = [str(found["iterations"]), batch, million, device]
+        rows.append([f"{study}, `{row}`", *sizes, f"`{', '.join(changed)}`"])
+    head = ["study, row", "meta-updates", "trials in each", "million steps", "on", "what differs from `rl2`'s defaults"]
     return table(head, rows) + (
         "\n\nThe learning rate falls to 0 over the meta-updates, the entropy bonus over the part of them that "
         "`entropy_anneal` says (all of them by default)."

@@ -26,6 +26,7 @@ from point_navigation import trained_run
 import metarl
 from metarl.errors import InvalidValueError, did_you_mean
 from metarl.results import Results
+from metarl.runs import Run
 
 HERE = Path(__file__).parent
 RESULTS, TUNED = HERE / "results", HERE / "tuned.json"
@@ -181,6 +182,15 @@ def tuned(study: str, row: str) -> dict[str, Any]:
     return dict(found["chosen"][study][row])
 
 
+def trained_on(options: Options, name: str, row: str) -> str:
+    """The device of a row's trainings, which may be evaluated elsewhere; refuses a row of several."""
+    runs = [Run.open(options.runs / name / row / f"seed{seed}") for seed in options.seeds]
+    devices = sorted({str(run.config["device"]) for run in runs})
+    if len(devices) != 1:
+        raise InvalidValueError(f"device of the runs of {name}, {row}", devices, "the same for every seed")
+    return devices[0]
+
+
 def measured(agents: list[metarl.Agent], name: str, row: str, options: Options) -> Results:
     """Lifetime returns on held-out tasks; what happened in each episode as a mean over tasks."""
     study = STUDIES[name]
@@ -192,7 +202,8 @@ def measured(agents: list[metarl.Agent], name: str, row: str, options: Options) 
         agents, tasks, k=(study.episodes,), episodes=1, modes=("sampled",), trials=study.trials, rows_at_once=at_once
     )
     slim(results)
-    seeds = " --seeds " + " ".join(map(str, options.seeds)) + f" --device {options.device}" if training else ""
+    device = trained_on(options, name, row) if training else ""
+    seeds = " --seeds " + " ".join(map(str, options.seeds)) + f" --device {device}" if training else ""
     tasks_given = "" if options.tasks == TASKS else f" --tasks {options.tasks}"
     results.meta["command"] = f"python experiments/trials.py --studies {name} --agents {row}{seeds}{tasks_given}"
     results.meta["iterations"] = training.iterations if training else 0

@@ -59,6 +59,20 @@ def test_results_say_what_they_began_with(studies: dict[str, Study], tmp_path: P
     assert meta["command"].endswith("--studies long --agents rl2 --seeds 0 --device cpu --tasks 6")
 
 
+def test_the_command_names_the_device_that_trained(studies: dict[str, Study], tmp_path: Path) -> None:
+    """A run of a GPU that is evaluated on the CPU; runs of both are no row."""
+    options = Options(runs=tmp_path, tasks=6, seeds=(0, 1))
+    agents = [trials.trained(options, "short", "rl2", seed) for seed in (0, 1)]
+    files = [tmp_path / "short" / "rl2" / f"seed{seed}" / "config.json" for seed in (0, 1)]
+    texts = [file.read_text().replace('"device": "cpu"', '"device": "cuda"') for file in files]
+    files[0].write_text(texts[0])
+    with pytest.raises(metarl.InvalidValueError, match="device of the runs of short, rl2"):
+        trials.measured(agents, "short", "rl2", options)
+    files[1].write_text(texts[1])
+    command = trials.measured(agents, "short", "rl2", options).meta["command"]
+    assert command.endswith("--seeds 0 1 --device cuda --tasks 6")
+
+
 def test_every_row_can_be_trained() -> None:
     """Its settings are rl2's, its batch is not empty, and what it begins with is shorter and has the same network."""
     shape = ("memory", "hidden", "reward_coef", "separate_value")
