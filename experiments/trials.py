@@ -88,9 +88,9 @@ def _studies() -> dict[str, Study]:
     common = {"normalize_rewards": True, "gae_lambda": 0.8, "entropy_coef": 0.01}
     far = {"gae_lambda": 0.95, "discount": 1.0, "entropy_coef": 0.02}  # exploring a bandit pays late
     told = {"hidden": 64, "normalize_rewards": True, "reward_coef": 1.0, "max_grad_norm": 2.0}
-    short = Training(far | told | {"meta_batch_size": 1000, "entropy_coef": 0.01, "entropy_anneal": 0.5}, 800)
+    short = Training(far | told | {"meta_batch_size": 1000, "entropy_coef": 0.01, "entropy_anneal": 0.5}, 1600)
     long = Training(far | told | {"meta_batch_size": 500}, 500)
-    longer = Training(long.settings | {"entropy_coef": 0.04, "entropy_anneal": 0.7}, 800)
+    longer = Training(long.settings | {"entropy_coef": 0.05, "entropy_anneal": 0.7}, 1600)
     trained = {(10, 5): short, (10, 10): short, (100, 5): long, (100, 10): longer}
     changed = ("thompson_sampling-beta22", "optimistic_thompson_sampling-5")
     for n in (10, 100, 500):
@@ -105,9 +105,9 @@ def _studies() -> dict[str, Study]:
         rl2 = {"rl2": Training(common | small, 700)} if n == 10 else {}
         if n == 10:
             rl2 |= {"rl2-transformer": transformer(10 * n, gae_lambda=0.8, entropy_coef=0.03)}
-        if n == 25:  # goes on with what was trained on shorter trials, with less of everything
-            less = transformer(10 * n, gae_lambda=0.8, entropy_coef=0.03, meta_batch_size=100, learning_rate=4e-4)
-            rl2 |= {"rl2-transformer": Training(less.settings, 60, "mdp-n10")}
+        if n == 25:  # goes on with what was trained on shorter trials
+            less = transformer(10 * n, gae_lambda=0.8, entropy_coef=0.03, entropy_anneal=0.8, learning_rate=5e-4)
+            rl2 |= {"rl2-transformer": Training(less.settings, less.iterations, "mdp-n10")}
         rows = MDPS + (tuple(f"{name}-prior0" for name in MDPS if name != "beb") if n <= 25 else ())
         out[f"mdp-n{n}"] = Study("metarl/TabularMDP-v0", n, rows, rl2)
     rl2 = {"rl2": Training(common | {"hidden": 64, "meta_batch_size": 320}, 200)}
