@@ -164,10 +164,10 @@ def agents() -> str:
 
 
 def speed() -> str:
-    """The benchmark's ratios, in three runs: gradient-based agents, agents with a memory, those on a GPU."""
-    names = ("speed.json", "speed_rl2.json", "speed_rl2_cuda.json")
-    first, second, third = (json.loads((RESULTS / name).read_text()) for name in names)
-    return f"{speed_table(first)}\n\n{memory_speed_table(second)}\n\n{memory_speed_table(third)}"
+    """The benchmark's ratios: gradient-based agents on a CPU and on a GPU, then agents with a memory."""
+    names = ("speed.json", "speed_cuda.json", "speed_rl2.json", "speed_rl2_cuda.json")
+    runs = [json.loads((RESULTS / name).read_text()) for name in names]
+    return "\n\n".join(f(run) for f, run in zip([speed_table] * 2 + [memory_speed_table] * 2, runs, strict=True))
 
 
 def speed_table(data: dict[str, Any]) -> str:
@@ -176,21 +176,28 @@ def speed_table(data: dict[str, Any]) -> str:
     sides = data["details"]["meta_iteration"]
     took = {name: {k: statistics.median(v) for k, v in side.items()} for name, side in sides.items()}
     memory = data["details"]["memory"]["bytes_peak"] / 2**20
+    device = f"{data['options']['threads']} threads on {data['cpu']}, {data['cores']} cores"
+    held = "memory at its peak, Python and PyTorch included"
+    if data.get("cuda"):
+        device, held = f"one {data['cuda']}", "the GPU's memory at its peak"
+        memory = data["details"]["memory"]["bytes_peak_cuda"] / 2**20
     thinned = ""
     if "stride 5" in took:
         thinned = (
             f" With one sample in five in the Fisher-vector products (`fvp_stride=5`) it takes "
             f"{took['stride 5']['seconds_total']:.2f} s, {took['stride 5']['sampling_share']:.1%} of it sampling."
         )
+    parts = "(b) one exact MAML-TRPO meta-iteration, 40 tasks x 20 episodes x 100 steps, "
+    parts += "beside the same update task by task"
+    if "a" in data["options"]["only"]:
+        parts = f"(a) 40 tasks x 20 slots with a 2x100 policy per task, no training; {parts}"
     return (
         f"Environment steps per second, medians of {data['options']['repeats']} interleaved repeats with "
-        f"{data['options']['threads']} threads on {data['cpu']}, {data['cores']} cores: (a) 40 tasks x 20 slots with a "
-        "2x100 policy per task, no training; (b) one exact MAML-TRPO meta-iteration, 40 tasks x 20 episodes x 100 "
-        "steps, beside the same update task by task.\n\n"
+        f"{device}: {parts}.\n\n"
         + table(["", "beside", "metarl", "other", "ratio"], rows)
         + f"\n\nThe meta-iteration takes {took['metarl']['seconds_total']:.2f} s, "
-        f"{took['metarl']['sampling_share']:.1%} of it sampling, and {memory:,.0f} MiB of memory at its peak, Python "
-        f"and PyTorch included.{thinned}{speed_many_tasks(data['details'])}"
+        f"{took['metarl']['sampling_share']:.1%} of it sampling, and {memory:,.0f} MiB of {held}.{thinned}"
+        f"{speed_many_tasks(data['details'])}"
     )
 
 
@@ -238,7 +245,7 @@ def speed_many_tasks(details: dict[str, Any]) -> str:
     most = max(case["tasks"] for case in cases)
     parts = [
         f"{case['memory'].get('bytes_peak_cuda', case['memory']['bytes_peak']) / 2**30:.1f} GiB at its peak and "
-        f"{statistics.median(case['seconds']['total']):,.0f} s ("
+        f"{statistics.median(case['seconds']['total']):,.3g} s ("
         f"{'exact' if case['stride'] == 1 else 'stride ' + str(case['stride'])})"
         for case in cases
         if case["tasks"] == most
