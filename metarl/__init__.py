@@ -13,7 +13,7 @@ from metarl.results import Results
 from metarl.rng import Rng
 from metarl.rollout import Budget, Rollout, Trials
 from metarl.runs import Run, train
-from metarl.tasks import Choice, FlatDirichlet, LogUniform, Normal, Tasks, Uniform
+from metarl.tasks import Choice, FlatDirichlet, Integers, LogUniform, Normal, Tasks, Uniform
 from metarl.vector import MetaEnv, MetaVectorEnv
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Family",
     "FlatDirichlet",
     "GymFamily",
+    "Integers",
     "InvalidValueError",
     "LogUniform",
     "MetaEnv",

@@ -252,7 +252,7 @@ def pure_functions(subject: Subject) -> Iterator[str]:
 
 def no_host_reads(subject: Subject) -> Iterator[str]:
     """Torch functions never read a value back to Python, and stay on the task's device (shown by fake tensors)."""
-    if not subject.torch:
+    if not subject.torch or subject.family.on_host:
         return
     family, values = copy.deepcopy(subject.family), subject.tasks().values
     n, shape = subject.count, family.action_space.shape

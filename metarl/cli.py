@@ -30,7 +30,7 @@ from metarl.check import check_family
 from metarl.errors import DivergedWarning, InvalidValueError, MetaRLError, did_you_mean, verbatim
 from metarl.evaluation import evaluate
 from metarl.family import Family
-from metarl.registry import agent_class, agents, families, load_entry_point
+from metarl.registry import agent_class, agents, families
 from metarl.report import table_text, write_report
 from metarl.results import Results
 from metarl.runs import Interrupted, Run
@@ -180,7 +180,10 @@ def run_list(options: ListOptions) -> None:
     """`metarl list`."""
     console.print("[bold]Families[/bold]")
     for id in sorted(families):
-        build = load_entry_point(families[id].entry_point)
+        if not families[id].available:
+            console.print(f"  {id}  [dim]needs pip install 'metarl\\[{families[id].requires}]'[/dim]")
+            continue
+        build = families[id].load()
         presets = ", ".join(getattr(build, "presets", {})) or "none"
         console.print(f"  {id}  {_first_line(build)}  (presets: {presets})")
     console.print("[bold]Agents[/bold]")

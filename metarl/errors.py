@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable
+from typing import Any
 
 
 class MetaRLError(Exception):
@@ -50,3 +52,34 @@ def did_you_mean(value: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
     listing = f"one of {', '.join(names)}" if names else "a registered name (none is: is the package installed?)"
     return f"{listing} (did you mean {near[0]!r}?)" if near else listing
+
+
+class MissingExtraError(MetaRLError, ImportError):
+    """A family or agent needs an optional package that is not installed.
+
+    Args:
+        user: who needs it.
+        module: the module that could not be imported.
+        extra: the extra of metarl that installs it.
+    """
+
+    def __init__(self, user: str, module: str, extra: str) -> None:
+        self.user, self.module, self.extra = user, module, extra
+        super().__init__(f"{user} needs the package {module}, which is not installed: pip install 'metarl[{extra}]'")
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str, str]]:
+        return type(self), (self.user, self.module, self.extra)
+
+
+def require_extra(user: str, module: str, extra: str) -> Any:
+    """Import an optional package's module, or say which command installs it.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != module.partition(".")[0]:
+            raise  # it is installed and something of its own is missing
+        raise MissingExtraError(user, module.partition(".")[0], extra) from error

@@ -13,9 +13,11 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from metarl.drawing import canvas
 from metarl.errors import InvalidValueError, did_you_mean
 from metarl.rng import Rng
 from metarl.tasks import Distribution, Tasks, TaskSpace, is_finite, make_tasks, on_side, sample_tasks
@@ -103,6 +105,13 @@ class Family:
         return None
 
 
+def _batch_of_one(tree: State) -> State:
+    """NumPy arrays, or a dict or tuple of them, as tensors with a leading axis of 1."""
+    if isinstance(tree, Mapping):
+        return {k: _batch_of_one(v) for k, v in tree.items()}
+    return tuple(_batch_of_one(v) for v in tree) if isinstance(tree, tuple) else torch.as_tensor(tree)[None]
+
+
 class TorchFamily(Family):
     """A family as pure functions over one flat batch of N slots.
 
@@ -114,9 +123,12 @@ class TorchFamily(Family):
     Attributes:
         recordable: whether CUDA rollouts may be recorded and replayed (`metarl.recording`): `reset`, `observe` and
             `step` make no tensor from Python numbers, index with no mask, and what they keep stays where it is.
+        on_host: whether its functions call a library that runs on the CPU, such as MuJoCo: they are then neither traced
+            nor recorded, and may read tensors back.
     """
 
     recordable: ClassVar[bool] = True
+    on_host: ClassVar[bool] = False
 
     def reset(self, task: dict[str, Tensor], rng: Rng) -> State:
         """Start an episode: the state, tensors `[N, ...]`."""
@@ -143,6 +155,31 @@ class TorchFamily(Family):
     def has_optimal_action(self) -> bool:
         """Whether `optimal_action` is implemented."""
         return type(self).optimal_action is not TorchFamily.optimal_action
+
+    def draw(self, axes: Any, state: State, task: dict[str, npt.NDArray[Any]]) -> None:
+        """Draw one environment on matplotlib Axes that are empty and have no ticks; optional.
+
+        Args:
+            axes: where to.
+            state: of one slot, NumPy arrays without the leading axis.
+            task: likewise.
+
+        By default an observation of two numbers is a point, beside the task's landmark, and any other one is bars.
+        """
+        slot = {k: torch.as_tensor(v)[None] for k, v in task.items()}
+        obs = self.observe(_batch_of_one(state), slot)[0].numpy().reshape(-1)
+        if len(obs) != 2:
+            axes.bar(range(len(obs)), obs, color="#0072B2")
+            return
+        low, high = np.min([obs, np.full(2, -1.5)], axis=0), np.max([obs, np.full(2, 1.5)], axis=0)
+        axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
+        axes.plot(*obs, "o", color="#0072B2", markersize=10)
+
+    def frame(
+        self, state: State, task: dict[str, npt.NDArray[Any]], size: tuple[int, int] = (256, 256)
+    ) -> npt.NDArray[np.uint8]:
+        """A picture of one environment, `uint8 [height, width, 3]`; arguments as in `draw`."""
+        return canvas(size).frame(lambda axes: self.draw(axes, state, task))
 
 
 APPLY_MODES = ("options", "set_task", "kwargs", "attrs")

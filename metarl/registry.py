@@ -8,6 +8,7 @@ calls `register_family` or `register_agent` when it is imported (or called). The
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import json
 import re
@@ -19,21 +20,41 @@ from typing import Any
 
 import gymnasium as gym
 
-from metarl.errors import InvalidValueError, did_you_mean
+from metarl.errors import InvalidValueError, MissingExtraError, did_you_mean
 from metarl.family import Family, GymFamily, check_family_fields
 from metarl.tasks import TaskSpace
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9_\-]+/[A-Za-z0-9_\-]+-v\d+")
 Factory = str | Callable[..., Any]
+EXTRAS = {"digits": "sklearn"}  # where the package that an extra brings has another name than the extra
 
 
 @dataclass(frozen=True)
 class FamilySpec:
-    """How to build a family: `entry_point` is `"module:Class"` or a callable, called with `kwargs`."""
+    """How to build a family: `entry_point` is `"module:Class"` or a callable, called with `kwargs`.
+
+    `requires` names the extra of metarl, and the package that it brings, without which the family cannot be built.
+    """
 
     id: str
     entry_point: Factory
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    requires: str = ""
+
+    @property
+    def available(self) -> bool:
+        """Whether what it requires is installed."""
+        return not self.requires or importlib.util.find_spec(EXTRAS.get(self.requires, self.requires)) is not None
+
+    def load(self) -> Any:
+        """The class or function that builds it.
+
+        Raises:
+            MissingExtraError: what it requires is not installed.
+        """
+        if not self.available:
+            raise MissingExtraError(self.id, EXTRAS.get(self.requires, self.requires), self.requires)
+        return load_entry_point(self.entry_point)
 
 
 families: dict[str, FamilySpec] = {}
@@ -46,6 +67,7 @@ def register_family(
     *,
     env: str | Callable[..., Any] | None = None,
     task_space: TaskSpace | None = None,
+    requires: str = "",
     **kwargs: Any,
 ) -> None:
     """Make a family known by its id, to metarl and to Gymnasium (`gym.make`, `gym.make_vec`).
@@ -56,6 +78,7 @@ def register_family(
             when first used. Left out for the any-Gymnasium form.
         env: any-Gymnasium form: a Gymnasium id or a callable that builds the environment.
         task_space: any-Gymnasium form: parameter name to distribution.
+        requires: the extra of metarl, such as "mujoco", without which the family cannot be built.
         kwargs: keywords for the constructor; JSON-able where the Gymnasium spec must be.
     """
     if not isinstance(id, str) or not ID_PATTERN.fullmatch(id):
@@ -69,7 +92,7 @@ def register_family(
     assert entry_point is not None
     if id in families:
         gym.registry.pop(id, None)  # ours: the later registration counts, as when a module is loaded again
-    families[id] = FamilySpec(id, entry_point, kwargs)
+    families[id] = FamilySpec(id, entry_point, kwargs, requires)
     gym.register(
         id,
         entry_point="metarl.vector:make_env",
@@ -105,7 +128,7 @@ def make_family(id: str | Family, **kwargs: Any) -> Family:
         hint = "; if a file of yours registers it: --load FILE.py"
         raise InvalidValueError("family", name, did_you_mean(name, families) + hint)
     spec = families[name]
-    build = load_entry_point(spec.entry_point)
+    build = spec.load()
     presets: Mapping[str, Mapping[str, Any]] = getattr(build, "presets", {})
     if preset and preset not in presets:
         raise InvalidValueError(f"preset of {name}", preset, did_you_mean(preset, presets))

@@ -294,8 +294,9 @@ def play(
 
 def is_recorded(agent: Player, slots: Slots) -> bool:
     """Whether rollouts are CUDA graphs: both sides say they are a fixed sequence of kernels on one CUDA device."""
-    on_cuda = isinstance(slots, TorchSlots) and slots.device.type == "cuda" and slots.family.recordable
-    return on_cuda and agent.recordable
+    if not (isinstance(slots, TorchSlots) and slots.device.type == "cuda"):
+        return False
+    return slots.family.recordable and not slots.family.on_host and agent.recordable
 
 
 def _play(

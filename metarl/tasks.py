@@ -164,6 +164,41 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Integers:
+    """Whole numbers from low to high, both included, each as likely and each element alike.
+
+    Values are float32, which holds whole numbers up to 2**24 exactly.
+    """
+
+    low: int
+    high: int
+    shape: tuple[int, ...] = ()
+    kind: ClassVar[str] = "integers"
+
+    def __post_init__(self) -> None:
+        _check_sizes("Integers", self.shape)
+        whole = all(isinstance(x, int) and abs(x) <= 1 << 24 for x in (self.low, self.high))
+        if not (whole and self.low < self.high):
+            raise InvalidValueError("Integers(low, high)", (self.low, self.high), "ints up to 2**24 with low < high")
+
+    def sample(self, rng: Rng) -> Tensor:
+        """One value per slot: `float32 [N, *shape]`."""
+        count = self.high - self.low + 1
+        if not self.shape:
+            return (self.low + rng.integers(count)).float()
+        return self.low + (rng.uniform(*self.shape) * count).floor().clamp(max=count - 1)
+
+    def contains(self, values: Array) -> npt.NDArray[np.bool_]:
+        """Elementwise: is a value whole and in the range?"""
+        whole: npt.NDArray[np.bool_] = values == np.round(values)
+        return (values >= self.low) & (values <= self.high) & whole
+
+    def describe(self) -> str:
+        """The range in words."""
+        return f"{'whole numbers' if self.shape else 'a whole number'} in [{self.low}, {self.high}]"
+
+
+@dataclass(frozen=True)
 class FlatDirichlet:
     """Uniform on the simplex over the last axis: Dirichlet(1, ..., 1)."""
 
@@ -192,9 +227,9 @@ def _frozen(value: Any) -> Any:
     return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
 
 
-Distribution = Uniform | LogUniform | Normal | Choice | FlatDirichlet
+Distribution = Uniform | LogUniform | Normal | Choice | Integers | FlatDirichlet
 TaskSpace = Mapping[str, Distribution]
-_KINDS: dict[str, type[Any]] = {d.kind: d for d in (Uniform, LogUniform, Normal, Choice, FlatDirichlet)}
+_KINDS: dict[str, type[Any]] = {d.kind: d for d in (Uniform, LogUniform, Normal, Choice, Integers, FlatDirichlet)}
 
 
 def space_to_dict(space: TaskSpace) -> dict[str, dict[str, Any]]:
@@ -218,9 +253,16 @@ def space_from_dict(data: Mapping[str, Mapping[str, Any]]) -> dict[str, Distribu
 
 def is_finite(space: TaskSpace) -> bool:
     """Whether a space holds so few tasks (at most 16) that train and test cannot be told apart."""
-    if not all(isinstance(d, Choice) for d in space.values()):
-        return False
-    return math.prod(len(d.values) for d in space.values() if isinstance(d, Choice)) <= 16
+    return math.prod(_count(d) for d in space.values()) <= 16
+
+
+def _count(dist: Distribution) -> float:
+    """How many values a distribution has."""
+    if isinstance(dist, Choice):
+        return len(dist.values)
+    if isinstance(dist, Integers):
+        return float(dist.high - dist.low + 1) ** math.prod(dist.shape)
+    return math.inf
 
 
 def content_hash(values: Mapping[str, Array]) -> npt.NDArray[np.int64]:
