@@ -73,6 +73,17 @@ class BernoulliBandit(TorchFamily):
         """Exact by dynamic programming over the arms' counts, where their number allows; see `bayes_value`."""
         return bayes_value(episodes, self.k) if bayes_states(episodes, self.k) <= MAX_BAYES_STATES else None
 
+    def draw(self, axes: Any, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
+        """The arms' probabilities, the best one's in orange."""
+        draw_arms(axes, task["p"])
+
+
+def draw_arms(axes: Any, p: npt.NDArray[Any]) -> None:
+    """Bars of probabilities `[k]` between two lines at 0 and 1, the highest in orange."""
+    axes.bar(range(len(p)), p, color=["tab:orange" if i == p.argmax() else "tab:blue" for i in range(len(p))])
+    axes.hlines([0, 1], -0.6, len(p) - 0.4, color="0.6", linewidth=1)
+    axes.set(xlim=(-0.6, len(p) - 0.4), ylim=(-0.05, 1.05), aspect="auto")
+
 
 def bayes_states(n: int, k: int) -> int:
     """How many sets of k arms' counts have at most n - 1 pulls in all (arms are exchangeable)."""

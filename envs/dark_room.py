@@ -17,13 +17,15 @@ Version history: v0, first.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
-from metarl.envs.grid_navi import MOVES, Floats, Ints, expected_visits, move, random_walk, toward
+from metarl.envs.grid_navi import MOVES, Floats, Ints, draw_grid, expected_visits, move, random_walk, toward
 from metarl.errors import InvalidValueError
 from metarl.family import TorchFamily
 from metarl.rng import Rng
@@ -82,6 +84,10 @@ class DarkRoom(TorchFamily):
     def landmarks(self, tasks: Tasks) -> npt.NDArray[np.float32]:
         """The goals."""
         return tasks.values["goal"]
+
+    def draw(self, axes: Any, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
+        """The agent (disc) and the goal's cell (star)."""
+        draw_grid(axes, self.size, state, {"*": task["goal"]})
 
 
 class DarkKeyToDoor(TorchFamily):
@@ -144,6 +150,14 @@ class DarkKeyToDoor(TorchFamily):
     def landmarks(self, tasks: Tasks) -> npt.NDArray[np.float32]:
         """The doors, where an episode should end."""
         return tasks.values["door"]
+
+    def draw(self, axes: Any, state: dict[str, npt.NDArray[Any]], task: dict[str, npt.NDArray[Any]]) -> None:
+        """The agent (disc), the door (D), and the key (K), which is carried once it was taken."""
+        carried = bool(state["has_key"])
+        marked = {"$D$": task["door"]} if carried else {"$D$": task["door"], "$K$": task["key"]}
+        draw_grid(axes, self.size, state["cell"], marked)
+        if carried:
+            axes.plot(*state["cell"], marker="$K$", color="white", markersize=70 / self.size)
 
 
 def _random_return(size: int, horizon: int, key: Ints, door: Ints) -> Floats:

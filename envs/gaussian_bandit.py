@@ -80,6 +80,10 @@ class GaussianBandit(TorchFamily):
         """Exact where nothing can be learnt in time: the prior mean, 0. No exact value is known otherwise."""
         return 0.0 if episodes == 1 or self.k == 1 else None
 
+    def draw(self, axes: Any, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
+        """The arms' means, the best one's in orange, and a standard deviation of their rewards to either side."""
+        _draw(axes, task["mean"], np.full(self.k, self.noise_std), 3.0 * self.mean_std + self.noise_std)
+
 
 class DeceptiveBandit(TorchFamily):
     """A safe arm 0 of known pay, and k - 1 unknown arms that are worse on average and better at best.
@@ -134,6 +138,22 @@ class DeceptiveBandit(TorchFamily):
     def bayes_optimal_return(self, episodes: int) -> float | None:
         """Exact for a single pull: the better of the safe arm and the prior mean, 0. Not known otherwise."""
         return max(self.safe, 0.0) if episodes == 1 else None
+
+    def draw(self, axes: Any, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
+        """As in `GaussianBandit`, the safe arm (left) with a line at what it pays."""
+        means = np.concatenate([[self.safe], task["mean"]])
+        noise = np.concatenate([[0.0], np.full(self.k - 1, self.noise_std)])
+        _draw(axes, means, noise, max(3.0 * self.mean_std + self.noise_std, abs(self.safe)))
+        axes.axhline(self.safe, color="tab:green", linewidth=1.5, linestyle="--")
+
+
+def _draw(axes: Any, means: npt.NDArray[Any], noise: npt.NDArray[Any], reach: float) -> None:
+    """Bars of means `[k]` up or down from 0, the highest in orange, and standard deviations `[k]` around them."""
+    color = ["tab:orange" if i == means.argmax() else "tab:blue" for i in range(len(means))]
+    axes.bar(range(len(means)), means, color=color)
+    axes.vlines(range(len(means)), means - noise, means + noise, color="0.3", linewidth=2)
+    axes.axhline(0.0, color="0.6", linewidth=1)
+    axes.set(xlim=(-0.6, len(means) - 0.4), ylim=(-reach, reach), aspect="auto")
 
 
 def _check(name: str, k: int, least: int, mean_std: float, noise_std: float) -> None:

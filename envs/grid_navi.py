@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -102,6 +102,23 @@ class GridNavi(TorchFamily):
     def landmarks(self, tasks: Tasks) -> npt.NDArray[np.float32]:
         """The goals."""
         return tasks.values["goal"]
+
+    def draw(self, axes: Any, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
+        """The agent (disc) and the goal's cell (star); hatched: cells that are never the goal."""
+        draw_grid(axes, self.size, state, {"*": task["goal"]})
+        axes.fill([-0.5, 1.5, 1.5, -0.5], [-0.5, -0.5, 1.5, 1.5], hatch="///", fill=False, edgecolor="0.8", zorder=0)
+
+
+def draw_grid(axes: Any, size: int, cell: npt.NDArray[Any], marked: dict[str, npt.NDArray[Any]]) -> None:
+    """A grid of `size` x `size` cells, some of them filled and marked (matplotlib marker to cell), and the agent."""
+    lines = np.arange(-0.5, size)
+    axes.hlines(lines, -0.5, size - 0.5, color="0.75", linewidth=1)
+    axes.vlines(lines, -0.5, size - 0.5, color="0.75", linewidth=1)
+    for marker, (x, y) in marked.items():
+        axes.fill([x - 0.5, x + 0.5, x + 0.5, x - 0.5], [y - 0.5, y - 0.5, y + 0.5, y + 0.5], color="#fde2c4")
+        axes.plot(x, y, marker=marker, color="tab:orange", markersize=150 / size)
+    axes.plot(*cell, "o", color="tab:blue", markersize=130 / size)
+    axes.set(xlim=(-0.6, size - 0.4), ylim=(-0.6, size - 0.4), aspect="equal")
 
 
 def move(cell: Tensor, action: Tensor, size: int) -> Tensor:

@@ -136,3 +136,23 @@ class PointNavigation(TorchFamily):
     def landmarks(self, tasks: Tasks) -> npt.NDArray[np.float32]:
         """The goals."""
         return self.goal(tasks.tensors()).numpy()
+
+    def draw(self, axes: Any, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
+        """The point (disc), the goal (star) with the radius that pays, and where goals may lie (grey)."""
+        goal = self.goal({k: torch.as_tensor(v)[None] for k, v in task.items()})[0].numpy()
+        reach = max({"square": 0.8, "semicircle": 1.3, "corners": 2.6}[self.goals], 1.1 * float(np.abs(state).max()))
+        axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+        if self.goals == "square":
+            axes.fill([-0.5, 0.5, 0.5, -0.5], [-0.5, -0.5, 0.5, 0.5], color="0.93")
+        elif self.goals == "semicircle":
+            angle = np.linspace(0.0, math.pi, 64)
+            axes.plot(np.cos(angle), np.sin(angle), color="0.85", linewidth=2)
+        else:
+            axes.plot([-CORNER, -CORNER, CORNER, CORNER], [-CORNER, CORNER, -CORNER, CORNER], "*", color="0.8", ms=16)
+        if self.reward != "dense":
+            radius = SPARSE_RADIUS if self.reward == "sparse" else CORNER_RADIUS
+            circle = goal + radius * np.stack([np.cos(edge := np.linspace(0, 2 * math.pi, 64)), np.sin(edge)], -1)
+            axes.fill(*circle.T, color="tab:orange", alpha=0.2, linewidth=0)
+        axes.plot(0.0, 0.0, "+", color="0.5", markersize=12)
+        axes.plot(*goal, "*", color="tab:orange", markersize=22)
+        axes.plot(*state, "o", color="tab:blue", markersize=12)

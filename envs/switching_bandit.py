@@ -23,6 +23,7 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
+from metarl.envs.bernoulli_bandit import draw_arms
 from metarl.errors import InvalidValueError
 from metarl.family import TorchFamily
 from metarl.rng import Rng
@@ -89,3 +90,13 @@ class SwitchingBandit(TorchFamily):
             "floor": (now * p.mean(-1)).sum(1).numpy(),
             "informed_optimum": (now * p.amax(-1)).sum(1).numpy(),
         }
+
+    def draw(self, axes: Any, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
+        """The present arms' probabilities, the best one's in orange; below, the trial's changes and the present."""
+        slot = {k: torch.as_tensor(v)[None] for k, v in task.items()}
+        draw_arms(axes, task["p"][int(self.segment(torch.as_tensor(state)[None], slot)[0])])
+        x = (-0.5 + self.k * task["when"], -0.5 + self.k * float(state) / self.horizon)
+        axes.hlines(-0.2, -0.5, self.k - 0.5, color="0.6", linewidth=2)
+        axes.plot(x[0], np.full_like(x[0], -0.2), "|", color="black", markersize=16, markeredgewidth=2)
+        axes.plot(x[1], -0.2, "o", color="tab:green", markersize=10)
+        axes.set_ylim(-0.35, 1.05)

@@ -8,6 +8,8 @@ R(s, a) ~ N(1, 1). Start: state 0. End: none before the horizon of 10. Version h
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -89,3 +91,17 @@ class TabularMDP(TorchFamily):
         for _ in range(self.horizon):
             value = reward + torch.einsum("nst,nt->ns", transition, value)
         return {"floor": value[:, 0].numpy(), "informed_optimum": best.numpy()}
+
+    def draw(self, axes: Any, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
+        """States on a circle, the present one ringed; green: its best action pays well on average, red: badly.
+
+        A line's width is the probability of that next state under the action that makes it likeliest.
+        """
+        angle = np.pi / 2 - 2 * np.pi * np.arange(self.states) / self.states
+        x, y, now = np.cos(angle), np.sin(angle), int(state)
+        for other, p in enumerate(task["transition"][now].max(0)):
+            axes.plot([x[now], x[other]], [y[now], y[other]], color="0.65", linewidth=12 * p, zorder=1)
+        best, size = task["reward"].max(1), min(600.0, 12_000.0 / self.states)
+        edges = ["black" if i == now else "white" for i in range(self.states)]
+        axes.scatter(x, y, size, best, cmap="RdYlGn", vmin=0.0, vmax=4.0, edgecolors=edges, linewidths=4, zorder=2)
+        axes.set(xlim=(-1.3, 1.3), ylim=(-1.3, 1.3), aspect="equal")

@@ -2,6 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
+from metarl.adopt import adopt
 from metarl.agent import Agent, make_agent
 from metarl.check import check_family
 from metarl.errors import DivergedWarning, InvalidValueError, MetaRLError
@@ -40,6 +41,7 @@ __all__ = [
     "Trials",
     "Uniform",
     "__version__",
+    "adopt",
     "check_family",
     "evaluate",
     "make_agent",

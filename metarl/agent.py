@@ -137,7 +137,12 @@ def make_agent(
     for key in overrides:
         if key not in known:
             raise InvalidValueError(f"hyperparameter of {name}", key, did_you_mean(key, known))
-    agent: Agent = cls(make_family(family), replace(cast("Any", config), **overrides), seed, resolve_device(device))
+    built = make_family(family)
+    adapts = (cls.adapt, cls.interact) != (Agent.adapt, Agent.interact)
+    if built.switches and adapts and not cls.remembers:
+        expected = f"one whose task stays: each adaptation step of {name} would begin the schedule of tasks anew"
+        raise InvalidValueError(f"family of {name}", built.id, expected)
+    agent: Agent = cls(built, replace(cast("Any", config), **overrides), seed, resolve_device(device))
     return agent
 
 

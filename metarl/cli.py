@@ -25,12 +25,14 @@ from rich.table import Column
 from rich.text import Text
 
 import metarl
+from metarl.adopt import parse_parameters
 from metarl.agent import Agent, make_agent
+from metarl.animation import watch
 from metarl.check import check_family
 from metarl.errors import DivergedWarning, InvalidValueError, MetaRLError, did_you_mean, verbatim
 from metarl.evaluation import evaluate
 from metarl.family import Family
-from metarl.registry import agent_class, agents, families
+from metarl.registry import agent_class, agents, families, make_family
 from metarl.report import table_text, write_report
 from metarl.results import Results
 from metarl.runs import Interrupted, Run
@@ -59,8 +61,16 @@ class ResumeOptions:
 class TrainOptions:
     """Meta-train an agent on a family's train tasks."""
 
-    family: str
+    family: str | None = None
     """Family id, for example metarl/PointNavigation-v0, or ID:PRESET."""
+    env: str | None = None
+    """In place of a family: a registered Gymnasium id, whose attributes --param makes the task."""
+    param: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Of --env, repeated: NAME=LOW:HIGH, NAME=log:LOW:HIGH, NAME=int:LOW:HIGH, NAME=normal:MEAN:STD or NAME=A,B,C."""
+    apply: Literal["attrs", "options", "set_task", "kwargs", "seed"] = "attrs"
+    """Of --env: how a task reaches it."""
+    horizon: int | None = None
+    """Of --env: steps per episode; by default its own time limit."""
     iterations: int = 100
     """Meta-updates."""
     out: Path | None = None
@@ -113,6 +123,36 @@ class ReportOptions:
     """Directory for report.html."""
     title: str = "metarl report"
     """Heading."""
+
+
+@dataclass(frozen=True)
+class WatchOptions:
+    """Film an agent in one task: an episode after 0, ..., k adaptation steps, side by side."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """Run directory, or the name of an agent that needs no training."""
+    family: str | None = None
+    """Family id; by default the run's own."""
+    k: tuple[int, ...] = (3,)
+    """Adaptation steps: the last one (the panels are then 0, ..., k), or those to show."""
+    task: int = 0
+    """Number of the task in the split."""
+    split: str = "test"
+    """test, train, or the name of an out-of-distribution split."""
+    task_seed: int = 0
+    """Seed of the split."""
+    mode: Literal["mean", "sampled"] = "mean"
+    """Actions."""
+    seed: int = 0
+    """Of the evaluation's randomness: metarl eval with the same seed plays the same episodes."""
+    out: Path | None = None
+    """A .gif, or an .mp4 where ffmpeg is installed; by default RUN/results/SPLIT-taskTASK.gif."""
+    size: int = 256
+    """Width of a panel in pixels."""
+    fps: float | None = None
+    """Frames per second; by default the film lasts about four seconds."""
+    device: Device = "cpu"
+    """Where to play."""
 
 
 @dataclass(frozen=True)
@@ -197,12 +237,35 @@ def _first_line(thing: Any) -> str:
 
 def run_train(name: str, options: Any) -> None:
     """`metarl train AGENT --family ID`."""
-    agent = make_agent(name, options.family, seed=options.seed, device=options.device, config=options.config)
+    family = _family_of(options)
+    agent = make_agent(name, family, seed=options.seed, device=options.device, config=options.config)
     if not agent.learns:
         raise InvalidValueError("agent", name, f"one that learns; {name} can be evaluated as it is: metarl eval {name}")
-    out = options.out or Path("runs") / f"{name}-{options.family.split('/')[-1].replace(':', '-')}-seed{options.seed}"
+    label = (options.env or family.id.partition("{")[0]).split("/")[-1].replace(":", "-")
+    out = options.out or Path("runs") / f"{name}-{label}-seed{options.seed}"
     run = Run.create(out, agent, options.iterations, options.checkpoint_every)
     _train(run, agent, 0)
+
+
+def _family_of(options: TrainOptions) -> Family:
+    """What `--family`, or `--env` with `--param`, says."""
+    if (options.family is None) == (options.env is None):
+        given = verbatim("missing" if options.family is None else "given beside --env")
+        raise InvalidValueError("--family", given, "either --family ID, or --env ID with --param NAME=LOW:HIGH")
+    if options.family is not None:
+        if options.param:
+            raise InvalidValueError("--param", options.param[0], "--env ID beside it; a family has its own task space")
+        return make_family(options.family)
+    if not options.param:
+        raise InvalidValueError(
+            "--param", verbatim("missing"), f"NAME=LOW:HIGH, a range of an attribute of {options.env}"
+        )
+    keywords: dict[str, Any] = {"env": options.env, "params": parse_parameters(options.param)}
+    if options.apply != "attrs":
+        keywords["apply"] = options.apply
+    if options.horizon is not None:
+        keywords["horizon"] = options.horizon
+    return make_family("metarl/Gymnasium-v0", **keywords)
 
 
 def run_resume(options: ResumeOptions) -> None:
@@ -246,6 +309,18 @@ def run_report(options: ReportOptions) -> None:
     if not files:
         raise InvalidValueError("sources", "nothing", "run directories or results files")
     console.print(f"wrote {write_report([Results.load(f) for f in files], options.out, title=options.title)}")
+
+
+def run_watch(options: WatchOptions) -> None:
+    """`metarl watch RUN`."""
+    loaded, _, where = _load((options.run,), options.family, options.device)
+    out = options.out or where / "results" / f"{options.split}-task{options.task}.gif"
+    settings: Any = {"mode": options.mode, "split": options.split, "task_seed": options.task_seed, "seed": options.seed}
+    k: Any = options.k[0] if len(options.k) == 1 else options.k
+    returns = watch(loaded[0], options.task, k, out, **settings, size=options.size, fps=options.fps)
+    for steps, value in returns.items():
+        console.print(f"k = {steps}: return {value:.2f}")
+    console.print(f"wrote {out}")
 
 
 def run_check_family(options: CheckFamilyOptions) -> None:
@@ -396,6 +471,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "list": (ListOptions, run_list),
     "eval": (EvalOptions, run_eval),
     "report": (ReportOptions, run_report),
+    "watch": (WatchOptions, run_watch),
     "check-family": (CheckFamilyOptions, run_check_family),
     "quickstart": (QuickstartOptions, run_quickstart),
 }

@@ -32,6 +32,7 @@ class Canvas:
     def frame(self, draw: Callable[[Axes], object]) -> Pixels:
         """What `draw` draws on empty axes without ticks: `uint8 [H, W, 3]`."""
         self._axes.clear()
+        self._axes.set_aspect("auto")  # not cleared with the rest
         self._axes.set_xticks([])
         self._axes.set_yticks([])
         draw(self._axes)

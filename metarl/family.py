@@ -7,6 +7,7 @@ horizon in the same way, and neither ever redraws a task in `reset`.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -37,6 +38,7 @@ class Family:
         task_space: parameter name to distribution.
         ood: name of an out-of-distribution split to the parameters that differ there and their distributions.
         terminates: whether `terminated` can ever be true; False lets the engine skip looking.
+        switches: whether the task changes within a trial (`metarl.switching`).
         presets: preset name to constructor keywords, for the papers that differ.
         source: the paper that defines the family.
     """
@@ -48,6 +50,7 @@ class Family:
     task_space: TaskSpace
     ood: Mapping[str, TaskSpace] = {}
     terminates: bool = True
+    switches: bool = False
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     source: str = ""
 
@@ -127,12 +130,16 @@ class TorchFamily(Family):
             nor recorded, and may read tensors back.
     """
 
-    recordable: ClassVar[bool] = True
-    on_host: ClassVar[bool] = False
+    recordable: bool = True
+    on_host: bool = False
 
     def reset(self, task: dict[str, Tensor], rng: Rng) -> State:
         """Start an episode: the state, tensors `[N, ...]`."""
         raise NotImplementedError(f"{type(self).__name__}.reset")
+
+    def next_episode(self, state: State, task: dict[str, Tensor], rng: Rng) -> State:
+        """Start a trial's next episode after one that ended in `state`; like the first one, unless overridden."""
+        return self.reset(task, rng)
 
     def observe(self, state: State, task: dict[str, Tensor]) -> Tensor:
         """What the agent sees: `[N, *observation_space.shape]`."""
@@ -182,21 +189,30 @@ class TorchFamily(Family):
         return canvas(size).frame(lambda axes: self.draw(axes, state, task))
 
 
-APPLY_MODES = ("options", "set_task", "kwargs", "attrs")
+APPLY_MODES = ("options", "set_task", "kwargs", "attrs", "seed")
+STEPPING = ("auto", "sync", "async")
+NUMERIC = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Dict, spaces.Tuple)
 
 
 class GymFamily(Family):
     """Any Gymnasium environment with a task space.
+
+    Observations that are not one Box or Discrete space (Dict, Tuple, MultiDiscrete, MultiBinary) are flattened into a
+    Box, without the texts of a Dict, and pixels, numbers from 0 to 255, are divided by 255.
 
     Args:
         env: a registered Gymnasium id, or a callable that builds the environment.
         task_space: parameter name to distribution.
         apply: how a task reaches the environment before each episode. "options": `reset(options=task)`; "set_task":
             `env.set_task(task)`; "kwargs": the environment is built anew with the task as keywords whenever the task
-            changes; "attrs": attributes of the unwrapped environment; or a callable `(env, task)`.
-        horizon: steps per episode; by default the id's `max_episode_steps`.
+            changes; "attrs": attributes of the unwrapped environment, and those that Gymnasium's own environments
+            derive from them (`metarl.family.DERIVED`); "seed": the only parameter, whole numbers, seeds every reset, so
+            that a task is one layout; or a callable `(env, task)`.
+        horizon: steps per episode; by default the environment's own time limit.
         ood: named out-of-distribution splits.
         env_kwargs: keywords for building the environment.
+        stepping: "sync" steps all environments in this process, "async" shares them among processes, one for each core;
+            "auto" measures a step and takes what should be faster. They play the same.
     """
 
     def __init__(
@@ -207,17 +223,28 @@ class GymFamily(Family):
         horizon: int | None = None,
         ood: Mapping[str, TaskSpace] | None = None,
         env_kwargs: Mapping[str, Any] | None = None,
+        stepping: str = "auto",
     ) -> None:
         if not callable(apply) and apply not in APPLY_MODES:
             raise InvalidValueError("apply", apply, f"{did_you_mean(str(apply), APPLY_MODES)}, or callable")
-        self.env, self.apply, self.env_kwargs = env, apply, dict(env_kwargs or {})
+        if stepping not in STEPPING:
+            raise InvalidValueError("stepping", stepping, did_you_mean(str(stepping), STEPPING))
+        if apply == "seed" and len(task_space) != 1:
+            expected = "one parameter, the seed, because apply is 'seed'"
+            raise InvalidValueError("task_space", sorted(task_space), expected)
+        self.env, self.apply, self.env_kwargs, self.stepping = env, apply, dict(env_kwargs or {}), stepping
         self.task_space, self.ood = dict(task_space), dict(ood or {})
         self.horizon = 0 if horizon is None else horizon
         probe = self.make_env(self.tasks("train", 1))
         try:
-            limit = probe.spec.max_episode_steps if probe.spec is not None else None
-            self.horizon = horizon or limit or 0
+            self.horizon = horizon or time_limit(probe) or 0
             self.observation_space, self.action_space = probe.observation_space, probe.action_space
+            for name in self.task_space if apply == "attrs" else ():
+                if not hasattr(probe.unwrapped, name):
+                    numbers = [k for k, v in vars(probe.unwrapped).items() if isinstance(v, (int, float, np.ndarray))]
+                    known = [k for k in numbers if k[0] != "_" and not isinstance(getattr(probe.unwrapped, k), bool)]
+                    owner = type(probe.unwrapped).__name__
+                    raise InvalidValueError("task_space", name, f"an attribute of {owner}: {did_you_mean(name, known)}")
         finally:
             probe.close()
         if self.horizon < 1:
@@ -227,12 +254,54 @@ class GymFamily(Family):
         """The user's environment, with the task as keywords where that is how it is applied."""
         if callable(self.env):
             env = self.env(**self.env_kwargs, **task)
-            return gym.wrappers.TimeLimit(env, self.horizon) if self.horizon else env
-        return gym.make(self.env, max_episode_steps=self.horizon or None, **self.env_kwargs, **task)
+            env = gym.wrappers.TimeLimit(env, self.horizon) if self.horizon else env
+        else:
+            env = gym.make(self.env, max_episode_steps=self.horizon or None, **self.env_kwargs, **task)
+        return numeric(env)
 
     def make_env(self, task: Tasks) -> TaskedEnv:
         """One environment that plays `task` (a set of one)."""
         return TaskedEnv(self, task_dict(task))
+
+    def task_at(self, task: dict[str, Any], episode: int) -> dict[str, Any]:
+        """What is applied in an episode of a trial (from 0): the task, unless a family overrides it."""
+        return task
+
+    def visible(self) -> GymFamily:
+        """The same family, whose environments are built with `render_mode="rgb_array"`."""
+        seen = copy.copy(self)
+        seen.env_kwargs = self.env_kwargs | {"render_mode": "rgb_array"}
+        return seen
+
+
+def numeric(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    """The environment with observations that networks take: a Box or Discrete space, pixels from 0 to 1."""
+    if isinstance(env.observation_space, spaces.Dict):
+        parts = env.observation_space.spaces
+        numbers = [key for key, part in parts.items() if isinstance(part, NUMERIC)]
+        env = gym.wrappers.FilterObservation(env, numbers) if 0 < len(numbers) < len(parts) else env
+    if not isinstance(env.observation_space, (spaces.Box, spaces.Discrete)):
+        env = gym.wrappers.FlattenObservation(env)
+    space = env.observation_space
+    if not isinstance(space, spaces.Box):
+        return env
+    pixels = (space.low == 0) & (space.high == 255)
+    if not pixels.any():
+        return env
+    scale = np.where(pixels, np.float32(255), np.float32(1))
+    seen = spaces.Box((space.low / scale).astype(np.float32), (space.high / scale).astype(np.float32), dtype=np.float32)
+    return gym.wrappers.TransformObservation(env, lambda obs: np.asarray(obs, dtype=np.float32) / scale, seen)
+
+
+def time_limit(env: gym.Env[Any, Any]) -> int | None:
+    """After how many steps an environment's own time limit ends an episode; None if it has none."""
+    if env.spec is not None and env.spec.max_episode_steps:
+        return int(env.spec.max_episode_steps)
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, gym.wrappers.TimeLimit):
+            return int(env._max_episode_steps)
+        env = env.env
+    return None
 
 
 class TaskedEnv(gym.Wrapper[Any, Any, Any, Any]):
@@ -241,13 +310,13 @@ class TaskedEnv(gym.Wrapper[Any, Any, Any, Any]):
     def __init__(self, family: GymFamily, task: dict[str, Any]) -> None:
         self.family, self.task = family, task
         self.redraw: Callable[[int], dict[str, Any]] | None = None  # episode number to its task; None keeps the task
-        self.episodes = 0
-        self._built_with = task if family.apply == "kwargs" else {}
+        self.episodes = 0  # that were started in this trial
+        self._built_with = family.task_at(task, 0) if family.apply == "kwargs" else {}
         super().__init__(family.build(**self._built_with))
 
     def set_metarl_task(self, task: dict[str, Any]) -> None:
-        """Play `task` from the next reset on."""
-        self.task = task
+        """Play `task` from the next reset on, the first of a trial."""
+        self.task, self.episodes = task, 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Apply the task, then start an episode in it."""
@@ -256,29 +325,50 @@ class TaskedEnv(gym.Wrapper[Any, Any, Any, Any]):
             if self.redraw is not None:
                 raise InvalidValueError("options['task']", options["task"], "none, because redraw is 'episode'")
             options = dict(options)
-            task = options.pop("task")
-            if isinstance(task, (int, np.integer)):
-                task = self.family.tasks("train", 1, start=int(task))
-            self.task = task_dict(task if isinstance(task, Tasks) else self.family.make_tasks(**task))
+            told = options.pop("task")
+            if isinstance(told, (int, np.integer)):
+                told = self.family.tasks("train", 1, start=int(told))
+            self.task = task_dict(told if isinstance(told, Tasks) else self.family.make_tasks(**told))
         if self.redraw is not None:
-            self.task, self.episodes = self.redraw(self.episodes), self.episodes + 1
+            self.task = self.redraw(self.episodes)
+        task = self.family.task_at(self.task, self.episodes)
+        self.episodes += 1
         if callable(apply):
-            apply(self.env, self.task)
+            apply(self.env, task)
         elif apply == "options":
-            options = {**(options or {}), **self.task}
+            options = {**(options or {}), **task}
         elif apply == "set_task":
-            self.env.get_wrapper_attr("set_task")(self.task)
+            self.env.get_wrapper_attr("set_task")(task)
         elif apply == "attrs":
-            for name, value in self.task.items():
-                if not hasattr(self.unwrapped, name):
-                    raise InvalidValueError("task_space", name, f"an attribute of {type(self.unwrapped).__name__}")
-                setattr(self.unwrapped, name, value)
-        elif not _same_task(self._built_with, self.task):
+            set_attributes(self.unwrapped, task)
+        elif apply == "seed":
+            seed = int(*task.values())
+        elif not _same_task(self._built_with, task):
             if seed is None:  # the new environment goes on where the old one's generator was
                 seed = int(self.env.unwrapped.np_random.integers(1 << 31))
             self.env.close()
-            self.env, self._built_with = self.family.build(**self.task), self.task
+            self.env, self._built_with = self.family.build(**task), task
         return self.env.reset(seed=seed, options=options)
+
+
+# What Gymnasium's own environments compute once from attributes that may be a task: class to derived attributes.
+DERIVED: dict[str, Callable[[Any], Mapping[str, float]]] = {
+    "gymnasium.envs.classic_control.cartpole.CartPoleEnv": lambda env: {
+        "total_mass": env.masspole + env.masscart,
+        "polemass_length": env.masspole * env.length,
+    },
+}
+
+
+def set_attributes(env: Any, values: Mapping[str, Any]) -> None:
+    """Set attributes of an unwrapped environment, and those that its class is known to derive from them."""
+    for name, value in values.items():
+        if not hasattr(env, name):
+            raise InvalidValueError("task_space", name, f"an attribute of {type(env).__name__}")
+        setattr(env, name, value)
+    for cls in type(env).__mro__:
+        for name, value in DERIVED.get(f"{cls.__module__}.{cls.__qualname__}", lambda _: {})(env).items():
+            setattr(env, name, value)
 
 
 def task_dict(tasks: Tasks, row: int = 0) -> dict[str, Any]:

@@ -119,6 +119,10 @@ def linear_baseline(
     # [T, R, E, F] -> [R, T * E, F]
     rows = (phi * weight.unsqueeze(-1)).transpose(0, 1).flatten(1, 2).double()
     target = (returns * weight).transpose(0, 1).flatten(1, 2).unsqueeze(-1).double()
-    gram = rows.transpose(1, 2) @ rows + ridge * torch.eye(phi.shape[-1], dtype=torch.float64, device=phi.device)
-    coef = torch.linalg.solve(gram, rows.transpose(1, 2) @ target).squeeze(-1).to(phi.dtype)
+    columns = rows.transpose(1, 2)
+    dual = rows.shape[1] < rows.shape[2]  # fewer samples than features, as from images: the same fit by samples
+    gram = rows @ columns if dual else columns @ rows
+    gram += ridge * torch.eye(gram.shape[-1], dtype=torch.float64, device=phi.device)
+    solved = columns @ torch.linalg.solve(gram, target) if dual else torch.linalg.solve(gram, columns @ target)
+    coef = solved.squeeze(-1).to(phi.dtype)
     return torch.einsum("tref,rf->tre", phi, coef), coef

@@ -54,7 +54,10 @@ def make_slots(family: Family, n: int, device: torch.device | str = "cpu") -> Sl
     if isinstance(family, TorchFamily):
         return TorchSlots(family, n, torch.device(device))
     if isinstance(family, GymFamily):
-        return GymSlots(family, n, torch.device(device))
+        from metarl.workers import WorkerSlots, worker_count
+
+        count = worker_count(family, n)
+        return GymSlots(family, n, torch.device(device)) if count < 2 else WorkerSlots(family, n, device, count)
     raise InvalidValueError("family", type(family).__name__, "a TorchFamily or a GymFamily")
 
 
@@ -122,7 +125,7 @@ class TorchSlots:
                 rng.rekey(mask, fold_in(keys.to(self.device), purpose), self.clock)
         if tasks is not None:
             self.task = tree_where(mask, tasks.tensors(self.device), self.task)
-        fresh = self.family.reset(self.task, self._reset_rng.seek(self.clock))
+        fresh = self.family.next_episode(self.state, self.task, self._reset_rng.seek(self.clock))
         self.state = fresh if mask is self._always else tree_where(mask, fresh, self.state)
         self.t = torch.where(mask, torch.zeros_like(self.t), self.t)
         return self.family.observe(self.state, self.task)

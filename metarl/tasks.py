@@ -223,21 +223,58 @@ class FlatDirichlet:
         return "non-negative numbers that sum to 1 over the last axis"
 
 
+@dataclass(frozen=True)
+class Repeated:
+    """Several independent values of one distribution, along a new first axis: a schedule of tasks."""
+
+    distribution: Uniform | LogUniform | Normal | Choice | Integers | FlatDirichlet
+    count: int
+    kind: ClassVar[str] = "repeated"
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.count, int) and self.count > 0):
+            raise InvalidValueError("Repeated.count", self.count, "a whole number, at least 1")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one value."""
+        return (self.count, *self.distribution.shape)
+
+    def sample(self, rng: Rng) -> Tensor:
+        """One value per slot: `float32 [N, count, ...]`."""
+        return torch.stack([self.distribution.sample(rng) for _ in range(self.count)], 1)
+
+    def contains(self, values: Array) -> npt.NDArray[np.bool_]:
+        """Elementwise: does an element belong to the distribution?"""
+        parts = values.reshape(-1, *self.distribution.shape)
+        return cast("npt.NDArray[np.bool_]", self.distribution.contains(parts).reshape(values.shape))
+
+    def describe(self) -> str:
+        """The support in words."""
+        return f"{self.count} times {self.distribution.describe()}"
+
+
 def _frozen(value: Any) -> Any:
     return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
 
 
-Distribution = Uniform | LogUniform | Normal | Choice | Integers | FlatDirichlet
+Distribution = Uniform | LogUniform | Normal | Choice | Integers | FlatDirichlet | Repeated
 TaskSpace = Mapping[str, Distribution]
-_KINDS: dict[str, type[Any]] = {d.kind: d for d in (Uniform, LogUniform, Normal, Choice, Integers, FlatDirichlet)}
+_KINDS: dict[str, type[Any]] = {
+    d.kind: d for d in (Uniform, LogUniform, Normal, Choice, Integers, FlatDirichlet, Repeated)
+}
 
 
 def space_to_dict(space: TaskSpace) -> dict[str, dict[str, Any]]:
     """A task space as JSON-able data."""
-    return {
-        name: {"kind": dist.kind, **{f.name: getattr(dist, f.name) for f in fields(dist)}}
-        for name, dist in space.items()
-    }
+    return {name: _distribution_to_dict(dist) for name, dist in space.items()}
+
+
+def _distribution_to_dict(dist: Distribution) -> dict[str, Any]:
+    held = {f.name: getattr(dist, f.name) for f in fields(dist)}
+    if isinstance(dist, Repeated):
+        held["distribution"] = _distribution_to_dict(dist.distribution)
+    return {"kind": dist.kind, **held}
 
 
 def space_from_dict(data: Mapping[str, Mapping[str, Any]]) -> dict[str, Distribution]:
@@ -246,6 +283,10 @@ def space_from_dict(data: Mapping[str, Mapping[str, Any]]) -> dict[str, Distribu
     for name, entry in data.items():
         if entry.get("kind") not in _KINDS:
             raise InvalidValueError(f"task_space.{name}.kind", entry.get("kind"), did_you_mean("", _KINDS))
+        if entry["kind"] == Repeated.kind:
+            inner: Any = space_from_dict({name: entry["distribution"]})[name]
+            space[name] = Repeated(inner, entry["count"])
+            continue
         arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items() if k != "kind"}
         space[name] = _KINDS[entry["kind"]](**arguments)
     return space
@@ -260,6 +301,8 @@ def _count(dist: Distribution) -> float:
     """How many values a distribution has."""
     if isinstance(dist, Choice):
         return len(dist.values)
+    if isinstance(dist, Repeated):
+        return _count(dist.distribution) ** dist.count
     if isinstance(dist, Integers):
         return float(dist.high - dist.low + 1) ** math.prod(dist.shape)
     return math.inf

@@ -20,6 +20,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
+from metarl.drawing import one_slot
 from metarl.errors import InvalidValueError, did_you_mean
 from metarl.family import Family, GymFamily, TorchFamily, task_dict
 from metarl.registry import make_family
@@ -28,7 +29,9 @@ from metarl.slots import TorchSlots
 from metarl.tasks import Tasks
 
 REDRAW = ("never", "episode")
-GYM_KEYWORDS = ("split", "task_seed", "redraw")
+RENDER_MODES = (None, "rgb_array")
+METADATA = {"render_modes": ["rgb_array"], "render_fps": 15}
+GYM_KEYWORDS = ("split", "task_seed", "redraw", "render_mode")
 _ENDLESS = 1 << 30
 
 
@@ -45,6 +48,7 @@ class MetaVectorEnv(VectorEnv[Any, Any, Any]):
         redraw: "never", or "episode" to go to a next task of the split whenever an episode starts.
         autoreset_mode: Gymnasium's; NEXT_STEP inserts a step whose action is ignored and whose reward is 0.
         device: where the family is stepped; arrays are NumPy's whatever it is.
+        render_mode: "rgb_array" lets `render` return a picture of each environment, `uint8 [height, width, 3]`.
         kwargs: for the family's constructor.
     """
 
@@ -58,8 +62,11 @@ class MetaVectorEnv(VectorEnv[Any, Any, Any]):
         redraw: str = "never",
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         device: str = "cpu",
+        render_mode: str | None = None,
         **kwargs: Any,
     ) -> None:
+        if render_mode not in RENDER_MODES:
+            raise InvalidValueError("render_mode", render_mode, "None or 'rgb_array'")
         if redraw not in REDRAW:
             raise InvalidValueError("redraw", redraw, did_you_mean(str(redraw), REDRAW))
         self.family = make_family(family, **kwargs)
@@ -67,8 +74,8 @@ class MetaVectorEnv(VectorEnv[Any, Any, Any]):
             raise InvalidValueError("family", self.family.id, "a torch family; gym.make_vec serves the other form")
         self.num_envs, self.split, self.task_seed, self.redraw = num_envs, split, task_seed, redraw
         self.autoreset_mode = _autoreset_mode(autoreset_mode)
-        self.metadata = {"autoreset_mode": self.autoreset_mode, "render_modes": []}
-        self.render_mode = None
+        self.metadata = {"autoreset_mode": self.autoreset_mode, **METADATA}
+        self.render_mode = render_mode
         self.single_observation_space = self.family.observation_space
         self.single_action_space = self.family.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -179,6 +186,15 @@ class MetaVectorEnv(VectorEnv[Any, Any, Any]):
         self._over = self._over & ~mask
         return self._numpy(self.slots.restart(torch.from_numpy(mask.copy()).to(self.slots.device), self.tasks, keys))
 
+    def render(self) -> tuple[Any, ...] | None:
+        """A picture of each environment, `uint8 [height, width, 3]`; None without `render_mode="rgb_array"`."""
+        if self.render_mode is None:
+            return None
+        if not self._begun:
+            raise gym.error.ResetNeeded("call reset() before render()")
+        state, task = self.slots.state, self.slots.task
+        return tuple(self.slots.family.frame(one_slot(state, i), one_slot(task, i)) for i in range(self.num_envs))
+
     def _next_tasks(self) -> Tasks:
         index = np.arange(self.num_envs) + self.num_envs * self._episodes
         return self.family.tasks_at(self.split, index, self.task_seed)
@@ -212,7 +228,12 @@ class MetaEnv(gym.Env[Any, Any]):
             self.vector.single_observation_space,
             self.vector.single_action_space,
         )
-        self.metadata = {"render_modes": []}
+        self.metadata, self.render_mode = METADATA, self.vector.render_mode
+
+    def render(self) -> Any:
+        """A picture, `uint8 [height, width, 3]`; None without `render_mode="rgb_array"`."""
+        frames = self.vector.render()
+        return None if frames is None else frames[0]
 
     @property
     def task(self) -> dict[str, Any]:
@@ -267,6 +288,7 @@ def _make_gym_env(
     split: str = "train",
     task_seed: int = 0,
     redraw: str = "never",
+    render_mode: str | None = None,
     **unknown: Any,
 ) -> gym.Env[Any, Any]:
     """Environment `number` of `count`; with `redraw="episode"` its episode e plays task `number + count * e`."""
@@ -276,7 +298,10 @@ def _make_gym_env(
         raise InvalidValueError("redraw", redraw, did_you_mean(str(redraw), REDRAW))
     if task is not None and redraw == "episode":
         raise InvalidValueError("task", task, "none, because redraw is 'episode'")
-    env = family.make_env(resolve_task(family, task, split, task_seed))
+    if render_mode not in RENDER_MODES:
+        raise InvalidValueError("render_mode", render_mode, "None or 'rgb_array'")
+    shown = family.visible() if render_mode else family
+    env = shown.make_env(resolve_task(family, task, split, task_seed))
     if redraw == "episode":
         env.redraw = lambda episode: task_dict(family.tasks(split, 1, task_seed, start=number + count * episode))
     return env

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import ClassVar
 
 import gymnasium as gym
@@ -14,6 +15,27 @@ import metarl
 from metarl import registry
 
 torch.set_num_threads(1)
+LARGE = {"metarl/MetaWorldML10-v0", "metarl/MetaWorldML45-v0"}  # dozens of environments: tests/test_meta_world.py
+LONG, SHORT = 100, 12  # horizons that contract tests play, and what they play of longer ones
+
+
+def contract_ids(presets: bool = False) -> list[str]:
+    """Ids of the registered families that can be built here: what contract tests loop over."""
+    out = []
+    for name, spec in registry.families.items():
+        if spec.available and name not in LARGE:
+            chosen = getattr(spec.load(), "presets", {}) if presets else ()
+            out += [name, *(f"{name}:{preset}" for preset in chosen)]
+    return out
+
+
+@functools.cache
+def contract_family(id: str) -> metarl.Family:
+    """A family for contract tests, its episodes cut short where they are long."""
+    family = metarl.make_family(id)
+    if family.horizon > LONG:
+        family.horizon = SHORT
+    return family
 
 
 @pytest.fixture

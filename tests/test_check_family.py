@@ -11,24 +11,19 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from conftest import SHORT, contract_family, contract_ids
 from gymnasium.spaces import Box, Dict
 
 import metarl
-from metarl import check, registry
+from metarl import check
 from metarl.check import check_family
 from metarl.tasks import sample_tasks
 
 
-def ids():
-    """Every registered family, and every preset of it."""
-    for name, spec in registry.families.items():
-        presets = getattr(registry.load_entry_point(spec.entry_point), "presets", {})
-        yield from (name, *(f"{name}:{preset}" for preset in presets))
-
-
-@pytest.mark.parametrize("family", list(ids()))
+@pytest.mark.parametrize("family", contract_ids(presets=True))
 def test_registered_families_keep_the_contract(family):
-    assert check_family(family) == []
+    built = contract_family(family)
+    assert check_family(family if built.horizon != SHORT else built) == []
 
 
 class Reach(metarl.TorchFamily):

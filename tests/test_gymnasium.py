@@ -7,6 +7,7 @@ import json
 import gymnasium as gym
 import numpy as np
 import pytest
+from conftest import contract_ids
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
@@ -14,16 +15,21 @@ from gymnasium.vector import AutoresetMode
 import metarl
 from metarl import InvalidValueError
 
-FAMILIES = sorted(id for id in metarl.registry.families if id.startswith("metarl/"))
+FAMILIES = sorted(contract_ids())
+OWN = [
+    id for id in FAMILIES if isinstance(metarl.make_family(id), metarl.TorchFamily)
+]  # the others wrap an environment
 PRESETS = ["metarl/BernoulliBandit-v0:k10", "metarl/PointNavigation-v0:semicircle", "metarl/PointNavigation-v0:corners"]
 UNBOUNDED = "ignore:.*Box observation space (min|max)imum value is -?infinity:UserWarning"
+ACTIONS = "ignore:.*symmetric and normalized space:UserWarning"  # papers' boxes are what they are
 STEP_TO_GOAL = {"goal": [0.3, -0.2]}
 
 
-@pytest.mark.filterwarnings(UNBOUNDED)
-@pytest.mark.parametrize("id", FAMILIES)
+@pytest.mark.filterwarnings(UNBOUNDED, ACTIONS)
+@pytest.mark.parametrize("id", OWN)
 def test_gymnasiums_checker(id):
-    check_env(gym.make(id).unwrapped)
+    on_host = metarl.make_family(id).on_host  # their pictures need OpenGL
+    check_env(gym.make(id).unwrapped, skip_render_check=on_host)
 
 
 @pytest.mark.filterwarnings(UNBOUNDED)
@@ -165,7 +171,8 @@ def test_seeds_reproduce(id):
         return np.concatenate(outs)
 
     assert np.array_equal(play(3), play(3))
-    nothing_random = ("metarl/PointNavigation-v0", "metarl/DarkRoom-v0", "metarl/GridNavi-v0")
+    nothing_random = {f"metarl/{name}-v0" for name in ("PointNavigation", "DarkRoom", "GridNavi", "TMaze", "Switching")}
+    nothing_random |= {"metarl/MiniGrid-v0", "metarl/MetaWorldML1-v0"}  # the task fixes the layout
     if id not in nothing_random:
         assert not np.array_equal(play(3), play(4))
 
@@ -178,8 +185,34 @@ def test_specs_are_json(id):
     assert data["vector_entry_point"] == "metarl.vector:make_vec_env"
     assert EnvSpec.from_json(spec.to_json()).id == id
     env = gym.make(EnvSpec.from_json(gym.make(id, task=3, split="test").spec.to_json()))
-    expected = gym.make(id, task=3, split="test").unwrapped.task
-    assert all(np.array_equal(env.unwrapped.task[k], v) for k, v in expected.items())
+    expected = gym.make(id, task=3, split="test").get_wrapper_attr("task")
+    assert all(np.array_equal(env.get_wrapper_attr("task")[k], v) for k, v in expected.items())
+
+
+@pytest.mark.parametrize("id", OWN)
+def test_pictures(id):
+    if metarl.make_family(id).on_host:
+        pytest.skip("needs OpenGL: tests/test_mujoco_families.py")
+    env = gym.make(id, render_mode="rgb_array")
+    with pytest.raises(gym.error.ResetNeeded):
+        env.unwrapped.render()
+    env.reset(seed=0)
+    first = env.render()
+    assert first.shape == (256, 256, 3)
+    assert first.dtype == np.uint8
+    assert len(np.unique(first.reshape(-1, 3), axis=0)) > 2
+    assert gym.make(id).unwrapped.render() is None
+    vector = metarl.MetaVectorEnv(id, 2, render_mode="rgb_array")
+    vector.reset(seed=0)
+    assert [frame.shape for frame in vector.render()] == [(256, 256, 3)] * 2
+
+
+def test_any_gymnasium_environments_are_rendered():
+    env = gym.make("metarl/Gymnasium-v0", render_mode="rgb_array")
+    env.reset(seed=0)
+    assert env.render().shape == (400, 600, 3)
+    with pytest.raises(InvalidValueError, match="render_mode is 'human', expected None or 'rgb_array'"):
+        metarl.MetaEnv("metarl/GridNavi-v0", render_mode="human")
 
 
 def test_a_made_environments_spec_makes_it_again():

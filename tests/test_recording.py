@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import contract_family, contract_ids
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
@@ -14,7 +15,7 @@ from torch.utils._pytree import tree_flatten
 import metarl
 from metarl.family import TorchFamily
 from metarl.recording import LARGEST, Recorder, Recording, map_tensors
-from metarl.registry import agents, families
+from metarl.registry import agents
 from metarl.rollout import Budget, Rollout, SlotPool, Trials, _play, is_recorded
 from metarl.slots import TorchSlots
 
@@ -22,7 +23,8 @@ META = torch.device("meta")
 MEMORIES = ("gru", "lstm", "transformer")
 FIELDS = ("obs", "action", "reward", "terminated", "truncated", "valid", "last_obs")
 RECORDABLE = [name for name in agents if metarl.registry.agent_class(name).recordable]
-TORCH = [name for name in families if isinstance(metarl.make_family(name), TorchFamily)]
+BUILT = {name: contract_family(name) for name in contract_ids()}
+TORCH = [name for name, family in BUILT.items() if isinstance(family, TorchFamily) and not family.on_host]
 
 
 def rollout_of(value: Tensor) -> Rollout:

@@ -1,0 +1,175 @@
+"""Slots of costly Gymnasium environments, shared among processes.
+
+Each process steps its share with the same engine as a single process would, and randomness is keyed by slot, so the
+number of processes changes nothing but the speed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.errors import InvalidValueError, verbatim
+from metarl.family import GymFamily
+from metarl.slots import GymSlots, Transition
+from metarl.tasks import Tasks
+
+PROBED_STEPS = 20
+MESSAGE_SECONDS = 5e-4  # that a step through pipes costs at least, all processes together
+
+
+def worker_count(family: GymFamily, n: int) -> int:
+    """How many processes should step `n` environments; 1 is this one."""
+    cores = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, n)
+    if family.stepping == "sync" or cores < 2:
+        return 1
+    if family.stepping == "async":
+        return cores
+    saved = step_seconds(family) * (n - n / cores)
+    return cores if saved > 2 * MESSAGE_SECONDS else 1
+
+
+def step_seconds(family: GymFamily) -> float:
+    """What one step of one environment takes, the median of a few; measured once for a family."""
+    found: float | None = getattr(family, "_step_seconds", None)
+    if found is None:
+        env, taken = family.make_env(family.tasks("train", 1)), []
+        try:
+            env.reset(seed=0)
+            env.action_space.seed(0)
+            for _ in range(PROBED_STEPS):
+                action, start = env.action_space.sample(), time.perf_counter()
+                ended = any(env.step(action)[2:4])
+                taken.append(time.perf_counter() - start)
+                if ended:
+                    env.reset(seed=0)
+        finally:
+            env.close()
+        family._step_seconds = found = float(np.median(taken))  # type: ignore[attr-defined]
+    return found
+
+
+class WorkerSlots:
+    """Slots of a `GymFamily` in several processes. Arguments as in `GymSlots`, and how many processes."""
+
+    def __init__(self, family: GymFamily, n: int, device: torch.device | str, count: int) -> None:
+        self.family, self.n, self.device = family, n, torch.device(device)
+        bounds = np.linspace(0, n, count + 1).astype(int)
+        self.shares = [slice(int(a), int(b)) for a, b in itertools.pairwise(bounds)]
+        # forked workers need no importable __main__; where there is no fork, or CUDA forbids it, they are spawned
+        fork = "fork" in multiprocessing.get_all_start_methods() and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        context: Any = multiprocessing.get_context("fork" if fork else "spawn")
+        self.pipes: list[Connection] = []
+        self.processes = []
+        for share in self.shares:
+            ours, theirs = context.Pipe()
+            arguments = (theirs, cloudpickle.dumps(family), share.stop - share.start)
+            process = context.Process(target=_serve, args=arguments, daemon=True)
+            process.start()
+            theirs.close()
+            self.pipes.append(ours)
+            self.processes.append(process)
+
+    def begin(self, tasks: Tasks, keys: Tensor, steps: int) -> Tensor:
+        """See `Slots.begin`."""
+        parts = [(tasks[np.arange(self.n)[share]], keys[share].cpu().numpy(), steps) for share in self.shares]
+        return torch.cat([torch.from_numpy(obs) for obs in self._ask("begin", parts)]).to(self.device)
+
+    def step(self, action: Tensor) -> Transition:
+        """See `Slots.step`."""
+        whole = action.detach().cpu().numpy()
+        answers = self._ask("step", [(whole[share],) for share in self.shares])
+        success = None
+        if any(part[-1] is not None for part in answers):  # a share in which nobody told has no success
+            sizes = [share.stop - share.start for share in self.shares]
+            parts = [np.zeros(k, dtype=bool) if a[-1] is None else a[-1] for a, k in zip(answers, sizes, strict=True)]
+            success = torch.from_numpy(np.concatenate(parts)).to(self.device)
+        joined = [torch.from_numpy(np.concatenate(column)) for column in zip(*(a[:-1] for a in answers), strict=True)]
+        obs, reward, terminated, truncated, final_obs = (x.to(self.device) for x in joined)
+        return Transition(obs, reward, terminated, truncated, final_obs, success)
+
+    def _ask(self, what: str, parts: list[tuple[Any, ...]]) -> list[Any]:
+        """Every worker's answer, in order; what went wrong in one is raised here."""
+        try:
+            for pipe, arguments in zip(self.pipes, parts, strict=True):
+                pipe.send((what, arguments))
+            answers = [pipe.recv() for pipe in self.pipes]
+        except (EOFError, OSError) as error:
+            self.close()
+            expected = "to go on (one died: out of memory?); stepping='sync' uses none"
+            raise InvalidValueError(
+                f"environment processes of {self.family.id}", verbatim("ended"), expected
+            ) from error
+        for fine, answer in answers:
+            if not fine:
+                self.close()
+                raised, trace = cloudpickle.loads(answer)
+                raised.add_note(f"in a process that steps environments of {self.family.id}:\n{trace}")
+                raise raised
+        return [answer for _, answer in answers]
+
+    def close(self) -> None:
+        """Close every environment and end the processes."""
+        for pipe in self.pipes:
+            try:
+                pipe.send(("close", ()))
+                pipe.close()
+            except OSError:
+                pass  # it has ended already
+        for process in self.processes:
+            process.join(timeout=5)
+            if process.is_alive():
+                process.terminate()
+        self.pipes, self.processes = [], []
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _serve(pipe: Connection, pickled: bytes, n: int) -> None:
+    """What a worker does until it is told to close."""
+    torch.set_num_threads(1)
+    slots: GymSlots | None = None
+
+    def begin(tasks: Tasks, keys: np.ndarray[Any, Any], steps: int) -> Any:
+        assert slots is not None
+        return slots.begin(tasks, torch.from_numpy(keys), steps).numpy()
+
+    def step(action: np.ndarray[Any, Any]) -> Any:
+        assert slots is not None
+        return tuple(None if x is None else x.numpy() for x in slots.step(torch.from_numpy(action)))
+
+    calls: dict[str, Callable[..., Any]] = {"begin": begin, "step": step}
+    try:
+        while (message := pipe.recv())[0] != "close":
+            try:
+                if slots is None:
+                    slots = GymSlots(cloudpickle.loads(pickled), n, torch.device("cpu"))
+                answer = (True, calls[message[0]](*message[1]))
+            except Exception as error:
+                answer = (False, _portable(error))
+            pipe.send(answer)
+    except (EOFError, KeyboardInterrupt):
+        pass  # whoever asks has gone
+    if slots is not None:
+        slots.close()
+
+
+def _portable(error: Exception) -> bytes:
+    """An exception and its traceback's text, or their text alone where the exception cannot be pickled."""
+    text = "".join(traceback.format_exception(error))
+    try:
+        return bytes(cloudpickle.dumps((error, text)))
+    except Exception:
+        return bytes(cloudpickle.dumps((RuntimeError(f"{type(error).__name__}: {error}"), text)))
