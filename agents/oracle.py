@@ -32,7 +32,7 @@ class Oracle(Agent):
     def __init__(self, family: Family, config: OracleConfig, seed: int = 0, device: torch.device | str = "cpu") -> None:
         super().__init__(family, config, seed, device)
         if not (isinstance(family, TorchFamily) and family.has_optimal_action):
-            raise InvalidValueError("family of the oracle", family.id, "a torch family that implements optimal_action")
+            raise InvalidValueError("family of oracle", family.id, "a torch family that implements optimal_action")
 
     @property
     def budget(self) -> Budget:

@@ -19,11 +19,10 @@ from typing import Any
 import gradient_bias
 import trial_tables
 import tyro
-from gymnasium.spaces import Discrete
 from point_navigation import SETTINGS
 from trial_tables import table
 
-from metarl import make_family, registry
+from metarl import registry
 from metarl.report import adaptation_figure, save_figure
 from metarl.results import Results
 from metarl.tasks import write_atomic
@@ -132,24 +131,6 @@ def comparison(prefix: str) -> str:
 def padded(values: list[float]) -> list[str]:
     """Four columns."""
     return [f"{v:.2f}" for v in values] + [""] * (4 - len(values))
-
-
-def families() -> str:
-    """The built-in families, from the registry."""
-    rows = []
-    for id in sorted(registry.families):
-        family = make_family(id)
-        doc = (type(family).__doc__ or "").strip().splitlines()[0]
-        known = sorted(family.references(family.tasks("test", 2)))
-        if (best := family.bayes_optimal_return(2)) is not None and best == best:
-            known.append("bayes_optimum")
-        actions = f"{family.action_space.n}" if isinstance(family.action_space, Discrete) else "Box"
-        tasks = "finite: train = test" if family.finite else ", ".join(family.splits)
-        presets = ", ".join(f"`{p}`" for p in type(family).presets) or ""
-        exact = ", ".join(known).replace("_", " ")
-        rows.append([f"`{id}`", doc, presets, actions, str(family.horizon), tasks, exact, family.source])
-    head = ["id", "what", "presets", "actions", "horizon", "splits", "exact references", "source"]
-    return table(head, rows, "---")
 
 
 def agents() -> str:
@@ -277,7 +258,6 @@ def gradients() -> str:
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"picture": picture, "speed": speed, "papers": lambda: f"{navigation()}\n\n{trial_tables.summary()}"},
-    "docs/families.md": {"families": families},
     "docs/agents.md": {"agents": agents},
     "docs/gradients.md": {"gradient_bias": gradients},
     "docs/trials.md": {

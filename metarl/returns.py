@@ -104,6 +104,9 @@ def linear_baseline(
 ) -> tuple[Tensor, Tensor]:
     """Least squares of returns on `linear_features`, one fit per row.
 
+    A row with fewer samples than features is fitted on the features of time alone: the whole fit would pass through
+    every return, and the advantages would be nothing but rounding.
+
     Args:
         obs: `[T, R, E, d]`.
         time: `[T, R, E]`, restarts with every episode.
@@ -114,15 +117,21 @@ def linear_baseline(
     Returns:
         values `[T, R, E]` at every sample, and coefficients `[R, 2 d + 4]`.
     """
-    phi = linear_features(obs, time)
+    phi, of_obs = linear_features(obs, time), 2 * obs.shape[-1]
+    if valid.shape[0] * valid.shape[2] < phi.shape[-1]:  # so it is with every row: nothing so large need be solved
+        values, coef = _least_squares(phi[..., of_obs:], returns, valid, ridge)
+        return values, torch.cat([coef.new_zeros(len(coef), of_obs), coef], -1)
+    enough = valid.sum((0, 2)) >= phi.shape[-1]
+    kept = torch.where(enough.view(1, -1, 1, 1), phi[..., :of_obs], torch.zeros_like(phi[..., :of_obs]))
+    return _least_squares(torch.cat([kept, phi[..., of_obs:]], -1), returns, valid, ridge)
+
+
+def _least_squares(phi: Tensor, returns: Tensor, valid: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """Fits of `[T, R, E]` on features `[T, R, E, F]`: values and coefficients `[R, F]`."""
     weight = valid.to(phi.dtype)
     # [T, R, E, F] -> [R, T * E, F]
     rows = (phi * weight.unsqueeze(-1)).transpose(0, 1).flatten(1, 2).double()
     target = (returns * weight).transpose(0, 1).flatten(1, 2).unsqueeze(-1).double()
-    columns = rows.transpose(1, 2)
-    dual = rows.shape[1] < rows.shape[2]  # fewer samples than features, as from images: the same fit by samples
-    gram = rows @ columns if dual else columns @ rows
-    gram += ridge * torch.eye(gram.shape[-1], dtype=torch.float64, device=phi.device)
-    solved = columns @ torch.linalg.solve(gram, target) if dual else torch.linalg.solve(gram, columns @ target)
-    coef = solved.squeeze(-1).to(phi.dtype)
+    gram = rows.transpose(1, 2) @ rows + ridge * torch.eye(phi.shape[-1], dtype=torch.float64, device=phi.device)
+    coef = torch.linalg.solve(gram, rows.transpose(1, 2) @ target).squeeze(-1).to(phi.dtype)
     return torch.einsum("tref,rf->tre", phi, coef), coef

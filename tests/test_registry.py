@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+import tomllib
+from pathlib import Path
 from types import SimpleNamespace
 
 import gymnasium as gym
@@ -12,6 +15,8 @@ from gymnasium.spaces import Box
 
 import metarl
 from metarl import InvalidValueError
+from metarl.cli import main
+from metarl.errors import MissingExtraError, require_extra
 from metarl.registry import load_entry_point, load_plugins
 
 BUILTIN_FAMILIES = [
@@ -285,3 +290,35 @@ def test_folders_refuse_to_be_top_level_packages(name, monkeypatch):
     monkeypatch.delitem(sys.modules, name, raising=False)
     with pytest.raises(ImportError, match=rf"metarl\.{name}"):
         __import__(name)
+
+
+def test_a_missing_extra_says_which_command_installs_it(scratch_registry, capsys):
+    metarl.register_family("mine/Rare-v0", "rare_module:Rare", requires="rare_package")
+    spec = metarl.registry.families["mine/Rare-v0"]
+    assert not spec.available
+    with pytest.raises(metarl.MetaRLError) as error:
+        metarl.make_family("mine/Rare-v0")
+    sentence = "mine/Rare-v0 needs the package rare_package, which is not installed: pip install 'metarl[rare_package]'"
+    assert str(error.value) == sentence
+    assert isinstance(error.value, ImportError)
+    main(["list"])
+    assert "mine/Rare-v0  needs pip install 'metarl[rare_package]'" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "maml", "--family", "mine/Rare-v0"])
+    assert sentence in capsys.readouterr().err
+
+
+def test_an_extra_whose_package_has_another_name():
+    assert metarl.registry.EXTRAS["digits"] == "sklearn"
+    with pytest.raises(MissingExtraError, match="needs the package no_such_package"):
+        require_extra("mine/Rare-v0", "no_such_package.inner", "rare")
+    assert require_extra("x", "json", "json").dumps(1) == "1"
+    copied = pickle.loads(pickle.dumps(MissingExtraError("a", "b", "c")))
+    assert str(copied) == str(MissingExtraError("a", "b", "c"))
+
+
+def test_every_extra_is_declared():
+    declared = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    extras = {spec.requires for spec in metarl.registry.families.values() if spec.requires}
+    assert extras
+    assert extras <= set(declared["optional-dependencies"])

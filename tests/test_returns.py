@@ -155,3 +155,22 @@ def test_the_time_feature_restarts_with_each_episode(counting):
     running = torch.arange(60).view(-1, 1, 1)
     values, _ = linear_baseline(blind, running, g, rollout.valid)
     assert (values - g).square().mean() > 4.0  # the variance of 1, ..., 10 is 8.25
+
+
+def test_too_few_samples_leave_the_observations_out():
+    # 2 * 3 + 4 = 10 features: 9 samples are fitted on time alone, 10 on everything
+    obs, time = torch.randn(10, 2, 1, 3), 10 * torch.arange(10.0).view(10, 1, 1).expand(10, 2, 1)
+    target = torch.randn(10, 2, 1)
+    valid = torch.ones(10, 2, 1, dtype=torch.bool)
+    valid[9, 1] = False  # one row has a sample less
+    values, coef = linear_baseline(obs, time, target, valid)
+    assert (coef[0, :6] != 0).all()
+    assert (coef[1, :6] == 0).all()
+    assert (coef[1, 6:] != 0).all()
+    alone, its = linear_baseline(obs[:9], time[:9], target[:9], valid[:9])
+    torch.testing.assert_close(its[1], coef[1])
+    assert (its[0, :6] == 0).all()
+    torch.testing.assert_close(alone[:, 1], values[:9, 1])
+    cubic = time / 100 - (time / 100) ** 3
+    fitted, _ = linear_baseline(obs[:9], time[:9], cubic[:9], valid[:9], ridge=1e-9)
+    torch.testing.assert_close(fitted, cubic[:9], atol=1e-4, rtol=0)

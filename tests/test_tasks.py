@@ -15,7 +15,7 @@ from scipy import stats
 
 import metarl
 from metarl import Choice, FlatDirichlet, InvalidValueError, LogUniform, Normal, Tasks, Uniform
-from metarl.tasks import content_hash, on_side, sample_tasks, space_from_dict, space_to_dict
+from metarl.tasks import Repeated, content_hash, on_side, sample_tasks, space_from_dict, space_to_dict
 
 COUNT = 20_000
 
@@ -491,3 +491,54 @@ def test_a_range_holds_its_own_ends():
     for width in ([-2, -2], [3, 3], np.float32([-2, 3])):
         assert len(FAMILY.make_tasks(**{**GOOD, "width": width})) == 1
     assert len(FAMILY.make_tasks(**{**GOOD, "mass": 0.1})) == 1  # .1 in float32 lies above .1
+
+
+def test_integers_are_whole_and_reach_both_ends():
+    family = metarl.GymFamily("CartPole-v1", {"level": metarl.Integers(-2, 3), "x": metarl.Integers(0, 1, (4,))}, str)
+    tasks = family.tasks("train", 600)
+    assert sorted(set(tasks.values["level"].tolist())) == [-2, -1, 0, 1, 2, 3]
+    assert tasks.values["x"].shape == (600, 4)
+    assert set(tasks.values["x"].ravel().tolist()) == {0.0, 1.0}
+    counts = np.bincount((family.tasks("train", 6000).values["level"] + 2).astype(int)) / 6000
+    np.testing.assert_allclose(counts, 1 / 6, atol=0.06)  # a share of the tasks is on the test side
+    with pytest.raises(InvalidValueError, match=r"task.level is 0.5, expected a whole number in \[-2, 3\]"):
+        family.make_tasks(level=0.5, x=[0, 0, 0, 0])
+    for wrong in ((3, 3), (0.0, 2), (0, 1 << 25)):
+        with pytest.raises(InvalidValueError, match=r"Integers\(low, high\)"):
+            metarl.Integers(*wrong)
+
+
+def test_few_integers_are_a_finite_family():
+    space = {"a": metarl.Integers(0, 3), "b": metarl.Choice([1.0, 2.0])}
+    assert metarl.tasks.is_finite(space)
+    assert not metarl.tasks.is_finite({**space, "c": metarl.Integers(0, 2)})
+
+
+def test_repeated_distributions_survive_json():
+    space = {
+        "a": Repeated(metarl.Choice([[0.0, 1.0], [2.0, 3.0]]), 3),
+        "b": Repeated(metarl.Uniform(0.0, 1.0, (2,)), 2),
+    }
+    assert space_from_dict(json.loads(json.dumps(space_to_dict(space)))) == space
+    assert space["a"].shape == (3, 2)
+    values = np.float32([[[0, 1], [2, 3], [0, 1]]])
+    assert space["a"].contains(values).all()
+    assert not space["a"].contains(values + 1).all()
+    assert metarl.tasks.is_finite({"a": space["a"]})  # 2 ** 3
+    with pytest.raises(InvalidValueError, match=r"Repeated.count is 0"):
+        Repeated(metarl.Uniform(0.0, 1.0), 0)
+
+
+def test_tasks_of_another_version_are_refused(tmp_path):
+    family = metarl.make_family("metarl/GridNavi-v0")
+    data = family.tasks("test", 3).to_dict()
+    data["family"] = "metarl/GridNavi-v1"
+    with pytest.raises(InvalidValueError, match="tasks hash"):  # the version is part of what is hashed
+        Tasks.from_dict(data)
+    other = dataclasses.replace(family.tasks("test", 3), family="metarl/GridNavi-v1")
+    other.save(tmp_path / "tasks.json")
+    agent = metarl.make_agent("random", family)
+    with pytest.raises(
+        InvalidValueError, match="family of the tasks is 'metarl/GridNavi-v1', expected 'metarl/GridNavi-v0'"
+    ):
+        metarl.evaluate(agent, Tasks.load(tmp_path / "tasks.json"), k=0)

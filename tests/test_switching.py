@@ -1,0 +1,158 @@
+"""Trials whose task switches between episodes, in both forms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+import metarl
+from metarl import GymFamily, InvalidValueError, Uniform
+from metarl.check import check_family
+from metarl.rng import fold_in, make_key
+from metarl.slots import make_slots
+from metarl.switching import SwitchingGym, SwitchingTorch, switching
+
+POINT = "metarl/PointNavigation-v0"
+SIGNALLED = 'metarl/Switching-v0{"every": 2, "family": "metarl/PointNavigation-v0:semicircle", "signal": true}'
+CART = '{"every": 2, "family": "metarl/Gymnasium-v0", "phases": 2}'
+IDS = [
+    SIGNALLED,
+    'metarl/Switching-v0{"every": 5, "family": "metarl/BernoulliBandit-v0"}',
+    'metarl/Switching-v0{"family": "metarl/GridNavi-v0", "phases": 2}',
+    "metarl/Switching-v0" + CART,
+]
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_the_contract(id):
+    family = metarl.make_family(id)
+    assert family.id == id
+    if family.horizon > 100:
+        family.horizon = family.inner.horizon = 12
+    assert check_family(family) == []
+
+
+class Walk(metarl.TorchFamily):
+    """The reward is the task's value, the state counts steps."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    action_space = spaces.Discrete(2)
+    horizon, terminates = 3, False
+    task_space = {"value": Uniform(0.0, 1.0)}  # noqa: RUF012
+
+    def reset(self, task, rng):
+        return torch.zeros_like(task["value"])
+
+    def observe(self, state, task):
+        return state.unsqueeze(1)
+
+    def step(self, state, action, task, rng):
+        return state + 1, task["value"].clone(), torch.zeros_like(state, dtype=torch.bool)
+
+
+def play(family, tasks, episodes):
+    slots = make_slots(family, len(tasks))
+    steps = family.horizon * episodes
+    first = slots.begin(tasks, fold_in(make_key("x"), torch.arange(len(tasks))), steps)
+    seen, rewards = [first], []
+    for _ in range(steps):
+        out = slots.step(torch.zeros(len(tasks), dtype=torch.int64))
+        seen.append(out.obs)
+        rewards.append(out.reward)
+    slots.close()
+    return torch.stack(seen), torch.stack(rewards).view(episodes, family.horizon, -1)
+
+
+@pytest.mark.parametrize(("every", "phases"), [(1, 2), (1, 3), (2, 3), (3, 2)])
+def test_the_schedule(every, phases):
+    family = switching(Walk(), every, phases)
+    tasks = family.tasks("train", 4)
+    _, rewards = play(family, tasks, 7)
+    values = torch.from_numpy(tasks.values["value"].copy())  # [4, phases]
+    for episode in range(7):
+        expected = values[:, (episode // every) % phases]
+        assert torch.equal(rewards[episode], expected.expand(3, -1)), episode
+    _, again = play(family, tasks, 1)  # a new trial begins the schedule anew
+    assert torch.equal(again[0, 0], values[:, 0])
+
+
+def test_the_signal_marks_the_first_episode_in_a_new_task():
+    family = switching(Walk(), every=2, phases=3, signal=True)
+    assert family.observation_space.shape == (2,)
+    seen, _ = play(family, family.tasks("train", 2), 6)
+    flags = seen[:-1, 0, 1].view(6, 3)
+    assert flags.tolist() == [[0.0] * 3, [0.0] * 3, [1.0] * 3, [0.0] * 3, [1.0] * 3, [0.0] * 3]
+    assert seen[1, 0, 0] == 1  # the family's own observation comes first
+
+
+def test_both_forms_switch_alike():
+    inner = GymFamily("CartPole-v1", {"length": Uniform(0.5, 1.5), "force_mag": Uniform(5.0, 15.0)}, "attrs", horizon=4)
+    family = switching(inner, every=1, phases=2, signal=True)
+    assert isinstance(family, SwitchingGym)
+    task = family.tasks("test", 1)
+    env = family.make_env(task)
+    for episode in range(5):
+        obs, _ = env.reset(seed=episode)
+        assert env.unwrapped.length == pytest.approx(float(task.values["length"][0, episode % 2]))
+        assert env.unwrapped.force_mag == pytest.approx(float(task.values["force_mag"][0, episode % 2]))
+        assert obs.shape == (5,)
+        assert obs[-1] == (episode > 0)
+        assert env.step(0)[0][-1] == (episode > 0)
+
+
+def test_schedules_are_of_the_familys_own_split():
+    family, inner = switching(POINT, phases=3), metarl.make_family(POINT)
+    test, train = family.tasks("test", 8, seed=3), family.tasks("train", 8, seed=3)
+    expected = inner.tasks("test", 24, seed=3).values["goal"].reshape(8, 3, 2)
+    assert np.array_equal(test.values["goal"], expected)
+    assert family.held_out(test).all()
+    assert not family.held_out(train).any()
+    mixed = np.concatenate([test.values["goal"][:, :2], train.values["goal"][:, :1]], 1)
+    assert not family.held_out(family.make_tasks(goal=mixed)).any()  # one train task is enough
+    far = family.tasks("far", 4)
+    assert family.held_out(far).all()
+    assert (np.abs(far.values["goal"]) > 0.5).all()
+
+
+def test_rl2_trains_and_the_oracle_follows_the_switches():
+    agent = metarl.make_agent("rl2", SIGNALLED, hidden=8, meta_batch_size=8, trial_episodes=4)
+    metarl.train(agent, 1)
+    results = metarl.evaluate(agent, k=3, num_tasks=3, episodes=1)
+    assert np.isfinite(results.scores["sampled"]).all()
+    informed = metarl.make_family("metarl/PointNavigation-v0:semicircle")
+    family = switching(informed, every=1, phases=2)
+    assert isinstance(family, SwitchingTorch)
+    oracle = metarl.make_agent("oracle", family)
+    tasks = family.tasks("test", 5)
+    scored = metarl.evaluate(oracle, tasks, k=0, episodes=1).scores["mean"][0, :, 0, 0]
+    phase = informed.make_tasks(angle=tasks.values["angle"][:, 0])
+    np.testing.assert_allclose(scored, informed.references(phase)["informed_optimum"], atol=1e-4)
+
+
+@pytest.mark.parametrize("agent", ["maml", "reptile", "scratch", "sb3"])
+def test_agents_whose_episodes_have_no_order_are_refused(agent):
+    with pytest.raises(InvalidValueError, match=f"family of {agent} is .*"):
+        metarl.make_agent(agent, "metarl/Switching-v0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"every": 0}, "switching.every is 0, expected a whole number, at least 1"),
+        ({"phases": 1}, "switching.phases is 1, expected a whole number, at least 2"),
+        ({"family": "metarl/Switching-v0"}, "expected a family whose task does not switch already"),
+    ],
+)
+def test_wrong_arguments(arguments, sentence):
+    with pytest.raises(InvalidValueError) as caught:
+        switching(**arguments)
+    assert sentence in str(caught.value)
+
+
+def test_a_signal_needs_a_vector():
+    family = metarl.make_family("metarl/GridNavi-v0")
+    family.observation_space = spaces.Discrete(25)
+    with pytest.raises(InvalidValueError, match=r"switching.signal is True, expected False, because observations"):
+        switching(family, signal=True)
