@@ -148,7 +148,18 @@ def speed() -> str:
     """The benchmark's ratios: gradient-based agents on a CPU and on a GPU, then agents with a memory."""
     names = ("speed.json", "speed_cuda.json", "speed_rl2.json", "speed_rl2_cuda.json")
     runs = [json.loads((RESULTS / name).read_text()) for name in names]
-    return "\n\n".join(f(run) for f, run in zip([speed_table] * 2 + [memory_speed_table] * 2, runs, strict=True))
+    tables = [f(run) for f, run in zip([speed_table] * 2 + [memory_speed_table] * 2, runs, strict=True)]
+    return "\n\n".join([*tables, family_speed_table(json.loads((RESULTS / "speed_families.json").read_text()))])
+
+
+def family_speed_table(data: dict[str, Any]) -> str:
+    """Families beside Gymnasium's vector environments."""
+    return (
+        f"Families, environment steps per second, medians of {data['options']['repeats']} interleaved repeats with "
+        f"{data['options']['threads']} threads on {data['cpu']}, {data['cores']} cores "
+        "(`python experiments/benchmark_families.py`): (f) with a policy of 2 x 64 units in the loop, (g) with actions "
+        "drawn beforehand.\n\n" + table(["", "beside", "metarl", "other", "ratio"], speed_rows(data, "fg"))
+    )
 
 
 def speed_table(data: dict[str, Any]) -> str:

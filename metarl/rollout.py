@@ -17,7 +17,7 @@ from torch import Tensor
 from metarl.errors import InvalidValueError, verbatim
 from metarl.family import Family
 from metarl.rng import Rng, fold_in, make_key
-from metarl.slots import Slots, TorchSlots, Transition, make_slots
+from metarl.slots import Slots, TorchSlots, Transition, engine_threads, make_slots
 from metarl.tasks import Tasks
 
 AgentState = dict[str, Tensor]
@@ -281,7 +281,8 @@ def play(
     """
     total = budget.steps if budget.steps is not None else (budget.episodes or 1) * agent.family.horizon
     if not (is_recorded(agent, slots) and isinstance(slots, TorchSlots)):
-        return _play(agent, state, slots, slots.begin(tasks, keys, total), keys, rows, budget, mode, final_obs)
+        with engine_threads(agent.family):
+            return _play(agent, state, slots, slots.begin(tasks, keys, total), keys, rows, budget, mode, final_obs)
 
     def run(given: Mapping[str, Any]) -> tuple[Rollout, AgentState]:
         obs = slots.start(given["task"], given["keys"], total)

@@ -6,7 +6,8 @@ goes on, `final_obs` to the one that was played.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -59,6 +60,24 @@ def make_slots(family: Family, n: int, device: torch.device | str = "cpu") -> Sl
         count = worker_count(family, n)
         return GymSlots(family, n, torch.device(device)) if count < 2 else WorkerSlots(family, n, device, count)
     raise InvalidValueError("family", type(family).__name__, "a TorchFamily or a GymFamily")
+
+
+@contextmanager
+def engine_threads(family: Family) -> Iterator[None]:
+    """One thread for PyTorch while a family that steps in threads of its own (`on_host`) is played.
+
+    PyTorch's threads wait for their next work by spinning, which would take the cores from those that step: with two of
+    each on two cores 256 HalfCheetahs ran at 58 % of the speed.
+    """
+    threads = torch.get_num_threads()
+    alone = isinstance(family, TorchFamily) and family.on_host and threads > 1
+    if alone:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if alone:
+            torch.set_num_threads(threads)
 
 
 class TorchSlots:

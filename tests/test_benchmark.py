@@ -371,3 +371,24 @@ def test_script_refuses_unknown_parts():
     done = run_script("--only", "a,z")
     assert done.returncode == 1
     assert "a,b,c,d" in done.stderr
+
+
+def test_families_beside_gymnasium(tmp_path):
+    pytest.importorskip("mujoco")
+    out = tmp_path / "speed.json"
+    command = [
+        sys.executable,
+        str(EXPERIMENTS / "benchmark_families.py"),
+        "--small",
+        "--repeats",
+        "1",
+        "--threads",
+        "1",
+    ]
+    done = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["part"] for row in rows] == ["f"] * 4 + ["g"] * 2
+    assert {row["other"].partition(",")[0] for row in rows} == {"SyncVectorEnv", "AsyncVectorEnv", "CartPoleVectorEnv"}
+    for row in rows:
+        assert row["ratio"] == pytest.approx(row["ours"][0] / row["theirs"][0])

@@ -18,6 +18,7 @@ import metarl
 from metarl.errors import InvalidValueError, MissingExtraError
 from metarl.family import TorchFamily
 from metarl.rng import Rng, fold_in, make_key
+from metarl.rollout import SlotPool
 from metarl.slots import TorchSlots
 from metarl.tasks import Tasks
 
@@ -406,3 +407,20 @@ def test_frames() -> None:
         pytest.skip(found.stderr.strip()[-200:])
     assert found.returncode == 0, found.stderr
     assert "Exception ignored" not in found.stderr  # the context is freed while OpenGL is there
+
+
+def test_pytorch_keeps_to_one_thread_while_mujoco_steps() -> None:
+    # its idle threads spin: experiments/benchmark_families.py
+    family, seen = metarl.make_family("metarl/HalfCheetahVel-v0", horizon=3), []
+    agent = metarl.make_agent("random", family)
+    act = agent.act
+    agent.act = lambda *a: seen.append(torch.get_num_threads()) or act(*a)  # type: ignore[method-assign]
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        trials = metarl.Trials(SlotPool(family), family.tasks("train", 1))
+        trials.collect(agent, agent.begin(1), 0, agent.budget)
+        assert set(seen) == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,161 @@
+"""Speed of the families beside Gymnasium's vector environments, both measured in the same run, turn by turn.
+
+    python experiments/benchmark_families.py [--repeats 5] [--only f,g] [--threads 2] [--small]
+
+Parts: (f) HalfCheetah with a policy in the loop (two layers of 64 units, normal actions, the same on both sides),
+beside Gymnasium's SyncVectorEnv and AsyncVectorEnv of HalfCheetah-v5; (g) CartPole with actions drawn beforehand,
+beside Gymnasium's CartPoleVectorEnv and its SyncVectorEnv. Every number is environment steps per second, restarts
+included: medians over repeats, after one warm-up each. Tasks differ by slot on our side; Gymnasium's have none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import torch
+import tyro
+from baselines.measure import Side, compare, interleave, lines_of, machine, timed
+from torch import Tensor, nn
+
+from metarl import make_family
+from metarl.rng import fold_in, make_key
+from metarl.slots import engine_threads, make_slots
+from metarl.tasks import write_atomic
+
+HERE = Path(__file__).resolve().parent
+PARTS = ("f", "g")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure."""
+
+    repeats: int = 5
+    """Timed repeats of each side."""
+    only: str = "f,g"
+    """Parts, separated by commas."""
+    threads: int = 2
+    """PyTorch's and MuJoCo's threads."""
+    out: Path = HERE / "results" / "speed_families.json"
+    """Where the raw numbers go."""
+    small: bool = False
+    """Tiny sizes: does it run? Its numbers say nothing."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of the work."""
+
+    cheetahs: tuple[int, ...] = (64, 256, 1024)
+    """(f): slots of ours."""
+    sync: int = 64
+    """(f), (g): environments of Gymnasium's SyncVectorEnv."""
+    processes: int = 16
+    """(f): environments of its AsyncVectorEnv, a process each."""
+    cheetah_steps: int = 40_000
+    """(f): environment steps per repeat."""
+    carts: int = 16_384
+    """(g): slots."""
+    cart_steps: int = 8_000_000
+    """(g): environment steps per repeat of ours and of CartPoleVectorEnv; a hundredth of it of SyncVectorEnv."""
+
+
+SMALL = Sizes(cheetahs=(2, 3), sync=2, processes=2, cheetah_steps=12, carts=8, cart_steps=800)
+
+
+def policy(inputs: int, outputs: int) -> Callable[[Tensor], Tensor]:
+    """Normal actions around the output of a small network, clipped to [-1, 1]."""
+    net = nn.Sequential(nn.Linear(inputs, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, outputs))
+
+    def act(obs: Tensor) -> Tensor:
+        return (net(obs) + torch.randn(len(obs), outputs)).clamp(-1.0, 1.0)
+
+    return act
+
+
+def slots_side(id: str, n: int, total: int, threads: int, act: Callable[[Tensor, int], Tensor]) -> Side:
+    """Ours: the engine over `n` slots in tasks of their own."""
+    family: Any = make_family(id)
+    if family.on_host:
+        family.threads = threads
+    slots, tasks, steps = make_slots(family, n), family.tasks("train", n), max(1, total // n)
+
+    def work(repeat: int) -> None:
+        with engine_threads(family):  # as rollouts do
+            obs = slots.begin(tasks, fold_in(make_key("speed", repeat), torch.arange(n)), steps)
+            for t in range(steps):
+                obs = slots.step(act(obs, t)).obs
+
+    return lambda i: {"rate": steps * n / timed("cpu", lambda: work(i))[0]}
+
+
+def gymnasium_side(envs: gym.vector.VectorEnv[Any, Any, Any], total: int, act: Callable[[Tensor, int], Tensor]) -> Side:
+    """A vector environment of Gymnasium's."""
+    steps = max(1, total // envs.num_envs)
+
+    def work(repeat: int) -> None:
+        obs, _ = envs.reset(seed=repeat)
+        for t in range(steps):
+            obs = envs.step(act(torch.as_tensor(obs, dtype=torch.float32), t).numpy())[0]
+
+    return lambda i: {"rate": steps * envs.num_envs / timed("cpu", lambda: work(i))[0]}
+
+
+def cheetah(o: Options, s: Sizes) -> Iterator[dict[str, Any]]:
+    """(f)."""
+    net = policy(17, 6)
+    sides = {
+        f"{n} slots": slots_side("metarl/HalfCheetahVel-v0", n, s.cheetah_steps, o.threads, lambda obs, t: net(obs))
+        for n in s.cheetahs
+    }
+    theirs = {"SyncVectorEnv": (s.sync, "sync"), "AsyncVectorEnv": (s.processes, "async")}
+    others = {name: gym.make_vec("HalfCheetah-v5", n, vectorization_mode=mode) for name, (n, mode) in theirs.items()}
+    for name, envs in others.items():
+        sides[name] = gymnasium_side(envs, s.cheetah_steps // 4, lambda obs, t: net(obs))
+    raw = interleave(sides, o.repeats)
+    for envs in others.values():
+        envs.close()
+    for n in s.cheetahs:
+        for name, (count, _) in theirs.items():
+            what, other = f"HalfCheetahVel, {n:,} slots", f"{name}, {count}"
+            yield compare("f", what, other, raw[f"{n} slots"]["rate"], raw[name]["rate"])
+
+
+def cart_pole(o: Options, s: Sizes) -> Iterator[dict[str, Any]]:
+    """(g)."""
+    plan = torch.randint(2, (97, s.carts))
+    sync = gym.make_vec("CartPole-v1", s.sync, vectorization_mode="sync")
+    batch = gym.make_vec("CartPole-v1", s.carts, vectorization_mode="vector_entry_point")
+    sides = {
+        "ours": slots_side("metarl/CartPole-v0", s.carts, s.cart_steps, o.threads, lambda obs, t: plan[t % 97]),
+        "CartPoleVectorEnv": gymnasium_side(batch, s.cart_steps, lambda obs, t: plan[t % 97]),
+        "SyncVectorEnv": gymnasium_side(sync, s.cart_steps // 100, lambda obs, t: plan[t % 97, : s.sync]),
+    }
+    raw = interleave(sides, o.repeats)
+    for name, count in (("CartPoleVectorEnv", s.carts), ("SyncVectorEnv", s.sync)):
+        what = f"CartPole, {s.carts:,} slots"
+        yield compare("g", what, f"{name}, {count:,}", raw["ours"]["rate"], raw[name]["rate"])
+
+
+def main(options: Options) -> None:
+    """Measure, print, write."""
+    chosen, sizes = options.only.split(","), SMALL if options.small else Sizes()
+    if options.repeats < 1 or not set(chosen) <= set(PARTS):
+        raise SystemExit(f"--repeats must be at least 1 and --only some of {','.join(PARTS)}, not {options.only!r}")
+    torch.set_num_threads(options.threads)
+    report: dict[str, Any] = {"options": asdict(options) | {"out": options.out.name}, "sizes": asdict(sizes)}
+    report |= {**machine(), "rows": [], "details": {}}
+    with torch.no_grad():
+        for name, part in (("f", cheetah), ("g", cart_pole)):
+            report["rows"] += list(part(options, sizes)) if name in chosen else []
+    print("\n".join(lines_of(report)))
+    write_atomic(options.out, (json.dumps(report, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
