@@ -4,11 +4,12 @@ Moore (1990, "Efficient memory-based learning for robot control", PhD thesis, Ca
 MountainCar-v0 and MountainCarContinuous-v0. The physics as a task: Packer et al. (2018, arXiv:1810.12282) and CARL
 (Benjamins et al. 2023, arXiv:2202.02110).
 
-Observation: position, velocity, `[2]`. Start: position uniform on [-.6, -.4], at rest. Discrete: action 0 pushes left,
-1 nothing, 2 right; reward -1 per step; ends at position .5; 200 steps. Continuous: action in [-1, 1], `[1]`, clipped;
-reward 100 for the step that ends, minus .1 action^2 (of the action before clipping); ends at position .45; 999 steps.
-Both end only while not moving left. Task: force (discrete) or power (continuous), the change of velocity per step under
-full push, and gravity, the same by the steepest slope. Version history: v0, first.
+Observation: position, velocity, `[2]`. Action: MountainCar: 0 pushes left, 1 nothing, 2 right;
+MountainCarContinuous: a push in [-1, 1], `[1]`, clipped. Reward: MountainCar: -1 per step; MountainCarContinuous: 100
+for the step that ends, minus .1 action^2 (of the action before clipping). Start: position uniform on [-.6, -.4], at
+rest. End: at position .5 (MountainCar) or .45 (MountainCarContinuous), not moving left. Task: force (MountainCar) or
+power (MountainCarContinuous), the change of velocity per step under full push, and gravity, the same by the steepest
+slope. Horizon: 200 steps (MountainCar) or 999 (MountainCarContinuous). Version history: v0, first.
 """
 
 from __future__ import annotations

@@ -3,6 +3,9 @@
 `adopt` takes classes that sample their own tasks (`sample_tasks` and `set_task` or `reset_task`, as in rllab's
 descendants: MAML, ProMP, PEARL, garage, learn2learn), old Gym signatures included. `gymnasium_family` takes a Gymnasium
 id and ranges of its attributes as text, which is what `metarl train AGENT --env ID --param NAME=LOW:HIGH` calls.
+
+Observation, action, reward and end of `metarl/Gymnasium-v0` are the environment's. Task: the parameters that were
+named. Version history: v0, first.
 """
 
 from __future__ import annotations

@@ -3,6 +3,10 @@
 The option that every family has: `metarl/Switching-v0{"family": ID, "every": 2, "phases": 3, "signal": true}`, or
 `switching(family, ...)`. A task of it is a schedule of the family's own tasks; those of a train schedule are train
 tasks of the family, and those of a test schedule test tasks.
+
+Observation: the family's, with `signal` one number more: 1 throughout the first episode in a new task. Action: the
+family's. Reward: the family's. End: the family's. Task: as many of the family's tasks as the schedule has phases.
+Version history: v0, first.
 """
 
 from __future__ import annotations
