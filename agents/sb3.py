@@ -220,13 +220,18 @@ class SB3(Agent):
         epsilon = self._epsilon(state) if mode == "sampled" else None
         stochastic = mode == "sampled" and epsilon is None
         if stochastic:
-            seeds = (rng.bits(1).view(rows, width)[:, 0] & SEED_BITS).tolist()
+            seeds = (rng.bits(1).view(rows, width) & SEED_BITS).tolist()
         actions = []
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [], enabled=stochastic):
             for row in range(rows):
-                if stochastic:
-                    seed_torch(seeds[row], self.device)
-                actions.append(policies[row].predict(seen[row], deterministic=not stochastic)[0])
+                if not stochastic:
+                    actions.append(policies[row].predict(seen[row], deterministic=True)[0])
+                    continue
+                told = []
+                for slot in range(width):  # one by one: what a slot draws must not depend on how many there are
+                    seed_torch(seeds[row][slot], self.device)
+                    told.append(policies[row].predict(seen[row, slot], deterministic=False)[0])
+                actions.append(np.stack(told))
         action = torch.as_tensor(np.stack(actions), device=step.obs.device)
         if epsilon is not None:  # epsilon-greedy algorithms, for each slot on its own
             explores = rng.uniform(1).view(rows, width) < epsilon.unsqueeze(1)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import gradient_bias
+import robots
 import trial_tables
 import tyro
 from point_navigation import SETTINGS
@@ -125,6 +126,34 @@ def comparison(prefix: str) -> str:
         f"{failed}. Any row again: `python experiments/point_navigation.py --settings {prefix}-NAME --seeds "
         f"{' '.join(map(str, learners[0].meta['seeds']))}`.\n\n"
         + table(["", "k = 0", "1", "2", "3", "3, mean actions"], rows)
+    )
+
+
+def robot_results() -> dict[str, list[Results]]:
+    """Studies of experiments/robots.py and what was found in each."""
+    return {
+        name: [Results.load(RESULTS / f"robots-{name}-{row}.json") for row in study.agents]
+        for name, study in robots.STUDIES.items()
+    }
+
+
+def robot_table() -> str:
+    """Short trainings on the families of robots."""
+    rows = []
+    for found in robot_results().values():
+        for results in found:
+            summary = results.summary("sampled")
+            cells = [interval(row) for row in summary] + [""] * (3 - len(summary))
+            updates, seeds = results.meta["iterations"], len(results.meta["seeds"])
+            success = f"{summary[-1]['success']:.1%}" if "success" in summary[-1] else ""
+            label = [f"`{results.family}`", f"`{results.agent}`", str(updates or ""), str(seeds if updates else "")]
+            rows.append([*label, *cells, success])
+    tasks = ", ".join(f"{study.tasks} ({name})" for name, study in robots.STUDIES.items())
+    return (
+        f"R_k with sampled actions on held-out tasks ({tasks}), mean and 95 % interval over seeds and tasks; success "
+        "is the share of last episodes in which the goal was ever reached. Any row again: `python experiments/robots.py "
+        "--studies NAME`; settings: `experiments/robots.py`.\n\n"
+        + table(["family", "agent", "meta-updates", "seeds", "k = 0", "1", "2", "success"], rows)
     )
 
 
@@ -278,7 +307,11 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "grid_navi": trial_tables.grid_navi,
         "settings": trial_tables.settings,
     },
-    "docs/results.md": {"dense": lambda: comparison("dense"), "sparse": lambda: comparison("sparse")},
+    "docs/results.md": {
+        "dense": lambda: comparison("dense"),
+        "sparse": lambda: comparison("sparse"),
+        "robots": robot_table,
+    },
 }
 
 
@@ -307,6 +340,7 @@ def main(options: Options) -> None:
     found = [navigation_results(name) for name in ("steps2", "dense-scratch", "dense-oracle")]
     save_figure(adaptation_figure(found), ROOT / "docs" / "adaptation.png")
     save_figure(gradient_bias.figure(bias_report()), ROOT / "docs" / "gradient_bias.png")
+    save_figure(robots.figure(robot_results()), ROOT / "docs" / "robots.png")
     for name, (study, rows) in trial_tables.FIGURES.items():
         found = [Results.load(RESULTS / f"{study}-{row}.json") for row in rows]
         save_figure(trial_figure(found), ROOT / "docs" / f"{name}.png")

@@ -51,7 +51,10 @@ def parse_distribution(name: str, text: str) -> Distribution:
         if ":" in text:
             low, high = (float(x) for x in text.split(":"))
             return Uniform(low, high)
-        return Choice([float(x) for x in text.split(",")])
+        values = [float(x) for x in text.split(",")]
+        if not np.isfinite(values).all():
+            raise ValueError(text)
+        return Choice(values)
     except InvalidValueError as error:
         raise InvalidValueError(f"--param {name}", text, f"{FORMS} ({error.field}: {error.expected})") from error
     except ValueError as error:
@@ -59,7 +62,7 @@ def parse_distribution(name: str, text: str) -> Distribution:
 
 
 def _whole(value: float) -> int:
-    if value != int(value):
+    if not np.isfinite(value) or value != int(value):
         raise ValueError(value)
     return int(value)
 
@@ -142,7 +145,7 @@ def adopt(
             tasks = _sampled(built, _name(env), count)
     finally:
         built.close()
-    pattern = tasks[0]
+    pattern = _pattern(tasks)
     rows = sorted({tuple(_flat(task, pattern).tolist()) for task in tasks})
     space: TaskSpace = {"task": Choice(rows if len(rows[0]) > 1 else [row[0] for row in rows])}
 
@@ -169,13 +172,22 @@ def _sampled(env: gym.Env[Any, Any], name: str, count: int) -> list[Any]:
     return tasks
 
 
+def _pattern(tasks: Sequence[Any]) -> Any:
+    """The form of tasks: the first one's, numbers whole only where they are whole in all of them."""
+    first = tasks[0]
+    if isinstance(first, Mapping):
+        for task in tasks:
+            if not isinstance(task, Mapping) or task.keys() != first.keys():
+                expected = f"a dict with the keys {list(first)}, as in the first task"
+                raise InvalidValueError("a sampled task", task, expected)
+        return {key: _pattern([task[key] for task in tasks]) for key in first}
+    whole = (int, np.integer, bool, np.bool_)
+    return first if np.ndim(first) or all(isinstance(task, whole) for task in tasks) else 0.0
+
+
 def _flat(task: Any, pattern: Any) -> npt.NDArray[np.float32]:
     """A task's numbers in a row."""
     if isinstance(pattern, Mapping):
-        if not isinstance(task, Mapping) or task.keys() != pattern.keys():
-            raise InvalidValueError(
-                "a sampled task", task, f"a dict with the keys {list(pattern)}, as in the first task"
-            )
         return np.concatenate([_flat(task[k], pattern[k]) for k in pattern])
     try:
         numbers = np.asarray(task, dtype=np.float32)
@@ -232,7 +244,8 @@ class _Modern:
 
 def _is_old(env: gym.Env[Any, Any]) -> bool:
     """Whether `reset` takes no seed, as Gymnasium's does."""
-    return "seed" not in inspect.signature(env.reset).parameters
+    parameters = inspect.signature(env.reset).parameters
+    return "seed" not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 class OldGymEnv(gym.Env[Any, Any]):

@@ -32,7 +32,7 @@ from torch import Tensor
 from metarl.agent import Agent, AgentState
 from metarl.drawing import one_slot
 from metarl.errors import InvalidValueError, did_you_mean
-from metarl.evaluation import MODES
+from metarl.evaluation import MODES, adaptation_grid
 from metarl.family import Family, GymFamily, TorchFamily
 from metarl.results import Floats
 from metarl.rollout import Budget, SlotPool, Trials
@@ -130,7 +130,7 @@ def film(
     """The episodes that `watch` shows, one for each k; arguments as there."""
     if mode not in MODES:
         raise InvalidValueError("mode", mode, did_you_mean(str(mode), MODES))
-    grid, tasks = _grid(k), _one_task(agent.family, task, split, task_seed)
+    grid, tasks = adaptation_grid(k), _one_task(agent.family, task, split, task_seed)
     pool, camera = SlotPool(agent.family, agent.device), _Camera(agent.family, agent.device, size)
     trials, filmed = (Trials(where, tasks, 1, seed, "evaluate") for where in (pool, camera))
     takes = []
@@ -145,13 +145,6 @@ def film(
         pool.close()
         camera.close()
     return takes
-
-
-def _grid(k: int | Sequence[int]) -> list[int]:
-    given = list(range(k + 1)) if isinstance(k, int) else list(k)
-    if not given or not all(isinstance(i, (int, np.integer)) and i >= 0 for i in given):
-        raise InvalidValueError("k", k, "0 or more adaptation steps, in whole numbers")
-    return sorted({int(i) for i in given})
 
 
 def _one_task(family: Family, task: int | Mapping[str, Any] | Tasks, split: str, seed: int) -> Tasks:
@@ -218,9 +211,9 @@ class _FilmedSlots(TorchSlots):
         super().__init__(family, n, device)
         self.seen: list[tuple[Any, Any]] = []
 
-    def start(self, task: dict[str, Tensor], keys: Tensor, steps: int) -> Tensor:
+    def start(self, task: dict[str, Tensor], keys: Tensor, steps: int, episode: int = 0) -> Tensor:
         """See `TorchSlots.start`."""
-        obs = super().start(task, keys, steps)
+        obs = super().start(task, keys, steps, episode)
         self.seen.append(copy.deepcopy((one_slot(self.state), one_slot(self.task))))
         return obs
 

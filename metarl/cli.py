@@ -241,8 +241,7 @@ def run_train(name: str, options: Any) -> None:
     agent = make_agent(name, family, seed=options.seed, device=options.device, config=options.config)
     if not agent.learns:
         raise InvalidValueError("agent", name, f"one that learns; {name} can be evaluated as it is: metarl eval {name}")
-    label = (options.env or family.id.partition("{")[0]).split("/")[-1].replace(":", "-")
-    out = options.out or Path("runs") / f"{name}-{label}-seed{options.seed}"
+    out = options.out or Path("runs") / f"{name}-{_label(options.env or family.id)}-seed{options.seed}"
     run = Run.create(out, agent, options.iterations, options.checkpoint_every)
     _train(run, agent, 0)
 
@@ -253,8 +252,11 @@ def _family_of(options: TrainOptions) -> Family:
         given = verbatim("missing" if options.family is None else "given beside --env")
         raise InvalidValueError("--family", given, "either --family ID, or --env ID with --param NAME=LOW:HIGH")
     if options.family is not None:
-        if options.param:
-            raise InvalidValueError("--param", options.param[0], "--env ID beside it; a family has its own task space")
+        defaults = TrainOptions()
+        for name in ("param", "apply", "horizon"):
+            if getattr(options, name) != getattr(defaults, name):
+                expected = "--env ID beside it; a family has its own task space"
+                raise InvalidValueError(f"--{name}", getattr(options, name), expected)
         return make_family(options.family)
     if not options.param:
         raise InvalidValueError(
@@ -384,7 +386,7 @@ def _load(runs: Sequence[str], family: str | None, device: str) -> tuple[list[Ag
         agent = make_agent(runs[0], family, device=device)
         if agent.learns:
             raise InvalidValueError("runs", runs[0], f"run directories: {runs[0]} must be trained first")
-        return [agent], agent.family, Path("runs") / f"{runs[0]}-{family.split('/')[-1].replace(':', '-')}"
+        return [agent], agent.family, Path("runs") / f"{runs[0]}-{_label(family)}"
     opened = [_open_run(path) for path in runs]
     for name in ("agent", "family", "config", "iterations"):
         values = {json.dumps(run.config[name]) for run in opened}
@@ -397,6 +399,11 @@ def _load(runs: Sequence[str], family: str | None, device: str) -> tuple[list[Ag
     if family not in (None, loaded[0].family.id):
         raise InvalidValueError("family", family, f"{loaded[0].family.id!r}, which the runs were trained on")
     return loaded, loaded[0].family, Path(runs[0])
+
+
+def _label(id: str) -> str:
+    """A family's or environment's id as part of a directory's name."""
+    return id.partition("{")[0].split("/")[-1].replace(":", "-")
 
 
 def _open_run(path: str) -> Run:

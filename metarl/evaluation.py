@@ -75,7 +75,7 @@ def evaluate(
     group = [agents] if isinstance(agents, Agent) else list(agents)
     family = _one_family(group)
     tasks = family.tasks(split, num_tasks, task_seed) if tasks is None else tasks
-    grid = _grid(k)
+    grid = adaptation_grid(k)
     _check(group[0], family, tasks, {"trials": trials, "episodes": episodes}, modes, allow_train_tasks)
     width = max(group[0].budget.slots, 1 if group[0].remembers else episodes)
     size = max(1, (rows_at_once or max(1, 65_536 // width)) // trials)
@@ -131,7 +131,7 @@ def _one_family(group: list[Agent]) -> Family:
     return group[0].family
 
 
-def _grid(k: int | Sequence[int]) -> list[int]:
+def adaptation_grid(k: int | Sequence[int]) -> list[int]:
     """The declared grid of adaptation steps, ascending."""
     given = list(range(int(k) + 1)) if isinstance(k, (int, np.integer)) else list(k)
     whole = all(isinstance(i, (int, np.integer)) and i >= 0 for i in given)
@@ -340,6 +340,7 @@ class _Uniform:
     """Uniformly random actions: what a floor is measured with."""
 
     privileged = remembers = recordable = False
+    budget = Budget(slots=1, episodes=1)
 
     def __init__(self, family: Family) -> None:
         self.family, self.head = family, PolicyHead(family.action_space, "the floor")

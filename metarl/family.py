@@ -21,7 +21,7 @@ from torch import Tensor
 from metarl.drawing import canvas
 from metarl.errors import InvalidValueError, did_you_mean
 from metarl.rng import Rng
-from metarl.tasks import Distribution, Tasks, TaskSpace, is_finite, make_tasks, on_side, sample_tasks
+from metarl.tasks import Choice, Distribution, Integers, Tasks, TaskSpace, is_finite, make_tasks, on_side, sample_tasks
 
 State = Any  # a tensor, or a dict or tuple of tensors, each with leading axis N
 _SIDES = {"train": 0, "test": 1}
@@ -137,6 +137,10 @@ class TorchFamily(Family):
         """Start an episode: the state, tensors `[N, ...]`."""
         raise NotImplementedError(f"{type(self).__name__}.reset")
 
+    def begin_at(self, task: dict[str, Tensor], rng: Rng, episode: int) -> State:
+        """Start with episode number `episode` of a trial (from 0); like any other one, unless overridden."""
+        return self.reset(task, rng)
+
     def next_episode(self, state: State, task: dict[str, Tensor], rng: Rng) -> State:
         """Start a trial's next episode after one that ended in `state`; like the first one, unless overridden."""
         return self.reset(task, rng)
@@ -234,6 +238,13 @@ class GymFamily(Family):
             raise InvalidValueError("task_space", sorted(task_space), expected)
         self.env, self.apply, self.env_kwargs, self.stepping = env, apply, dict(env_kwargs or {}), stepping
         self.task_space, self.ood = dict(task_space), dict(ood or {})
+        if apply == "seed":
+            for dist in (d for space in (self.task_space, *self.ood.values()) for d in space.values()):
+                whole = isinstance(dist, Choice) and (dist.table == np.round(dist.table)).all()
+                if dist.shape != () or not (isinstance(dist, Integers) or whole):
+                    raise InvalidValueError("task_space", dist, "Integers(low, high): a seed is a whole number")
+        if horizon is not None and not (isinstance(horizon, int) and horizon > 0):
+            raise InvalidValueError("horizon", horizon, "a whole number of steps, at least 1")
         self.horizon = 0 if horizon is None else horizon
         probe = self.make_env(self.tasks("train", 1))
         try:
@@ -310,13 +321,14 @@ class TaskedEnv(gym.Wrapper[Any, Any, Any, Any]):
     def __init__(self, family: GymFamily, task: dict[str, Any]) -> None:
         self.family, self.task = family, task
         self.redraw: Callable[[int], dict[str, Any]] | None = None  # episode number to its task; None keeps the task
+        self.split, self.task_seed = "train", 0  # what an index among the options refers to
         self.episodes = 0  # that were started in this trial
         self._built_with = family.task_at(task, 0) if family.apply == "kwargs" else {}
         super().__init__(family.build(**self._built_with))
 
-    def set_metarl_task(self, task: dict[str, Any]) -> None:
-        """Play `task` from the next reset on, the first of a trial."""
-        self.task, self.episodes = task, 0
+    def set_metarl_task(self, task: dict[str, Any], episode: int = 0) -> None:
+        """Play `task` from the next reset on, which starts episode number `episode` of a trial."""
+        self.task, self.episodes = task, episode
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Apply the task, then start an episode in it."""
@@ -327,11 +339,12 @@ class TaskedEnv(gym.Wrapper[Any, Any, Any, Any]):
             options = dict(options)
             told = options.pop("task")
             if isinstance(told, (int, np.integer)):
-                told = self.family.tasks("train", 1, start=int(told))
-            self.task = task_dict(told if isinstance(told, Tasks) else self.family.make_tasks(**told))
+                told = self.family.tasks(self.split, 1, self.task_seed, start=int(told))
+            self.set_metarl_task(task_dict(told if isinstance(told, Tasks) else self.family.make_tasks(**told)))
         if self.redraw is not None:
+            self.episodes = self.episodes if seed is None else 0
             self.task = self.redraw(self.episodes)
-        task = self.family.task_at(self.task, self.episodes)
+        task = copy.deepcopy(self.family.task_at(self.task, self.episodes))  # the environment may change its own
         self.episodes += 1
         if callable(apply):
             apply(self.env, task)
@@ -372,8 +385,14 @@ def set_attributes(env: Any, values: Mapping[str, Any]) -> None:
 
 
 def task_dict(tasks: Tasks, row: int = 0) -> dict[str, Any]:
-    """Task `row` of a set as plain values: Python floats and float32 arrays."""
-    return {k: (float(v[row]) if v.ndim == 1 else np.array(v[row])) for k, v in tasks.values.items()}
+    """Task `row` of a set as plain values: Python floats, ints where the space is `Integers`, and float32 arrays."""
+
+    def plain(name: str, value: Any) -> Any:
+        if np.ndim(value):
+            return np.array(value)
+        return int(value) if isinstance(tasks.space.get(name), Integers) else float(value)
+
+    return {k: plain(k, v[row]) for k, v in tasks.values.items()}
 
 
 def _same_task(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:

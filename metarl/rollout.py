@@ -54,6 +54,10 @@ class Player(Protocol):
     def remembers(self) -> bool:
         """Whether it is told of every step."""
 
+    @property
+    def budget(self) -> Budget:
+        """What one adaptation step eats."""
+
     def act(self, state: AgentState, step: Step, rng: Rng, mode: str) -> tuple[Tensor, dict[str, Tensor], AgentState]:
         """Actions, extras and the state."""
 
@@ -258,7 +262,8 @@ class Trials:
         keys = fold_in(keys, torch.arange(budget.slots)).flatten()
         tasks = self.tasks[np.repeat(np.arange(self.rows), budget.slots)] if budget.slots > 1 else self.tasks
         slots = self.pool.get(self.rows * budget.slots)
-        rollout, state = play(agent, state, slots, tasks, keys, self.rows, budget, mode, final_obs)
+        episode = stage * _episodes(agent) if self.family.switches else 0
+        rollout, state = play(agent, state, slots, tasks, keys, self.rows, budget, mode, final_obs, episode)
         check_finite(rollout, self.family, self.tasks)
         return rollout, state
 
@@ -274,23 +279,31 @@ def play(
     budget: Budget,
     mode: str = "sampled",
     final_obs: bool = False,
+    episode: int = 0,
 ) -> tuple[Rollout, AgentState]:
-    """Step `slots` with `agent`. Arguments as in `Trials.collect`, flat over N slots.
+    """Step `slots` with `agent`, from episode number `episode` on. Arguments as in `Trials.collect`, flat over N slots.
 
     On CUDA, agents that are `recordable` have their second rollout of a kind recorded and from then on replayed.
     """
     total = budget.steps if budget.steps is not None else (budget.episodes or 1) * agent.family.horizon
     if not (is_recorded(agent, slots) and isinstance(slots, TorchSlots)):
         with engine_threads(agent.family):
-            return _play(agent, state, slots, slots.begin(tasks, keys, total), keys, rows, budget, mode, final_obs)
+            obs = slots.begin(tasks, keys, total, episode)
+            return _play(agent, state, slots, obs, keys, rows, budget, mode, final_obs)
 
     def run(given: Mapping[str, Any]) -> tuple[Rollout, AgentState]:
-        obs = slots.start(given["task"], given["keys"], total)
+        obs = slots.start(given["task"], given["keys"], total, episode)
         return _play(agent, given["state"], slots, obs, given["keys"], rows, budget, mode, final_obs)
 
     given = {"task": tasks.tensors(slots.device), "keys": keys.to(slots.device), "state": state}
-    played: tuple[Rollout, AgentState] = slots.recorder((agent, rows, budget, mode, final_obs), run, given)
+    played: tuple[Rollout, AgentState] = slots.recorder((agent, rows, budget, mode, final_obs, episode), run, given)
     return played
+
+
+def _episodes(agent: Player) -> int:
+    """Episodes that one adaptation step of an agent plays in a slot."""
+    budget = agent.budget
+    return budget.episodes if budget.episodes is not None else (budget.steps or 0) // agent.family.horizon
 
 
 def is_recorded(agent: Player, slots: Slots) -> bool:

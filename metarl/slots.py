@@ -40,8 +40,11 @@ class Slots(Protocol):
     n: int
     device: torch.device
 
-    def begin(self, tasks: Tasks, keys: Tensor, steps: int) -> Tensor:
-        """Start an episode of task `i` in slot `i`; randomness descends from `keys`, `int64 [N]`; the first obs."""
+    def begin(self, tasks: Tasks, keys: Tensor, steps: int, episode: int = 0) -> Tensor:
+        """Start an episode of task `i` in slot `i`; randomness descends from `keys`, `int64 [N]`; the first obs.
+
+        `episode` is its number in the trial, which families whose task switches look at.
+        """
 
     def step(self, action: Tensor) -> Transition:
         """One step of every slot, restarting those whose episode ended."""
@@ -92,18 +95,18 @@ class TorchSlots:
         self._never = torch.zeros(n, dtype=torch.bool, device=device)
         self._always = ~self._never
 
-    def begin(self, tasks: Tasks, keys: Tensor, steps: int) -> Tensor:
+    def begin(self, tasks: Tasks, keys: Tensor, steps: int, episode: int = 0) -> Tensor:
         """See `Slots.begin`."""
-        return self.start(tasks.tensors(self.device), keys.to(self.device), steps)
+        return self.start(tasks.tensors(self.device), keys.to(self.device), steps, episode)
 
-    def start(self, task: dict[str, Tensor], keys: Tensor, steps: int) -> Tensor:
+    def start(self, task: dict[str, Tensor], keys: Tensor, steps: int, episode: int = 0) -> Tensor:
         """`begin` with the tasks' values `[N, ...]` and the keys where they are needed already."""
         self.task = task
         self._set_keys(keys, steps)
         self.clock = 0  # steps since begin
         self._in_step = True  # whether all slots are at the same step of their episodes
         self.t = torch.zeros_like(self.t)  # a new one: a recording must not write into what another rollout left
-        self.state = self.family.reset(self.task, self._reset_rng.seek(0))
+        self.state = self.family.begin_at(self.task, self._reset_rng.seek(0), episode)
         obs = self.family.observe(self.state, self.task)
         shape = (self.n, *(self.family.observation_space.shape or ()))
         _check_tensor(self.family, "observe", "observation", obs, shape)
@@ -135,16 +138,25 @@ class TorchSlots:
         self._reset_rng = Rng(fold_in(keys, 2))
 
     def restart(
-        self, mask: Tensor, tasks: Tasks | None = None, keys: Tensor | None = None, in_step: bool = False
+        self,
+        mask: Tensor,
+        tasks: Tasks | None = None,
+        keys: Tensor | None = None,
+        in_step: bool = False,
+        anew: bool = False,
     ) -> Tensor:
-        """Start an episode where `mask` `[N]` is true, in `tasks` and with `keys` where given; all observations."""
+        """Start an episode where `mask` `[N]` is true, in `tasks` and with `keys` where given; all observations.
+
+        It is the trial's next one, or with `anew` the first of a trial.
+        """
         self._in_step = self._in_step and in_step
         if keys is not None:
             for purpose, rng in ((1, self._step_rng), (2, self._reset_rng)):
                 rng.rekey(mask, fold_in(keys.to(self.device), purpose), self.clock)
         if tasks is not None:
             self.task = tree_where(mask, tasks.tensors(self.device), self.task)
-        fresh = self.family.next_episode(self.state, self.task, self._reset_rng.seek(self.clock))
+        rng = self._reset_rng.seek(self.clock)
+        fresh = self.family.reset(self.task, rng) if anew else self.family.next_episode(self.state, self.task, rng)
         self.state = fresh if mask is self._always else tree_where(mask, fresh, self.state)
         self.t = torch.where(mask, torch.zeros_like(self.t), self.t)
         return self.family.observe(self.state, self.task)
@@ -173,11 +185,11 @@ class GymSlots:
         first = family.tasks("train", 1)
         self.envs = SyncVectorEnv([lambda: family.make_env(first)] * n, autoreset_mode=AutoresetMode.DISABLED)
 
-    def begin(self, tasks: Tasks, keys: Tensor, steps: int) -> Tensor:
+    def begin(self, tasks: Tasks, keys: Tensor, steps: int, episode: int = 0) -> Tensor:
         """See `Slots.begin`; every episode is seeded from its slot's key and the step at which it starts."""
         self.keys, self.clock = keys.cpu(), 0
         for row, env in enumerate(self.envs.envs):
-            env.set_metarl_task(task_dict(tasks, row))  # type: ignore[attr-defined]
+            env.set_metarl_task(task_dict(tasks, row), episode)  # type: ignore[attr-defined]
         obs, _ = self.envs.reset(seed=self._seeds())
         return self._tensor(obs)
 

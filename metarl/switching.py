@@ -116,9 +116,13 @@ class SwitchingTorch(_Schedule, TorchFamily):
 
     def reset(self, task: dict[str, Tensor], rng: Rng) -> State:
         """The trial's first episode."""
+        return self.begin_at(task, rng, 0)
+
+    def begin_at(self, task: dict[str, Tensor], rng: Rng, episode: int) -> State:
+        """Episode number `episode` of the schedule."""
         leaf = next(iter(task.values()))
-        episode = torch.zeros(len(leaf), dtype=torch.int64, device=leaf.device)
-        return {"inner": self.inner.reset(self.now(episode, task), rng), "episode": episode}
+        number = torch.full((len(leaf),), episode, dtype=torch.int64, device=leaf.device)
+        return {"inner": self.inner.reset(self.now(number, task), rng), "episode": number}
 
     def next_episode(self, state: State, task: dict[str, Tensor], rng: Rng) -> State:
         """One episode further in the schedule."""
@@ -168,6 +172,7 @@ class SwitchingGym(_Schedule, GymFamily):
 
     def __init__(self, inner: GymFamily, every: int, phases: int, signal: bool) -> None:
         self.__dict__.update(inner.__dict__)
+        self.__dict__.pop("id", None)  # it is the inner family's
         self._set(inner, every, phases, signal)
 
     def build(self, **task: Any) -> gym.Env[Any, Any]:
@@ -181,7 +186,9 @@ class SwitchingGym(_Schedule, GymFamily):
 
     def visible(self) -> GymFamily:
         """The same schedule of environments that can be seen."""
-        return SwitchingGym(self.inner.visible(), self.every, self.phases, self.signal)
+        seen = SwitchingGym(self.inner.visible(), self.every, self.phases, self.signal)
+        seen.id = self.id
+        return seen
 
     def task_at(self, task: dict[str, Any], episode: int) -> dict[str, Any]:
         """The task of the schedule that an episode (from 0) plays."""

@@ -178,8 +178,9 @@ class Integers:
     def __post_init__(self) -> None:
         _check_sizes("Integers", self.shape)
         whole = all(isinstance(x, int) and abs(x) <= 1 << 24 for x in (self.low, self.high))
-        if not (whole and self.low < self.high):
-            raise InvalidValueError("Integers(low, high)", (self.low, self.high), "ints up to 2**24 with low < high")
+        if not (whole and self.low < self.high < self.low + (1 << 24)):
+            expected = "ints up to 2**24 with low < high, and fewer than 2**24 of them"
+            raise InvalidValueError("Integers(low, high)", (self.low, self.high), expected)
 
     def sample(self, rng: Rng) -> Tensor:
         """One value per slot: `float32 [N, *shape]`."""
@@ -294,17 +295,17 @@ def space_from_dict(data: Mapping[str, Mapping[str, Any]]) -> dict[str, Distribu
 
 def is_finite(space: TaskSpace) -> bool:
     """Whether a space holds so few tasks (at most 16) that train and test cannot be told apart."""
-    return math.prod(_count(d) for d in space.values()) <= 16
+    return sum(_log_count(d) for d in space.values()) <= math.log(16) + 1e-9
 
 
-def _count(dist: Distribution) -> float:
-    """How many values a distribution has."""
+def _log_count(dist: Distribution) -> float:
+    """The logarithm of how many values a distribution has."""
     if isinstance(dist, Choice):
-        return len(dist.values)
+        return math.log(len(dist.values))
     if isinstance(dist, Repeated):
-        return _count(dist.distribution) ** dist.count
+        return _log_count(dist.distribution) * dist.count
     if isinstance(dist, Integers):
-        return float(dist.high - dist.low + 1) ** math.prod(dist.shape)
+        return math.log(dist.high - dist.low + 1) * math.prod(dist.shape)
     return math.inf
 
 

@@ -108,10 +108,10 @@ class MetaVectorEnv(VectorEnv[Any, Any, Any]):
         if "task" in options:
             self.tasks = _merged(mask, self._resolve(options["task"]), self.tasks)
         if seed is None and self._begun:
-            return self._restart(mask), {}
+            return self._restart(mask, anew="task" in options), {}
         keys = self._keys(secrets.randbits(31) if seed is None else seed)
         if self._begun and not mask.all():
-            return self._restart(mask, keys), {}
+            return self._restart(mask, keys, anew=True), {}
         self._episodes[:] = 0
         self._over[:] = False
         self._begun = True
@@ -178,13 +178,14 @@ class MetaVectorEnv(VectorEnv[Any, Any, Any]):
             return torch.as_tensor(np.asarray(actions) - space.start).to(self.slots.device, torch.int64)
         return torch.as_tensor(np.asarray(actions)).to(self.slots.device, torch.float32)
 
-    def _restart(self, mask: np.ndarray[Any, Any], keys: Tensor | None = None) -> Any:
-        """Start an episode where `mask` is true; the observations of all."""
+    def _restart(self, mask: np.ndarray[Any, Any], keys: Tensor | None = None, anew: bool = False) -> Any:
+        """Start an episode where `mask` is true, with `anew` the first of a trial; the observations of all."""
         self._episodes[mask] += 1
         if self.redraw == "episode":
             self.tasks = self._next_tasks()
         self._over = self._over & ~mask
-        return self._numpy(self.slots.restart(torch.from_numpy(mask.copy()).to(self.slots.device), self.tasks, keys))
+        where = torch.from_numpy(mask.copy()).to(self.slots.device)
+        return self._numpy(self.slots.restart(where, self.tasks, keys, anew=anew))
 
     def render(self) -> tuple[Any, ...] | None:
         """A picture of each environment, `uint8 [height, width, 3]`; None without `render_mode="rgb_array"`."""
@@ -302,6 +303,7 @@ def _make_gym_env(
         raise InvalidValueError("render_mode", render_mode, "None or 'rgb_array'")
     shown = family.visible() if render_mode else family
     env = shown.make_env(resolve_task(family, task, split, task_seed))
+    env.split, env.task_seed = split, task_seed
     if redraw == "episode":
         env.redraw = lambda episode: task_dict(family.tasks(split, 1, task_seed, start=number + count * episode))
     return env

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import signal
 import time
 import traceback
 from collections.abc import Callable
@@ -36,8 +37,16 @@ def worker_count(family: GymFamily, n: int) -> int:
         return 1
     if family.stepping == "async":
         return cores
+    if not _can_fork():  # spawned processes import the main script, which only its author knows to be safe
+        return 1
     saved = step_seconds(family) * (n - n / cores)
     return cores if saved > 2 * MESSAGE_SECONDS else 1
+
+
+def _can_fork() -> bool:
+    """Whether processes can be forked: the system knows how, and CUDA, which forbids it, is not in use."""
+    initialized = bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+    return "fork" in multiprocessing.get_all_start_methods() and not initialized
 
 
 def step_seconds(family: GymFamily) -> float:
@@ -68,22 +77,25 @@ class WorkerSlots:
         bounds = np.linspace(0, n, count + 1).astype(int)
         self.shares = [slice(int(a), int(b)) for a, b in itertools.pairwise(bounds)]
         # forked workers need no importable __main__; where there is no fork, or CUDA forbids it, they are spawned
-        fork = "fork" in multiprocessing.get_all_start_methods() and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        fork = _can_fork()
         context: Any = multiprocessing.get_context("fork" if fork else "spawn")
         self.pipes: list[Connection] = []
         self.processes = []
         for share in self.shares:
             ours, theirs = context.Pipe()
-            arguments = (theirs, cloudpickle.dumps(family), share.stop - share.start)
+            inherited = [*self.pipes, ours] if fork else []  # a worker that kept them would outlive its parent
+            given = family if fork else cloudpickle.dumps(family)
+            arguments = (theirs, given, share.stop - share.start, inherited)
             process = context.Process(target=_serve, args=arguments, daemon=True)
             process.start()
             theirs.close()
             self.pipes.append(ours)
             self.processes.append(process)
 
-    def begin(self, tasks: Tasks, keys: Tensor, steps: int) -> Tensor:
+    def begin(self, tasks: Tasks, keys: Tensor, steps: int, episode: int = 0) -> Tensor:
         """See `Slots.begin`."""
-        parts = [(tasks[np.arange(self.n)[share]], keys[share].cpu().numpy(), steps) for share in self.shares]
+        rows = np.arange(self.n)
+        parts = [(tasks[rows[share]], keys[share].cpu().numpy(), steps, episode) for share in self.shares]
         return torch.cat([torch.from_numpy(obs) for obs in self._ask("begin", parts)]).to(self.device)
 
     def step(self, action: Tensor) -> Transition:
@@ -107,7 +119,7 @@ class WorkerSlots:
             answers = [pipe.recv() for pipe in self.pipes]
         except (EOFError, OSError) as error:
             self.close()
-            expected = "to go on (one died: out of memory?); stepping='sync' uses none"
+            expected = "to go on (one died: out of memory, or no __main__ guard?); stepping='sync' needs none"
             raise InvalidValueError(
                 f"environment processes of {self.family.id}", verbatim("ended"), expected
             ) from error
@@ -130,21 +142,26 @@ class WorkerSlots:
         for process in self.processes:
             process.join(timeout=5)
             if process.is_alive():
-                process.terminate()
+                process.kill()
         self.pipes, self.processes = [], []
 
     def __del__(self) -> None:
         self.close()
 
 
-def _serve(pipe: Connection, pickled: bytes, n: int) -> None:
-    """What a worker does until it is told to close."""
+def _serve(pipe: Connection, given: GymFamily | bytes, n: int, inherited: list[Connection]) -> None:
+    """What a worker does until it is told to close, or until its parent has gone."""
+    for other in inherited:
+        other.close()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent finishes its iteration and then closes
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
     slots: GymSlots | None = None
 
-    def begin(tasks: Tasks, keys: np.ndarray[Any, Any], steps: int) -> Any:
+    def begin(tasks: Tasks, keys: np.ndarray[Any, Any], steps: int, episode: int) -> Any:
         assert slots is not None
-        return slots.begin(tasks, torch.from_numpy(keys), steps).numpy()
+        np.random.seed(int(keys[0]) & 0xFFFFFFFF)  # noqa: NPY002 - for those who use it: not what the others draw
+        return slots.begin(tasks, torch.from_numpy(keys), steps, episode).numpy()
 
     def step(action: np.ndarray[Any, Any]) -> Any:
         assert slots is not None
@@ -155,7 +172,8 @@ def _serve(pipe: Connection, pickled: bytes, n: int) -> None:
         while (message := pipe.recv())[0] != "close":
             try:
                 if slots is None:
-                    slots = GymSlots(cloudpickle.loads(pickled), n, torch.device("cpu"))
+                    family = cloudpickle.loads(given) if isinstance(given, bytes) else given
+                    slots = GymSlots(family, n, torch.device("cpu"))
                 answer = (True, calls[message[0]](*message[1]))
             except Exception as error:
                 answer = (False, _portable(error))

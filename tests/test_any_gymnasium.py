@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import os
 import signal
+import subprocess
+import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -147,6 +150,7 @@ class TestProcesses:
     def test_costly_steps_are_shared_and_cheap_ones_are_not(self, monkeypatch):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
         assert worker_count(self.family("auto", seconds=0.004), 8) == 4
+        monkeypatch.setattr("metarl.workers.step_seconds", lambda family: 1e-5)
         assert worker_count(self.family("auto"), 8) == 1
         assert worker_count(self.family("async"), 2) == 2
         assert worker_count(self.family("sync", seconds=0.004), 8) == 1
@@ -392,3 +396,117 @@ def test_third_party_environments_give_both_curves(third_party, tmp_path):
     results = curves(third_party())
     assert all(np.isfinite(r.scores["sampled"]).all() for r in results)
     assert metarl.write_report(results, tmp_path).stat().st_size > 10_000
+
+
+class Keeps(Sees):
+    """Takes its task as it comes, and changes it."""
+
+    def set_task(self, task):
+        self.task = task["goal"]
+
+    def step(self, action):
+        self.task += 1
+        return super().step(action)
+
+
+def test_an_environment_cannot_change_the_task():
+    family = GymFamily(Keeps, {"goal": Uniform(0.0, 1.0, (2,))}, "set_task", horizon=6)
+    env = family.make_env(family.tasks("train", 1))
+    for _ in range(2):
+        env.reset(seed=0)
+        assert (env.unwrapped.task < 1).all()
+        env.step(0)
+
+
+def test_indices_mean_the_environments_own_split():
+    family = GymFamily(Sees, SPEED, "attrs", horizon=6)
+    env = metarl.vector.make_env(family, split="test", task_seed=3)
+    env.reset(seed=0, options={"task": 2})
+    assert env.unwrapped.speed == pytest.approx(float(family.tasks("test", 3, 3).values["speed"][2]))
+
+
+def test_seeds_reproduce_the_tasks_of_redrawn_episodes():
+    env = metarl.vector.make_env(GymFamily(Sees, SPEED, "attrs", horizon=6), redraw="episode")
+    speeds = [env.reset(seed=s) and env.unwrapped.speed for s in (0, None, 0)]
+    assert speeds[0] == speeds[2] != speeds[1]
+
+
+def test_whole_parameters_arrive_as_ints():
+    seen = []
+    family = GymFamily(Sees, {"speed": Integers(1, 40)}, lambda env, task: seen.append(task["speed"]), horizon=6)
+    family.make_env(family.tasks("train", 1)).reset(seed=0)
+    assert type(seen[-1]) is int
+
+
+@pytest.mark.parametrize("space", [Uniform(0.0, 50.0), Choice([0.5, 1.0]), Integers(0, 9, (2,))])
+def test_only_whole_numbers_are_seeds(space):
+    with pytest.raises(InvalidValueError, match=r"task_space is .*, expected Integers\(low, high\): a seed is a whole"):
+        GymFamily(Layout, {"level": space}, "seed", horizon=6)
+
+
+@pytest.mark.parametrize("horizon", [0, -5, 2.5])
+def test_wrong_horizons(horizon):
+    with pytest.raises(InvalidValueError, match=r"horizon is .*, expected a whole number of steps, at least 1"):
+        GymFamily("CartPole-v1", {"length": Uniform(0.5, 1.0)}, "attrs", horizon=horizon)
+
+
+def test_forwarding_resets_are_not_taken_for_old_ones():
+    class Forwards(Sees):
+        def reset(self, **kwargs):
+            return super().reset(**kwargs)
+
+        def sample_tasks(self, count):
+            return [1, 0.5, 0.25]  # the first one looks whole
+
+        def set_task(self, task):
+            self.speed = task
+
+    family = metarl.adopt(Forwards, horizon=6)
+    env = family.make_env(family.make_tasks(task=0.25))
+    first = env.reset(seed=0)[0]
+    assert env.unwrapped.speed == 0.25
+    assert isinstance(env.unwrapped, Forwards)
+    assert np.array_equal(env.reset(seed=0)[0], first)
+
+
+ORPHANS = """
+import os, sys, torch
+sys.path.insert(0, {tests!r})
+from test_any_gymnasium import Sees, SPEED
+from metarl import GymFamily
+from metarl.slots import make_slots
+family = GymFamily(Sees, SPEED, "attrs", horizon=6, stepping="async")
+slots = make_slots(family, 2)
+slots.begin(family.tasks("train", 2), torch.arange(2), 3)
+print(*[p.pid for p in slots.processes], flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_processes_end_with_their_parent(tmp_path):
+    code = ORPHANS.format(tests=str(Path(__file__).parent))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    pids = [int(pid) for pid in done.stdout.split()]
+    assert len(pids) == 2, done.stderr
+    deadline = time.monotonic() + 10
+    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(alive(pid) for pid in pids)
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
+
+
+def test_processes_need_no_pickling_and_ignore_interrupts():
+    lock = threading.Lock()
+    family = GymFamily(lambda: lock and Sees(), SPEED, "attrs", horizon=6, stepping="async")
+    slots = make_slots(family, 2)
+    slots.begin(family.tasks("train", 2), torch.arange(2), 3)
+    for process in slots.processes:
+        os.kill(process.pid, signal.SIGINT)
+    assert slots.step(torch.zeros(2, dtype=torch.int64)).reward.shape == (2,)
+    slots.close()

@@ -15,7 +15,8 @@ from gymnasium.spaces import Box, Discrete
 import metarl
 from metarl import InvalidValueError
 from metarl.registry import agent_class
-from metarl.rollout import SlotPool, Trials
+from metarl.rng import Rng, fold_in, make_key
+from metarl.rollout import SlotPool, Step, Trials
 
 sb3 = pytest.importorskip("stable_baselines3")
 from stable_baselines3.common.evaluation import evaluate_policy  # noqa: E402
@@ -640,3 +641,14 @@ def test_the_agents_are_registered_and_a_recorder_is_a_vec_env():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert isinstance(Recorder(make_sb3_env(POINTS)), VecEnv)
+
+
+def test_what_a_slot_draws_does_not_depend_on_how_many_there_are() -> None:
+    agent = metarl.make_agent("sb3", "metarl/PointNavigation-v0")
+
+    def acted(width: int) -> torch.Tensor:
+        step = Step(torch.zeros(1, width, 2), None)
+        rng = Rng(fold_in(make_key("x"), torch.arange(width)))
+        return agent.act(agent.begin(1), step, rng, "sampled")[0]
+
+    assert torch.equal(acted(3)[:, :1], acted(1))

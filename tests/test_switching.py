@@ -156,3 +156,44 @@ def test_a_signal_needs_a_vector():
     family.observation_space = spaces.Discrete(25)
     with pytest.raises(InvalidValueError, match=r"switching.signal is True, expected False, because observations"):
         switching(family, signal=True)
+
+
+@pytest.mark.parametrize("agent", ["rl2", "random"])
+def test_evaluation_goes_through_the_schedule(agent):
+    family = switching(Walk(), every=2, phases=3)
+    settings = {"hidden": 8, "trial_episodes": 2} if agent == "rl2" else {}
+    tasks = family.tasks("test", 4)
+    results = metarl.evaluate(metarl.make_agent(agent, family, **settings), tasks, k=7, episodes=2)
+    values = tasks.values["value"]
+    due = np.stack([3 * values[:, (episode // 2) % 3] for episode in range(8)], 1)  # [task, episode]
+    np.testing.assert_allclose(results.scores["sampled"][0].mean(-1), due, rtol=1e-5)
+    np.testing.assert_allclose(results.collected.reshape(4, -1)[:, :7], due[:, :7], rtol=1e-5)
+
+
+def test_a_switching_family_has_an_id_of_its_own():
+    inner = metarl.make_family("metarl/Gymnasium-v0")
+    family = switching(inner)
+    assert family.id != inner.id
+    made = metarl.make_family("metarl/Switching-v0" + CART)
+    assert made.visible().id == made.id
+
+
+def test_a_new_task_or_seed_begins_a_schedule():
+    family = switching(Walk(), every=1, phases=2)
+    env = metarl.MetaVectorEnv(family, 2, autoreset_mode="Disabled")
+    tasks = family.tasks("test", 2)
+
+    def paid(**options):
+        env.reset(**options)
+        return env.step(np.zeros(2, dtype=int))[1].tolist()
+
+    first, second = tasks.values["value"][:, 0].tolist(), tasks.values["value"][:, 1].tolist()
+    assert paid(seed=0, options={"task": tasks}) == pytest.approx(first)
+    assert paid() == pytest.approx(second)
+    assert paid() == pytest.approx(first)
+    assert paid(options={"task": tasks}) == pytest.approx(first)
+    assert paid(seed=3) == pytest.approx(first)
+    half = {"reset_mask": np.array([True, False])}
+    env.reset()
+    env.reset(seed=5, options=half)
+    assert env.step(np.zeros(2, dtype=int))[1].tolist() == pytest.approx([first[0], second[1]])
