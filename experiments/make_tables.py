@@ -151,8 +151,8 @@ def robot_table() -> str:
     tasks = ", ".join(f"{study.tasks} ({name})" for name, study in robots.STUDIES.items())
     return (
         f"R_k with sampled actions on held-out tasks ({tasks}), mean and 95 % interval over seeds and tasks; success "
-        "is the share of last episodes in which the goal was ever reached. Any row again: `python experiments/robots.py "
-        "--studies NAME`; settings: `experiments/robots.py`.\n\n"
+        "is the share of last episodes in which the goal was ever reached. Any row again: "
+        "`python experiments/robots.py --studies NAME`; settings: `experiments/robots.py`.\n\n"
         + table(["family", "agent", "meta-updates", "seeds", "k = 0", "1", "2", "success"], rows)
     )
 

@@ -135,6 +135,10 @@ def adopt(
     Raises:
         InvalidValueError: a method is missing, or tasks are not numbers.
     """
+    if not callable(env) or isinstance(env, gym.Env):
+        raise InvalidValueError(
+            "env", env, "the class, or a function that builds an environment, not one that is built"
+        )
     build = _Modern(env)
     built = build(**(env_kwargs or {}))
     try:
@@ -161,7 +165,7 @@ def _name(env: Callable[..., Any]) -> str:
 
 def _sampled(env: gym.Env[Any, Any], name: str, count: int) -> list[Any]:
     """Tasks in the environment's own form."""
-    if env.has_wrapper_attr("sample_tasks"):
+    if env.has_wrapper_attr("sample_tasks") and callable(env.get_wrapper_attr("sample_tasks")):
         tasks = list(env.get_wrapper_attr("sample_tasks")(count))
     elif env.has_wrapper_attr("get_all_task_idx"):
         tasks = [int(i) for i in env.get_wrapper_attr("get_all_task_idx")()]

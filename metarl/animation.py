@@ -9,11 +9,13 @@ plays of a task (trial 0, episode 0), and the returns are its scores.
 from __future__ import annotations
 
 import copy
+import ctypes.util
 import importlib.util
 import io
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -147,6 +149,20 @@ def film(
     return takes
 
 
+def choose_renderer() -> None:
+    """Let MuJoCo draw without a screen where there is none; to be called before MuJoCo is imported.
+
+    It looks at the environment variable MUJOCO_GL once, when it is imported. This sets it, unless it is set or there is
+    a display, to a library that is installed: "egl" or "osmesa".
+    """
+    if sys.platform != "linux" or {"MUJOCO_GL", "DISPLAY"} & os.environ.keys() or "mujoco" in sys.modules:
+        return
+    for name, library in (("osmesa", "OSMesa"), ("egl", "EGL")):
+        if ctypes.util.find_library(library):
+            os.environ["MUJOCO_GL"] = name
+            return
+
+
 def _one_task(family: Family, task: int | Mapping[str, Any] | Tasks, split: str, seed: int) -> Tasks:
     if isinstance(task, (int, np.integer)):
         if task < 0:
@@ -251,7 +267,8 @@ def _rendering(family: GymFamily, frames: list[Pixels]) -> GymFamily:
     def build(**task: Any) -> gym.Env[Any, Any]:
         env = inner.build(**task)
         if env.render_mode != "rgb_array":
-            raise InvalidValueError(f"render_mode of {family.id}", env.render_mode, "'rgb_array', to be filmed")
+            expected = "'rgb_array', to be filmed: its metadata['render_modes'] and render() must offer it"
+            raise InvalidValueError(f"render_mode of {family.id}", env.render_mode, expected)
         return _FilmedEnv(env, frames)
 
     outer.build = build  # type: ignore[method-assign]

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import json
 import shlex
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from rich.text import Text
 import metarl
 from metarl.adopt import parse_parameters
 from metarl.agent import Agent, make_agent
-from metarl.animation import watch
+from metarl.animation import choose_renderer, watch
 from metarl.check import check_family
 from metarl.errors import DivergedWarning, InvalidValueError, MetaRLError, did_you_mean, verbatim
 from metarl.evaluation import evaluate
@@ -243,7 +244,13 @@ def run_train(name: str, options: Any) -> None:
         raise InvalidValueError("agent", name, f"one that learns; {name} can be evaluated as it is: metarl eval {name}")
     out = options.out or Path("runs") / f"{name}-{_label(options.env or family.id)}-seed{options.seed}"
     run = Run.create(out, agent, options.iterations, options.checkpoint_every)
-    _train(run, agent, 0)
+    try:
+        _train(run, agent, 0)
+    except Exception:
+        metrics = run.path / "metrics.jsonl"
+        if not metrics.exists() or not metrics.stat().st_size:  # nothing was learned: the command may be given again
+            shutil.rmtree(run.path, ignore_errors=True)
+        raise
 
 
 def _family_of(options: TrainOptions) -> Family:
@@ -315,6 +322,7 @@ def run_report(options: ReportOptions) -> None:
 
 def run_watch(options: WatchOptions) -> None:
     """`metarl watch RUN`."""
+    choose_renderer()
     loaded, _, where = _load((options.run,), options.family, options.device)
     out = options.out or where / "results" / f"{options.split}-task{options.task}.gif"
     settings: Any = {"mode": options.mode, "split": options.split, "task_seed": options.task_seed, "seed": options.seed}
@@ -372,7 +380,7 @@ def load_source(source: str) -> None:
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
         spec.loader.exec_module(module)
-    except (ImportError, OSError) as error:
+    except (ImportError, OSError, SyntaxError) as error:
         raise InvalidValueError("load", source, f"an importable module or a .py file ({error})") from error
 
 

@@ -8,6 +8,7 @@ horizon in the same way, and neither ever redraws a task in `reset`.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -246,8 +247,14 @@ class GymFamily(Family):
         if horizon is not None and not (isinstance(horizon, int) and horizon > 0):
             raise InvalidValueError("horizon", horizon, "a whole number of steps, at least 1")
         self.horizon = 0 if horizon is None else horizon
+        for name, dist in ((k, d) for space in (self.task_space, *self.ood.values()) for k, d in space.items()):
+            if not isinstance(dist, Distribution):
+                raise InvalidValueError(f"task_space[{name!r}]", dist, "a metarl distribution such as Uniform(0, 1)")
         probe = self.make_env(self.tasks("train", 1))
         try:
+            if apply == "set_task" and not probe.has_wrapper_attr("set_task"):
+                expected = f"another one: {type(probe.unwrapped).__name__} has no method set_task"
+                raise InvalidValueError("apply", apply, expected)
             self.horizon = horizon or time_limit(probe) or 0
             self.observation_space, self.action_space = probe.observation_space, probe.action_space
             for name in self.task_space if apply == "attrs" else ():
@@ -264,10 +271,14 @@ class GymFamily(Family):
     def build(self, **task: Any) -> gym.Env[Any, Any]:
         """The user's environment, with the task as keywords where that is how it is applied."""
         if callable(self.env):
+            _check_keywords(self.env, {**self.env_kwargs, **task})
             env = self.env(**self.env_kwargs, **task)
             env = gym.wrappers.TimeLimit(env, self.horizon) if self.horizon else env
         else:
-            env = gym.make(self.env, max_episode_steps=self.horizon or None, **self.env_kwargs, **task)
+            try:
+                env = gym.make(self.env, max_episode_steps=self.horizon or None, **self.env_kwargs, **task)
+            except gym.error.UnregisteredEnv as error:
+                raise InvalidValueError("env", self.env, f"a registered Gymnasium id ({error})") from error
         return numeric(env)
 
     def make_env(self, task: Tasks) -> TaskedEnv:
@@ -283,6 +294,17 @@ class GymFamily(Family):
         seen = copy.copy(self)
         seen.env_kwargs = self.env_kwargs | {"render_mode": "rgb_array"}
         return seen
+
+
+def _check_keywords(env: Callable[..., Any], keywords: Mapping[str, Any]) -> None:
+    """Refuse keywords that an environment does not take."""
+    try:
+        inspect.signature(env).bind(**keywords)
+    except TypeError as error:
+        name = getattr(env, "__name__", repr(env))
+        raise InvalidValueError(f"keywords of {name}", sorted(keywords), f"those that it takes ({error})") from error
+    except ValueError:  # a builtin has no signature to check
+        pass
 
 
 def numeric(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
@@ -361,7 +383,11 @@ class TaskedEnv(gym.Wrapper[Any, Any, Any, Any]):
                 seed = int(self.env.unwrapped.np_random.integers(1 << 31))
             self.env.close()
             self.env, self._built_with = self.family.build(**task), task
-        return self.env.reset(seed=seed, options=options)
+        out: Any = self.env.reset(seed=seed, options=options)
+        if not (isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], dict)):
+            expected = "(observation, info); metarl.adopt takes environments with Gym's old signatures"
+            raise InvalidValueError(f"what {type(self.unwrapped).__name__}.reset returns", out, expected)
+        return out
 
 
 # What Gymnasium's own environments compute once from attributes that may be a task: class to derived attributes.

@@ -256,7 +256,8 @@ def _text_section(entries: Sequence[Entry]) -> str:
     widths = [max(map(len, column)) for column in columns]
     lines = [" | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in zip(*columns, strict=True)]
     lines.insert(1, " | ".join("-" * w for w in widths))
-    return "\n".join([f"{first.family}: {_subtitle(first)}", "", *(f"| {line} |" for line in lines)])
+    finite = " \u00b7 train = test: a finite family" if first.meta.get("train_equals_test") else ""
+    return "\n".join([f"{first.family}: {_subtitle(first)}{finite}", "", *(f"| {line} |" for line in lines)])
 
 
 def _text_row(entry: Entry, mode: str, chosen: Sequence[int], decimals: int) -> list[str]:

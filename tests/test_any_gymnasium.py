@@ -510,3 +510,59 @@ def test_processes_need_no_pickling_and_ignore_interrupts():
         os.kill(process.pid, signal.SIGINT)
     assert slots.step(torch.zeros(2, dtype=torch.int64)).reward.shape == (2,)
     slots.close()
+
+
+def wrong_reset():
+    class Old(Sees):
+        def reset(self, *, seed=None, options=None):
+            return super().reset(seed=seed)[0]
+
+    family = GymFamily(Old, SPEED, "attrs", horizon=6)
+    family.make_env(family.tasks("train", 1)).reset(seed=0)
+
+
+@pytest.mark.parametrize(
+    ("build", "sentence"),
+    [
+        (lambda: GymFamily(Sees, SPEED, "set_task", horizon=6), "another one: Sees has no method set_task"),
+        (lambda: GymFamily(Sees, {"wind": Uniform(0.0, 1.0)}, "kwargs", horizon=6), r"keywords of Sees is \['wind'\]"),
+        (
+            lambda: GymFamily("Thermostat-v7", SPEED, "attrs"),
+            "env is 'Thermostat-v7', expected a registered Gymnasium id",
+        ),
+        (
+            lambda: GymFamily(Sees, {"speed": (0, 1)}, "attrs", horizon=6),
+            r"task_space\['speed'\] is \(0, 1\), expected a",
+        ),
+        (wrong_reset, "what Old.reset returns is .*metarl.adopt takes environments with Gym's old signatures"),
+        (lambda: metarl.adopt(Sees()), "env is .*, expected the class, or a function that builds an environment"),
+    ],
+)
+def test_a_wrong_environment_gets_one_sentence(build, sentence):
+    with pytest.raises(InvalidValueError, match=sentence):
+        build()
+
+
+def test_a_training_that_failed_at_once_leaves_no_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("broken.py").write_text(
+        "import metarl\n"
+        "from test_any_gymnasium import Sees\n"
+        "class Breaks(Sees):\n"
+        "    def step(self, action):\n"
+        "        raise metarl.InvalidValueError('wheel', 'off', 'on')\n"
+        "metarl.register_family('mine/Breaks-v0', env=Breaks, apply='attrs', horizon=6,\n"
+        "    task_space={'speed': metarl.Uniform(0.5, 1.5)})\n"
+    )
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    held = dict(metarl.registry.families)
+    try:
+        for _ in range(2):
+            with pytest.raises(SystemExit, match="2"):
+                main(["train", "rl2", "--family", "mine/Breaks-v0", "--load", "broken.py", "--meta-batch-size", "8"])
+            assert "wheel is 'off', expected on" in capsys.readouterr().err
+            assert not Path("runs/rl2-Breaks-v0-seed0").exists()
+    finally:
+        metarl.registry.families.clear()
+        metarl.registry.families.update(held)
+        gym.registry.pop("mine/Breaks-v0", None)
