@@ -142,7 +142,7 @@ def figure(found: Mapping[str, list[Results]]) -> Figure:
     for axes, (name, results) in zip(out.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True):
         color = iter(PALETTE)
         for result in results:
-            for key in result.meta.get("curves", [{}])[0]:
+            for key in [k for k in result.meta.get("curves", [{}])[0] if k != "trial_return"]:
                 lines = np.array([each[key] for each in result.meta["curves"]])
                 shade, x = next(color), np.arange(1, lines.shape[1] + 1)
                 axes.plot(x, lines.mean(0), color=shade, label=f"{result.agent}: {key.replace('_', ' ')}")
