@@ -204,6 +204,7 @@ class Rllab:
         assert type(task) is self.kind
         if self.kind is dict:
             assert type(task["sign"]) is int
+            assert task["sign"] == (task["goal"] > 0)
         self.goal = {dict: lambda: task["goal"], np.ndarray: lambda: task[0], float: lambda: task}[self.kind]()
 
     def seed(self, seed):
