@@ -39,14 +39,11 @@ TASK_SPACE_CONTINUOUS: TaskSpace = {"power": Uniform(0.001, 0.002), "gravity": U
 OOD: Mapping[str, TaskSpace] = {"far": {"gravity": Uniform(0.00301, 0.0034)}}  # steeper
 
 
-class MountainCar(TorchFamily):
-    """Three actions, -1 per step; the state is the observation, `float32 [N, 2]`."""
+class Valley(TorchFamily):
+    """What both variants share: start, observation and picture. Subclasses set `goal`, the position where they end."""
 
-    source = "Moore 1990; Gymnasium MountainCar-v0"
+    goal: float
     observation_space = Box(LOW, HIGH, dtype=np.float32)
-    action_space = Discrete(3)
-    horizon = 200
-    task_space = TASK_SPACE
     ood = OOD
 
     def reset(self, task: dict[str, Tensor], rng: Rng) -> Tensor:
@@ -56,45 +53,42 @@ class MountainCar(TorchFamily):
     def observe(self, state: Tensor, task: dict[str, Tensor]) -> Tensor:
         """The state."""
         return state
-
-    def step(self, state: Tensor, action: Tensor, task: dict[str, Tensor], rng: Rng) -> tuple[Tensor, Tensor, Tensor]:
-        """Push and roll."""
-        after, arrived = roll(state, action.to(state.dtype).sub_(1.0).mul_(task["force"]), task["gravity"], GOAL)
-        return after, torch.full_like(task["force"], -1.0), arrived
 
     def draw(self, axes: Any, state: State, task: dict[str, npt.NDArray[Any]]) -> None:
         """See `draw_valley`."""
-        draw_valley(axes, float(state[0]), float(task["gravity"]), GOAL)
+        draw_valley(axes, float(state[0]), float(task["gravity"]), self.goal)
 
 
-class MountainCarContinuous(TorchFamily):
+class MountainCar(Valley):
+    """Three actions, -1 per step; the state is the observation, `float32 [N, 2]`."""
+
+    source = "Moore 1990; Gymnasium MountainCar-v0"
+    action_space = Discrete(3)
+    horizon = 200
+    goal = GOAL
+    task_space = TASK_SPACE
+
+    def step(self, state: Tensor, action: Tensor, task: dict[str, Tensor], rng: Rng) -> tuple[Tensor, Tensor, Tensor]:
+        """Push and roll."""
+        after, arrived = roll(state, action.to(state.dtype).sub_(1.0).mul_(task["force"]), task["gravity"], self.goal)
+        return after, torch.full_like(task["force"], -1.0), arrived
+
+
+class MountainCarContinuous(Valley):
     """A push of any size, 100 at the goal; the state is the observation, `float32 [N, 2]`."""
 
     source = "Moore 1990; Gymnasium MountainCarContinuous-v0"
-    observation_space = Box(LOW, HIGH, dtype=np.float32)
     action_space = Box(-1.0, 1.0, (1,), np.float32)
     horizon = 999
+    goal = GOAL_CONTINUOUS
     task_space = TASK_SPACE_CONTINUOUS
-    ood = OOD
-
-    def reset(self, task: dict[str, Tensor], rng: Rng) -> Tensor:
-        """At rest in the valley: `[N, 2]`."""
-        return start(rng)
-
-    def observe(self, state: Tensor, task: dict[str, Tensor]) -> Tensor:
-        """The state."""
-        return state
 
     def step(self, state: Tensor, action: Tensor, task: dict[str, Tensor], rng: Rng) -> tuple[Tensor, Tensor, Tensor]:
         """Push and roll."""
         push = action[:, 0]
-        after, arrived = roll(state, push.clamp(-1.0, 1.0).mul_(task["power"]), task["gravity"], GOAL_CONTINUOUS)
+        after, arrived = roll(state, push.clamp(-1.0, 1.0).mul_(task["power"]), task["gravity"], self.goal)
         reward = arrived.to(push.dtype).mul_(GOAL_REWARD).addcmul_(push, push, value=-ACTION_COST)
         return after, reward, arrived
-
-    def draw(self, axes: Any, state: State, task: dict[str, npt.NDArray[Any]]) -> None:
-        """See `draw_valley`."""
-        draw_valley(axes, float(state[0]), float(task["gravity"]), GOAL_CONTINUOUS)
 
 
 def start(rng: Rng) -> Tensor:

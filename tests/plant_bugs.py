@@ -498,6 +498,20 @@ BUGS = (
         "float(self.model.opt.timestep)",
         "test_mujoco_families",
     ),
+    Bug(
+        "evaluation begins a schedule anew",
+        "metarl/rollout.py",
+        "stage * _episodes(agent) if self.family.switches else 0",
+        "0",
+        "test_switching",
+    ),
+    Bug(
+        "fractions as seeds",
+        "metarl/family.py",
+        "not (isinstance(dist, Integers) or whole)",
+        "False",
+        "test_any_gymnasium",
+    ),
 )
 
 
