@@ -21,10 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from metarl.agent import Agent, AgentState, adam_tensors, check_number, load_adam
+from metarl.agents.rl2_network import RL2Network
 from metarl.errors import InvalidValueError, did_you_mean
 from metarl.family import Family
-from metarl.memory import MEMORIES, free_bytes, make_memory
-from metarl.networks import Distribution, ObservationEncoder, PolicyHead
+from metarl.memory import MEMORIES, free_bytes
+from metarl.networks import Distribution, ObservationEncoder, PolicyHead, TaskEncoder
 from metarl.recording import Recorder
 from metarl.returns import discounted_returns, gae
 from metarl.rng import Rng, fold_in, make_key
@@ -79,56 +80,14 @@ class RL2Config:
     teaches a memory to keep what was paid for what. 0: no such task."""
     max_grad_norm: float = 0.5
     """Gradients are scaled down to this norm."""
+    expected_rewards: bool = False
+    """Learn from the means that rewards are drawn around, where the family reports them (the memory is told what was
+    drawn): the same gradient on average, without the noise of the draws."""
+    value_sees_task: bool = False
+    """The value is also given the task's parameters, in training alone (an asymmetric actor-critic, Pinto et al. 2018,
+    arXiv:1710.06542): what a lucky task pays is then not taken for what an action is worth."""
     normalize_rewards: bool = False
     """Learn from rewards divided by the running deviation of discounted returns (the memory is told the plain ones)."""
-
-
-class RewardHead(nn.Module):
-    """Predicts a step's reward from the memory and the action that is taken: one hidden layer."""
-
-    def __init__(self, hidden: int, actions: int) -> None:
-        super().__init__()
-        self.wide = nn.Linear(hidden + actions, hidden)
-        self.out = nn.Linear(hidden, 1)
-
-    def forward(self, h: Tensor, action: Tensor) -> Tensor:
-        """Features `[..., hidden]` and encoded actions `[..., actions]` to `[...]`."""
-        return self.out(self.wide(torch.cat([h, action], -1)).relu()).squeeze(-1)  # type: ignore[no-any-return]
-
-
-class RL2Network(nn.Module):
-    """A memory with a policy and a value head on it, and where it is asked for one that predicts rewards."""
-
-    def __init__(self, inputs: int, config: RL2Config, window: int, outputs: int, actions: int, log_std: int) -> None:
-        super().__init__()
-        self.memory = make_memory(config.memory, inputs, config.hidden, window)
-        self.critic = make_memory(config.memory, inputs, config.hidden, window) if config.separate_value else None
-        self.policy = nn.Linear(config.hidden, outputs)
-        self.value = nn.Linear(config.hidden, 1)
-        self.reward = RewardHead(config.hidden, actions) if config.reward_coef else None
-        if log_std:
-            self.log_std = nn.Parameter(torch.empty(log_std))
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Whole trials `[T, R, inputs]`: the policy's features `[T, R, hidden]` and the values `[T, R]`."""
-        h = self.memory(x)
-        return h, self.value(h if self.critic is None else self.critic(x)).squeeze(-1)
-
-    @torch.no_grad()
-    def initialise(self, rng: Rng) -> None:
-        """The memory's own ranges; heads PyTorch's, the policy's a hundredth of that; all from keyed draws."""
-        bound = self.memory.size**-0.5
-        for memory in (self.memory, self.critic):
-            if memory is not None:
-                memory.initialise(rng)
-        heads = [(self.policy, 0.01), (self.value, 1.0)]
-        if self.reward is not None:
-            heads += [(self.reward.wide, 1.0), (self.reward.out, 1.0)]
-        for head, scale in heads:
-            head.weight.copy_((2.0 * rng.uniform(*head.weight.shape)[0] - 1.0) * bound * scale)
-            head.bias.zero_()
-        if hasattr(self, "log_std"):
-            self.log_std.zero_()
 
 
 class RL2(Agent):
@@ -164,8 +123,19 @@ class RL2(Agent):
         self.trial_steps = config.trial_episodes * family.horizon
         self.inputs_size = self.encode.size + self.head.features + 2
         outputs, log_std = self.head.size, 0 if self.head.discrete else self.head.size
+        self.encode_task = TaskEncoder(family) if config.value_sees_task else None
         with torch.device("meta"):  # PyTorch's own initialisation would draw from its global generator
-            self.net = RL2Network(self.inputs_size, config, self.trial_steps, outputs, self.head.features, log_std)
+            self.net = RL2Network(
+                self.inputs_size,
+                config.memory,
+                config.hidden,
+                self.trial_steps,
+                outputs,
+                separate_value=config.separate_value,
+                task=0 if self.encode_task is None else self.encode_task.size,
+                rewarded=self.head.features if config.reward_coef else 0,
+                log_std=log_std,
+            )
         self.net.to_empty(device="cpu")
         self.net.initialise(Rng(torch.tensor([make_key("rl2", "init", seed)])))
         self.net.to(self.device)
@@ -198,7 +168,7 @@ class RL2(Agent):
         policy = self._policy(h)
         action = policy.mode if mode == "mean" else policy.sample(rng)
         extras = {"log_prob": policy.log_prob(action).unsqueeze(1)}
-        if self.net.critic is None:
+        if self.net.critic is None and self.encode_task is None:
             extras["value"] = self.net.value(h)
         return action.unsqueeze(1), extras, state | {f"new.{k}": v for k, v in new.items()}
 
@@ -238,7 +208,7 @@ class RL2(Agent):
         self.check_memory(trials.rows)
         rollout, _ = trials.collect(self, self.begin(trials.rows), 0, Budget(slots=1, episodes=cfg.trial_episodes))
         sampled = time.perf_counter()
-        metrics = self.update(rollout, trials.key)
+        metrics = self.update(rollout, trials.key, trials.tasks)
         total = (rollout.reward * rollout.valid).sum((0, 2))
         return {
             "trial_return": float(total.double().mean()),
@@ -255,17 +225,39 @@ class RL2(Agent):
         return torch.cat([self.encode(rollout.obs[:, :, 0]), torch.cat([first, told[:-1]])], -1)
 
     @torch.no_grad()
-    def values(self, rollout: Rollout, x: Tensor) -> Tensor:
-        """The value before each step, `[T, R]`: from acting, or from the value network's own memory."""
-        if self.net.critic is None:
+    def values(self, rollout: Rollout, x: Tensor, task: Tensor | None = None) -> Tensor:
+        """The value before each step, `[T, R]`: from acting, or what acting does not know computed anew.
+
+        Args:
+            rollout: the trials.
+            x: what the network was given in them, `[T, R, inputs]`.
+            task: features of their tasks `[1, R, task]`, where the value sees them.
+        """
+        memory = self.net.critic
+        if memory is None and task is None:
             return rollout.extras["value"][:, :, 0]
-        parts = x.chunk(self.config.minibatches, 1)
+        memory, out = self.net.memory if memory is None else memory, []
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            return torch.cat([self.net.value(self.net.critic(part)).squeeze(-1) for part in parts], 1)
+            for rows in torch.arange(x.shape[1], device=x.device).chunk(self.config.minibatches):
+                out.append(self.net.valued(memory(x[:, rows]), None if task is None else task[:, rows]))
+        return torch.cat(out, 1)
+
+    def paid(self, rollout: Rollout) -> Tensor:
+        """The rewards as they are, or their means if asked for: `[T, R]`, 0 after a trial's end.
+
+        Raises:
+            InvalidValueError: the family does not report its rewards' means.
+        """
+        reward = rollout.expected_reward if self.config.expected_rewards else rollout.reward
+        if reward is None:
+            expected = f"False: {self.family.id} reports no info['expected_reward'] (its rewards may not be random)"
+            raise InvalidValueError("rl2.expected_rewards", True, expected)
+        valid = rollout.valid[:, :, 0]
+        return torch.where(valid, reward[:, :, 0], torch.zeros_like(reward[:, :, 0]))
 
     def rewards(self, rollout: Rollout) -> Tensor:
-        """What is learned from, `[T, R]`: 0 after a trial's end; divided by the deviation of returns if asked for."""
-        reward = rollout.reward[:, :, 0] * rollout.valid[:, :, 0]
+        """What is learned from, `[T, R]`: `paid`, divided by the deviation of returns if asked for."""
+        reward = self.paid(rollout)
         if not self.config.normalize_rewards:
             return reward
         g = self._replayed("returns", self._returns, {"reward": reward})
@@ -282,11 +274,12 @@ class RL2(Agent):
         given = {"reward": reward, "value": value, "trial_end": trial_end}
         return self._replayed("advantages", self._gae, given)
 
-    def update(self, rollout: Rollout, key: int) -> dict[str, float]:
-        """PPO's epochs; `key` decides how trials are dealt into minibatches."""
+    def update(self, rollout: Rollout, key: int, tasks: Tasks | None = None) -> dict[str, float]:
+        """PPO's epochs; `key` decides how trials are dealt into minibatches, `tasks` are for a value that sees them."""
         cfg, valid = self.config, rollout.valid[:, :, 0].float()
         x = self.inputs(rollout)
-        value = self.values(rollout, x)
+        task = None if self.encode_task is None or tasks is None else self.encode_task(tasks, self.device).unsqueeze(0)
+        value = self.values(rollout, x, task)
         advantage = self.advantages(rollout, self.rewards(rollout), value)
         target = advantage + value
         action, old_log_prob = rollout.action[:, :, 0], rollout.extras["log_prob"][:, :, 0]
@@ -296,7 +289,7 @@ class RL2(Agent):
         left = 1.0 - self.updates / cfg.anneal_iterations if cfg.anneal_iterations else 1.0
         self._set_rate(cfg.learning_rate * left)
         batch = {"x": x, "action": action, "old_log_prob": old_log_prob, "advantage": advantage, "target": target}
-        batch |= {"reward": rollout.reward[:, :, 0], "valid": valid}
+        batch |= {"reward": self.paid(rollout), "valid": valid} | ({} if task is None else {"task": task})
         kept = max(0.0, 1.0 - (1.0 - left) / cfg.entropy_anneal)
         bonus = torch.full((), cfg.entropy_coef * kept, device=self.device)
         sums: dict[str, Tensor] = {}
@@ -342,13 +335,14 @@ class RL2(Agent):
 
         Args:
             part: `x` `[T, B, inputs]`, `action` `[T, B, ...]`, `old_log_prob`, `advantage`, `target`, `reward` and
-                `valid` (0 or 1) `[T, B]`, and `bonus`, the entropy's weight.
+                `valid` (0 or 1) `[T, B]`, `bonus`, the entropy's weight, and `task` `[1, B, task]` where the value
+                sees it.
         """
         cfg, valid, advantage = self.config, part["valid"], part["advantage"]
         count = valid.sum()
         # as precise as acting, or the first ratio is not 1
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            h, value = self.net(part["x"])
+            h, value = self.net(part["x"], part.get("task"))
         policy = self._policy(h)
         log_ratio = policy.log_prob(part["action"]) - part["old_log_prob"]
         ratio = log_ratio.exp()
@@ -360,7 +354,7 @@ class RL2(Agent):
         loss = policy_loss + cfg.value_coef * value_loss - part["bonus"] * entropy
         metrics = {"value_loss": value_loss.detach(), "entropy": entropy.detach()}
         if self.net.reward is not None:
-            predicted = self.net.reward(h, self.head.encode(part["action"]))
+            predicted = self.net.reward(h, self.head.encode(part["action"])).squeeze(-1)
             reward_loss = ((predicted - part["reward"]).square() * valid).sum() / count
             loss = loss + cfg.reward_coef * reward_loss
             metrics["reward_loss"] = reward_loss.detach()

@@ -54,11 +54,13 @@ class BernoulliBandit(TorchFamily):
         """Nothing to see."""
         return state
 
-    def step(self, state: Tensor, action: Tensor, task: dict[str, Tensor], rng: Rng) -> tuple[Tensor, Tensor, Tensor]:
+    def step(
+        self, state: Tensor, action: Tensor, task: dict[str, Tensor], rng: Rng
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """Pull arm `action`, `int64 [N]`."""
         p = task["p"].gather(1, action.unsqueeze(1)).squeeze(1)
         reward = (rng.uniform() < p).float()
-        return state, reward, torch.ones_like(reward, dtype=torch.bool)
+        return state, reward, torch.ones_like(reward, dtype=torch.bool), {"expected_reward": p}
 
     def optimal_action(self, state: Tensor, task: dict[str, Tensor], t: Tensor) -> Tensor:
         """The best arm."""

@@ -62,10 +62,13 @@ class GaussianBandit(TorchFamily):
         """Nothing to see."""
         return state
 
-    def step(self, state: Tensor, action: Tensor, task: dict[str, Tensor], rng: Rng) -> tuple[Tensor, Tensor, Tensor]:
+    def step(
+        self, state: Tensor, action: Tensor, task: dict[str, Tensor], rng: Rng
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """Pull arm `action`, `int64 [N]`."""
         mean = task["mean"].gather(1, action.unsqueeze(1)).squeeze(1)
-        return state, mean + self.noise_std * rng.normal(), torch.ones_like(mean, dtype=torch.bool)
+        reward = mean + self.noise_std * rng.normal()
+        return state, reward, torch.ones_like(mean, dtype=torch.bool), {"expected_reward": mean}
 
     def optimal_action(self, state: Tensor, task: dict[str, Tensor], t: Tensor) -> Tensor:
         """The best arm."""
@@ -120,11 +123,13 @@ class DeceptiveBandit(TorchFamily):
         """Nothing to see."""
         return state
 
-    def step(self, state: Tensor, action: Tensor, task: dict[str, Tensor], rng: Rng) -> tuple[Tensor, Tensor, Tensor]:
+    def step(
+        self, state: Tensor, action: Tensor, task: dict[str, Tensor], rng: Rng
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """Pull arm `action`, `int64 [N]`."""
         mean = self.means(task).gather(1, action.unsqueeze(1)).squeeze(1)
         reward = mean + self.noise_std * (action > 0) * rng.normal()
-        return state, reward, torch.ones_like(mean, dtype=torch.bool)
+        return state, reward, torch.ones_like(mean, dtype=torch.bool), {"expected_reward": mean}
 
     def optimal_action(self, state: Tensor, task: dict[str, Tensor], t: Tensor) -> Tensor:
         """The best arm."""

@@ -70,11 +70,13 @@ class SwitchingBandit(TorchFamily):
         new = (state > 0) & (self.segment(state, task) > self.segment(state - 1, task))
         return new.float().unsqueeze(1)
 
-    def step(self, state: Tensor, action: Tensor, task: dict[str, Tensor], rng: Rng) -> tuple[Tensor, Tensor, Tensor]:
+    def step(
+        self, state: Tensor, action: Tensor, task: dict[str, Tensor], rng: Rng
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """Pull arm `action`, `int64 [N]`."""
         p = task["p"][torch.arange(len(state), device=state.device), self.segment(state, task), action]
         reward = (rng.uniform() < p).float()
-        return state + 1, reward, torch.zeros_like(reward, dtype=torch.bool)
+        return state + 1, reward, torch.zeros_like(reward, dtype=torch.bool), {"expected_reward": p}
 
     def optimal_action(self, state: Tensor, task: dict[str, Tensor], t: Tensor) -> Tensor:
         """The best arm of the present segment."""

@@ -55,14 +55,18 @@ class TabularMDP(TorchFamily):
         """One-hot, `[N, states]`."""
         return (state.unsqueeze(1) == torch.arange(self.states, device=state.device)).float()
 
-    def step(self, state: Tensor, action: Tensor, task: dict[str, Tensor], rng: Rng) -> tuple[Tensor, Tensor, Tensor]:
+    def step(
+        self, state: Tensor, action: Tensor, task: dict[str, Tensor], rng: Rng
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         """Draw the reward, then the next state."""
         slot = torch.arange(len(state), device=state.device)
-        reward = task["reward"][slot, state, action] + self.reward_std * rng.normal()
+        mean = task["reward"][slot, state, action]
+        reward = mean + self.reward_std * rng.normal()
         return (
             rng.categorical(task["transition"][slot, state, action]),
             reward,
             torch.zeros_like(reward, dtype=torch.bool),
+            {"expected_reward": mean},
         )
 
     def optimal_action(self, state: Tensor, task: dict[str, Tensor], t: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from metarl.family import Family, check_family_fields, task_dict
 from metarl.networks import ObservationEncoder, PolicyHead
 from metarl.probe import (
     EPISODES,
+    MAX_COMPARED,
     MAX_STEPS,
     Subject,
     Tape,
@@ -385,11 +386,37 @@ def _compare_returns(
         yield subject.say(f"references()[{name!r}]", found, expected, MEND_REFERENCE)
 
 
+def expected_rewards(subject: Subject) -> Iterator[str]:
+    """Where a torch family reports the means of its rewards, they are the rewards' means."""
+    if not subject.torch:
+        return
+    rows = subject.tasks(subject.wide)[np.repeat(np.arange(subject.wide), EPISODES)]
+    keys = subject.keys(len(rows), number=2)
+    slots: Any = subject.pool.get(len(rows))
+    slots.begin(rows, keys, min(subject.steps, MAX_COMPARED))
+    off, means = [], []
+    for action in subject.actions(keys, min(subject.steps, MAX_COMPARED), held=False):
+        out = slots.step(action.to(slots.device))
+        if out.expected_reward is None:
+            return
+        off.append((out.reward - out.expected_reward).double().cpu().flatten())
+        means.append(out.expected_reward.double().cpu().flatten())
+    error, mean = torch.cat(off), torch.cat(means)
+    # neither on average nor the more the larger the mean may rewards lie to one side of it
+    for weight in (torch.ones_like(mean), mean - mean.mean()):
+        bias, noise = float((error * weight).mean()), float((error * weight).std()) / len(mean) ** 0.5
+        if abs(bias) > STANDARD_ERRORS * noise + RETURN_TOLERANCE * (1 + float(mean.abs().mean())):
+            found = f"off by {float(error.abs().mean()):.2g} on average, to one side"
+            fix = "report the reward's mean for this state, action and task, before anything is drawn"
+            yield subject.say("info['expected_reward']", found, "what the rewards of many draws average", fix)
+            return
+
+
 STAGES = (
     (declarations,),
     (constant_spaces, state_tensors),
     (interface, task_sets, task_data),
     (hidden_randomness, pure_functions, no_host_reads),
     (reset_keeps_task, no_trace),
-    (parameters, batch_equals_singles, devices_agree, references),
+    (parameters, batch_equals_singles, devices_agree, references, expected_rewards),
 )

@@ -155,7 +155,8 @@ class TorchFamily(Family):
     ) -> tuple[State, Tensor, Tensor] | tuple[State, Tensor, Tensor, dict[str, Tensor]]:
         """One step: the new state, `reward` `float32 [N]`, `terminated` `bool [N]`, and optionally info.
 
-        Info may hold `success`, `bool [N]`.
+        Info may hold `success`, `bool [N]`, and where rewards are drawn at random `expected_reward`, `float32 [N]`: the
+        mean of this step's reward given the state, the action and the task. Agents may learn from it and never see it.
         """
         raise NotImplementedError(f"{type(self).__name__}.step")
 

@@ -19,7 +19,9 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl.errors import InvalidValueError
+from metarl.family import Family
 from metarl.rng import Rng
+from metarl.tasks import Tasks
 
 Params = dict[str, Tensor]
 ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
@@ -167,6 +169,28 @@ class ObservationEncoder:
             return torch.nn.functional.one_hot(obs.long() - int(self.space.start), self.size).float()
         axes = len(self.space.shape or ())
         return obs.float() if axes == 1 else obs.reshape(*obs.shape[: obs.dim() - axes], self.size).float()
+
+
+class TaskEncoder:
+    """A family's tasks as feature vectors: all parameters side by side, standardised by the moments of train tasks.
+
+    Args:
+        family: whose tasks.
+        sample: how many train tasks the moments are of.
+    """
+
+    def __init__(self, family: Family, sample: int = 1000) -> None:
+        flat = _flat(family.tasks("train", sample))
+        self.size = flat.shape[1]
+        self.mean, self.std = flat.mean(0), flat.std(0).clamp_min(1e-6)
+
+    def __call__(self, tasks: Tasks, device: torch.device | str = "cpu") -> Tensor:
+        """`float32 [N, size]` on a device."""
+        return ((_flat(tasks) - self.mean) / self.std).to(device)
+
+
+def _flat(tasks: Tasks) -> Tensor:
+    return torch.cat([leaf.flatten(1) for _, leaf in sorted(tasks.tensors().items())], 1)
 
 
 class PolicyHead:

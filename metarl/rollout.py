@@ -6,6 +6,7 @@ A row is one trial in one task; its E slots share the row's adaptation state. Te
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -106,6 +107,7 @@ class Rollout:
         valid: `bool [T, R, E]`, False where a slot had finished its episodes.
         last_obs: `[R, E, *obs]`, what would be seen next.
         success: `bool [T, R, E]` where the family reports it.
+        expected_reward: `float32 [T, R, E]`, the mean that each reward was drawn around, where the family reports it.
         extras: what the agent's `act` returned beside its action, `[T, R, E, ...]`.
     """
 
@@ -117,6 +119,7 @@ class Rollout:
     valid: Tensor
     last_obs: Tensor
     success: Tensor | None = None
+    expected_reward: Tensor | None = None
     extras: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -173,9 +176,10 @@ class Rollout:
     def rows(self, which: slice | Tensor) -> Rollout:
         """A subset of the rows."""
         cut = {n: getattr(self, n)[:, which] for n in ("obs", "action", "reward", "terminated", "truncated", "valid")}
-        success = None if self.success is None else self.success[:, which]
+        told = {n: getattr(self, n) for n in ("success", "expected_reward")}
+        told = {n: None if v is None else v[:, which] for n, v in told.items()}
         extras = {k: v[:, which] for k, v in self.extras.items()}
-        return Rollout(**cut, last_obs=self.last_obs[which], success=success, extras=extras)
+        return Rollout(**cut, last_obs=self.last_obs[which], **told, extras=extras)
 
 
 class SlotPool:
@@ -370,8 +374,9 @@ class _Buffers:
         self.put(t, "reward", out.reward)
         self.put(t, "terminated", out.terminated)
         self.put(t, "truncated", out.truncated)
-        if out.success is not None:
-            self.put(t, "success", out.success)
+        for name in ("success", "expected_reward"):
+            if (value := getattr(out, name)) is not None:
+                self.put(t, name, value)
         if active is not None:
             self.put(t, "valid", active)
         for name, value in extras.items():
@@ -380,8 +385,11 @@ class _Buffers:
     def put(self, t: int, name: str, value: Tensor) -> None:
         buffer = self.data.get(name)
         if buffer is None:
-            make = {"valid": torch.ones, "success": torch.zeros}.get(name, torch.empty)  # some steps do not tell
-            buffer = make((self.total, *value.shape), dtype=value.dtype, device=value.device)
+            # some steps do not tell: no success, and no number
+            fill = {"valid": 1, "success": 0, "expected_reward": math.nan}.get(name)
+            buffer = value.new_empty((self.total, *value.shape))
+            if fill is not None:
+                buffer.fill_(fill)
             self.data[name] = buffer
         buffer[t].copy_(value)
 

@@ -32,6 +32,10 @@ class Transition(NamedTuple):
     truncated: Tensor  # bool: the horizon was reached
     final_obs: Tensor  # obs before any restart
     success: Tensor | None  # bool, where the family reports it
+    expected_reward: Tensor | None = None  # float32: before the reward was drawn, where the family reports it
+
+
+INFO = {"success": torch.bool, "expected_reward": torch.float32}  # what a torch family's step may tell besides
 
 
 class Slots(Protocol):
@@ -123,15 +127,19 @@ class TorchSlots:
         """One step without restarting anything; also which slots ended (None when it is known that none did)."""
         result = self.family.step(self.state, action, self.task, self._step_rng.seek(self.clock))
         self.state, reward, terminated = result[:3]
-        success = result[3].get("success") if len(result) == 4 else None
+        info = result[3] if len(result) == 4 else {}
         if self.clock == 0:
             _check_tensor(self.family, "step", "reward", reward, (self.n,), torch.float32)
             _check_tensor(self.family, "step", "terminated", terminated, (self.n,), torch.bool)
+            for name, dtype in INFO.items():
+                if name in info:
+                    _check_tensor(self.family, "step", f"info[{name!r}]", info[name], (self.n,), dtype)
         self.clock += 1
         self.t += 1
         obs = self.family.observe(self.state, self.task)
         truncated, ended = self._endings(terminated)
-        return Transition(obs, reward, terminated, truncated, obs, success), ended
+        told = (info.get(name) for name in INFO)
+        return Transition(obs, reward, terminated, truncated, obs, *told), ended
 
     def _set_keys(self, keys: Tensor, steps: int) -> None:
         self._step_rng = Rng(fold_in(keys, 1), steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,8 +13,10 @@ from gymnasium.spaces import Box
 from torch import Tensor
 
 import metarl
-from metarl.agents.rl2 import RL2, RL2Network
+from metarl.agents.rl2 import RL2
+from metarl.agents.rl2_network import RL2Network
 from metarl.evaluation import evaluate
+from metarl.networks import TaskEncoder
 from metarl.returns import gae
 from metarl.rollout import Budget, Feedback, Rollout, SlotPool, Trials
 
@@ -265,9 +268,9 @@ def test_training_keeps_cudnn_on_and_exact(monkeypatch: pytest.MonkeyPatch) -> N
     """`cudnn.flags` turns cuDNN off unless it is told otherwise; TF32 would make the first ratio differ from 1."""
     agent, seen, plain = walk_agent(), [], RL2Network.forward
 
-    def forward(net: RL2Network, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(net: RL2Network, x: Tensor, task: Tensor | None = None) -> tuple[Tensor, Tensor]:
         seen.append((torch.backends.cudnn.enabled, torch.backends.cudnn.allow_tf32))
-        return plain(net, x)
+        return plain(net, x, task)
 
     monkeypatch.setattr(RL2Network, "forward", forward)
     agent.train_step(Trials(SlotPool(agent.family), agent.family.tasks("train", 3)))
@@ -366,3 +369,85 @@ def test_cuda_agrees_with_cpu() -> None:
         trained.append({k: v.cpu() for k, v in agent.net.state_dict().items()})
     for name in trained[0]:
         torch.testing.assert_close(trained[0][name], trained[1][name], rtol=0, atol=1e-3)
+
+
+def bandit_trial(**settings: Any) -> tuple[RL2, Trials, Rollout]:
+    """Six bandits, ten pulls each."""
+    given = {"trial_episodes": 10, "meta_batch_size": 6, "hidden": 8, "minibatches": 3, "epochs": 1}
+    agent = metarl.make_agent("rl2", "metarl/BernoulliBandit-v0", **given, **settings)
+    trials = Trials(SlotPool(agent.family), agent.family.tasks("train", 6))
+    return agent, trials, trials.collect(agent, agent.begin(6), 0, Budget(episodes=10))[0]
+
+
+def parts_of(
+    agent: RL2, trials: Trials, rollout: Rollout, monkeypatch: pytest.MonkeyPatch
+) -> list[dict[str, torch.Tensor]]:
+    """What the gradient steps of an update are given."""
+    parts, plain = [], agent._ppo_step
+    monkeypatch.setattr(agent, "_ppo_step", lambda part: parts.append(dict(part)) or plain(part))
+    agent.update(rollout, trials.key, trials.tasks)
+    return parts
+
+
+def test_expected_rewards_are_learned_from_and_drawn_ones_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent, trials, rollout = bandit_trial(expected_rewards=True, reward_coef=1.0)
+    p = torch.from_numpy(trials.tasks.values["p"].copy())
+    means = p.gather(1, rollout.action[:, :, 0].T).T
+    assert torch.equal(agent.rewards(rollout), means)
+    assert torch.equal(agent.inputs(rollout)[1:, :, -2], rollout.reward[:-1, :, 0])
+    assert set(rollout.reward.unique().tolist()) == {0.0, 1.0}
+    learned = torch.cat([part["reward"] for part in parts_of(agent, trials, rollout, monkeypatch)], 1)
+    assert sorted(learned.flatten().tolist()) == sorted(means.flatten().tolist())
+    assert torch.equal(bandit_trial()[0].rewards(rollout), rollout.reward[:, :, 0])
+
+
+def test_expected_rewards_need_a_family_that_reports_them() -> None:
+    with pytest.raises(metarl.InvalidValueError, match=r"rl2.expected_rewards is True, expected False: .* reports no"):
+        metarl.train(walk_agent(expected_rewards=True), 1)
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_a_value_that_sees_the_task_is_given_each_trials_own(separate: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Minibatches are dealt at random: a trial's arms are known by what its pulls pay on average."""
+    agent, trials, rollout = bandit_trial(value_sees_task=True, expected_rewards=True, separate_value=separate)
+    assert "value" not in rollout.extras  # acting does not know the task
+    encoded = agent.encode_task(trials.tasks)
+    assert encoded.shape == (6, 5)
+    x, task = agent.inputs(rollout), encoded.unsqueeze(0)
+    with torch.no_grad():
+        h, value = agent.net(x, task)
+        torch.testing.assert_close(agent.values(rollout, x, task), value, rtol=0, atol=1e-6)
+        other_h, other = agent.net(x, task.flip(1))
+    assert torch.equal(h, other_h)  # the policy sees none of it
+    assert (other - value).abs().max() > 1e-3
+    parts = parts_of(agent, trials, rollout, monkeypatch)
+    assert [part["task"].shape for part in parts] == [(1, 2, 5)] * 3
+    for part in parts:
+        arms = part["task"][0] * agent.encode_task.std + agent.encode_task.mean  # [B, k]
+        torch.testing.assert_close(arms.gather(1, part["action"].T).T, part["reward"], rtol=0, atol=1e-5)
+
+
+def test_tasks_are_encoded_with_the_moments_of_train_tasks() -> None:
+    family = metarl.make_family("metarl/TabularMDP-v0")
+    encode = TaskEncoder(family, 200)
+    features = encode(family.tasks("train", 200))
+    assert features.shape == (200, 10 * 5 + 10 * 5 * 10)
+    torch.testing.assert_close(features.mean(0), torch.zeros(550), rtol=0, atol=1e-4)
+    torch.testing.assert_close(features.std(0), torch.ones(550), rtol=0, atol=1e-4)
+    first = family.tasks("test", 1)
+    reward = (torch.from_numpy(first.values["reward"].copy()).flatten() - encode.mean[:50]) / encode.std[:50]
+    torch.testing.assert_close(encode(first)[0, :50], reward)
+
+
+def test_a_value_that_sees_the_task_trains_saves_and_acts_without_it(tmp_path: Path) -> None:
+    settings = {"trial_episodes": 4, "meta_batch_size": 8, "hidden": 8, "minibatches": 2}
+    agent = metarl.make_agent("rl2", "metarl/TabularMDP-v0", value_sees_task=True, expected_rewards=True, **settings)
+    before = {k: v.clone() for k, v in agent.net.state_dict().items()}
+    run = metarl.Run.create(tmp_path / "run", agent, 2)
+    run.train(agent)
+    changed = {k for k, v in agent.net.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed == set(before)
+    loaded, _ = metarl.Run.open(tmp_path / "run").load_agent()
+    assert all(torch.equal(v, agent.net.state_dict()[k]) for k, v in loaded.net.state_dict().items())
+    results = [evaluate(a, a.family.tasks("test", 3), k=(4,), episodes=1) for a in (agent, loaded)]
+    assert np.array_equal(results[0].lifetime, results[1].lifetime)

@@ -24,7 +24,8 @@ from torch.distributions import Categorical
 
 from baselines.measure import MISSING, Side, compare, interleave, timed
 from metarl import Trials, make_agent
-from metarl.agents.rl2 import RL2, RL2Config, RL2Network
+from metarl.agents.rl2 import RL2, RL2Config
+from metarl.agents.rl2_network import RL2Network
 from metarl.rollout import SlotPool
 
 Array = npt.NDArray[Any]
