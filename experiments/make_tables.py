@@ -181,6 +181,40 @@ def speed() -> str:
     return "\n\n".join([*tables, family_speed_table(json.loads((RESULTS / "speed_families.json").read_text()))])
 
 
+SPEED_SUMMARY = {  # file: rows by what is measured and what stands beside it
+    "speed.json": [
+        ("stepping", "SyncVectorEnv per task"),
+        ("MAML iteration", "loop"),
+        ("MAML iteration, stride 5", "loop"),
+    ],
+    "speed_cuda.json": [("MAML iteration", "loop")],
+    "speed_rl2.json": [
+        ("RL2, GRU 64, 64 trials", "RecurrentPPO"),
+        ("RL2, GRU 64, 64 trials", "JAX loop"),
+        ("RL2, GRU 256, 64 trials", "RecurrentPPO"),
+        ("RL2, GRU 256, 64 trials", "JAX loop"),
+    ],
+    "speed_rl2_cuda.json": [("RL2, GRU 256, 64 trials", "RecurrentPPO")],
+    "speed_families.json": [("HalfCheetahVel, 256 slots", "SyncVectorEnv, 64")],
+}
+
+
+def speed_summary() -> str:
+    """A few of the ratios, from every machine."""
+    rows = []
+    for file, wanted in SPEED_SUMMARY.items():
+        data = json.loads((RESULTS / file).read_text())
+        device = data["cuda"] or f"{data['cores']} CPU cores"
+        found = {(row["what"], row["other"]): row for row in data["rows"]}
+        for what, other in wanted:
+            ours, theirs = (f"{statistics.median(found[what, other][side]):,.0f}" for side in ("ours", "theirs"))
+            rows.append([what, other, device, ours, theirs, f"{found[what, other]['ratio']:.1f} x"])
+    return (
+        "Environment steps per second, medians of interleaved repeats; all of them, what each is and how to repeat it: "
+        "[docs/speed.md](docs/speed.md).\n\n" + table(["", "beside", "on", "metarl", "other", "ratio"], rows)
+    )
+
+
 def family_speed_table(data: dict[str, Any]) -> str:
     """Families beside Gymnasium's vector environments."""
     return (
@@ -297,7 +331,12 @@ def gradients() -> str:
 
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {"picture": picture, "speed": speed, "papers": lambda: f"{navigation()}\n\n{trial_tables.summary()}"},
+    "README.md": {
+        "picture": picture,
+        "speed": speed_summary,
+        "papers": lambda: f"{navigation()}\n\n{trial_tables.summary()}",
+    },
+    "docs/speed.md": {"speed": speed},
     "docs/agents.md": {"agents": agents},
     "docs/gradients.md": {"gradient_bias": gradients},
     "docs/trials.md": {

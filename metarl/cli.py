@@ -50,10 +50,12 @@ class ListOptions:
 
 @dataclass(frozen=True)
 class ResumeOptions:
-    """Continue an interrupted run to the same bits as an unbroken one."""
+    """Continue an interrupted run to the same bits as an unbroken one, or let a finished one go on."""
 
     resume: Path
     """Run directory."""
+    iterations: int | None = None
+    """Meta-updates in all, to train for longer than the run was begun with."""
     device: Device | None = None
     """Where to train; by default where the run began."""
 
@@ -89,7 +91,8 @@ class EvalOptions:
     """Measure the return after k adaptation steps on held-out tasks."""
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Run directories (several: the same agent with several seeds), or the name of an agent that needs no training."""
+    """Run directories (several: the same agent with several seeds), or the name of an agent that needs no training; its
+    hyperparameters are then options, --agent.NAME."""
     family: str | None = None
     """Family id; by default the runs' own."""
     k: tuple[int, ...] = (3,)
@@ -243,7 +246,7 @@ def run_train(name: str, options: Any) -> None:
     if not agent.learns:
         raise InvalidValueError("agent", name, f"one that learns; {name} can be evaluated as it is: metarl eval {name}")
     out = options.out or Path("runs") / f"{name}-{_label(options.env or family.id)}-seed{options.seed}"
-    run = Run.create(out, agent, options.iterations, options.checkpoint_every)
+    run = Run.create(out, agent, options.iterations, options.checkpoint_every, load=_loaded)
     try:
         _train(run, agent, 0)
     except Exception:
@@ -281,6 +284,8 @@ def run_resume(options: ResumeOptions) -> None:
     """`metarl train --resume RUN`."""
     run = Run.open(options.resume)
     agent, start = run.load_agent(options.device)
+    if options.iterations is not None:
+        run.extend(options.iterations)
     console.print(f"{options.resume}: {start} of {run.config['iterations']} iterations are done")
     _train(run, agent, start)
 
@@ -294,7 +299,7 @@ def _train(run: Run, agent: Agent, start: int) -> None:
 
 def run_eval(options: EvalOptions) -> None:
     """`metarl eval RUN...`."""
-    learned, family, where = _load(options.runs, options.family, options.device)
+    learned, family, where = _load(options.runs, options.family, options.device, getattr(options, "agent", None))
     k: Any = options.k[0] if len(options.k) == 1 else options.k
     tasks = family.tasks(options.split, options.num_tasks, options.task_seed)
     settings = {"k": k, "trials": options.trials, "episodes": options.episodes, "seed": options.seed}
@@ -323,7 +328,7 @@ def run_report(options: ReportOptions) -> None:
 def run_watch(options: WatchOptions) -> None:
     """`metarl watch RUN`."""
     choose_renderer()
-    loaded, _, where = _load((options.run,), options.family, options.device)
+    loaded, _, where = _load((options.run,), options.family, options.device, getattr(options, "agent", None))
     out = options.out or where / "results" / f"{options.split}-task{options.task}.gif"
     settings: Any = {"mode": options.mode, "split": options.split, "task_seed": options.task_seed, "seed": options.seed}
     k: Any = options.k[0] if len(options.k) == 1 else options.k
@@ -368,8 +373,13 @@ def run_quickstart(options: QuickstartOptions) -> None:
 # --- parts -----------------------------------------------------------------------------------------------------------
 
 
+_loaded: list[str] = []  # what --load named
+
+
 def load_source(source: str) -> None:
     """Import a module by name, or a .py file by path, for what it registers."""
+    if source not in _loaded:
+        _loaded.append(source)
     try:
         if not source.endswith(".py"):
             importlib.import_module(source)
@@ -384,14 +394,14 @@ def load_source(source: str) -> None:
         raise InvalidValueError("load", source, f"an importable module or a .py file ({error})") from error
 
 
-def _load(runs: Sequence[str], family: str | None, device: str) -> tuple[list[Agent], Family, Path]:
-    """The agents of some runs (or one untrained agent by name), their family, and where results go."""
+def _load(runs: Sequence[str], family: str | None, device: str, config: Any = None) -> tuple[list[Agent], Family, Path]:
+    """The agents of some runs (or an untrained one by name, with its `config`), their family, and where results go."""
     if not runs:
         raise InvalidValueError("runs", "nothing", "one or more run directories")
     if len(runs) == 1 and runs[0] in agents and not Path(runs[0]).exists():
         if family is None:
             raise InvalidValueError("family", None, f"an id, because {runs[0]} is no run: --family ID")
-        agent = make_agent(runs[0], family, device=device)
+        agent = make_agent(runs[0], family, device=device, config=config)
         if agent.learns:
             raise InvalidValueError("runs", runs[0], f"run directories: {runs[0]} must be trained first")
         return [agent], agent.family, Path("runs") / f"{runs[0]}-{_label(family)}"
@@ -527,6 +537,7 @@ def _plain_warnings() -> Iterator[None]:
 
 def _load_sources(arguments: list[str]) -> list[str]:
     """Import what `--load` names, wherever it stands; the other arguments."""
+    _loaded.clear()
     rest, waiting = [], False
     for argument in arguments:
         if waiting or argument.startswith("--load="):
@@ -558,6 +569,12 @@ def _dispatch(arguments: list[str]) -> None:
         _dispatch_train(rest)
     elif command in COMMANDS:
         options, run = COMMANDS[command]
+        if command in ("eval", "watch") and rest and rest[0] in agents and not Path(rest[0]).exists():
+            config = agent_class(rest[0]).Config
+            options = make_dataclass(
+                options.__name__, [("agent", config, field(default=config()))], bases=(options,), frozen=True
+            )
+            options.__doc__ = COMMANDS[command][0].__doc__
         run(tyro.cli(options, args=rest, prog=f"metarl {command}", description=options.__doc__))
     else:
         raise InvalidValueError("command", command, did_you_mean(command, [*COMMANDS, "train"]))

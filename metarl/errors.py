@@ -46,11 +46,17 @@ def verbatim(text: str) -> str:
     return _Verbatim(text)
 
 
+MOST_LISTED = 12
+
+
 def did_you_mean(value: str, known: Iterable[str]) -> str:
-    """Return `one of a, b, c`, led by the nearest known name where there is one."""
+    """Return `one of a, b, c`, led by the nearest known name where there is one; of many names the nearest."""
     names = sorted(known)
     near = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
     listing = f"one of {', '.join(names)}" if names else "a registered name (none is: is the package installed?)"
+    if len(names) > MOST_LISTED:
+        closest = difflib.get_close_matches(value, names, n=5, cutoff=0.0)
+        listing = f"one of {len(names)} names, such as {', '.join(sorted(closest))}"
     return f"{listing} (did you mean {near[0]!r}?)" if near else listing
 
 

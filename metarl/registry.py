@@ -125,7 +125,7 @@ def make_family(id: str | Family, **kwargs: Any) -> Family:
     base, given = _split_id(str(id))
     name, _, preset = base.partition(":")
     if name not in families:
-        hint = "; if a file of yours registers it: --load FILE.py"
+        hint = "; metarl list shows them all; if a file of yours registers it: --load FILE.py"
         raise InvalidValueError("family", name, did_you_mean(name, families) + hint)
     spec = families[name]
     build = spec.load()

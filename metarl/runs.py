@@ -1,6 +1,7 @@
 """Runs: the training loop, and directories that hold all a run needs to be resumed to the same bits.
 
-    RUN/config.json        agent, family, hyperparameters, seed, versions, git revision; written first, never changed
+    RUN/config.json        agent, family, hyperparameters, seed, versions, git revision; written first, and changed only
+                           when a run is extended
     RUN/metrics.jsonl      one line per iteration
     RUN/tensorboard/       the same for TensorBoard
     RUN/checkpoint.safetensors, checkpoint.json    the last checkpoint; loading one executes nothing
@@ -20,7 +21,7 @@ import subprocess
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -33,7 +34,7 @@ import torch
 
 from metarl.agent import Agent, make_agent
 from metarl.errors import InvalidValueError, verbatim
-from metarl.registry import agent_class, families, make_family
+from metarl.registry import agent_class, agents, families, make_family
 from metarl.rollout import SlotPool, Trials
 from metarl.tasks import Tasks, write_atomic
 
@@ -118,8 +119,19 @@ class Run:
         self.path, self.config = path, config
 
     @classmethod
-    def create(cls, path: str | Path, agent: Agent, iterations: int, checkpoint_every: int = 10) -> Run:
-        """Make the directory and write `config.json`; refuses a directory that holds a run already."""
+    def create(
+        cls, path: str | Path, agent: Agent, iterations: int, checkpoint_every: int = 10, load: Sequence[str] = ()
+    ) -> Run:
+        """Make the directory and write `config.json`; refuses a directory that holds a run already.
+
+        Args:
+            path: the directory.
+            agent: who will be trained.
+            iterations: meta-updates.
+            checkpoint_every: iterations between checkpoints.
+            load: what had to be imported to register the family and the agent; kept for whoever opens the run, which
+                imports none of it.
+        """
         path = Path(path)
         if (path / "config.json").exists():
             raise InvalidValueError("run directory", str(path), "a new one (or resume it: metarl train --resume)")
@@ -142,6 +154,8 @@ class Run:
             "git": git_revision(),
             "threads": torch.get_num_threads(),
         }
+        if load:
+            config["load"] = list(load)
         write_atomic(path / "config.json", (json.dumps(config, indent=1) + "\n").encode())
         return cls(path, config)
 
@@ -159,18 +173,43 @@ class Run:
         return cls(path, config)
 
     def make_agent(self, device: str | None = None) -> Agent:
-        """The agent as it was before the first iteration."""
+        """The agent as it was before the first iteration; hyperparameters newer than the run have their defaults."""
+        self._check_registered()
         cls = agent_class(self.config["agent"])
         known = {f.name: f for f in dataclasses.fields(cls.Config)}
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in self.config["config"].items()}
-        if set(values) != set(known):
-            wrong = sorted(set(values) ^ set(known))
+        if wrong := sorted(set(values) - set(known)):
             raise InvalidValueError(f"hyperparameters of {self.path}", wrong, f"those of this version's {cls.__name__}")
         family = make_family(self.config["family"])
         device = device or self.config["device"]
         return make_agent(
             self.config["agent"], family, seed=self.config["seed"], device=device, config=cls.Config(**values)
         )
+
+    def _check_registered(self) -> None:
+        """Say what to import where that is known."""
+        family = self.config["family"].partition(":")[0].partition("{")[0]
+        known = {"family": family in families, "agent": self.config["agent"] in agents}
+        sources = self.config.get("load", [])
+        for field in [field for field, registered in known.items() if sources and not registered]:
+            again = " ".join(f"--load {source}" for source in sources)
+            expected = f"a registered one: add {again}, as in training"
+            raise InvalidValueError(f"{field} of {self.path}", self.config[field], expected)
+
+    def extend(self, iterations: int) -> None:
+        """Let the run go on to `iterations`, as if it had been begun with that many.
+
+        Raises:
+            InvalidValueError: fewer than the run has.
+        """
+        if iterations < self.config["iterations"]:
+            expected = f"at least the {self.config['iterations']} that the run was begun with"
+            raise InvalidValueError("iterations", iterations, expected)
+        if iterations > self.config["iterations"]:
+            before = {k: self.config[k] for k in ("iterations", "versions", "git")}
+            now = {"iterations": iterations, "versions": versions(), "git": git_revision()}
+            self.config = {**self.config, **now, "extended": [*self.config.get("extended", []), before]}
+            write_atomic(self.path / "config.json", (json.dumps(self.config, indent=1) + "\n").encode())
 
     def load_agent(self, device: str | None = None) -> tuple[Agent, int]:
         """The agent of the last checkpoint, and how many iterations it has behind it (0 without a checkpoint)."""

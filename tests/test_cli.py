@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 import safetensors.numpy
 
@@ -98,7 +99,22 @@ def test_a_family_and_an_agent_from_a_users_file(capsys: pytest.CaptureFixture[s
     main(["check-family", "mine/PointGoal-v0", "--load", "mine.py"])
     assert "mine/PointGoal-v0: clean" in capsys.readouterr().out
     main(["train", "maml", "--family", "mine/PointGoal-v0", *TINY, "--iterations", "1", "--load", "mine.py"])
-    assert Path("runs/maml-PointGoal-v0-seed0/checkpoint.json").exists()
+    run = "runs/maml-PointGoal-v0-seed0"
+    assert Path(run, "checkpoint.json").exists()
+    del metarl.registry.families["mine/PointGoal-v0"]
+    del gym.registry["mine/PointGoal-v0"]
+    expected = f"family of {run} is 'mine/PointGoal-v0', expected a registered one: add --load mine.py, as in training"
+    assert expected in refused(capsys, "eval", run)
+    main(["train", "--resume", run, "--iterations", "2", "--load", "mine.py"])
+    assert json.loads(Path(run, "checkpoint.json").read_text())["iteration"] == 2
+
+
+def test_an_untrained_agents_hyperparameters_are_options_of_eval(capsys: pytest.CaptureFixture[str]) -> None:
+    bandits = ["--family", "metarl/BernoulliBandit-v0", "--k", "2", "--num-tasks", "4", "--episodes", "1"]
+    for c in ("0.5", "2.0"):
+        main(["eval", "ucb1", *bandits, "--agent.c", c, "--out", f"{c}.json"])
+        assert json.loads(Path(f"{c}.json").read_text())["meta"]["config"]["c"] == float(c)
+    assert "ucb1.c is -1" in refused(capsys, "eval", "ucb1", *bandits, "--agent.c", "-1")
 
 
 def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,6 +82,44 @@ def test_an_interrupted_run_resumes_to_the_same_bits(name: str, tmp_path: Path) 
         }
 
 
+def test_an_extended_run_equals_one_that_was_begun_longer(tmp_path: Path) -> None:
+    whole = small("rl2")
+    Run.create(tmp_path / "whole", whole, 5, checkpoint_every=2).train(whole)
+    agent = small("rl2")
+    Run.create(tmp_path / "short", agent, 3, checkpoint_every=2).train(agent)
+    run = Run.open(tmp_path / "short")
+    with pytest.raises(
+        metarl.InvalidValueError, match="iterations is 2, expected at least the 3 that the run was begun with"
+    ):
+        run.extend(2)
+    run.extend(3)  # nothing to do
+    assert "extended" not in json.loads((run.path / "config.json").read_text())
+    run.extend(5)
+    again = Run.open(run.path)
+    extended, start = again.load_agent()
+    assert (start, again.config["iterations"]) == (3, 5)
+    assert [entry["iterations"] for entry in again.config["extended"]] == [3]
+    again.train(extended, start)
+    assert equal(whole, extended)
+    assert len((run.path / "metrics.jsonl").read_text().splitlines()) == 5
+
+
+def test_a_run_from_before_a_hyperparameter_was_there_has_its_default(tmp_path: Path) -> None:
+    agent = small("rl2")
+    run = Run.create(tmp_path / "run", agent, 1)
+    run.train(agent)
+    config = json.loads((run.path / "config.json").read_text())
+    del config["config"]["reward_coef"]
+    (run.path / "config.json").write_text(json.dumps(config))
+    loaded, _ = Run.open(run.path).load_agent()
+    assert loaded.config == agent.config
+    assert equal(agent, loaded)
+    config["config"]["unheard_of"] = 1
+    (run.path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(metarl.InvalidValueError, match=r"hyperparameters of .* is \['unheard_of'\]"):
+        Run.open(run.path).load_agent()
+
+
 def test_a_killed_run_resumes_from_its_last_checkpoint(tmp_path: Path) -> None:
     whole = small("rl2")
     train(whole, 5)
