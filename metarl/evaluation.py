@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
@@ -72,7 +73,7 @@ def evaluate(
     Raises:
         InvalidValueError: an argument is out of range, or a task could be a train task.
     """
-    group = [agents] if isinstance(agents, Agent) else list(agents)
+    group = [agents] if isinstance(agents, (Agent, str)) else list(agents)
     family = _one_family(group)
     tasks = family.tasks(split, num_tasks, task_seed) if tasks is None else tasks
     grid = adaptation_grid(k)
@@ -81,26 +82,16 @@ def evaluate(
     size = max(1, (rows_at_once or max(1, 65_536 // width)) // trials)
     starts = range(0, len(tasks), size)
     ticks = _Ticks(len(group) * len(starts) * (grid[-1] + 1), progress)
+
+    def part(agent: Agent, pool: SlotPool, start: int) -> _Part:
+        played = Trials(pool, tasks[slice(start, start + size)], trials, seed, "evaluate")
+        shown = slice(0, max(0, min(size, paths - start)) * trials, trials)
+        return _play_part(agent, played, grid, episodes, modes, shown, ticks)
+
     outcomes: list[list[_Part]] = []
     for agent in group:
-        pool = SlotPool(family, agent.device)
-        try:
-            outcomes.append(
-                [
-                    _play_part(
-                        agent,
-                        Trials(pool, tasks[slice(i, i + size)], trials, seed, "evaluate"),
-                        grid,
-                        episodes,
-                        modes,
-                        slice(0, max(0, min(size, paths - i)) * trials, trials),
-                        ticks,
-                    )
-                    for i in starts
-                ]
-            )
-        finally:
-            pool.close()
+        with closing(SlotPool(family, agent.device)) as pool:
+            outcomes.append([part(agent, pool, start) for start in starts])
     references, floor = _references(family, tasks, group[0].device, floor_episodes, seed)
     settings = {"tasks": len(tasks), "task_seed": tasks.seed, "trials": trials, "episodes": episodes, "seed": seed}
     results = _assemble(group[0], tasks, grid, trials, outcomes, references)
@@ -121,10 +112,12 @@ def evaluate(
 # --- arguments -------------------------------------------------------------------------------------------------------
 
 
-def _one_family(group: list[Agent]) -> Family:
+def _one_family(group: Sequence[Agent]) -> Family:
     """The family that all agents were made for."""
-    if not group:
-        raise InvalidValueError("agents", verbatim("nothing"), "one agent, or one agent trained with several seeds")
+    if not group or not all(isinstance(agent, Agent) for agent in group):
+        found = next((agent for agent in group if not isinstance(agent, Agent)), verbatim("nothing"))
+        expected = "one agent, or one agent trained with several seeds (make_agent, or Run.open(path).load_agent()[0])"
+        raise InvalidValueError("agents", found, expected)
     for name, values in (("agents", {a.name for a in group}), ("families", {a.family.id for a in group})):
         if len(values) > 1:
             raise InvalidValueError(f"{name} to evaluate together", sorted(values), "one and the same")

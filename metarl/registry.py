@@ -20,7 +20,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from metarl.errors import InvalidValueError, MissingExtraError, did_you_mean
+from metarl.errors import InvalidValueError, MetaRLError, MissingExtraError, did_you_mean
 from metarl.family import Family, GymFamily, check_family_fields
 from metarl.tasks import TaskSpace
 
@@ -140,7 +140,12 @@ def make_family(id: str | Family, **kwargs: Any) -> Family:
         raise InvalidValueError(f"keywords of {name}", sorted(merged), f"those of its constructor ({error})") from error
     except ValueError:  # a builtin has no signature to check
         pass
-    family = build(**merged)
+    try:
+        family = build(**merged)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, MetaRLError):
+            raise
+        raise InvalidValueError(f"keywords of {name}", merged, f"values that it can use ({error})") from error
     if not isinstance(family, Family):
         raise InvalidValueError(f"entry point of {name}", type(family).__name__, "a metarl.Family")
     check_family_fields(family)

@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float64]
 FORMAT = "metarl-results-1"
 
 
-@dataclass
+@dataclass(repr=False)
 class Results:
     """What an evaluation measured.
 
@@ -150,6 +150,11 @@ class Results:
         write_npz(target.with_suffix(".npz"), arrays)
         write_atomic(target, (json.dumps(head, indent=1) + "\n").encode())
         return target
+
+    def __repr__(self) -> str:
+        seeds, tasks = next(iter(self.scores.values())).shape[:2]
+        size = f"k = {self.k}, {seeds} seeds x {tasks} tasks"
+        return f"Results({self.agent} on {self.family}, split {self.split!r}: {size})"
 
     @classmethod
     def load(cls, path: str | Path) -> Results:

@@ -36,6 +36,12 @@ def _check_sizes(kind: str, shape: object) -> None:
         raise InvalidValueError(f"{kind}.shape", shape, "a tuple of sizes, for example (2,)")
 
 
+def _check_numbers(kind: str, **values: object) -> None:
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+            raise InvalidValueError(f"{kind}.{name}", value, "a number")
+
+
 @dataclass(frozen=True)
 class Uniform:
     """Uniform on [low, high), each element alike."""
@@ -47,6 +53,7 @@ class Uniform:
 
     def __post_init__(self) -> None:
         _check_sizes("Uniform", self.shape)
+        _check_numbers("Uniform", low=self.low, high=self.high)
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise InvalidValueError("Uniform(low, high)", (self.low, self.high), "finite numbers with low < high")
 
@@ -75,6 +82,7 @@ class LogUniform:
 
     def __post_init__(self) -> None:
         _check_sizes("LogUniform", self.shape)
+        _check_numbers("LogUniform", low=self.low, high=self.high)
         if not (0 < self.low < self.high and math.isfinite(self.high)):
             raise InvalidValueError("LogUniform(low, high)", (self.low, self.high), "finite, with 0 < low < high")
 
@@ -102,6 +110,7 @@ class Normal:
 
     def __post_init__(self) -> None:
         _check_sizes("Normal", self.shape)
+        _check_numbers("Normal", mean=self.mean, std=self.std)
         if not (math.isfinite(self.mean) and 0 < self.std < math.inf):
             raise InvalidValueError("Normal(mean, std)", (self.mean, self.std), "a finite mean and a positive std")
 
@@ -321,7 +330,7 @@ def content_hash(values: Mapping[str, Array]) -> npt.NDArray[np.int64]:
     return total.numpy()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Tasks:
     """An immutable set of tasks of one family: a struct of arrays.
 
@@ -344,6 +353,10 @@ class Tasks:
     def __post_init__(self) -> None:
         for array in (self.index, *self.values.values()):
             array.setflags(write=False)
+
+    def __repr__(self) -> str:
+        parts = f"{len(self)} of split {self.split!r}, seed {self.seed}, of {self.family}"
+        return f"Tasks({parts}: {', '.join(f'{k} {list(v.shape)}' for k, v in self.values.items())})"
 
     def __len__(self) -> int:
         return len(self.index)

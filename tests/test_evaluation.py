@@ -424,3 +424,15 @@ def test_foreign_results_are_refused(tmp_path: Path) -> None:
         Results.load(tmp_path / "x.json")
     with pytest.raises(metarl.InvalidValueError, match="results file is"):
         Results.load(tmp_path / "missing.json")
+
+
+def test_what_is_no_agent_is_named() -> None:
+    for given in ("runs/cp", ["runs/cp"]):
+        with pytest.raises(metarl.InvalidValueError, match=r"agents is 'runs/cp', expected one agent, or .*Run.open"):
+            metarl.evaluate(given)  # type: ignore[arg-type]
+
+
+def test_results_print_as_one_line() -> None:
+    results = metarl.evaluate(metarl.make_agent("random", "metarl/GridNavi-v0"), k=1, num_tasks=3, episodes=1)
+    expected = "Results(random on metarl/GridNavi-v0, split 'test': k = [0, 1], 1 seeds x 3 tasks)"
+    assert repr(results) == expected

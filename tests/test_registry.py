@@ -322,3 +322,17 @@ def test_every_extra_is_declared():
     extras = {spec.requires for spec in metarl.registry.families.values() if spec.requires}
     assert extras
     assert extras <= set(declared["optional-dependencies"])
+
+
+def test_a_keyword_that_a_constructor_cannot_use_is_named(scratch_registry: None) -> None:
+    """Not a TypeError from inside: the family, the value, and what went wrong."""
+
+    def build(speed: float) -> metarl.Family:
+        assert speed > 0
+        return metarl.make_family("metarl/GridNavi-v0")
+
+    metarl.register_family("mine/Fast-v0", build)
+    with pytest.raises(
+        metarl.InvalidValueError, match=r"keywords of mine/Fast-v0 is {'speed': '3'}, expected values .*"
+    ):
+        metarl.make_family("mine/Fast-v0", speed="3")

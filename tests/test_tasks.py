@@ -542,3 +542,24 @@ def test_tasks_of_another_version_are_refused(tmp_path):
         InvalidValueError, match="family of the tasks is 'metarl/GridNavi-v1', expected 'metarl/GridNavi-v0'"
     ):
         metarl.evaluate(agent, Tasks.load(tmp_path / "tasks.json"), k=0)
+
+
+@pytest.mark.parametrize(
+    ("build", "field"),
+    [
+        (lambda: metarl.Uniform("a", 1), "Uniform.low is 'a', expected a number"),
+        (lambda: metarl.Uniform(0, None), "Uniform.high is None, expected a number"),
+        (lambda: metarl.LogUniform(1, "2"), "LogUniform.high is '2', expected a number"),
+        (lambda: metarl.Normal(0.0, [1.0]), r"Normal.std is \[1.0\], expected a number"),
+        (lambda: metarl.Normal(True, 1.0), "Normal.mean is True, expected a number"),
+    ],
+)
+def test_ranges_are_numbers(build, field):
+    with pytest.raises(metarl.InvalidValueError, match=field):
+        build()
+
+
+def test_tasks_print_as_one_line():
+    tasks = metarl.make_family("metarl/TabularMDP-v0").tasks("test", 40, seed=3)
+    expected = "Tasks(40 of split 'test', seed 3, of metarl/TabularMDP-v0: "
+    assert repr(tasks) == expected + "transition [40, 10, 5, 10], reward [40, 10, 5])"
