@@ -78,6 +78,10 @@ class RL2Config:
     reward_coef: float = 0.0
     """Weight of an auxiliary task, the squared error of each step's reward predicted from the memory and the action: it
     teaches a memory to keep what was paid for what. 0: no such task."""
+    task_coef: float = 0.0
+    """Weight of an auxiliary task, the squared error of the task's standardised parameters inferred from the memory
+    (Humplik et al. 2019, arXiv:1905.06424): its least is the posterior mean's, so the memory keeps what it was told of
+    actions that it no longer takes. 0: no such task."""
     max_grad_norm: float = 0.5
     """Gradients are scaled down to this norm."""
     expected_rewards: bool = False
@@ -107,6 +111,7 @@ class RL2(Agent):
             config,
             value_coef=(0, 1e3),
             reward_coef=(0, 1e3),
+            task_coef=(0, 1e3),
             entropy_coef=(-1e3, 1e3),
             max_grad_norm=(1e-9, 1e9),
         )
@@ -123,7 +128,8 @@ class RL2(Agent):
         self.trial_steps = config.trial_episodes * family.horizon
         self.inputs_size = self.encode.size + self.head.features + 2
         outputs, log_std = self.head.size, 0 if self.head.discrete else self.head.size
-        self.encode_task = TaskEncoder(family) if config.value_sees_task else None
+        self.encode_task = TaskEncoder(family) if config.value_sees_task or config.task_coef else None
+        task = 0 if self.encode_task is None else self.encode_task.size
         with torch.device("meta"):  # PyTorch's own initialisation would draw from its global generator
             self.net = RL2Network(
                 self.inputs_size,
@@ -132,7 +138,8 @@ class RL2(Agent):
                 self.trial_steps,
                 outputs,
                 separate_value=config.separate_value,
-                task=0 if self.encode_task is None else self.encode_task.size,
+                task=task if config.value_sees_task else 0,
+                inferred=task if config.task_coef else 0,
                 rewarded=self.head.features if config.reward_coef else 0,
                 log_std=log_std,
             )
@@ -168,7 +175,7 @@ class RL2(Agent):
         policy = self._policy(h)
         action = policy.mode if mode == "mean" else policy.sample(rng)
         extras = {"log_prob": policy.log_prob(action).unsqueeze(1)}
-        if self.net.critic is None and self.encode_task is None:
+        if self.net.critic is None and not self.config.value_sees_task:
             extras["value"] = self.net.value(h)
         return action.unsqueeze(1), extras, state | {f"new.{k}": v for k, v in new.items()}
 
@@ -233,7 +240,7 @@ class RL2(Agent):
             x: what the network was given in them, `[T, R, inputs]`.
             task: features of their tasks `[1, R, task]`, where the value sees them.
         """
-        memory = self.net.critic
+        memory, task = self.net.critic, task if self.config.value_sees_task else None
         if memory is None and task is None:
             return rollout.extras["value"][:, :, 0]
         memory, out = self.net.memory if memory is None else memory, []
@@ -336,13 +343,13 @@ class RL2(Agent):
         Args:
             part: `x` `[T, B, inputs]`, `action` `[T, B, ...]`, `old_log_prob`, `advantage`, `target`, `reward` and
                 `valid` (0 or 1) `[T, B]`, `bonus`, the entropy's weight, and `task` `[1, B, task]` where the value
-                sees it.
+                sees it or it is inferred.
         """
         cfg, valid, advantage = self.config, part["valid"], part["advantage"]
         count = valid.sum()
         # as precise as acting, or the first ratio is not 1
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            h, value = self.net(part["x"], part.get("task"))
+            h, value = self.net(part["x"], part.get("task") if cfg.value_sees_task else None)
         policy = self._policy(h)
         log_ratio = policy.log_prob(part["action"]) - part["old_log_prob"]
         ratio = log_ratio.exp()
@@ -358,6 +365,11 @@ class RL2(Agent):
             reward_loss = ((predicted - part["reward"]).square() * valid).sum() / count
             loss = loss + cfg.reward_coef * reward_loss
             metrics["reward_loss"] = reward_loss.detach()
+        if self.net.task is not None:
+            error = (self.net.task(h) - part["task"]).square().mean(-1)
+            task_loss = (error * valid).sum() / count
+            loss = loss + cfg.task_coef * task_loss
+            metrics["task_loss"] = task_loss.detach()
         for p, grad in zip(self.parameters, torch.autograd.grad(loss, self.parameters), strict=True):
             p.grad = grad
         nn.utils.clip_grad_norm_(self.parameters, cfg.max_grad_norm)
@@ -371,6 +383,8 @@ class RL2(Agent):
         cfg, steps = self.config, self.trial_steps
         batch = -(-rows // cfg.minibatches)
         kept = self.net.memory.floats_kept * (2 if cfg.separate_value else 1)
+        if self.net.task is not None and self.encode_task is not None:
+            kept += 2 * self.encode_task.size  # what is inferred, and its error
         need = 4 * steps * (batch * kept + 3 * rows * self.inputs_size)
         free = free_bytes(self.device)
         if need > free:

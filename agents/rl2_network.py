@@ -10,16 +10,17 @@ from metarl.rng import Rng
 
 
 class JointHead(nn.Module):
-    """A number from the memory's features and others, an action's or a task's: one hidden layer."""
+    """Numbers from the memory's features and others, an action's or a task's: one hidden layer."""
 
-    def __init__(self, hidden: int, others: int) -> None:
+    def __init__(self, hidden: int, others: int, outputs: int = 1) -> None:
         super().__init__()
         self.wide = nn.Linear(hidden + others, hidden)
-        self.out = nn.Linear(hidden, 1)
+        self.out = nn.Linear(hidden, outputs)
 
-    def forward(self, h: Tensor, other: Tensor) -> Tensor:
-        """Features `[..., hidden]` and the other ones `[..., others]` to `[..., 1]`."""
-        return self.out(self.wide(torch.cat([h, other], -1)).relu())  # type: ignore[no-any-return]
+    def forward(self, h: Tensor, other: Tensor | None = None) -> Tensor:
+        """Features `[..., hidden]` and the other ones `[..., others]` to `[..., outputs]`."""
+        x = h if other is None else torch.cat([h, other], -1)
+        return self.out(self.wide(x).relu())  # type: ignore[no-any-return]
 
 
 class RL2Network(nn.Module):
@@ -33,6 +34,7 @@ class RL2Network(nn.Module):
         outputs: of the policy head.
         separate_value: the value has a memory of its own.
         task: features of the task that the value is given besides; 0: none.
+        inferred: features of the task that are inferred from the memory; 0: none.
         rewarded: features of an action, from which and the memory rewards are predicted; 0: they are not.
         log_std: size of the policy's deviation; 0: it has none.
     """
@@ -46,6 +48,7 @@ class RL2Network(nn.Module):
         outputs: int,
         separate_value: bool = False,
         task: int = 0,
+        inferred: int = 0,
         rewarded: int = 0,
         log_std: int = 0,
     ) -> None:
@@ -55,6 +58,7 @@ class RL2Network(nn.Module):
         self.policy = nn.Linear(hidden, outputs)
         self.value = JointHead(hidden, task) if task else nn.Linear(hidden, 1)
         self.reward = JointHead(hidden, rewarded) if rewarded else None
+        self.task = JointHead(hidden, 0, inferred) if inferred else None
         if log_std:
             self.log_std = nn.Parameter(torch.empty(log_std))
 
@@ -78,7 +82,7 @@ class RL2Network(nn.Module):
         for memory in (self.memory, self.critic):
             if memory is not None:
                 memory.initialise(rng)
-        for head in (self.policy, self.value, self.reward):
+        for head in (self.policy, self.value, self.reward, self.task):
             for layer in () if head is None else (m for m in head.modules() if isinstance(m, nn.Linear)):
                 scale = 0.01 * bound if head is self.policy else bound
                 layer.weight.copy_((2.0 * rng.uniform(*layer.weight.shape)[0] - 1.0) * scale)

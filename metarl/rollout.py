@@ -6,7 +6,6 @@ A row is one trial in one task; its E slots share the row's adaptation state. Te
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -18,7 +17,7 @@ from torch import Tensor
 from metarl.errors import InvalidValueError, verbatim
 from metarl.family import Family
 from metarl.rng import Rng, fold_in, make_key
-from metarl.slots import Slots, TorchSlots, Transition, engine_threads, make_slots
+from metarl.slots import INFO, Slots, TorchSlots, Transition, engine_threads, make_slots
 from metarl.tasks import Tasks
 
 AgentState = dict[str, Tensor]
@@ -176,7 +175,7 @@ class Rollout:
     def rows(self, which: slice | Tensor) -> Rollout:
         """A subset of the rows."""
         cut = {n: getattr(self, n)[:, which] for n in ("obs", "action", "reward", "terminated", "truncated", "valid")}
-        told = {n: getattr(self, n) for n in ("success", "expected_reward")}
+        told = {n: getattr(self, n) for n in INFO}
         told = {n: None if v is None else v[:, which] for n, v in told.items()}
         extras = {k: v[:, which] for k, v in self.extras.items()}
         return Rollout(**cut, last_obs=self.last_obs[which], **told, extras=extras)
@@ -374,7 +373,7 @@ class _Buffers:
         self.put(t, "reward", out.reward)
         self.put(t, "terminated", out.terminated)
         self.put(t, "truncated", out.truncated)
-        for name in ("success", "expected_reward"):
+        for name in INFO:
             if (value := getattr(out, name)) is not None:
                 self.put(t, name, value)
         if active is not None:
@@ -385,11 +384,9 @@ class _Buffers:
     def put(self, t: int, name: str, value: Tensor) -> None:
         buffer = self.data.get(name)
         if buffer is None:
-            # some steps do not tell: no success, and no number
-            fill = {"valid": 1, "success": 0, "expected_reward": math.nan}.get(name)
             buffer = value.new_empty((self.total, *value.shape))
-            if fill is not None:
-                buffer.fill_(fill)
+            if name == "valid" or name in INFO:  # some steps do not tell
+                buffer.fill_(True if name == "valid" else INFO[name][1].item())
             self.data[name] = buffer
         buffer[t].copy_(value)
 

@@ -35,7 +35,11 @@ class Transition(NamedTuple):
     expected_reward: Tensor | None = None  # float32: before the reward was drawn, where the family reports it
 
 
-INFO = {"success": torch.bool, "expected_reward": torch.float32}  # what a torch family's step may tell besides
+# what a step may tell besides: its type, and what stands where it does not
+INFO: dict[str, tuple[torch.dtype, Any]] = {
+    "success": (torch.bool, np.False_),
+    "expected_reward": (torch.float32, np.float32("nan")),
+}
 
 
 class Slots(Protocol):
@@ -131,7 +135,7 @@ class TorchSlots:
         if self.clock == 0:
             _check_tensor(self.family, "step", "reward", reward, (self.n,), torch.float32)
             _check_tensor(self.family, "step", "terminated", terminated, (self.n,), torch.bool)
-            for name, dtype in INFO.items():
+            for name, (dtype, _) in INFO.items():
                 if name in info:
                     _check_tensor(self.family, "step", f"info[{name!r}]", info[name], (self.n,), dtype)
         self.clock += 1
@@ -211,6 +215,9 @@ class GymSlots:
             obs, _ = self.envs.reset(seed=self._seeds(), options={"reset_mask": ended})
             next_obs = self._tensor(obs)
         found = info.get("success", info.get("is_success"))
+        mean = info.get("expected_reward")
+        if mean is not None:
+            mean = np.where(info["_expected_reward"], mean, INFO["expected_reward"][1])
         return Transition(
             obs=next_obs,
             reward=self._tensor(reward).float(),
@@ -218,6 +225,7 @@ class GymSlots:
             truncated=self._tensor(truncated & ~terminated),
             final_obs=final_obs,
             success=None if found is None else self._tensor(found).bool(),
+            expected_reward=None if mean is None else self._tensor(mean).float(),
         )
 
     def _seeds(self) -> list[int | None]:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from metarl.errors import InvalidValueError, verbatim
 from metarl.family import GymFamily
-from metarl.slots import GymSlots, Transition
+from metarl.slots import INFO, GymSlots, Transition
 from metarl.tasks import Tasks
 
 PROBED_STEPS = 20
@@ -102,14 +102,15 @@ class WorkerSlots:
         """See `Slots.step`."""
         whole = action.detach().cpu().numpy()
         answers = self._ask("step", [(whole[share],) for share in self.shares])
-        success = None
-        if any(part[-1] is not None for part in answers):  # a share in which nobody told has no success
-            sizes = [share.stop - share.start for share in self.shares]
-            parts = [np.zeros(k, dtype=bool) if a[-1] is None else a[-1] for a, k in zip(answers, sizes, strict=True)]
-            success = torch.from_numpy(np.concatenate(parts)).to(self.device)
-        joined = [torch.from_numpy(np.concatenate(column)) for column in zip(*(a[:-1] for a in answers), strict=True)]
-        obs, reward, terminated, truncated, final_obs = (x.to(self.device) for x in joined)
-        return Transition(obs, reward, terminated, truncated, final_obs, success)
+        columns = dict(zip(Transition._fields, zip(*answers, strict=True), strict=True))
+        sizes = [share.stop - share.start for share in self.shares]
+        for name, (_, missing) in INFO.items():  # a share in which nobody told has none
+            if any(part is not None for part in columns[name]):
+                filled = zip(columns[name], sizes, strict=True)
+                columns[name] = tuple(np.full(k, missing) if part is None else part for part, k in filled)
+        told = {name: column for name, column in columns.items() if column[0] is not None}
+        joined = {name: torch.from_numpy(np.concatenate(column)).to(self.device) for name, column in told.items()}
+        return Transition(**{name: joined.get(name) for name in Transition._fields})  # type: ignore[arg-type]
 
     def _ask(self, what: str, parts: list[tuple[Any, ...]]) -> list[Any]:
         """Every worker's answer, in order; what went wrong in one is raised here."""

@@ -427,6 +427,36 @@ def test_a_value_that_sees_the_task_is_given_each_trials_own(separate: bool, mon
         torch.testing.assert_close(arms.gather(1, part["action"].T).T, part["reward"], rtol=0, atol=1e-5)
 
 
+def test_inferred_tasks_are_each_trials_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The auxiliary loss, from the parts of an update by hand; it reaches the memory."""
+    agent, trials, rollout = bandit_trial(task_coef=1.0)
+    assert "value" in rollout.extras  # the value sees nothing of the task
+    parts = parts_of(agent, trials, rollout, monkeypatch)
+    for part in parts:
+        arms = part["task"][0] * agent.encode_task.std + agent.encode_task.mean
+        assert all(
+            any(torch.allclose(row, torch.from_numpy(p)) for p in trials.tasks.values["p"].copy()) for row in arms
+        )
+    h = agent.net.memory(parts[0]["x"])
+    loss = (agent.net.task(h) - parts[0]["task"]).square().mean(-1).mean()
+    assert agent._ppo_step(parts[0])["task_loss"] == pytest.approx(loss.item(), rel=1e-5)
+    (g,) = torch.autograd.grad(loss, [agent.net.memory.rnn.weight_hh_l0])
+    assert g.abs().sum() > 0
+
+
+def test_the_memory_learns_to_infer_the_task() -> None:
+    """Two arms, 20 pulls. The error is 1 under the prior, 2 / (m + 2) of an arm's posterior mean after m pulls.
+
+    With pulls spread over both arms the mean over the trial is near .45.
+    """
+    settings = {"trial_episodes": 20, "meta_batch_size": 200, "hidden": 32, "minibatches": 4, "entropy_coef": 0.1}
+    agent = metarl.make_agent("rl2", 'metarl/BernoulliBandit-v0{"k": 2}', task_coef=1.0, **settings)
+    losses: list[float] = []
+    metarl.train(agent, 30, on_iteration=lambda i, metrics: losses.append(metrics["task_loss"]))
+    assert losses[0] == pytest.approx(1.0, abs=0.2)
+    assert 0.4 < losses[-1] < 0.7
+
+
 def test_tasks_are_encoded_with_the_moments_of_train_tasks() -> None:
     family = metarl.make_family("metarl/TabularMDP-v0")
     encode = TaskEncoder(family, 200)

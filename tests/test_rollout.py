@@ -16,6 +16,8 @@ import metarl
 from metarl import Agent, Budget, GymFamily, InvalidValueError, Rollout, Trials
 from metarl.agent import check_number
 from metarl.rollout import SlotPool, check_finite, play
+from metarl.slots import GymSlots
+from metarl.workers import WorkerSlots
 
 
 class Recorder(Agent):
@@ -458,6 +460,8 @@ class Reaching(gym.Env):
     def step(self, action):
         self.t += 1
         info = {"is_success": self.skill > 0.5} if self.t == 4 else {}
+        if self.t % 2 and self.skill > 0.5:
+            info["expected_reward"] = 0.1 * self.t
         return np.zeros(1, np.float32), 1.0, self.t == 4, False, info
 
 
@@ -476,6 +480,24 @@ def test_success_reported_at_the_end_only(monkeypatch):
     trials.pool.close()
     assert row(rollout.success, 0) == [False] * 8
     assert row(rollout.success, 1) == [False, False, False, True] * 2
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_expected_rewards_of_gymnasium_environments(processes):
+    """Told in steps 1 and 3 by one of two environments: a number there, and NaN wherever nothing was told."""
+    family = GymFamily(Reaching, {"skill": metarl.Uniform(0.0, 1.0)}, apply="attrs", horizon=9)
+    tasks = family.make_tasks(skill=[0.0, 1.0])
+    slots = GymSlots(family, 2, torch.device("cpu")) if processes == 1 else WorkerSlots(family, 2, "cpu", 2)
+    slots.begin(tasks, torch.tensor([1, 2]), 4)
+    steps = [slots.step(torch.zeros(2, dtype=torch.int64)) for _ in range(4)]
+    slots.close()
+    told = [None if step.expected_reward is None else step.expected_reward.tolist() for step in steps]
+    assert [told[1], told[3]] == [None, None]
+    for t in (0, 2):
+        assert np.isnan(told[t][0])
+        assert told[t][1] == pytest.approx(0.1 * (t + 1))
+    assert steps[3].success.tolist() == [False, True]
+    assert steps[0].success is None
 
 
 def test_termination_at_the_horizon_is_no_truncation():
