@@ -97,8 +97,8 @@ class EvalOptions:
     """Family id; by default the runs' own."""
     k: tuple[int, ...] = (3,)
     """Adaptation steps: the last one (the grid is then 0, ..., k), or the grid itself."""
-    split: str = "test"
-    """test, train, or the name of an out-of-distribution split."""
+    split: tuple[str, ...] = ("test",)
+    """test, train, the name of an out-of-distribution split, or several: test and train give the gap between them."""
     num_tasks: int = 40
     """Tasks 0, ..., num_tasks - 1 of the split."""
     task_seed: int = 0
@@ -114,7 +114,7 @@ class EvalOptions:
     beside: tuple[str, ...] = ()
     """Agents that need no training to measure as well, for example: random oracle."""
     out: Path | None = None
-    """Results file; by default RUN/results/SPLIT.json, in the first run."""
+    """Results file, of one split; by default RUN/results/SPLIT.json, in the first run."""
 
 
 @dataclass(frozen=True)
@@ -301,14 +301,21 @@ def run_eval(options: EvalOptions) -> None:
     """`metarl eval RUN...`."""
     learned, family, where = _load(options.runs, options.family, options.device, getattr(options, "agent", None))
     k: Any = options.k[0] if len(options.k) == 1 else options.k
-    tasks = family.tasks(options.split, options.num_tasks, options.task_seed)
+    if options.out and len(options.split) > 1:
+        raise InvalidValueError("--out", str(options.out), "nothing where there are several splits: a file each")
+    if len(set(options.split)) < max(1, len(options.split)):
+        raise InvalidValueError("--split", list(options.split), "one or more names, all different")
+    sets = {split: family.tasks(split, options.num_tasks, options.task_seed) for split in options.split}
     settings = {"k": k, "trials": options.trials, "episodes": options.episodes, "seed": options.seed}
-    settings |= {"allow_train_tasks": options.split == "train"}
-    results = _evaluate_beside(learned, options.beside, tasks, settings, options.device)
-    out = options.out or where / "results" / f"{options.split}.json"
-    for result in results:
-        path = out if result.agent == learned[0].name else out.with_name(f"{out.stem}-{result.agent}.json")
-        console.print(f"wrote {result.save(path)}")
+    results: list[Results] = []
+    for split, tasks in sets.items():
+        allowed = {"allow_train_tasks": split == "train"}
+        found = _evaluate_beside(learned, options.beside, tasks, settings | allowed, options.device)
+        out = options.out or where / "results" / f"{split}.json"
+        for result in found:
+            path = out if result.agent == learned[0].name else out.with_name(f"{out.stem}-{result.agent}.json")
+            console.print(f"wrote {result.save(path)}")
+        results += found
     console.print(table_text(results), markup=False)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ from metarl.figures import (
     rendered,
     save_figure,
 )
-from metarl.results import Floats, Results
+from metarl.results import Floats, Results, train_test_gap
 from metarl.tasks import write_atomic
 from metarl.trial_figure import draw_trial, trial_figure, with_trials
 
@@ -57,7 +58,8 @@ ABOUT = (
     "alone. <b>Normalised score</b> = (mean &minus; floor) / (informed optimum &minus; floor), unclipped: 0 is "
     "uniformly random actions, 1 the best return of a player who knows the task. <b>Lifetime return</b> is the total "
     "reward of a whole trial, exploration included; the Bayes optimum is its best expected value when the task is "
-    "unknown."
+    "unknown. <b>Steps to 90&nbsp;%</b> are the environment steps used when the normalised score is at .9 and stays "
+    "there; “not reached” where it is below at the last k."
 )
 TRIAL = (
     "Left: what each episode of a trial returned while the agent lived through it, mean over tasks; band, lowest and "
@@ -104,7 +106,7 @@ def write_report(results: Sequence[Results], out: str | Path, *, title: str = "m
     """
     if not results:
         raise InvalidValueError("results", list(results), "at least one evaluation")
-    sections = "".join(map(_section, grouped(results)))
+    sections = "".join(map(_section, grouped(results))) + _gap_section(gaps(results))
     page = (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -119,7 +121,22 @@ def write_report(results: Sequence[Results], out: str | Path, *, title: str = "m
 
 def table_text(results: Sequence[Results]) -> str:
     """A markdown table per family and split: R_k [low, high] for up to 4 k, and lifetime return where known."""
-    return "\n\n".join(map(_text_section, grouped(results)))
+    return "\n\n".join([*map(_text_section, grouped(results)), *map(_text_gap, gaps(results))])
+
+
+def gaps(results: Sequence[Results]) -> list[tuple[Results, list[Row]]]:
+    """Agents of whom there are results on train and on test tasks, with `train_test_gap`'s rows of their first mode."""
+    found = []
+    for test in (r for r in results if r.split == "test" and not r.meta.get("train_equals_test")):
+        alike = [r for r in results if r.split == "train" and _same_agents(r, test)]
+        found += [(test, train_test_gap(alike[0], test))] if alike else []
+    return found
+
+
+def _same_agents(a: Results, b: Results) -> bool:
+    return all(getattr(a, n) == getattr(b, n) for n in ("agent", "family", "k")) and all(
+        a.meta.get(n) == b.meta.get(n) for n in ("seeds", "config")
+    )
 
 
 # --- what is shown ---------------------------------------------------------------------------------------------------
@@ -195,9 +212,21 @@ def _score_cells(row: Row, extra: Sequence[str], decimals: int) -> list[str]:
     return [*cells, *(_number(row.get(name), 3) for name in extra)]
 
 
+def _gap_section(found: Sequence[tuple[Results, list[Row]]]) -> str:
+    if not found:
+        return ""
+    groups = []
+    for test, rows in found:
+        n = _decimals([row[end] for row in rows for end in ("low", "high")])
+        cells = [[_number(row["k"], 0), _number(row["gap"], n), _interval(row, n)] for row in rows]
+        groups.append((f"{html.escape(test.agent)}<small>{html.escape(test.family)}</small>", cells))
+    table = _table(["agent", "k", "R<sub>k</sub> on train tasks &minus; on test tasks", "[low, high]"], groups)
+    return f"<section><h2>Train-test gap</h2>{table}</section>\n"
+
+
 def _trial_table(entries: Sequence[Entry]) -> str:
     head = ["agent", "mean of R<sub>k</sub> over k", "return while adapting", "seconds per step"]
-    head += ["lifetime return", "[low, high]", "episodes", "Bayes optimum"]
+    head += ["steps to 90&nbsp;%", "[low, high]", "lifetime return", "[low, high]", "episodes", "Bayes optimum"]
     decimals = _decimals(_ends(entries))
     return _table(head, [(html.escape(e.label), [_trial_cells(e.results, decimals)]) for e in entries])
 
@@ -207,7 +236,9 @@ def _trial_cells(results: Results, decimals: int) -> list[str]:
     n = _decimals([life[end] for end in ("low", "high") if life])
     first = next(iter(results.scores))
     cells = [_number(results.area_under_curve(first), decimals), _number(_mean(results.collected), decimals)]
-    cells += [_number(_mean(results.seconds), 3), _number(life.get("mean"), n), _interval(life, n)]
+    reached = results.steps_to(0.9, first) or {}
+    cells += [_number(_mean(results.seconds), 3), _number(reached.get("steps"), 0), _interval(reached, 0)]
+    cells += [_number(life.get("mean"), n), _interval(life, n)]
     return [*cells, _number(life.get("episodes"), 0), _number(life.get("bayes_optimal"), n)]
 
 
@@ -226,9 +257,11 @@ def _table(head: Sequence[str], groups: Sequence[tuple[str, list[list[str]]]]) -
 
 
 def _number(value: float | None, decimals: int) -> str:
-    """A number as it is read, with its full precision in `value`."""
+    """A number as it is read, with its full precision in `value`; infinite: not reached."""
     if value is None:
         return "\u2013"
+    if value == math.inf:
+        return '<data value="inf">not reached</data>'
     return f'<data value="{float(value)!r}">{value:,.{decimals}f}</data>'.replace(">-", ">\u2212")
 
 
@@ -258,6 +291,14 @@ def _text_section(entries: Sequence[Entry]) -> str:
     lines.insert(1, " | ".join("-" * w for w in widths))
     finite = " \u00b7 train = test: a finite family" if first.meta.get("train_equals_test") else ""
     return "\n".join([f"{first.family}: {_subtitle(first)}{finite}", "", *(f"| {line} |" for line in lines)])
+
+
+def _text_gap(found: tuple[Results, list[Row]]) -> str:
+    test, rows = found
+    n = _decimals([row[end] for row in rows for end in ("low", "high")])
+    chosen = [rows[i] for i in evenly(range(len(rows)), 4)]
+    cells = [f"k = {row['k']:.0f}: {row['gap']:.{n}f} [{row['low']:.{n}f}, {row['high']:.{n}f}]" for row in chosen]
+    return f"{test.agent} on {test.family}, R_k on train tasks less R_k on test tasks: {'; '.join(cells)}"
 
 
 def _text_row(entry: Entry, mode: str, chosen: Sequence[int], decimals: int) -> list[str]:

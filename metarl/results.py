@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -130,6 +130,30 @@ class Results:
             return float(curve[0])
         return float(np.trapezoid(curve, self.k) / (self.k[-1] - self.k[0]))
 
+    def steps_to(self, share: float = 0.9, mode: str | None = None) -> dict[str, float] | None:
+        """Environment steps until the normalised score reaches `share` and stays there on the grid of k.
+
+        Returns:
+            "steps" and the ends "low" and "high" of its 95 % interval, each the steps used before one of the grid's k,
+            or infinite where the score is below at the last k (it is censored there); None where the floor or the
+            informed optimum is unknown.
+        """
+        if not {"floor", "informed_optimum"} <= self.references.keys():
+            return None
+        floor, best = self.references["floor"].mean(), self.references["informed_optimum"].mean()
+        needed, steps = floor + share * (best - floor), np.append(self.env_steps, np.inf)
+
+        def first(scores: Floats) -> Floats:
+            """Place in the grid, `[..., 1]`; after its end: never."""
+            below = mean_batch(scores) < needed
+            last = below.shape[-1] - below[..., ::-1].argmax(-1)
+            return np.where(below.any(-1), last, 0)[..., None].astype(np.float64)
+
+        per_task = self.scores[self._mode(mode)].mean(-1)
+        low, high = bootstrap_intervals(per_task, first, method="nearest")[0]
+        ends = {"steps": first(per_task)[0], "low": low[0], "high": high[0]}
+        return {name: float(steps[int(place)]) for name, place in ends.items()}
+
     def save(self, path: str | Path) -> Path:
         """Write `path` (JSON: what it is, and summaries) and the arrays beside it (`.npz`)."""
         target = _json_path(path)
@@ -213,8 +237,49 @@ def iqm(scores: Floats) -> float:
     return float(iqm_batch(scores[..., None])[0])
 
 
+def train_test_gap(train: Results, test: Results, mode: str | None = None) -> list[dict[str, float]]:
+    """How much higher R_k is on train tasks than on test tasks: the generalisation gap.
+
+    Args:
+        train: results of some agents on tasks that training could draw.
+        test: results of the same agents on others, with the same k.
+        mode: "sampled" or "mean"; by default the first that was measured.
+
+    Returns:
+        a row per k: "k", "gap", and the ends "low" and "high" of its 95 % bootstrap interval; seeds are drawn once for
+        both, tasks for each.
+
+    Raises:
+        InvalidValueError: the results are of different agents, seeds or k.
+    """
+    mode = test._mode(mode)
+    for name in ("agent", "family", "k"):
+        if getattr(train, name) != getattr(test, name):
+            raise InvalidValueError(f"{name} of the train results", getattr(train, name), repr(getattr(test, name)))
+    if train.meta.get("seeds") != test.meta.get("seeds"):
+        raise InvalidValueError("seeds of the train results", train.meta.get("seeds"), repr(test.meta.get("seeds")))
+    a, b = (results.scores[results._mode(mode)].mean(-1) for results in (train, test))  # [seed, task, k]
+    generator, seeds = np.random.default_rng(0), len(a)
+    drawn = []
+    for _ in range(2000):
+        seed = generator.integers(seeds, size=(seeds, 1))
+        means = (x[seed, generator.integers(x.shape[1], size=(1, x.shape[1]))].mean((0, 1)) for x in (a, b))
+        drawn.append(np.subtract(*means))
+    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
+    gap = a.mean((0, 1)) - b.mean((0, 1))
+    return [
+        {"k": float(k), "gap": float(gap[i]), "low": float(low[i]), "high": float(high[i])}
+        for i, k in enumerate(test.k)
+    ]
+
+
 def bootstrap_intervals(
-    scores: Floats, *statistics: Callable[[Floats], Floats], level: float = 0.95, resamples: int = 2000, seed: int = 0
+    scores: Floats,
+    *statistics: Callable[[Floats], Floats],
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+    method: Literal["linear", "nearest"] = "linear",
 ) -> list[tuple[Floats, Floats]]:
     """Percentile bootstrap over seeds and tasks, crossed: one trained agent plays all tasks.
 
@@ -229,6 +294,7 @@ def bootstrap_intervals(
         level: of the interval.
         resamples: how many.
         seed: of the resampling.
+        method: how a percentile is read off the resamples, as `numpy.percentile` has it.
 
     Returns:
         for each statistic the lower and the upper ends, `[k]`.
@@ -245,5 +311,5 @@ def bootstrap_intervals(
         for kept, statistic in zip(values, statistics, strict=True):
             kept.append(statistic(drawn))
     tail = 50 * (1 - level)
-    ends = [np.percentile(np.concatenate(kept), [tail, 100 - tail], axis=0) for kept in values]
+    ends = [np.percentile(np.concatenate(kept), [tail, 100 - tail], axis=0, method=method) for kept in values]
     return [(low, high) for low, high in ends]

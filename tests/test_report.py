@@ -14,7 +14,7 @@ import pytest
 from metarl.errors import InvalidValueError
 from metarl.figures import grouped
 from metarl.report import adaptation_figure, paths_figure, save_figure, table_text, trial_figure, write_report
-from metarl.results import Results
+from metarl.results import Results, train_test_gap
 
 DASH = "\u2013"
 SETTINGS = dict(matplotlib.rcParams)  # before any test drew anything
@@ -145,6 +145,75 @@ def test_normalised_score_and_success_have_columns_only_where_known(tmp_path: Pa
     assert not {"normalised", "success"} & set(re.findall(r"<th scope=\"col\">(.*?)</th>", whole.split("<section>")[1]))
 
 
+def scored(*means: float, split: str = "test", tasks: int = 3, **changes: Any) -> Results:
+    """R_k is `means[k]` in every task and for both seeds; floor -40, informed optimum -10; 2,000 steps a k."""
+    scores = {"sampled": np.broadcast_to(np.array(means)[:, None], (2, tasks, len(means), 4)).copy()}
+    return bandit(split=split, scores=scores, grid=tuple(range(len(means))), **changes)
+
+
+@pytest.mark.parametrize(
+    ("means", "steps"),
+    [
+        ((-40.0, -20.0, -13.0, -12.0), 4000.0),  # .9 of the way is -13: there with k = 2
+        ((-40.0, -12.0, -20.0, -12.0), 6000.0),  # falls below once more
+        ((-11.0, -11.0, -11.0, -11.0), 0.0),
+        ((-40.0, -12.0, -12.0, -14.0), np.inf),  # not there at the end: censored
+    ],
+)
+def test_steps_to_ninety_per_cent(means: tuple[float, ...], steps: float):
+    results = scored(*means)
+    assert results.steps_to(0.9) == {"steps": steps, "low": steps, "high": steps}
+    assert make_results().steps_to(0.9) is None  # no floor
+
+
+def test_steps_to_ninety_per_cent_have_an_interval_and_a_column(tmp_path: Path):
+    """Two of three tasks are solved at k = 1, the third at k = 3: resamples without the third say 1, the others 3."""
+    results = scored(-40.0, -12.0, -12.0, -12.0)
+    results.scores["sampled"][:, 2] = np.array([-40.0, -40.0, -40.0, -12.0])[:, None]
+    assert results.steps_to(0.9) == {"steps": 6000.0, "low": 2000.0, "high": 6000.0}
+    assert results.steps_to(0.6) == {"steps": 2000.0, "low": 2000.0, "high": 6000.0}  # the mean is -21.3 at k = 1
+    body = dict(groups(page([results], tmp_path)))["rl2"]
+    assert values(body)[3:6] == [6000.0, 2000.0, 6000.0]
+    never = dict(groups(page([scored(-40.0, -40.0)], tmp_path)))["rl2"]
+    assert never.count("not reached") == 3
+
+
+def test_the_train_test_gap(tmp_path: Path):
+    """Ten tasks of each, by hand: -18 on train tasks, -20 on test tasks, then -12 and -13."""
+    test, train = scored(-20.0, -13.0, tasks=10), scored(-18.0, -12.0, split="train", tasks=10)
+    assert train_test_gap(train, test) == [
+        {"k": 0.0, "gap": 2.0, "low": 2.0, "high": 2.0},
+        {"k": 1.0, "gap": 1.0, "low": 1.0, "high": 1.0},
+    ]
+    test.scores["sampled"][:, :5] -= 6.0  # half the tasks 6 lower: the mean 3 lower, known to 6 / 2 / sqrt(10) = .95
+    rows = train_test_gap(train, test)
+    assert rows[0]["gap"] == pytest.approx(5.0)
+    assert rows[0]["high"] - rows[0]["low"] == pytest.approx(2 * 1.96 * 0.95, rel=0.15)
+    text = page([train, test], tmp_path)
+    assert "<h2>Train-test gap</h2>" in text
+    assert values(groups(text)[-1][1])[:4] == pytest.approx([0.0, 5.0, rows[0]["low"], rows[0]["high"]])
+    line = table_text([train, test]).splitlines()[-1]
+    assert line.startswith("rl2 on metarl/ToyBandit-v0, R_k on train tasks less R_k on test tasks: k = 0: 5.00 [")
+    for single in (test, train):
+        assert "gap" not in page([single], tmp_path).split("<h2>")[-1]
+    finite = replace(test, meta=test.meta | {"train_equals_test": True})
+    assert "<h2>Train-test gap</h2>" not in page([train, finite], tmp_path)
+    # seeds that differ by 100 in both splits do not widen it: they are drawn once for both
+    for results in (train, test):
+        results.scores["sampled"][1] += 100.0
+    assert train_test_gap(train, test)[0]["low"] == pytest.approx(rows[0]["low"], abs=0.3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"agent": "maml"}, "agent"), ({"k": [0, 2]}, "k"), ({"meta": {"seeds": [5, 6]}}, "seeds")],
+)
+def test_a_gap_between_other_agents_is_refused(changes: dict[str, Any], named: str):
+    test = scored(-20.0, -13.0)
+    with pytest.raises(InvalidValueError, match=f"{named} of the train results is"):
+        train_test_gap(replace(scored(-18.0, -12.0, split="train"), **changes), test)
+
+
 def test_long_grids_show_six_k_with_both_ends(tmp_path: Path):
     made = make_results(grid=tuple(range(21)))
     body = next(body for name, body in groups(page([made], tmp_path)) if name == "maml sampled actions")
@@ -155,7 +224,7 @@ def test_lifetime_return_stands_beside_the_bayes_optimum(whole: str):
     rows = dict(groups(whole.split("<section>")[2]))
     # every lifetime return is 6.5, so its interval is a point; 3 episodes were collected in a trial
     assert values(rows["rl2"])[-5:] == [6.5, 6.5, 6.5, 3.0, 6.75]
-    assert rows["maml"].count(f"<td>{DASH}</td>") == 4
+    assert rows["maml"].count(f"<td>{DASH}</td>") == 6  # no reference, so no steps to 90 % either
 
 
 def test_sections_are_one_per_family_and_split(whole: str):
