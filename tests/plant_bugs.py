@@ -512,6 +512,62 @@ BUGS = (
         "False",
         "test_any_gymnasium",
     ),
+    Bug(
+        "the memory is told expected rewards",
+        "agents/rl2.py",
+        "self._feedback(rollout.action, rollout.reward, rollout.ended)",
+        "self._feedback(rollout.action, rollout.expected_reward, rollout.ended)",
+        "test_rl2",
+    ),
+    Bug(
+        "expected rewards are not learned from",
+        "agents/rl2.py",
+        "rollout.expected_reward if self.config.expected_rewards else rollout.reward",
+        "rollout.reward",
+        "test_rl2",
+    ),
+    Bug(
+        "the value sees another trial's task",
+        "agents/rl2.py",
+        "None if task is None else task[:, rows]",
+        "None if task is None else task[:, rows.flip(0)]",
+        "test_rl2",
+    ),
+    Bug(
+        "another trial's task is inferred",
+        "agents/rl2.py",
+        "self.encode_task(tasks, self.device).unsqueeze(0)",
+        "self.encode_task(tasks, self.device).flip(0).unsqueeze(0)",
+        "test_rl2",
+    ),
+    Bug(
+        "a family reports another reward than it pays",
+        "envs/tabular_mdp.py",
+        '{"expected_reward": mean}',
+        '{"expected_reward": task["reward"].mean((1, 2))}',
+        "test_check_family",
+    ),
+    Bug(
+        "steps to the first k that reaches 90 %",
+        "metarl/results.py",
+        "last = below.shape[-1] - below[..., ::-1].argmax(-1)",
+        "last = below.argmin(-1)",
+        "test_report",
+    ),
+    Bug(
+        "the gap's seeds are drawn twice",
+        "metarl/results.py",
+        "(x[seed, generator.integers(x.shape[1]",
+        "(x[generator.integers(seeds, size=(seeds, 1)), generator.integers(x.shape[1]",
+        "test_report",
+    ),
+    Bug(
+        "an extended run forgets what it was",
+        "metarl/runs.py",
+        '"extended": [*self.config.get("extended", []), before]',
+        '"extended": [*self.config.get("extended", []), now]',
+        "test_runs",
+    ),
 )
 
 
