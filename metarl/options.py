@@ -1,0 +1,153 @@
+"""The command line's options: a dataclass per command, whose docstrings are what `metarl COMMAND --help` shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class ListOptions:
+    """Show the registered families and agents."""
+
+
+@dataclass(frozen=True)
+class ResumeOptions:
+    """Continue an interrupted run to the same bits as an unbroken one, or let a finished one go on."""
+
+    resume: Path
+    """Run directory."""
+    iterations: int | None = None
+    """Meta-updates in all, to train for longer than the run was begun with."""
+    device: Device | None = None
+    """Where to train; by default where the run began."""
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Meta-train an agent on a family's train tasks."""
+
+    family: str | None = None
+    """Family id, for example metarl/PointNavigation-v0, or ID:PRESET."""
+    env: str | None = None
+    """In place of a family: a registered Gymnasium id, whose attributes --param makes the task."""
+    param: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Of --env, repeated: NAME=LOW:HIGH, NAME=log:LOW:HIGH, NAME=int:LOW:HIGH, NAME=normal:MEAN:STD or NAME=A,B,C."""
+    apply: Literal["attrs", "options", "set_task", "kwargs", "seed"] = "attrs"
+    """Of --env: how a task reaches it."""
+    horizon: int | None = None
+    """Of --env: steps per episode; by default its own time limit."""
+    iterations: int = 100
+    """Meta-updates."""
+    out: Path | None = None
+    """Run directory to make; runs/AGENT-FAMILY-seedSEED by default."""
+    seed: int = 0
+    """Of initial parameters, tasks and everything drawn."""
+    device: Device = "cpu"
+    """Where to train."""
+    checkpoint_every: int = 10
+    """Iterations between checkpoints."""
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """Measure the return after k adaptation steps on held-out tasks."""
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Run directories (several: the same agent with several seeds), or the name of an agent that needs no training; its
+    hyperparameters are then options, --agent.NAME."""
+    family: str | None = None
+    """Family id; by default the runs' own."""
+    k: tuple[int, ...] = (3,)
+    """Adaptation steps: the last one (the grid is then 0, ..., k), or the grid itself."""
+    split: tuple[str, ...] = ("test",)
+    """test, train, the name of an out-of-distribution split, or several: test and train give the gap between them."""
+    num_tasks: int = 40
+    """Tasks 0, ..., num_tasks - 1 of the split."""
+    task_seed: int = 0
+    """Seed of the split."""
+    trials: int = 1
+    """Independent trials of each task."""
+    episodes: int = 20
+    """Fresh episodes per task, trial, k and mode."""
+    seed: int = 0
+    """Of the evaluation's randomness."""
+    device: Device = "cpu"
+    """Where to evaluate."""
+    beside: tuple[str, ...] = ()
+    """Agents that need no training to measure as well, for example: random oracle."""
+    out: Path | None = None
+    """Results file, of one split; by default RUN/results/SPLIT.json, in the first run."""
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Write one self-contained HTML page from results."""
+
+    sources: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run directories, or results files."""
+    out: Path = Path("report")
+    """Directory for report.html."""
+    title: str = "metarl report"
+    """Heading."""
+
+
+@dataclass(frozen=True)
+class WatchOptions:
+    """Film an agent in one task: an episode after 0, ..., k adaptation steps, side by side."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """Run directory, or the name of an agent that needs no training."""
+    family: str | None = None
+    """Family id; by default the run's own."""
+    k: tuple[int, ...] = (3,)
+    """Adaptation steps: the last one (the panels are then 0, ..., k), or those to show."""
+    task: int = 0
+    """Number of the task in the split."""
+    split: str = "test"
+    """test, train, or the name of an out-of-distribution split."""
+    task_seed: int = 0
+    """Seed of the split."""
+    mode: Literal["mean", "sampled"] = "mean"
+    """Actions."""
+    seed: int = 0
+    """Of the evaluation's randomness: metarl eval with the same seed plays the same episodes."""
+    out: Path | None = None
+    """A .gif, or an .mp4 where ffmpeg is installed; by default RUN/results/SPLIT-taskTASK.gif."""
+    size: int = 256
+    """Width of a panel in pixels."""
+    fps: float | None = None
+    """Frames per second; by default the film lasts about four seconds."""
+    device: Device = "cpu"
+    """Where to play."""
+
+
+@dataclass(frozen=True)
+class CheckFamilyOptions:
+    """Test a family against the contract; one sentence per violation."""
+
+    id: Annotated[str, tyro.conf.Positional]
+    """Family id, or ID:PRESET."""
+    seed: int = 0
+    """Of the probes."""
+    device: Device = "cpu"
+    """Where to probe."""
+
+
+@dataclass(frozen=True)
+class QuickstartOptions:
+    """Train MAML and RL2, evaluate both on held-out tasks, print a table, write a report: minutes on 2 cores."""
+
+    out: Path = Path("metarl-quickstart")
+    """Directory for runs and report."""
+    seed: int = 0
+    """Of everything drawn."""
+    device: Device = "cpu"
+    """Where to train."""
+    short: bool = False
+    """A tenth of the training, to see that everything runs."""
