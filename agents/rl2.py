@@ -253,14 +253,17 @@ class RL2(Agent):
         """The rewards as they are, or their means if asked for: `[T, R]`, 0 after a trial's end.
 
         Raises:
-            InvalidValueError: the family does not report its rewards' means.
+            InvalidValueError: the family does not report its rewards' means, or not in every step.
         """
         reward = rollout.expected_reward if self.config.expected_rewards else rollout.reward
         if reward is None:
             expected = f"False: {self.family.id} reports no info['expected_reward'] (its rewards may not be random)"
             raise InvalidValueError("rl2.expected_rewards", True, expected)
-        valid = rollout.valid[:, :, 0]
-        return torch.where(valid, reward[:, :, 0], torch.zeros_like(reward[:, :, 0]))
+        out = torch.where(rollout.valid[:, :, 0], reward[:, :, 0], torch.zeros_like(reward[:, :, 0]))
+        if self.config.expected_rewards and not bool(out.isfinite().all()):
+            expected = f"False: info['expected_reward'] of {self.family.id} is missing in some steps, or not finite"
+            raise InvalidValueError("rl2.expected_rewards", True, expected)
+        return out
 
     def rewards(self, rollout: Rollout) -> Tensor:
         """What is learned from, `[T, R]`: `paid`, divided by the deviation of returns if asked for."""
@@ -285,7 +288,11 @@ class RL2(Agent):
         """PPO's epochs; `key` decides how trials are dealt into minibatches, `tasks` are for a value that sees them."""
         cfg, valid = self.config, rollout.valid[:, :, 0].float()
         x = self.inputs(rollout)
-        task = None if self.encode_task is None or tasks is None else self.encode_task(tasks, self.device).unsqueeze(0)
+        task = None
+        if self.encode_task is not None:
+            if tasks is None:
+                raise InvalidValueError("tasks", None, "those of the trials, because rl2 learns from them here")
+            task = self.encode_task(tasks, self.device).unsqueeze(0)  # [1, R, task]
         value = self.values(rollout, x, task)
         advantage = self.advantages(rollout, self.rewards(rollout), value)
         target = advantage + value

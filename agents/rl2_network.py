@@ -14,17 +14,20 @@ class JointHead(nn.Module):
 
     def __init__(self, hidden: int, others: int, outputs: int = 1) -> None:
         super().__init__()
+        self.hidden = hidden
         self.wide = nn.Linear(hidden + others, hidden)
         self.out = nn.Linear(hidden, outputs)
 
     def forward(self, h: Tensor, other: Tensor | None = None) -> Tensor:
-        """Features `[..., hidden]` and the other ones `[..., others]` to `[..., outputs]`."""
-        x = h if other is None else torch.cat([h, other], -1)
-        return self.out(self.wide(x).relu())  # type: ignore[no-any-return]
+        """Features `[..., hidden]` and the other ones `[..., others]`, which are broadcast, to `[..., outputs]`."""
+        wide = nn.functional.linear(h, self.wide.weight[:, : self.hidden], self.wide.bias)
+        if other is not None:  # a task's share is the same in all steps of its trial
+            wide = wide + nn.functional.linear(other, self.wide.weight[:, self.hidden :])
+        return self.out(wide.relu())  # type: ignore[no-any-return]
 
 
 class RL2Network(nn.Module):
-    """A memory with a policy and a value head on it, and where it is asked for one that predicts rewards.
+    """A memory with a policy and a value head on it, and where asked for one that predicts rewards, one the task.
 
     Args:
         inputs: features per step.
@@ -72,7 +75,7 @@ class RL2Network(nn.Module):
 
     def valued(self, h: Tensor, task: Tensor | None = None) -> Tensor:
         """Values `[...]` of features `[..., hidden]`."""
-        out: Tensor = self.value(h) if task is None else self.value(h, task.expand(*h.shape[:-1], -1))
+        out: Tensor = self.value(h) if task is None else self.value(h, task)
         return out.squeeze(-1)
 
     @torch.no_grad()

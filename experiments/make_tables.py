@@ -189,12 +189,12 @@ SPEED_SUMMARY = {  # file: rows by what is measured and what stands beside it
     ],
     "speed_cuda.json": [("MAML iteration", "loop")],
     "speed_rl2.json": [
-        ("RL2, GRU 64, 64 trials", "RecurrentPPO"),
+        ("RL2, LSTM 64, 64 trials", "RecurrentPPO"),
         ("RL2, GRU 64, 64 trials", "JAX loop"),
-        ("RL2, GRU 256, 64 trials", "RecurrentPPO"),
+        ("RL2, LSTM 256, 64 trials", "RecurrentPPO"),
         ("RL2, GRU 256, 64 trials", "JAX loop"),
     ],
-    "speed_rl2_cuda.json": [("RL2, GRU 256, 64 trials", "RecurrentPPO")],
+    "speed_rl2_cuda.json": [("RL2, LSTM 256, 64 trials", "RecurrentPPO")],
     "speed_families.json": [("HalfCheetahVel, 256 slots", "SyncVectorEnv, 64")],
 }
 
@@ -204,11 +204,12 @@ def speed_summary() -> str:
     rows = []
     for file, wanted in SPEED_SUMMARY.items():
         data = json.loads((RESULTS / file).read_text())
-        device = data["cuda"] or f"{data['cores']} CPU cores"
+        device = data["cuda"] or f"{data['cores']} cores of {data['cpu']}"
         found = {(row["what"], row["other"]): row for row in data["rows"]}
         for what, other in wanted:
             ours, theirs = (f"{statistics.median(found[what, other][side]):,.0f}" for side in ("ours", "theirs"))
-            rows.append([what, other, device, ours, theirs, f"{found[what, other]['ratio']:.1f} x"])
+            beside = f"{other}, on that machine's CPU" if data["cuda"] and other == "RecurrentPPO" else other
+            rows.append([what, beside, device, ours, theirs, f"{found[what, other]['ratio']:.1f} x"])
     return (
         "Environment steps per second, medians of interleaved repeats; all of them, what each is and how to repeat it: "
         "[docs/speed.md](docs/speed.md).\n\n" + table(["", "beside", "on", "metarl", "other", "ratio"], rows)

@@ -41,7 +41,7 @@ from metarl.probe import (
     where,
 )
 from metarl.registry import make_family
-from metarl.rng import Rng
+from metarl.rng import Rng, fold_in
 from metarl.rollout import SlotPool
 from metarl.tasks import Normal, Tasks, content_hash
 
@@ -391,23 +391,31 @@ def expected_rewards(subject: Subject) -> Iterator[str]:
     if not subject.torch:
         return
     rows = subject.tasks(subject.wide)[np.repeat(np.arange(subject.wide), EPISODES)]
-    keys = subject.keys(len(rows), number=2)
+    keys, steps = subject.keys(len(rows), number=2), min(subject.steps, MAX_COMPARED)
     slots: Any = subject.pool.get(len(rows))
-    slots.begin(rows, keys, min(subject.steps, MAX_COMPARED))
-    off, means = [], []
-    for action in subject.actions(keys, min(subject.steps, MAX_COMPARED), held=False):
-        out = slots.step(action.to(slots.device))
-        if out.expected_reward is None:
+    slots.begin(rows, keys, steps)
+    drawn: list[Tensor] = []  # [3, N]: the mean, and by how much two draws of the same step miss it
+    fix = "report the reward's mean for this state, action and task, before anything is drawn"
+    for t, action in enumerate(subject.actions(keys, steps, held=False)):
+        again = [Rng(fold_in(keys, 100 + number).to(slots.device)).seek(t) for number in range(2)]
+        results = [subject.family.step(slots.state, action.to(slots.device), slots.task, rng) for rng in again]
+        told: list[Any] = [result[3].get("expected_reward") if len(result) == 4 else None for result in results]
+        if any(mean is None for mean in told):
+            if not (all(mean is None for mean in told) and not drawn):
+                yield subject.say("info['expected_reward']", f"missing at step {t}", "a number in every step", fix)
             return
-        off.append((out.reward - out.expected_reward).double().cpu().flatten())
-        means.append(out.expected_reward.double().cpu().flatten())
-    error, mean = torch.cat(off), torch.cat(means)
-    # neither on average nor the more the larger the mean may rewards lie to one side of it
-    for weight in (torch.ones_like(mean), mean - mean.mean()):
-        bias, noise = float((error * weight).mean()), float((error * weight).std()) / len(mean) ** 0.5
+        if not told[0].isfinite().all() or not torch.equal(told[0], told[1]):
+            found = "not finite" if not told[0].isfinite().all() else "another one when the step is drawn again"
+            yield subject.say("info['expected_reward']", found, "one number for a state, action and task", fix)
+            return
+        drawn.append(torch.stack([told[0], *(r[1] - told[0] for r in results)]).double().cpu())
+        slots.step(action.to(slots.device))
+    mean, first, second = torch.cat(drawn, 1)
+    # rewards must miss it to neither side: on average, the more the larger it is, and twice in the same state
+    for product in (first, first * (mean - mean.mean()), first * second):
+        bias, noise = float(product.mean()), float(product.std()) / len(mean) ** 0.5
         if abs(bias) > STANDARD_ERRORS * noise + RETURN_TOLERANCE * (1 + float(mean.abs().mean())):
-            found = f"off by {float(error.abs().mean()):.2g} on average, to one side"
-            fix = "report the reward's mean for this state, action and task, before anything is drawn"
+            found = f"off by {float(first.abs().mean()):.2g} on average, to one side"
             yield subject.say("info['expected_reward']", found, "what the rewards of many draws average", fix)
             return
 

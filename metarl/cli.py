@@ -15,7 +15,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import asdict, dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -152,7 +152,7 @@ def run_resume(options: ResumeOptions) -> None:
     run = Run.open(options.resume)
     agent, start = run.load_agent(options.device)
     if options.iterations is not None:
-        run.extend(options.iterations)
+        run.set_iterations(options.iterations, start)
     console.print(f"{options.resume}: {start} of {run.config['iterations']} iterations are done")
     _train(run, agent, start)
 
@@ -166,19 +166,21 @@ def _train(run: Run, agent: Agent, start: int) -> None:
 
 def run_eval(options: EvalOptions) -> None:
     """`metarl eval RUN...`."""
-    learned, family, where = _load(options.runs, options.family, options.device, getattr(options, "agent", None))
+    learned, family, where, trained = _load(options.runs, options.family, options.device, _config(options))
     k: Any = options.k[0] if len(options.k) == 1 else options.k
-    if options.out and len(options.split) > 1:
+    splits = options.split or ("test",)
+    if options.out and len(splits) > 1:
         raise InvalidValueError("--out", str(options.out), "nothing where there are several splits: a file each")
-    if len(set(options.split)) < max(1, len(options.split)):
-        raise InvalidValueError("--split", list(options.split), "one or more names, all different")
-    sets = {split: family.tasks(split, options.num_tasks, options.task_seed) for split in options.split}
+    if len(set(splits)) < len(splits):
+        raise InvalidValueError("--split", list(splits), "names that are all different")
+    sets = {split: family.tasks(split, options.num_tasks, options.task_seed) for split in splits}
     settings = {"k": k, "trials": options.trials, "episodes": options.episodes, "seed": options.seed}
     results: list[Results] = []
     for split, tasks in sets.items():
         allowed = {"allow_train_tasks": split == "train"}
         found = _evaluate_beside(learned, options.beside, tasks, settings | allowed, options.device)
         out = options.out or where / "results" / f"{split}.json"
+        found[0].meta["iterations"] = trained
         for result in found:
             path = out if result.agent == learned[0].name else out.with_name(f"{out.stem}-{result.agent}.json")
             console.print(f"wrote {result.save(path)}")
@@ -202,7 +204,7 @@ def run_report(options: ReportOptions) -> None:
 def run_watch(options: WatchOptions) -> None:
     """`metarl watch RUN`."""
     choose_renderer()
-    loaded, _, where = _load((options.run,), options.family, options.device, getattr(options, "agent", None))
+    loaded, _, where, _ = _load((options.run,), options.family, options.device, _config(options))
     out = options.out or where / "results" / f"{options.split}-task{options.task}.gif"
     settings: Any = {"mode": options.mode, "split": options.split, "task_seed": options.task_seed, "seed": options.seed}
     k: Any = options.k[0] if len(options.k) == 1 else options.k
@@ -268,8 +270,19 @@ def load_source(source: str) -> None:
         raise InvalidValueError("load", source, f"an importable module or a .py file ({error})") from error
 
 
-def _load(runs: Sequence[str], family: str | None, device: str, config: Any = None) -> tuple[list[Agent], Family, Path]:
-    """The agents of some runs (or an untrained one by name, with its `config`), their family, and where results go."""
+def _config(options: Any) -> Any:
+    """The hyperparameters of an untrained agent, where the options have them."""
+    return getattr(options, "agent", None)
+
+
+def _load(
+    runs: Sequence[str], family: str | None, device: str, config: Any
+) -> tuple[list[Agent], Family, Path, list[int]]:
+    """The agents of some runs (or an untrained one by name, with its `config`).
+
+    Returns:
+        the agents, their family, where results go, and how many meta-updates each has behind it.
+    """
     if not runs:
         raise InvalidValueError("runs", "nothing", "one or more run directories")
     if len(runs) == 1 and runs[0] in agents and not Path(runs[0]).exists():
@@ -278,19 +291,26 @@ def _load(runs: Sequence[str], family: str | None, device: str, config: Any = No
         agent = make_agent(runs[0], family, device=device, config=config)
         if agent.learns:
             raise InvalidValueError("runs", runs[0], f"run directories: {runs[0]} must be trained first")
-        return [agent], agent.family, Path("runs") / f"{runs[0]}-{_label(family)}"
+        return [agent], agent.family, Path("runs") / f"{runs[0]}-{_label(family)}", [0]
     opened = [_open_run(path) for path in runs]
-    for name in ("agent", "family", "config", "iterations"):
-        values = {json.dumps(run.config[name]) for run in opened}
-        if len(values) > 1:
-            raise InvalidValueError(f"{name} of the runs", sorted(values), "one and the same (runs of several seeds)")
+    for name in ("agent", "family", "iterations"):
+        _one_and_the_same(name, [run.config[name] for run in opened])
     seeds = [run.config["seed"] for run in opened]
     if len(set(seeds)) < len(seeds):
         raise InvalidValueError("seeds of the runs", seeds, "all different")
-    loaded = [run.load_agent(device)[0] for run in opened]
+    both = [run.load_agent(device) for run in opened]
+    loaded = [agent for agent, _ in both]
+    _one_and_the_same("config", [asdict(agent.config) for agent in loaded])  # older runs have fewer hyperparameters
     if family not in (None, loaded[0].family.id):
         raise InvalidValueError("family", family, f"{loaded[0].family.id!r}, which the runs were trained on")
-    return loaded, loaded[0].family, Path(runs[0])
+    return loaded, loaded[0].family, Path(runs[0]), [done for _, done in both]
+
+
+def _one_and_the_same(name: str, values: Sequence[Any]) -> None:
+    """Refuse runs that differ in more than the seed."""
+    different = {json.dumps(value, sort_keys=True) for value in values}
+    if len(different) > 1:
+        raise InvalidValueError(f"{name} of the runs", sorted(different), "one and the same (runs of several seeds)")
 
 
 def _label(id: str) -> str:

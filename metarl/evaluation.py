@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -73,7 +73,7 @@ def evaluate(
     Raises:
         InvalidValueError: an argument is out of range, or a task could be a train task.
     """
-    group = [agents] if isinstance(agents, (Agent, str)) else list(agents)
+    group: list[Any] = list(agents) if isinstance(agents, (list, tuple)) else [agents]
     family = _one_family(group)
     tasks = family.tasks(split, num_tasks, task_seed) if tasks is None else tasks
     grid = adaptation_grid(k)

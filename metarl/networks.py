@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -180,17 +181,24 @@ class TaskEncoder:
     """
 
     def __init__(self, family: Family, sample: int = 1000) -> None:
-        flat = _flat(family.tasks("train", sample))
-        self.size = flat.shape[1]
-        self.mean, self.std = flat.mean(0), flat.std(0).clamp_min(1e-6)
+        self.family, self.sample = family, sample
+        self.size = _flat(family.tasks("train", 1)).shape[1]
+
+    @cached_property
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Means and deviations `[size]`, of tasks that are drawn when they are first asked for."""
+        flat = _flat(self.family.tasks("train", self.sample))
+        return flat.mean(0), flat.std(0).clamp_min(1e-6)
 
     def __call__(self, tasks: Tasks, device: torch.device | str = "cpu") -> Tensor:
         """`float32 [N, size]` on a device."""
-        return ((_flat(tasks) - self.mean) / self.std).to(device)
+        mean, std = self.moments
+        return ((_flat(tasks) - mean) / std).to(device)
 
 
 def _flat(tasks: Tasks) -> Tensor:
-    return torch.cat([leaf.flatten(1) for _, leaf in sorted(tasks.tensors().items())], 1)
+    """All parameters of each task, `[N, size]`."""
+    return torch.cat([leaf.reshape(len(tasks), -1) for _, leaf in sorted(tasks.tensors().items())], 1)
 
 
 class PolicyHead:

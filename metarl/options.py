@@ -65,8 +65,9 @@ class EvalOptions:
     """Family id; by default the runs' own."""
     k: tuple[int, ...] = (3,)
     """Adaptation steps: the last one (the grid is then 0, ..., k), or the grid itself."""
-    split: tuple[str, ...] = ("test",)
-    """test, train, the name of an out-of-distribution split, or several: test and train give the gap between them."""
+    split: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """test (if none is given), train, or the name of an out-of-distribution split; repeated: --split test --split train
+    give the gap between them."""
     num_tasks: int = 40
     """Tasks 0, ..., num_tasks - 1 of the split."""
     task_seed: int = 0

@@ -125,18 +125,19 @@ def table_text(results: Sequence[Results]) -> str:
 
 
 def gaps(results: Sequence[Results]) -> list[tuple[Results, list[Row]]]:
-    """Agents of whom there are results on train and on test tasks, with `train_test_gap`'s rows of their first mode."""
+    """Agents of whom there are results on train and on test tasks, with `train_test_gap`'s rows of the first mode."""
     found = []
     for test in (r for r in results if r.split == "test" and not r.meta.get("train_equals_test")):
-        alike = [r for r in results if r.split == "train" and _same_agents(r, test)]
-        found += [(test, train_test_gap(alike[0], test))] if alike else []
+        for train in (r for r in results if r.split == "train" and _same_agents(r, test)):
+            modes = [mode for mode in test.scores if mode in train.scores]
+            found += [(test, train_test_gap(train, test, modes[0]))] if modes else []
     return found
 
 
 def _same_agents(a: Results, b: Results) -> bool:
-    return all(getattr(a, n) == getattr(b, n) for n in ("agent", "family", "k")) and all(
-        a.meta.get(n) == b.meta.get(n) for n in ("seeds", "config")
-    )
+    """Whether two results are of the same agents, trained as long."""
+    what = all(getattr(a, n) == getattr(b, n) for n in ("agent", "family", "k"))
+    return what and all(a.meta.get(n) == b.meta.get(n) for n in ("seeds", "config", "iterations"))
 
 
 # --- what is shown ---------------------------------------------------------------------------------------------------

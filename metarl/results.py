@@ -140,18 +140,19 @@ class Results:
         """
         if not {"floor", "informed_optimum"} <= self.references.keys():
             return None
-        floor, best = self.references["floor"].mean(), self.references["informed_optimum"].mean()
+        floor, best = self.references["floor"], self.references["informed_optimum"]
         needed, steps = floor + share * (best - floor), np.append(self.env_steps, np.inf)
+        # what a task's returns have beyond its own share: resampled tasks bring their references with them
+        margin = self.scores[self._mode(mode)].mean(-1) - needed[:, None]
 
-        def first(scores: Floats) -> Floats:
+        def first(margins: Floats) -> Floats:
             """Place in the grid, `[..., 1]`; after its end: never."""
-            below = mean_batch(scores) < needed
+            below = mean_batch(margins) < 0
             last = below.shape[-1] - below[..., ::-1].argmax(-1)
             return np.where(below.any(-1), last, 0)[..., None].astype(np.float64)
 
-        per_task = self.scores[self._mode(mode)].mean(-1)
-        low, high = bootstrap_intervals(per_task, first, method="nearest")[0]
-        ends = {"steps": first(per_task)[0], "low": low[0], "high": high[0]}
+        low, high = bootstrap_intervals(margin, first, method="nearest")[0]
+        ends = {"steps": first(margin)[0], "low": low[0], "high": high[0]}
         return {name: float(steps[int(place)]) for name, place in ends.items()}
 
     def save(self, path: str | Path) -> Path:
@@ -256,21 +257,27 @@ def train_test_gap(train: Results, test: Results, mode: str | None = None) -> li
     for name in ("agent", "family", "k"):
         if getattr(train, name) != getattr(test, name):
             raise InvalidValueError(f"{name} of the train results", getattr(train, name), repr(getattr(test, name)))
-    if train.meta.get("seeds") != test.meta.get("seeds"):
-        raise InvalidValueError("seeds of the train results", train.meta.get("seeds"), repr(test.meta.get("seeds")))
+    for name in ("seeds", "config", "iterations"):
+        if train.meta.get(name) != test.meta.get(name):
+            raise InvalidValueError(f"{name} of the train results", train.meta.get(name), repr(test.meta.get(name)))
     a, b = (results.scores[results._mode(mode)].mean(-1) for results in (train, test))  # [seed, task, k]
-    generator, seeds = np.random.default_rng(0), len(a)
-    drawn = []
-    for _ in range(2000):
-        seed = generator.integers(seeds, size=(seeds, 1))
-        means = (x[seed, generator.integers(x.shape[1], size=(1, x.shape[1]))].mean((0, 1)) for x in (a, b))
-        drawn.append(np.subtract(*means))
-    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
+    generator, resamples = np.random.default_rng(0), 2000
+    seeds = _drawn(generator, len(a), resamples)
+    means = []
+    for x in (a, b):
+        by_seed = np.einsum("rt,stk->rsk", _drawn(generator, x.shape[1], resamples), x, optimize=True)
+        means.append(np.einsum("rs,rsk->rk", seeds, by_seed))
+    low, high = np.percentile(means[0] - means[1], [2.5, 97.5], axis=0)
     gap = a.mean((0, 1)) - b.mean((0, 1))
     return [
         {"k": float(k), "gap": float(gap[i]), "low": float(low[i]), "high": float(high[i])}
         for i, k in enumerate(test.k)
     ]
+
+
+def _drawn(generator: np.random.Generator, count: int, resamples: int) -> Floats:
+    """Which share of each resample each of `count` things is, drawn with replacement: `[resample, count]`."""
+    return generator.multinomial(count, np.full(count, 1.0 / count), size=resamples) / count
 
 
 def bootstrap_intervals(

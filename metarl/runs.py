@@ -196,19 +196,18 @@ class Run:
             expected = f"a registered one: add {again}, as in training"
             raise InvalidValueError(f"{field} of {self.path}", self.config[field], expected)
 
-    def extend(self, iterations: int) -> None:
-        """Let the run go on to `iterations`, as if it had been begun with that many.
+    def set_iterations(self, iterations: int, done: int) -> None:
+        """Let the run go on to `iterations`, as if it had been begun with that many; `done` are behind it.
 
         Raises:
-            InvalidValueError: fewer than the run has.
+            InvalidValueError: fewer than were made already.
         """
-        if iterations < self.config["iterations"]:
-            expected = f"at least the {self.config['iterations']} that the run was begun with"
-            raise InvalidValueError("iterations", iterations, expected)
-        if iterations > self.config["iterations"]:
+        if iterations < done:
+            raise InvalidValueError("iterations", iterations, f"at least {done}, which are done already")
+        if iterations != self.config["iterations"]:
             before = {k: self.config[k] for k in ("iterations", "versions", "git")}
             now = {"iterations": iterations, "versions": versions(), "git": git_revision()}
-            self.config = {**self.config, **now, "extended": [*self.config.get("extended", []), before]}
+            self.config = {**self.config, **now, "before": [*self.config.get("before", []), before]}
             write_atomic(self.path / "config.json", (json.dumps(self.config, indent=1) + "\n").encode())
 
     def load_agent(self, device: str | None = None) -> tuple[Agent, int]:

@@ -557,15 +557,15 @@ BUGS = (
     Bug(
         "the gap's seeds are drawn twice",
         "metarl/results.py",
-        "(x[seed, generator.integers(x.shape[1]",
-        "(x[generator.integers(seeds, size=(seeds, 1)), generator.integers(x.shape[1]",
+        'np.einsum("rs,rsk->rk", seeds, by_seed)',
+        'np.einsum("rs,rsk->rk", _drawn(generator, len(a), resamples), by_seed)',
         "test_report",
     ),
     Bug(
         "an extended run forgets what it was",
         "metarl/runs.py",
-        '"extended": [*self.config.get("extended", []), before]',
-        '"extended": [*self.config.get("extended", []), now]',
+        '"before": [*self.config.get("before", []), before]',
+        '"before": [*self.config.get("before", []), now]',
         "test_runs",
     ),
 )

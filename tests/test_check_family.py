@@ -192,6 +192,52 @@ def test_a_broken_step_gives_its_sentence(change, fields, sentence):
     only(check_family(altered(change, **fields)), "Broken: ", *sentence)
 
 
+class NoisyReach(Reach):
+    """`Reach` whose reward is drawn around what it was; `told(reward, drawn)` is reported as its mean."""
+
+    told = staticmethod(lambda reward, drawn: reward)
+
+    def step(self, state, action, task, rng):
+        state, reward, terminated = super().step(state, action, task, rng)
+        drawn = reward + rng.normal()
+        told = self.told(reward, drawn)
+        return state, drawn, terminated, {} if told is None else {"expected_reward": told}
+
+    references = metarl.Family.references
+
+
+@pytest.mark.parametrize(
+    ("told", "sentence"),
+    [
+        (lambda reward, drawn: reward, None),
+        (lambda reward, drawn: None, None),
+        (lambda reward, drawn: reward + 0.5, "off by"),
+        (lambda reward, drawn: 0.5 * reward, "off by"),
+        (lambda reward, drawn: torch.full_like(reward, -1.4), "off by"),
+        (lambda reward, drawn: drawn, "another one when the step is drawn again"),
+        (lambda reward, drawn: torch.full_like(reward, torch.nan), "not finite"),
+    ],
+)
+def test_expected_rewards_are_means(told, sentence):
+    family = NoisyReach()
+    family.told = told
+    found = check_family(family)
+    if sentence is None:
+        assert found == []
+    else:
+        only(found, "NoisyReach: ", "info['expected_reward'] is", sentence, "before anything is drawn")
+
+
+def test_expected_rewards_come_in_every_step():
+    class Once(NoisyReach):
+        def step(self, state, action, task, rng):
+            *rest, info = super().step(state, action, task, rng)
+            self.steps = getattr(self, "steps", 0) + 1
+            return (*rest, info if self.steps % 5 else {})
+
+    assert "info['expected_reward'] is missing at step" in " ".join(check_family(Once()))
+
+
 class InPlaceState(Reach):
     def step(self, state, action, task, rng):
         state["x"] += action.squeeze(1)

@@ -112,14 +112,14 @@ def test_a_family_and_an_agent_from_a_users_file(capsys: pytest.CaptureFixture[s
 def test_several_splits_give_a_file_each_and_the_gap(capsys: pytest.CaptureFixture[str]) -> None:
     points = ["eval", "scratch", "--family", "metarl/PointNavigation-v0", "--k", "0", "--num-tasks", "2"]
     points += ["--episodes", "1", "--split", "test"]
-    main([*points, "train"])
+    main([*points, "--split", "train"])
     out = capsys.readouterr().out
     assert "scratch on metarl/PointNavigation-v0, R_k on train tasks less R_k on test tasks: k = 0: " in out
     for split in ("test", "train"):
         path = Path(f"runs/scratch-PointNavigation-v0/results/{split}.json")
         assert json.loads(path.read_text())["split"] == split
-    assert "--out is 'x.json', expected nothing" in refused(capsys, *points, "train", "--out", "x.json")
-    assert "--split is ['test', 'test']" in refused(capsys, *points, "test")
+    assert "--out is 'x.json', expected nothing" in refused(capsys, *points, "--split", "train", "--out", "x.json")
+    assert "--split is ['test', 'test']" in refused(capsys, *points, "--split", "test")
 
 
 def test_an_untrained_agents_hyperparameters_are_options_of_eval(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from metarl.errors import InvalidValueError
 from metarl.figures import grouped
-from metarl.report import adaptation_figure, paths_figure, save_figure, table_text, trial_figure, write_report
+from metarl.report import adaptation_figure, gaps, paths_figure, save_figure, table_text, trial_figure, write_report
 from metarl.results import Results, train_test_gap
 
 DASH = "\u2013"
@@ -181,10 +181,9 @@ def test_steps_to_ninety_per_cent_have_an_interval_and_a_column(tmp_path: Path):
 def test_the_train_test_gap(tmp_path: Path):
     """Ten tasks of each, by hand: -18 on train tasks, -20 on test tasks, then -12 and -13."""
     test, train = scored(-20.0, -13.0, tasks=10), scored(-18.0, -12.0, split="train", tasks=10)
-    assert train_test_gap(train, test) == [
-        {"k": 0.0, "gap": 2.0, "low": 2.0, "high": 2.0},
-        {"k": 1.0, "gap": 1.0, "low": 1.0, "high": 1.0},
-    ]
+    rows = train_test_gap(train, test)
+    assert rows[0] == pytest.approx({"k": 0.0, "gap": 2.0, "low": 2.0, "high": 2.0})
+    assert rows[1] == pytest.approx({"k": 1.0, "gap": 1.0, "low": 1.0, "high": 1.0})
     test.scores["sampled"][:, :5] -= 6.0  # half the tasks 6 lower: the mean 3 lower, known to 6 / 2 / sqrt(10) = .95
     rows = train_test_gap(train, test)
     assert rows[0]["gap"] == pytest.approx(5.0)
@@ -202,6 +201,28 @@ def test_the_train_test_gap(tmp_path: Path):
     for results in (train, test):
         results.scores["sampled"][1] += 100.0
     assert train_test_gap(train, test)[0]["low"] == pytest.approx(rows[0]["low"], abs=0.3)
+
+
+def test_steps_to_ninety_per_cent_compare_each_task_with_its_own_optimum():
+    """At 95 % of the way in every task from k = 1 on; that tasks differ in their optimum is no uncertainty."""
+    best = np.array([0.0, 60.0, 400.0])
+    results = scored(-40.0, 0.0, 0.0, references={"floor": np.full(3, -40.0), "informed_optimum": best})
+    results.scores["sampled"][:, :, 1:] = (-40.0 + 0.95 * (best + 40.0))[:, None, None]
+    assert results.steps_to(0.9) == {"steps": 2000.0, "low": 2000.0, "high": 2000.0}
+
+
+def test_gaps_need_agents_that_were_trained_as_long_and_a_shared_mode():
+    test, train = scored(-20.0, -13.0), scored(-18.0, -12.0, split="train")
+    test.meta["iterations"], train.meta["iterations"] = [1], [3]
+    assert gaps([test, train]) == []
+    with pytest.raises(InvalidValueError, match=r"iterations of the train results is \[3\], expected \[1\]"):
+        train_test_gap(train, test)
+    train.meta["iterations"] = [1]
+    assert len(gaps([test, train])) == 1
+    train.scores["mean"] = train.scores.pop("sampled")
+    assert gaps([test, train]) == []
+    test.scores["mean"] = test.scores["sampled"]
+    assert gaps([test, train])[0][1][0]["gap"] == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize(

@@ -389,6 +389,12 @@ def parts_of(
     return parts
 
 
+def arms_of(agent: RL2, task: torch.Tensor) -> torch.Tensor:
+    """Features of tasks `[1, B, k]` back to their arms `[B, k]`."""
+    mean, std = agent.encode_task.moments
+    return task[0] * std + mean
+
+
 def test_expected_rewards_are_learned_from_and_drawn_ones_told(monkeypatch: pytest.MonkeyPatch) -> None:
     agent, trials, rollout = bandit_trial(expected_rewards=True, reward_coef=1.0)
     p = torch.from_numpy(trials.tasks.values["p"].copy())
@@ -423,7 +429,7 @@ def test_a_value_that_sees_the_task_is_given_each_trials_own(separate: bool, mon
     parts = parts_of(agent, trials, rollout, monkeypatch)
     assert [part["task"].shape for part in parts] == [(1, 2, 5)] * 3
     for part in parts:
-        arms = part["task"][0] * agent.encode_task.std + agent.encode_task.mean  # [B, k]
+        arms = arms_of(agent, part["task"])  # [B, k]
         torch.testing.assert_close(arms.gather(1, part["action"].T).T, part["reward"], rtol=0, atol=1e-5)
 
 
@@ -433,7 +439,7 @@ def test_inferred_tasks_are_each_trials_own(monkeypatch: pytest.MonkeyPatch) -> 
     assert "value" in rollout.extras  # the value sees nothing of the task
     parts = parts_of(agent, trials, rollout, monkeypatch)
     for part in parts:
-        arms = part["task"][0] * agent.encode_task.std + agent.encode_task.mean
+        arms = arms_of(agent, part["task"])
         assert all(
             any(torch.allclose(row, torch.from_numpy(p)) for p in trials.tasks.values["p"].copy()) for row in arms
         )
@@ -465,8 +471,46 @@ def test_tasks_are_encoded_with_the_moments_of_train_tasks() -> None:
     torch.testing.assert_close(features.mean(0), torch.zeros(550), rtol=0, atol=1e-4)
     torch.testing.assert_close(features.std(0), torch.ones(550), rtol=0, atol=1e-4)
     first = family.tasks("test", 1)
-    reward = (torch.from_numpy(first.values["reward"].copy()).flatten() - encode.mean[:50]) / encode.std[:50]
+    reward = (torch.from_numpy(first.values["reward"].copy()).flatten() - encode.moments[0][:50]) / encode.moments[1][
+        :50
+    ]
     torch.testing.assert_close(encode(first)[0, :50], reward)
+
+
+@pytest.mark.parametrize(
+    ("id", "size"),
+    [
+        ("metarl/CartPole-v0", None),  # parameters that are plain numbers
+        ("metarl/HalfCheetahVel-v0", 1),
+        ("metarl/GridNavi-v0", 2),
+        ('metarl/Switching-v0{"family": "metarl/BernoulliBandit-v0", "phases": 3}', 15),
+    ],
+)
+def test_tasks_of_any_family_are_encoded(id: str, size: int | None) -> None:
+    if "Cheetah" in id:
+        pytest.importorskip("mujoco")
+    family = metarl.make_family(id)
+    encode, tasks = TaskEncoder(family, 50), family.tasks("test", 4)
+    size = size or sum(v[0].size for v in tasks.values.values())
+    assert (encode.size, encode(tasks).shape) == (size, (4, size))
+    assert torch.equal(encode(tasks[2])[0], encode(tasks)[2])
+
+
+def test_expected_rewards_that_are_missing_in_some_steps_are_refused() -> None:
+    class Partly(type(metarl.make_family("metarl/BernoulliBandit-v0"))):  # type: ignore[misc]
+        def step(self, state: Tensor, action: Tensor, task: dict[str, Tensor], rng: metarl.Rng) -> Any:
+            *rest, info = super().step(state, action, task, rng)
+            return (*rest, {"expected_reward": torch.where(action > 2, torch.nan, info["expected_reward"])})
+
+    agent = metarl.make_agent("rl2", Partly(), expected_rewards=True, trial_episodes=4, meta_batch_size=8, hidden=8)
+    with pytest.raises(metarl.InvalidValueError, match=r"rl2.expected_rewards .* is missing in some steps, or not fin"):
+        metarl.train(agent, 1)
+
+
+def test_learning_from_tasks_needs_them() -> None:
+    agent, trials, rollout = bandit_trial(task_coef=1.0)
+    with pytest.raises(metarl.InvalidValueError, match="tasks is None, expected those of the trials"):
+        agent.update(rollout, trials.key)
 
 
 def test_a_value_that_sees_the_task_trains_saves_and_acts_without_it(tmp_path: Path) -> None:

@@ -88,17 +88,16 @@ def test_an_extended_run_equals_one_that_was_begun_longer(tmp_path: Path) -> Non
     agent = small("rl2")
     Run.create(tmp_path / "short", agent, 3, checkpoint_every=2).train(agent)
     run = Run.open(tmp_path / "short")
-    with pytest.raises(
-        metarl.InvalidValueError, match="iterations is 2, expected at least the 3 that the run was begun with"
-    ):
-        run.extend(2)
-    run.extend(3)  # nothing to do
-    assert "extended" not in json.loads((run.path / "config.json").read_text())
-    run.extend(5)
+    with pytest.raises(metarl.InvalidValueError, match="iterations is 2, expected at least 3, which are done already"):
+        run.set_iterations(2, 3)
+    run.set_iterations(3, 3)  # nothing to do
+    assert "before" not in json.loads((run.path / "config.json").read_text())
+    run.set_iterations(50, 3)
+    run.set_iterations(5, 3)  # fifty were a mistake
     again = Run.open(run.path)
     extended, start = again.load_agent()
     assert (start, again.config["iterations"]) == (3, 5)
-    assert [entry["iterations"] for entry in again.config["extended"]] == [3]
+    assert [entry["iterations"] for entry in again.config["before"]] == [3, 50]
     again.train(extended, start)
     assert equal(whole, extended)
     assert len((run.path / "metrics.jsonl").read_text().splitlines()) == 5
