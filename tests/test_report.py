@@ -148,7 +148,8 @@ def test_normalised_score_and_success_have_columns_only_where_known(tmp_path: Pa
 def scored(*means: float, split: str = "test", tasks: int = 3, **changes: Any) -> Results:
     """R_k is `means[k]` in every task and for both seeds; floor -40, informed optimum -10; 2,000 steps a k."""
     scores = {"sampled": np.broadcast_to(np.array(means)[:, None], (2, tasks, len(means), 4)).copy()}
-    return bandit(split=split, scores=scores, grid=tuple(range(len(means))), **changes)
+    known = {"floor": np.full(tasks, -40.0), "informed_optimum": np.full(tasks, -10.0)}
+    return bandit(split=split, scores=scores, grid=tuple(range(len(means))), **{"references": known, **changes})
 
 
 @pytest.mark.parametrize(
