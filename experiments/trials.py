@@ -93,7 +93,12 @@ def _studies() -> dict[str, Study]:
     # all that a simulator knows may teach; with its noise gone from the returns, they need no cutting short
     shown = {"expected_rewards": True, "value_sees_task": True, "task_coef": 1.0, "gae_lambda": 0.99}
     longer = Training(long.settings | shown | {"entropy_coef": 0.05, "entropy_anneal": 0.8}, 1200)
-    trained = {(10, 5): short, (10, 10): short, (100, 5): long, (100, 10): longer}
+    # the same number of steps in a batch, of fewer trials
+    longest = Training(
+        long.settings | shown | {"meta_batch_size": 100, "entropy_coef": 0.03, "entropy_anneal": 0.7}, 500
+    )
+    many = Training(short.settings | shown | {"entropy_anneal": 0.7}, 800)
+    trained = {(10, 5): short, (10, 10): short, (10, 50): many, (100, 5): long, (100, 10): longer, (500, 5): longest}
     changed = ("thompson_sampling-beta22", "optimistic_thompson_sampling-5")
     for n in (10, 100, 500):
         for k in (5, 10, 50):
