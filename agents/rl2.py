@@ -40,8 +40,9 @@ class RL2Config:
     """Hyperparameters; the paper's where it gives them.
 
     The defaults suit short trials. Where a trial has 100 steps or more, `normalize_rewards`, a `gae_lambda` of .8 to
-    .95, an `entropy_coef` of .01 to .05 and above all `reward_coef` made the difference, in MDPs a transformer as well
-    (experiments/LOG.md; docs/trials.md has the settings of every published row).
+    .95, an `entropy_coef` of .01 to .05 and above all `reward_coef` made the difference, in MDPs a transformer as well.
+    A simulator that knows the task may teach what it knows: `expected_rewards`, `value_sees_task` and `task_coef`, then
+    with a `gae_lambda` of .99 (experiments/LOG.md; docs/trials.md has the settings of every published row).
     """
 
     trial_episodes: int = 10

@@ -75,7 +75,7 @@ def test_the_command_names_the_device_that_trained(studies: dict[str, Study], tm
 
 def test_every_row_can_be_trained() -> None:
     """Its settings are rl2's, its batch is not empty, and what it begins with is shorter and has the same network."""
-    shape = ("memory", "hidden", "reward_coef", "separate_value")
+    shape = ("memory", "hidden", "reward_coef", "separate_value", "value_sees_task", "task_coef")
     for study in STUDIES.values():
         for row, training in study.rl2.items():
             config = metarl.agents.rl2.RL2Config(anneal_iterations=training.iterations, **training.settings)
