@@ -43,7 +43,7 @@ from metarl.options import (
     TrainOptions,
     WatchOptions,
 )
-from metarl.registry import agent_class, agents, families, make_family
+from metarl.registry import agent_class, agents, base_id, families, make_family
 from metarl.report import table_text, write_report
 from metarl.results import Results
 from metarl.runs import Interrupted, Run
@@ -89,6 +89,10 @@ QUICKSTART = (
 
 def run_list(options: ListOptions) -> None:
     """`metarl list`."""
+    for id in options.families:
+        _describe(make_family(id))
+    if options.families:
+        return
     console.print("[bold]Families[/bold]")
     for id in sorted(families):
         if not families[id].available:
@@ -100,6 +104,29 @@ def run_list(options: ListOptions) -> None:
     console.print("[bold]Agents[/bold]")
     for name in sorted(agents):
         console.print(f"  {name}  {_first_line(agent_class(name))}")
+
+
+def _describe(family: Family) -> None:
+    """A family's spaces, tasks and splits."""
+    facts = {
+        "what": _first_line(families[base_id(family.id)].load()),
+        "source": family.source,
+        "observation": family.observation_space,
+        "action": family.action_space,
+        "horizon": f"{family.horizon} steps",
+        **{f"task: {name}": _range(dist) for name, dist in family.task_space.items()},
+        **{f"split {split}: {n}": _range(d) for split, space in family.ood.items() for n, d in space.items()},
+        "splits": ", ".join(family.splits) + (" (train = test)" if family.finite else ""),
+        "presets": ", ".join(family.presets) or "none",
+    }
+    console.print(f"[bold]{family.id}[/bold]")
+    for name, value in facts.items():
+        if value != "":
+            console.print(f"  {name}: {value}", markup=False)
+
+
+def _range(dist: Any) -> str:
+    return f"{dist.describe()}{f', {list(dist.shape)}' if dist.shape else ''}"
 
 
 def _first_line(thing: Any) -> str:

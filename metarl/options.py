@@ -13,7 +13,10 @@ Device = Literal["auto", "cpu", "cuda"]
 
 @dataclass(frozen=True)
 class ListOptions:
-    """Show the registered families and agents."""
+    """Show the registered families and agents, or all there is to know of some families."""
+
+    families: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Family ids, with a preset or keywords where wanted."""
 
 
 @dataclass(frozen=True)

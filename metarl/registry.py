@@ -153,6 +153,11 @@ def make_family(id: str | Family, **kwargs: Any) -> Family:
     return family
 
 
+def base_id(id: str) -> str:
+    """A full id without its preset and keywords."""
+    return id.partition("{")[0].partition(":")[0]
+
+
 def _split_id(id: str) -> tuple[str, dict[str, Any]]:
     """A full id's part before its keywords, and the keywords."""
     base, brace, rest = id.partition("{")

@@ -34,7 +34,7 @@ import torch
 
 from metarl.agent import Agent, make_agent
 from metarl.errors import InvalidValueError, verbatim
-from metarl.registry import agent_class, agents, families, make_family
+from metarl.registry import agent_class, agents, base_id, families, make_family
 from metarl.rollout import SlotPool, Trials
 from metarl.tasks import Tasks, write_atomic
 
@@ -135,7 +135,7 @@ class Run:
         path = Path(path)
         if (path / "config.json").exists():
             raise InvalidValueError("run directory", str(path), "a new one (or resume it: metarl train --resume)")
-        if agent.family.id.partition(":")[0].partition("{")[0] not in families:
+        if base_id(agent.family.id) not in families:
             raise InvalidValueError("family of the run", agent.family.id, "a registered one, to open the run again")
         if iterations < 0:
             raise InvalidValueError("iterations", iterations, "0 or more")
@@ -188,7 +188,7 @@ class Run:
 
     def _check_registered(self) -> None:
         """Say what to import where that is known."""
-        family = self.config["family"].partition(":")[0].partition("{")[0]
+        family = base_id(self.config["family"])
         known = {"family": family in families, "agent": self.config["agent"] in agents}
         sources = self.config.get("load", [])
         for field in [field for field, registered in known.items() if sources and not registered]:

@@ -130,6 +130,17 @@ def test_an_untrained_agents_hyperparameters_are_options_of_eval(capsys: pytest.
     assert "ucb1.c is -1" in refused(capsys, "eval", "ucb1", *bandits, "--agent.c", "-1")
 
 
+def test_list_describes_a_family(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["list", "metarl/PointNavigation-v0:semicircle", "metarl/GridNavi-v0"])
+    out = capsys.readouterr().out
+    family = metarl.make_family("metarl/PointNavigation-v0:semicircle")
+    for name, dist in family.task_space.items():
+        assert f"task: {name}: {dist.describe()}" in out
+    assert f"horizon: {family.horizon} steps" in out
+    assert "splits: train, test (train = test)" in out  # GridNavi
+    assert "did you mean 'metarl/GridNavi-v0'" in refused(capsys, "list", "metarl/GridNavy-v0")
+
+
 def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     main(["list"])
     out = capsys.readouterr().out
