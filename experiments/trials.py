@@ -95,7 +95,7 @@ def _studies() -> dict[str, Study]:
     longer = Training(long.settings | shown | {"entropy_coef": 0.05, "entropy_anneal": 0.8}, 1200)
     # the same number of steps in a batch, of fewer trials
     longest = Training(
-        long.settings | shown | {"meta_batch_size": 100, "entropy_coef": 0.03, "entropy_anneal": 0.7}, 500
+        long.settings | shown | {"meta_batch_size": 100, "entropy_coef": 0.03, "entropy_anneal": 0.7}, 300
     )
     many = Training(short.settings | shown | {"entropy_anneal": 0.7}, 800)
     trained = {(10, 5): short, (10, 10): short, (10, 50): many, (100, 5): long, (100, 10): longer, (500, 5): longest}
