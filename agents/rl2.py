@@ -210,9 +210,7 @@ class RL2(Agent):
                 rate has fallen to 0.
         """
         start, cfg = time.perf_counter(), self.config
-        if 0 < cfg.anneal_iterations <= self.updates:
-            expected = f"at least the meta-updates that are made: this is number {self.updates + 1}, and the rate is 0"
-            raise InvalidValueError("rl2.anneal_iterations", cfg.anneal_iterations, expected)
+        self.check_iterations(self.updates + 1)
         self.check_memory(trials.rows)
         rollout, _ = trials.collect(self, self.begin(trials.rows), 0, Budget(slots=1, episodes=cfg.trial_episodes))
         sampled = time.perf_counter()
@@ -225,6 +223,12 @@ class RL2(Agent):
             "seconds_sampling": sampled - start,
             "seconds_optimisation": time.perf_counter() - sampled,
         }
+
+    def check_iterations(self, iterations: int) -> None:
+        """No more than the learning rate falls over."""
+        if 0 < self.config.anneal_iterations < iterations:
+            expected = f"0, or at least the {iterations} meta-updates: the learning rate would be 0 before"
+            raise InvalidValueError("rl2.anneal_iterations", self.config.anneal_iterations, expected)
 
     def inputs(self, rollout: Rollout) -> Tensor:
         """What the network was given at each step, `[T, R, inputs]`."""

@@ -184,15 +184,17 @@ def speed() -> str:
 SPEED_SUMMARY = {  # file: rows by what is measured and what stands beside it
     "speed.json": [
         ("stepping", "SyncVectorEnv per task"),
-        ("MAML iteration", "loop"),
-        ("MAML iteration, stride 5", "loop"),
+        ("MAML iteration", "loop, graphs kept"),
+        ("MAML iteration, stride 5", "loop, graphs kept"),
     ],
-    "speed_cuda.json": [("MAML iteration", "loop")],
+    "speed_cuda.json": [("MAML iteration", "loop, graphs kept")],
     "speed_rl2.json": [
         ("RL2, LSTM 64, 64 trials", "RecurrentPPO"),
         ("RL2, GRU 64, 64 trials", "JAX loop"),
         ("RL2, LSTM 256, 64 trials", "RecurrentPPO"),
         ("RL2, GRU 256, 64 trials", "JAX loop"),
+        ("RL2, GRU 204, 1,024 trials", "GRUCell loop"),
+        ("RL2, GRU 204, 1,024 trials", "JAX loop"),
     ],
     "speed_rl2_cuda.json": [("RL2, LSTM 256, 64 trials", "RecurrentPPO")],
     "speed_families.json": [("HalfCheetahVel, 256 slots", "SyncVectorEnv, 64")],

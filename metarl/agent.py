@@ -94,6 +94,10 @@ class Agent(ABC):
         """One meta-update on a batch of train tasks; metrics by name."""
         raise InvalidValueError("agent", self.name, "an agent that learns")
 
+    def check_iterations(self, iterations: int) -> None:
+        """Refuse, before anything is trained, a number of meta-updates that the agent cannot make; any, by default."""
+        return
+
     @property
     def meta_batch_size(self) -> int:
         """Train tasks per meta-update."""
@@ -142,7 +146,11 @@ def make_agent(
     if built.switches and adapts and not cls.remembers:
         expected = f"one whose task stays: each adaptation step of {name} would begin the schedule of tasks anew"
         raise InvalidValueError(f"family of {name}", built.id, expected)
-    agent: Agent = cls(built, replace(cast("Any", config), **overrides), seed, resolve_device(device))
+    chosen = replace(cast("Any", config), **overrides)
+    for field in fields(chosen):
+        if isinstance(field.default, bool) and not isinstance(value := getattr(chosen, field.name), bool):
+            raise InvalidValueError(f"{name}.{field.name}", value, "True or False")
+    agent: Agent = cls(built, chosen, seed, resolve_device(device))
     return agent
 
 

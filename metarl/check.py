@@ -47,6 +47,8 @@ from metarl.tasks import Normal, Tasks, content_hash
 
 PARAMETER_ROUNDS = 4  # batches of pairs of rollouts, before a parameter is said to change nothing
 STANDARD_ERRORS = 5.0
+EXPECTED_ROUNDS, EXPECTED_DRAWS = 20, 20_000  # rollouts, until there are so many rewards beside their means
+MEANS = "report the reward's mean for this state, action and task, before anything is drawn"
 SPACES = ("observation_space", "action_space")
 BATCH_TOLERANCE, DEVICE_TOLERANCE, RETURN_TOLERANCE = 1e-5, 1e-4, 1e-4  # relative and absolute alike
 DRAW_KEYED = "draw from rng (torch) or self.np_random (Gymnasium), and let reset restore what an episode changes"
@@ -390,34 +392,44 @@ def expected_rewards(subject: Subject) -> Iterator[str]:
     """Where a torch family reports the means of its rewards, they are the rewards' means."""
     if not subject.torch:
         return
-    rows = subject.tasks(subject.wide)[np.repeat(np.arange(subject.wide), EPISODES)]
-    keys, steps = subject.keys(len(rows), number=2), min(subject.steps, MAX_COMPARED)
-    slots: Any = subject.pool.get(len(rows))
-    slots.begin(rows, keys, steps)
-    drawn: list[Tensor] = []  # [3, N]: the mean, and by how much two draws of the same step miss it
-    fix = "report the reward's mean for this state, action and task, before anything is drawn"
-    for t, action in enumerate(subject.actions(keys, steps, held=False)):
-        again = [Rng(fold_in(keys, 100 + number).to(slots.device)).seek(t) for number in range(2)]
-        results = [subject.family.step(slots.state, action.to(slots.device), slots.task, rng) for rng in again]
-        told: list[Any] = [result[3].get("expected_reward") if len(result) == 4 else None for result in results]
-        if any(mean is None for mean in told):
-            if not (all(mean is None for mean in told) and not drawn):
-                yield subject.say("info['expected_reward']", f"missing at step {t}", "a number in every step", fix)
+    drawn: list[Tensor] = []
+    for number in range(EXPECTED_ROUNDS):
+        yield from (found := list(_reward_draws(subject, number, drawn)))
+        if found or not drawn:
             return
-        if not told[0].isfinite().all() or not torch.equal(told[0], told[1]):
-            found = "not finite" if not told[0].isfinite().all() else "another one when the step is drawn again"
-            yield subject.say("info['expected_reward']", found, "one number for a state, action and task", fix)
-            return
-        drawn.append(torch.stack([told[0], *(r[1] - told[0] for r in results)]).double().cpu())
-        slots.step(action.to(slots.device))
+        if sum(part.shape[1] for part in drawn) >= EXPECTED_DRAWS:
+            break
     mean, first, second = torch.cat(drawn, 1)
     # rewards must miss it to neither side: on average, the more the larger it is, and twice in the same state
     for product in (first, first * (mean - mean.mean()), first * second):
         bias, noise = float(product.mean()), float(product.std()) / len(mean) ** 0.5
         if abs(bias) > STANDARD_ERRORS * noise + RETURN_TOLERANCE * (1 + float(mean.abs().mean())):
-            found = f"off by {float(first.abs().mean()):.2g} on average, to one side"
-            yield subject.say("info['expected_reward']", found, "what the rewards of many draws average", fix)
+            within = max(0.0, float((first * second).mean())) ** 0.5
+            found_there = f"off by {-float(first.mean()):+.2g} on average and by about {within:.2g} in a state"
+            yield subject.say("info['expected_reward']", found_there, "what the rewards of many draws average", MEANS)
             return
+
+
+def _reward_draws(subject: Subject, number: int, drawn: list[Tensor]) -> Iterator[str]:
+    """Append `[3, N]` for each step of a rollout: the mean that is told, and by how much two draws of it miss that."""
+    rows = subject.tasks(subject.wide, number * subject.wide)[np.repeat(np.arange(subject.wide), EPISODES)]
+    keys, steps = subject.keys(len(rows), number=2 + number), min(subject.steps, MAX_COMPARED)
+    slots: Any = subject.pool.get(len(rows))
+    slots.begin(rows, keys, steps)
+    for t, action in enumerate(subject.actions(keys, steps, held=False)):
+        again = [Rng(fold_in(keys, 100 + i).to(slots.device)).seek(t) for i in range(2)]
+        results = [subject.family.step(slots.state, action.to(slots.device), slots.task, rng) for rng in again]
+        told: list[Any] = [result[3].get("expected_reward") if len(result) == 4 else None for result in results]
+        if any(mean is None for mean in told):
+            if not (all(mean is None for mean in told) and not drawn):
+                yield subject.say("info['expected_reward']", f"missing at step {t}", "a number in every step", MEANS)
+            return
+        if not told[0].isfinite().all() or not torch.equal(told[0], told[1]):
+            found = "not finite" if not told[0].isfinite().all() else "another one when the step is drawn again"
+            yield subject.say("info['expected_reward']", found, "one number for a state, action and task", MEANS)
+            return
+        drawn.append(torch.stack([told[0], *(r[1] - told[0] for r in results)]).double().cpu())
+        slots.step(action.to(slots.device))
 
 
 STAGES = (

@@ -6,6 +6,7 @@ Commands: `list`, `train AGENT --family ID`, `train --resume RUN`, `eval RUN... 
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import json
@@ -15,10 +16,11 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, make_dataclass
+from dataclasses import asdict, dataclass, field, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -179,7 +181,7 @@ def run_resume(options: ResumeOptions) -> None:
     run = Run.open(options.resume)
     agent, start = run.load_agent(options.device)
     if options.iterations is not None:
-        run.set_iterations(options.iterations, start)
+        run.set_iterations(options.iterations, agent, start)
     console.print(f"{options.resume}: {start} of {run.config['iterations']} iterations are done")
     _train(run, agent, start)
 
@@ -193,7 +195,7 @@ def _train(run: Run, agent: Agent, start: int) -> None:
 
 def run_eval(options: EvalOptions) -> None:
     """`metarl eval RUN...`."""
-    learned, family, where, trained = _load(options.runs, options.family, options.device, _config(options))
+    learned, family, where, trained = _load(options.runs, options.family, options.device, _config(options), options.k)
     k: Any = options.k[0] if len(options.k) == 1 else options.k
     splits = options.split or ("test",)
     if options.out and len(splits) > 1:
@@ -231,7 +233,7 @@ def run_report(options: ReportOptions) -> None:
 def run_watch(options: WatchOptions) -> None:
     """`metarl watch RUN`."""
     choose_renderer()
-    loaded, _, where, _ = _load((options.run,), options.family, options.device, _config(options))
+    loaded, _, where, _ = _load((options.run,), options.family, options.device, _config(options), options.k)
     out = options.out or where / "results" / f"{options.split}-task{options.task}.gif"
     settings: Any = {"mode": options.mode, "split": options.split, "task_seed": options.task_seed, "seed": options.seed}
     k: Any = options.k[0] if len(options.k) == 1 else options.k
@@ -303,7 +305,7 @@ def _config(options: Any) -> Any:
 
 
 def _load(
-    runs: Sequence[str], family: str | None, device: str, config: Any
+    runs: Sequence[str], family: str | None, device: str, config: Any, k: Sequence[int]
 ) -> tuple[list[Agent], Family, Path, list[int]]:
     """The agents of some runs (or an untrained one by name, with its `config`).
 
@@ -315,10 +317,10 @@ def _load(
     if len(runs) == 1 and runs[0] in agents and not Path(runs[0]).exists():
         if family is None:
             raise InvalidValueError("family", None, f"an id, because {runs[0]} is no run: --family ID")
-        agent = make_agent(runs[0], family, device=device, config=config)
+        agent = make_agent(runs[0], family, device=device, config=_for_trials(runs[0], config, max(k, default=0)))
         if agent.learns:
             raise InvalidValueError("runs", runs[0], f"run directories: {runs[0]} must be trained first")
-        return [agent], agent.family, Path("runs") / f"{runs[0]}-{_label(family)}", [0]
+        return [agent], agent.family, Path("runs") / f"{runs[0]}-{_label(family)}{_digits(agent)}", [0]
     opened = [_open_run(path) for path in runs]
     for name in ("agent", "family", "iterations"):
         _one_and_the_same(name, [run.config[name] for run in opened])
@@ -340,12 +342,22 @@ def _one_and_the_same(name: str, values: Sequence[Any]) -> None:
         raise InvalidValueError(f"{name} of the runs", sorted(different), "one and the same (runs of several seeds)")
 
 
+def _digits(agent: Agent) -> str:
+    """Six hexadecimal digits of what a directory's name leaves out: an agent's settings, a family's keywords."""
+    changed = {k: v for k, v in asdict(agent.config).items() if v != getattr(type(agent.config)(), k)}
+    keywords = agent.family.id.partition("{")[2]
+    told = json.dumps([changed, keywords], sort_keys=True, default=str).encode()
+    return f"-{hashlib.blake2b(told, digest_size=3).hexdigest()}" if changed or keywords else ""
+
+
 def _label(id: str) -> str:
     """A family's or environment's id as part of a directory's name."""
     return id.partition("{")[0].split("/")[-1].replace(":", "-")
 
 
 def _open_run(path: str) -> Run:
+    if path in agents and not Path(path).exists():
+        raise InvalidValueError("runs", path, "one untrained agent alone, or run directories; --beside takes others")
     if not Path(path).exists() and "/" not in path:
         near = did_you_mean(path, agents)
         raise InvalidValueError("run", path, f"a run directory, or the name of an agent that needs no training: {near}")
@@ -356,13 +368,31 @@ def _evaluate_beside(
     learned: list[Agent], beside: Sequence[str], tasks: Tasks, settings: Mapping[str, Any], device: str
 ) -> list[Results]:
     """Evaluate some seeds' agents, and others that need no training, on the same tasks."""
-    others = [make_agent(name, learned[0].family, device=device) for name in beside]
+    most = int(np.max(settings["k"]))
+    others = [
+        make_agent(name, learned[0].family, device=device, config=_for_trials(name, None, most)) for name in beside
+    ]
+    for agent in others:
+        if agent.learns:
+            raise InvalidValueError("--beside", agent.name, "an agent that needs no training")
+    names = [learned[0].name, *beside]
+    if len(set(names)) < len(names):
+        raise InvalidValueError("--beside", list(beside), f"names that are all different, and not {names[0]!r}")
     out = []
     for group in [learned, *([a] for a in others)]:
         with _bar(f"evaluate {group[0].name}", 1, 0, "k") as advance:
             out.append(evaluate(group, tasks, **settings, progress=lambda done, total: advance(done, "", total)))
         out[-1].meta["command"] = shlex.join(["metarl", *sys.argv[1:]])
     return out
+
+
+def _for_trials(name: str, config: Any, episodes: int) -> Any:
+    """The hyperparameters of an untrained agent, told how long a trial is if it must know and was not told."""
+    default = agent_class(name).Config()
+    config = default if config is None else config
+    if getattr(config, "trial_episodes", None) == getattr(default, "trial_episodes", None) is not None:
+        config = replace(config, trial_episodes=max(1, episodes))
+    return config
 
 
 def _fresh(path: Path) -> Path:
@@ -433,7 +463,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"metarl: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except Interrupted as stop:
-        print(f"metarl: {stop}; continue with: metarl train --resume {stop.run}", file=sys.stderr)
+        sources = "".join(f" --load {shlex.quote(source)}" for source in _loaded)
+        print(f"metarl: {stop}; continue with: metarl train --resume {stop.run}{sources}", file=sys.stderr)
         raise SystemExit(130) from None
     except KeyboardInterrupt:
         print("metarl: interrupted", file=sys.stderr)

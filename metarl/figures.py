@@ -125,19 +125,21 @@ def _labels(group: Sequence[Results]) -> list[str]:
     for i, result in enumerate(group):
         setting = _told_apart_by([r for r in group if r.agent == result.agent])
         number = 1 + sum(r.agent == result.agent for r in group[:i])
-        more = f", {result.meta['config'][setting]}" if setting else f" ({number})" if number > 1 else ""
-        out.append(result.agent + more)
+        value = result.meta["config"][setting] if setting else None
+        more = f", {value if isinstance(value, str) else f'{setting} {value}'}" if setting else ""
+        out.append(result.agent + (more or (f" ({number})" if number > 1 else "")))
     return out
 
 
 def _told_apart_by(alike: Sequence[Results]) -> str | None:
-    """The first setting of several results that is a word and different in all of them."""
+    """The first setting of several results that is different in all of them: a word, or else a number."""
     configs = [r.meta.get("config", {}) for r in alike]
     names: list[str] = sorted(configs[0]) if len(alike) > 1 else []
-    for name in names:
-        values = [config.get(name) for config in configs]
-        if all(isinstance(v, str) for v in values) and len(set(values)) == len(values):
-            return name
+    for kind in (str, (int, float)):
+        for name in names:
+            values = [config.get(name) for config in configs]
+            if all(isinstance(v, kind) for v in values) and len(set(values)) == len(values):
+                return name
     return None
 
 

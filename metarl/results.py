@@ -254,6 +254,8 @@ def train_test_gap(train: Results, test: Results, mode: str | None = None) -> li
         InvalidValueError: the results are of different agents, seeds or k.
     """
     mode = test._mode(mode)
+    if test.split == "train" or train.split == "test":
+        raise InvalidValueError("splits", [train.split, test.split], "the train results first, then the test results")
     for name in ("agent", "family", "k"):
         if getattr(train, name) != getattr(test, name):
             raise InvalidValueError(f"{name} of the train results", getattr(train, name), repr(getattr(test, name)))

@@ -139,6 +139,7 @@ class Run:
             raise InvalidValueError("family of the run", agent.family.id, "a registered one, to open the run again")
         if iterations < 0:
             raise InvalidValueError("iterations", iterations, "0 or more")
+        agent.check_iterations(iterations)
         if checkpoint_every < 1:
             raise InvalidValueError("checkpoint_every", checkpoint_every, "at least 1 iteration")
         config = {
@@ -196,14 +197,20 @@ class Run:
             expected = f"a registered one: add {again}, as in training"
             raise InvalidValueError(f"{field} of {self.path}", self.config[field], expected)
 
-    def set_iterations(self, iterations: int, done: int) -> None:
-        """Let the run go on to `iterations`, as if it had been begun with that many; `done` are behind it.
+    def set_iterations(self, iterations: int, agent: Agent, done: int) -> None:
+        """Let the run go on to `iterations`, as if it had been begun with that many.
+
+        Args:
+            iterations: meta-updates in all.
+            agent: the run's, as `load_agent` gives it.
+            done: how many it has behind it.
 
         Raises:
-            InvalidValueError: fewer than were made already.
+            InvalidValueError: fewer than were made already, or more than the agent can make.
         """
         if iterations < done:
             raise InvalidValueError("iterations", iterations, f"at least {done}, which are done already")
+        agent.check_iterations(iterations)
         if iterations != self.config["iterations"]:
             before = {k: self.config[k] for k in ("iterations", "versions", "git")}
             now = {"iterations": iterations, "versions": versions(), "git": git_revision()}

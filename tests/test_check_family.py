@@ -211,7 +211,8 @@ class NoisyReach(Reach):
     [
         (lambda reward, drawn: reward, None),
         (lambda reward, drawn: None, None),
-        (lambda reward, drawn: reward + 0.5, "off by"),
+        (lambda reward, drawn: reward + 0.5, "off by +0.5"),
+        (lambda reward, drawn: reward + 0.1, "off by +0.1"),
         (lambda reward, drawn: 0.5 * reward, "off by"),
         (lambda reward, drawn: torch.full_like(reward, -1.4), "off by"),
         (lambda reward, drawn: drawn, "another one when the step is drawn again"),

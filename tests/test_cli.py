@@ -128,6 +128,24 @@ def test_an_untrained_agents_hyperparameters_are_options_of_eval(capsys: pytest.
         main(["eval", "ucb1", *bandits, "--agent.c", c, "--out", f"{c}.json"])
         assert json.loads(Path(f"{c}.json").read_text())["meta"]["config"]["c"] == float(c)
     assert "ucb1.c is -1" in refused(capsys, "eval", "ucb1", *bandits, "--agent.c", "-1")
+    found = set()
+    for extra in ([], ["--agent.c", "0.5"], ["--agent.c", "2.0"]):  # none writes over another
+        main(["eval", "ucb1", *bandits, *extra])
+        found |= {path for path in Path("runs").glob("ucb1-*/results/test.json")}
+    assert len(found) == 3
+
+
+def test_agents_beside_need_no_training_and_are_told_how_long_a_trial_is(capsys: pytest.CaptureFixture[str]) -> None:
+    bandits = ["--family", "metarl/BernoulliBandit-v0", "--num-tasks", "3", "--episodes", "1"]
+    main(["eval", "random", *bandits, "--k", "14", "--beside", "gittins", "--out", "long.json"])
+    assert json.loads(Path("long-gittins.json").read_text())["meta"]["config"]["trial_episodes"] == 14
+    main(["eval", "gittins", *bandits, "--k", "3", "--out", "short.json"])
+    assert json.loads(Path("short.json").read_text())["meta"]["config"]["trial_episodes"] == 3
+    capsys.readouterr()
+    command = ["eval", "random", *bandits, "--k", "2", "--beside"]
+    assert "--beside is 'rl2', expected an agent that needs no training" in refused(capsys, *command, "rl2")
+    assert "expected names that are all different" in refused(capsys, *command, "random")
+    assert "runs is 'ucb1', expected one untrained agent alone" in refused(capsys, "eval", "ucb1", "random", *bandits)
 
 
 def test_list_describes_a_family(capsys: pytest.CaptureFixture[str]) -> None:

@@ -145,6 +145,11 @@ def test_normalised_score_and_success_have_columns_only_where_known(tmp_path: Pa
     assert not {"normalised", "success"} & set(re.findall(r"<th scope=\"col\">(.*?)</th>", whole.split("<section>")[1]))
 
 
+def test_results_of_one_agent_are_told_apart_by_a_number_that_differs():
+    found = [bandit("ucb1", meta={"seeds": [0], "config": {"a": 1, "c": c}}) for c in (0.5, 2.0)]
+    assert [entry.label for entry in grouped(found)[0]] == ["ucb1, c 0.5", "ucb1, c 2.0"]
+
+
 def scored(*means: float, split: str = "test", tasks: int = 3, **changes: Any) -> Results:
     """R_k is `means[k]` in every task and for both seeds; floor -40, informed optimum -10; 2,000 steps a k."""
     scores = {"sampled": np.broadcast_to(np.array(means)[:, None], (2, tasks, len(means), 4)).copy()}
@@ -218,6 +223,8 @@ def test_gaps_need_agents_that_were_trained_as_long_and_a_shared_mode():
     assert gaps([test, train]) == []
     with pytest.raises(InvalidValueError, match=r"iterations of the train results is \[3\], expected \[1\]"):
         train_test_gap(train, test)
+    with pytest.raises(InvalidValueError, match=r"splits is .* expected the train results first"):
+        train_test_gap(test, train)
     train.meta["iterations"] = [1]
     assert len(gaps([test, train])) == 1
     train.scores["mean"] = train.scores.pop("sampled")

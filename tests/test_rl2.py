@@ -327,7 +327,7 @@ def test_learning_rate_and_entropy_bonus_fall_to_zero() -> None:
         agent.update(rollout, 0)
         rates.append(agent.optimizer.param_groups[0]["lr"])
     assert rates == [0.1, 0.05]
-    with pytest.raises(metarl.InvalidValueError, match=r"rl2.anneal_iterations is 2, .* this is number 3"):
+    with pytest.raises(metarl.InvalidValueError, match=r"rl2.anneal_iterations is 2, .* the 3 meta-updates"):
         agent.train_step(Trials(SlotPool(agent.family), agent.family.tasks("train", 3)))
 
 
@@ -505,6 +505,12 @@ def test_expected_rewards_that_are_missing_in_some_steps_are_refused() -> None:
     agent = metarl.make_agent("rl2", Partly(), expected_rewards=True, trial_episodes=4, meta_batch_size=8, hidden=8)
     with pytest.raises(metarl.InvalidValueError, match=r"rl2.expected_rewards .* is missing in some steps, or not fin"):
         metarl.train(agent, 1)
+
+
+def test_switches_are_true_or_false() -> None:
+    for value in ("no", 2, None):
+        with pytest.raises(metarl.InvalidValueError, match=r"rl2.expected_rewards is .*, expected True or False"):
+            metarl.make_agent("rl2", "metarl/BernoulliBandit-v0", expected_rewards=value)
 
 
 def test_learning_from_tasks_needs_them() -> None:

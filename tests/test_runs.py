@@ -89,11 +89,11 @@ def test_an_extended_run_equals_one_that_was_begun_longer(tmp_path: Path) -> Non
     Run.create(tmp_path / "short", agent, 3, checkpoint_every=2).train(agent)
     run = Run.open(tmp_path / "short")
     with pytest.raises(metarl.InvalidValueError, match="iterations is 2, expected at least 3, which are done already"):
-        run.set_iterations(2, 3)
-    run.set_iterations(3, 3)  # nothing to do
+        run.set_iterations(2, agent, 3)
+    run.set_iterations(3, agent, 3)  # nothing to do
     assert "before" not in json.loads((run.path / "config.json").read_text())
-    run.set_iterations(50, 3)
-    run.set_iterations(5, 3)  # fifty were a mistake
+    run.set_iterations(50, agent, 3)
+    run.set_iterations(5, agent, 3)  # fifty were a mistake
     again = Run.open(run.path)
     extended, start = again.load_agent()
     assert (start, again.config["iterations"]) == (3, 5)
@@ -101,6 +101,21 @@ def test_an_extended_run_equals_one_that_was_begun_longer(tmp_path: Path) -> Non
     again.train(extended, start)
     assert equal(whole, extended)
     assert len((run.path / "metrics.jsonl").read_text().splitlines()) == 5
+
+
+def test_more_meta_updates_than_the_rate_lasts_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    agent = metarl.make_agent("rl2", **SMALL["rl2"], anneal_iterations=3)
+    with pytest.raises(
+        metarl.InvalidValueError, match=r"rl2.anneal_iterations is 3, expected 0, or at least the 4 meta"
+    ):
+        Run.create(tmp_path / "long", agent, 4)
+    assert not (tmp_path / "long").exists()
+    run = Run.create(tmp_path / "run", agent, 3)
+    run.train(agent)
+    before = (run.path / "config.json").read_text()
+    with pytest.raises(metarl.InvalidValueError, match=r"rl2.anneal_iterations is 3"):
+        run.set_iterations(6, agent, 3)
+    assert (run.path / "config.json").read_text() == before
 
 
 def test_a_run_from_before_a_hyperparameter_was_there_has_its_default(tmp_path: Path) -> None:
