@@ -48,6 +48,7 @@ from metarl.tasks import Normal, Tasks, content_hash
 PARAMETER_ROUNDS = 4  # batches of pairs of rollouts, before a parameter is said to change nothing
 STANDARD_ERRORS = 5.0
 EXPECTED_ROUNDS, EXPECTED_DRAWS = 20, 20_000  # rollouts, until there are so many rewards beside their means
+SILENT = 20  # steps without a mean, after which an environment is taken to report none
 MEANS = "report the reward's mean for this state, action and task, before anything is drawn"
 SPACES = ("observation_space", "action_space")
 BATCH_TOLERANCE, DEVICE_TOLERANCE, RETURN_TOLERANCE = 1e-5, 1e-4, 1e-4  # relative and absolute alike
@@ -389,11 +390,9 @@ def _compare_returns(
 
 
 def expected_rewards(subject: Subject) -> Iterator[str]:
-    """Where a torch family reports the means of its rewards, they are the rewards' means."""
-    if not subject.torch:
-        return
+    """Where a family reports the means of its rewards, they are the rewards' means."""
     drawn: list[Tensor] = []
-    for number in range(EXPECTED_ROUNDS):
+    for number in range(EXPECTED_ROUNDS if subject.torch else 3):
         yield from (found := list(_reward_draws(subject, number, drawn)))
         if found or not drawn:
             return
@@ -404,32 +403,55 @@ def expected_rewards(subject: Subject) -> Iterator[str]:
     for product in (first, first * (mean - mean.mean()), first * second):
         bias, noise = float(product.mean()), float(product.std()) / len(mean) ** 0.5
         if abs(bias) > STANDARD_ERRORS * noise + RETURN_TOLERANCE * (1 + float(mean.abs().mean())):
-            within = max(0.0, float((first * second).mean())) ** 0.5
-            found_there = f"off by {-float(first.mean()):+.2g} on average and by about {within:.2g} in a state"
+            found_there = f"off by {-float(first.mean()):+.2g} on average"
+            if subject.torch:
+                found_there += f" and by about {max(0.0, float((first * second).mean())) ** 0.5:.2g} in a state"
             yield subject.say("info['expected_reward']", found_there, "what the rewards of many draws average", MEANS)
             return
 
 
 def _reward_draws(subject: Subject, number: int, drawn: list[Tensor]) -> Iterator[str]:
-    """Append `[3, N]` for each step of a rollout: the mean that is told, and by how much two draws of it miss that."""
-    rows = subject.tasks(subject.wide, number * subject.wide)[np.repeat(np.arange(subject.wide), EPISODES)]
+    """Append `[3, N]` for each step of a rollout: the mean that is told, and by how much two draws of it miss that.
+
+    A Gymnasium environment cannot draw a step twice: 0 stands for its second draw.
+    """
+    rows = subject.tasks(subject.wide, number * subject.wide)
+    rows = rows[np.repeat(np.arange(subject.wide), EPISODES)] if subject.torch else rows
     keys, steps = subject.keys(len(rows), number=2 + number), min(subject.steps, MAX_COMPARED)
     slots: Any = subject.pool.get(len(rows))
     slots.begin(rows, keys, steps)
+    silent: int | None = None  # the first step in which nothing was told
     for t, action in enumerate(subject.actions(keys, steps, held=False)):
-        again = [Rng(fold_in(keys, 100 + i).to(slots.device)).seek(t) for i in range(2)]
-        results = [subject.family.step(slots.state, action.to(slots.device), slots.task, rng) for rng in again]
-        told: list[Any] = [result[3].get("expected_reward") if len(result) == 4 else None for result in results]
-        if any(mean is None for mean in told):
-            if not (all(mean is None for mean in told) and not drawn):
-                yield subject.say("info['expected_reward']", f"missing at step {t}", "a number in every step", MEANS)
+        told, rewards = _told_twice(subject, slots, keys, t, action.to(slots.device))
+        unknown = [mean is None for mean in told]
+        if all(unknown) and not drawn:
+            if subject.torch or t >= SILENT:
+                return
+            silent = t if silent is None else silent
+            continue
+        if any(unknown) or silent is not None:
+            at = f"missing at step {t if silent is None else silent}"
+            yield subject.say("info['expected_reward']", at, "a number in every step", MEANS)
             return
         if not told[0].isfinite().all() or not torch.equal(told[0], told[1]):
-            found = "not finite" if not told[0].isfinite().all() else "another one when the step is drawn again"
+            found = "another one when the step is drawn again"
+            if not told[0].isfinite().all():
+                found = f"missing or not finite at step {t}"
             yield subject.say("info['expected_reward']", found, "one number for a state, action and task", MEANS)
             return
-        drawn.append(torch.stack([told[0], *(r[1] - told[0] for r in results)]).double().cpu())
-        slots.step(action.to(slots.device))
+        drawn.append(torch.stack([told[0], *(reward - told[0] for reward in rewards)]).double().cpu())
+
+
+def _told_twice(subject: Subject, slots: Any, keys: Tensor, t: int, action: Tensor) -> tuple[list[Any], list[Any]]:
+    """Take a step; what was told of its mean, and what was paid, each of two draws."""
+    if not subject.torch:
+        out = slots.step(action)
+        return [out.expected_reward] * 2, [out.reward, out.expected_reward]
+    again = [Rng(fold_in(keys, 100 + i).to(slots.device)).seek(t) for i in range(2)]
+    results = [subject.family.step(slots.state, action, slots.task, rng) for rng in again]
+    slots.step(action)
+    told = [result[3].get("expected_reward") if len(result) == 4 else None for result in results]
+    return told, [result[1] for result in results]
 
 
 STAGES = (

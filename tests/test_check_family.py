@@ -229,6 +229,37 @@ def test_expected_rewards_are_means(told, sentence):
         only(found, "NoisyReach: ", "info['expected_reward'] is", sentence, "before anything is drawn")
 
 
+class Noisy(gym.Env):
+    """Ten steps that pay `mean` and noise; `wrong` is added to the mean that is told, in every `every`-th step."""
+
+    observation_space = Box(-1.0, 1.0, (1,), np.float32)
+    action_space = Box(-1.0, 1.0, (1,), np.float32)
+    mean, wrong, every = 1.0, 0.0, 1
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        info = {} if self.t % self.every else {"expected_reward": self.mean + self.wrong}
+        return np.zeros(1, np.float32), self.mean + self.np_random.normal(), False, self.t >= 10, info
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [({}, None), ({"wrong": 5.0}, "off by +"), ({"every": 2}, "missing"), ({"every": 100}, None)],
+)
+def test_expected_rewards_of_gymnasium_environments_are_means(changed, sentence):
+    env = type("Changed", (Noisy,), changed)
+    found = check_family(metarl.GymFamily(env, {"mean": metarl.Uniform(0.0, 2.0)}, apply="attrs", horizon=10))
+    if sentence is None:
+        assert found == []
+    else:
+        only(found, "info['expected_reward'] is", sentence)
+
+
 def test_expected_rewards_come_in_every_step():
     class Once(NoisyReach):
         def step(self, state, action, task, rng):
