@@ -35,7 +35,11 @@ def pull(family, values, arms, each):
     n = len(arms) * each
     task = {k: v.expand(n, *v.shape[1:]) for k, v in family.make_tasks(**values).tensors().items()}
     action = torch.tensor(arms).repeat_interleave(each)
-    state, reward, terminated = family.step(torch.zeros(n, 1), action, task, keyed(n))
+    state, reward, terminated, info = family.step(torch.zeros(n, 1), action, task, keyed(n))
+    told = info["expected_reward"].view(len(arms), each)
+    assert (told == told[:, :1]).all()  # one mean for each arm
+    noise = 5 * reward.view(len(arms), each).std(1) / each**0.5 + 1e-6
+    assert ((reward.view(len(arms), each).mean(1) - told[:, 0]).abs() <= noise).all()
     assert not state.any()
     assert terminated.all()
     assert reward.dtype == torch.float32
@@ -194,13 +198,15 @@ class TestSwitchingBandit:
         n = 4000
         task = {k: v[:1].expand(n, *v.shape[1:]) for k, v in tasks.tensors().items()}
         state = family.reset(task, keyed(n))
-        wins, best = [], []
+        wins, best, told = [], [], []
         for t in range(4):
             best.append(int(family.optimal_action(state, task, state)[0]))
-            state, reward, terminated = family.step(state, torch.arange(n) % 2, task, keyed(n).seek(t))
+            state, reward, terminated, info = family.step(state, torch.arange(n) % 2, task, keyed(n).seek(t))
+            told.append(info["expected_reward"][:2].tolist())
             wins.append([int(reward[0::2].sum()), int(reward[1::2].sum())])
             assert not terminated.any()
         assert wins[:3] == [[2000, 0], [2000, 0], [0, 2000]]
+        assert told == [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.5, 0.25]]
         assert stats.binomtest(wins[3][0], 2000, 0.5).pvalue > 1e-3
         assert stats.binomtest(wins[3][1], 2000, 0.25).pvalue > 1e-3
         assert best == [0, 0, 1, 0]

@@ -214,7 +214,8 @@ class TestBernoulliBandit:
         family, n = metarl.make_family("metarl/BernoulliBandit-v0"), 50_000
         task = {"p": torch.from_numpy(p).expand(n, 5)}
         action = torch.arange(n) % 5
-        state, reward, terminated = family.step(torch.zeros(n, 1), action, task, keyed(n))
+        state, reward, terminated, info = family.step(torch.zeros(n, 1), action, task, keyed(n))
+        assert torch.equal(info["expected_reward"], torch.from_numpy(p)[action])
         assert not state.any()
         assert terminated.all()
         wins = [int(reward[action == arm].sum()) for arm in range(5)]
@@ -335,7 +336,8 @@ class TestTabularMDP:
         tasks = family.tasks("train", 1, seed=5)
         task = {k: v.expand(n, *v.shape[1:]) for k, v in tasks.tensors().items()}
         for s, a in ((0, 0), (3, 2), (1, 2)):
-            state, reward, terminated = family.step(torch.full((n,), s), torch.full((n,), a), task, keyed(n))
+            state, reward, terminated, info = family.step(torch.full((n,), s), torch.full((n,), a), task, keyed(n))
+            assert (info["expected_reward"] == float(tasks.values["reward"][0, s, a])).all()
             probs = tasks.values["transition"][0, s, a].astype(float)
             counts = np.bincount(state.numpy(), minlength=4)
             assert stats.chisquare(counts, probs / probs.sum() * n).pvalue > 1e-3
