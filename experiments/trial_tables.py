@@ -157,7 +157,8 @@ def bandits() -> str:
         "that a mean above the optimum is their luck and not a player's skill. Paper: "
         f"{PUBLISHED['bandit']['source']}. Commands: `python experiments/tune.py --studies bandit`, `python "
         "experiments/trials.py --studies bandit`, `python "
-        "experiments/bandit_bounds.py`.\n\n" + table([*head, "Bayes optimum"], rows)
+        "experiments/bandit_bounds.py` (and `--studies bandit-n500-k5 bandit-n500-k10`).\n\n"
+        + table([*head, "Bayes optimum"], rows)
     )
 
 

@@ -260,6 +260,33 @@ def test_expected_rewards_of_gymnasium_environments_are_means(changed, sentence)
         only(found, "info['expected_reward'] is", sentence)
 
 
+def test_expected_rewards_that_are_right_on_average_alone_are_found():
+    """Pushes to either side pay alike with opposite signs, and 0 is reported: only a step's two draws tell."""
+
+    class Sided(NoisyReach):
+        def step(self, state, action, task, rng):
+            state, *_ = Reach.step(self, state, action, task, rng)
+            reward = (1.5 + task["goal"]) * action.squeeze(1) + rng.normal()
+            told = {"expected_reward": torch.zeros_like(reward)}
+            return state, reward, torch.zeros_like(reward, dtype=torch.bool), told
+
+    # E[(1.5 + goal)^2] E[action^2] = (1.5^2 + 1/3) / 3 = .86, whose root is .93
+    only(check_family(Sided()), "info['expected_reward'] is off by", " on average and by about 0.9")
+
+
+def test_means_of_gymnasium_environments_that_are_too_near_their_average_are_found():
+    """An environment that pays its action, in [-1, 1], and reports a fifth of it: 0 on average, as it should be."""
+
+    class Shrunk(Noisy):
+        def step(self, action):
+            *rest, truncated, _ = super().step(action)
+            pay = float(self.mean * action[0])
+            return rest[0], pay + 0.1 * self.np_random.normal(), rest[2], truncated, {"expected_reward": pay / 5}
+
+    family = metarl.GymFamily(Shrunk, {"mean": metarl.Uniform(1.0, 2.0)}, apply="attrs", horizon=10)
+    only(check_family(family, tasks=32), "info['expected_reward'] is off by")
+
+
 def test_expected_rewards_come_in_every_step():
     class Once(NoisyReach):
         def step(self, state, action, task, rng):
