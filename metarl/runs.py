@@ -16,6 +16,7 @@ import dataclasses
 import json
 import os
 import platform
+import re
 import signal
 import subprocess
 import threading
@@ -31,14 +32,40 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from metarl.agent import Agent, make_agent
 from metarl.errors import InvalidValueError, verbatim
+from metarl.files import (
+    LARGEST_ARRAYS,
+    LARGEST_JSON,
+    OBJECT,
+    SEED,
+    TEXT,
+    TEXTS,
+    Kind,
+    check_fields,
+    digest_bytes,
+    parse_json,
+    read_bytes,
+    read_json,
+    reading,
+    whole,
+    write_atomic,
+    write_json,
+)
 from metarl.registry import agent_class, agents, base_id, families, make_family
 from metarl.rollout import SlotPool, Trials
-from metarl.tasks import Tasks, write_atomic
+from metarl.tasks import Tasks
 
-FORMAT = "metarl-run-1"
+FORMAT = "metarl-run-2"
+_COUNT = whole(0)
+_CONFIG = dict.fromkeys(("agent", "family", "device"), TEXT) | dict.fromkeys(("config", "versions"), OBJECT)
+_CONFIG |= {"seed": SEED, "iterations": _COUNT, "checkpoint_every": whole(1), "threads": whole(1)}
+_CONFIG |= {"git": Kind("text or null", lambda value: value is None or isinstance(value, str))}
+_BEFORE = Kind("a list of objects", lambda value: isinstance(value, list) and all(map(OBJECT.holds, value)))
+_HEAD = dict.fromkeys(("agent", "family", "file", "tensors_sha256"), TEXT) | {"iteration": _COUNT}
+_NEVER_NEGATIVE = ("exp_avg_sq", "max_exp_avg_sq", "step", "updates")  # second moments, and counts
 Progress = Callable[[int, int, dict[str, float]], None]
 
 
@@ -137,11 +164,9 @@ class Run:
             raise InvalidValueError("run directory", str(path), "a new one (or resume it: metarl train --resume)")
         if base_id(agent.family.id) not in families:
             raise InvalidValueError("family of the run", agent.family.id, "a registered one, to open the run again")
-        if iterations < 0:
-            raise InvalidValueError("iterations", iterations, "0 or more")
+        if not _COUNT.holds(iterations):
+            raise InvalidValueError("iterations", iterations, _COUNT.words)
         agent.check_iterations(iterations)
-        if checkpoint_every < 1:
-            raise InvalidValueError("checkpoint_every", checkpoint_every, "at least 1 iteration")
         config = {
             "format": FORMAT,
             "agent": agent.name,
@@ -157,20 +182,23 @@ class Run:
         }
         if load:
             config["load"] = list(load)
-        write_atomic(path / "config.json", (json.dumps(config, indent=1) + "\n").encode())
+        check_fields(config, _CONFIG, "the run")
+        write_json(path / "config.json", config)
         return cls(path, config)
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
-        """An existing run."""
+        """An existing run.
+
+        Raises:
+            InvalidValueError: it has no config.json, or one that metarl did not write as it is.
+        """
         path = Path(path)
-        try:
-            config = json.loads((path / "config.json").read_text())
-        except (OSError, ValueError) as error:
-            raise InvalidValueError("run", str(path), f"a run directory with a config.json ({error})") from error
-        if not isinstance(config, dict) or config.get("format") != FORMAT:
-            found = config.get("format") if isinstance(config, dict) else type(config).__name__
-            raise InvalidValueError(f"format of {path / 'config.json'}", found, repr(FORMAT))
+        advice = "other settings are a new run (metarl train), and more iterations are metarl train --resume RUN"
+        with reading("run", str(path), "a run directory with a config.json that metarl wrote"):
+            config = read_json(path / "config.json", FORMAT, f"{advice} --iterations N")
+            check_fields(config, _CONFIG, str(path))
+            check_fields(config, {"load": TEXTS, "before": _BEFORE}, str(path), optional=True)
         return cls(path, config)
 
     def make_agent(self, device: str | None = None) -> Agent:
@@ -210,12 +238,14 @@ class Run:
         """
         if iterations < done:
             raise InvalidValueError("iterations", iterations, f"at least {done}, which are done already")
+        if not _COUNT.holds(iterations):
+            raise InvalidValueError("iterations", iterations, _COUNT.words)
         agent.check_iterations(iterations)
         if iterations != self.config["iterations"]:
             before = {k: self.config[k] for k in ("iterations", "versions", "git")}
             now = {"iterations": iterations, "versions": versions(), "git": git_revision()}
             self.config = {**self.config, **now, "before": [*self.config.get("before", []), before]}
-            write_atomic(self.path / "config.json", (json.dumps(self.config, indent=1) + "\n").encode())
+            write_json(self.path / "config.json", self.config)
 
     def load_agent(self, device: str | None = None) -> tuple[Agent, int]:
         """The agent of the last checkpoint, and how many iterations it has behind it (0 without a checkpoint)."""
@@ -227,7 +257,10 @@ class Run:
             )
         if not (self.path / "checkpoint.json").exists():
             return agent, 0
-        return agent, load_checkpoint(self.path / "checkpoint", agent)
+        done = load_checkpoint(self.path / "checkpoint", agent)
+        if done > (most := self.config["iterations"]):
+            raise InvalidValueError(f"iteration of the checkpoint of {self.path}", done, f"at most the run's {most}")
+        return agent, done
 
     def train(self, agent: Agent, start: int = 0, progress: Progress | None = None) -> int:
         """Train to the run's number of iterations, with metrics and checkpoints.
@@ -269,9 +302,7 @@ def save_checkpoint(path: Path, agent: Agent, iteration: int) -> None:
     name = f"{path.name}-{iteration}.safetensors"
     write_atomic(path.with_name(name), data)
     before = list(path.parent.glob(f"{path.name}-*.safetensors"))
-    write_atomic(
-        path.with_suffix(".json"), (json.dumps({**head, "file": name, "sha256": _digest(data)}) + "\n").encode()
-    )
+    write_json(path.with_suffix(".json"), {**head, "file": name, "tensors_sha256": digest_bytes(data)})
     for old in before:
         if old.name != name:
             old.unlink(missing_ok=True)
@@ -283,35 +314,44 @@ def load_checkpoint(path: Path, agent: Agent) -> int:
     Raises:
         InvalidValueError: the files are torn, corrupt, of another agent or family, or do not fit.
     """
-    head_file = path.with_suffix(".json")
-    try:
-        head = json.loads(head_file.read_text())
-        if not isinstance(head, dict) or head.get("format") != FORMAT:
-            raise ValueError(f"format is not {FORMAT!r}")
-        file = path.with_name(Path(head["file"]).name)
-        data = file.read_bytes()
-        if _digest(data) != head["sha256"]:
-            raise ValueError(f"{file.name} does not match its hash")
-        tensors = safetensors.torch.load(data)
-        iteration = int(head["iteration"])
-    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-        raise InvalidValueError("checkpoint", str(head_file), f"a whole metarl checkpoint ({error})") from error
-    for name, value in (("agent", agent.name), ("family", agent.family.id)):
-        if head.get(name) != value:
-            raise InvalidValueError(f"{name} of checkpoint {head_file}", head.get(name), repr(value))
-    expected = agent.tensors()
-    if set(tensors) != set(expected):
-        wrong = sorted(set(tensors) ^ set(expected))[0]
-        where = "missing" if wrong in expected else "unknown"
-        raise InvalidValueError(
-            f"tensor {wrong!r} of checkpoint {head_file}", verbatim(where), f"the tensors of {agent.name}"
-        )
-    for name, want in expected.items():
-        if tensors[name].shape != want.shape or tensors[name].dtype != want.dtype:
-            found = (tuple(tensors[name].shape), tensors[name].dtype)
-            raise InvalidValueError(f"tensor {name!r} of {head_file}", found, f"{tuple(want.shape)} of {want.dtype}")
+    head_file, expected = path.with_suffix(".json"), agent.tensors()
+    with reading("checkpoint", str(head_file), "a whole metarl checkpoint"):
+        head = read_json(head_file, FORMAT, "train again")
+        check_fields(head, _HEAD, str(head_file))
+        for name, value in (("agent", agent.name), ("family", agent.family.id)):
+            if head[name] != value:
+                raise InvalidValueError(f"{name} of checkpoint {head_file}", head[name], repr(value))
+        tensors = _read_tensors(path, head, LARGEST_ARRAYS + 2 * sum(v.nbytes for v in expected.values()))
+        _check_tensors(tensors, expected, f"of checkpoint {head_file}")
     agent.load_tensors({k: v.to(agent.device) for k, v in tensors.items()})
-    return iteration
+    return int(head["iteration"])
+
+
+def _read_tensors(path: Path, head: dict[str, Any], largest: int) -> dict[str, Tensor]:
+    """The tensors that a checkpoint names by their file and its hash."""
+    name = f"{path.name}-{head['iteration']}.safetensors"
+    if head["file"] != name:
+        raise ValueError(f"its file is not {name}")
+    data = read_bytes(path.with_name(name), largest)
+    if digest_bytes(data) != head["tensors_sha256"]:
+        raise ValueError(f"{name} does not match its hash")
+    return safetensors.torch.load(data)
+
+
+def _check_tensors(tensors: dict[str, Tensor], expected: dict[str, Tensor], where: str) -> None:
+    """Refuse tensors of other names, shapes or types than an agent's, and values that training cannot lead to."""
+    if wrong := sorted(set(tensors) ^ set(expected)):
+        found = verbatim("missing" if wrong[0] in expected else "unknown")
+        raise InvalidValueError(f"tensor {wrong[0]!r} {where}", found, "the agent's tensors, and no others")
+    for name, want in expected.items():
+        values = tensors[name]
+        if values.shape != want.shape or values.dtype != want.dtype:
+            told = (tuple(values.shape), values.dtype)
+            raise InvalidValueError(f"tensor {name!r} {where}", told, f"{tuple(want.shape)} of {want.dtype}")
+        if not bool(torch.isfinite(values).all()):
+            raise InvalidValueError(f"tensor {name!r} {where}", verbatim("not finite"), "finite numbers")
+        if re.split(r"[./]", name)[-1] in _NEVER_NEGATIVE and bool((values < 0).any()):
+            raise InvalidValueError(f"tensor {name!r} {where}", verbatim("negative"), "numbers from 0 on")
 
 
 class _Metrics:
@@ -324,9 +364,7 @@ class _Metrics:
         from torch.utils.tensorboard import SummaryWriter
 
         file = self.path / "metrics.jsonl"
-        lines = file.read_text().splitlines() if file.exists() else []
-        kept = [line for line in lines[: self.start] if line]
-        write_atomic(file, "".join(line + "\n" for line in kept).encode())
+        write_atomic(file, "".join(f"{line}\n" for line in _lines_before(file, self.start)).encode())
         self.file = file.open("a", buffering=1)
         self.board = SummaryWriter(str(self.path / "tensorboard"), purge_step=self.start)
         return self
@@ -341,6 +379,29 @@ class _Metrics:
         self.file.write(json.dumps(line) + "\n")
         for name, value in metrics.items():
             self.board.add_scalar(name, value, iteration)
+
+
+def _lines_before(file: Path, start: int) -> list[str]:
+    """The lines of `metrics.jsonl` about iterations before `start`; a last line that was cut short is left out.
+
+    Raises:
+        InvalidValueError: the file holds something else.
+    """
+    expected = "a line of JSON per iteration (move the file away to go on without the metrics of earlier iterations)"
+    with reading("metrics", str(file), expected):
+        lines = read_bytes(file, LARGEST_JSON).decode().split("\n") if file.exists() else []
+        numbers = [_iteration_of(line, place) for place, line in enumerate(lines[:-1], 1)]
+        if numbers != sorted(set(numbers)):
+            raise ValueError("iterations are not in their order")
+        return [line for line, number in zip(lines, numbers, strict=False) if number < start]
+
+
+def _iteration_of(line: str, place: int) -> int:
+    """The iteration that a line is about; it is line number `place`."""
+    data = parse_json(line)
+    if not (isinstance(data, dict) and _COUNT.holds(data.get("iteration"))):
+        raise ValueError(f"line {place} names no iteration")
+    return int(data["iteration"])
 
 
 @contextmanager
@@ -394,9 +455,3 @@ def git_revision() -> str | None:
         return git("rev-parse", "HEAD").strip() + ("+dirty" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _digest(data: bytes) -> str:
-    import hashlib
-
-    return hashlib.sha256(data).hexdigest()
