@@ -121,12 +121,12 @@ def digest_arrays(arrays: Mapping[str, Array]) -> str:
 
 @contextmanager
 def reading(field: str, value: object, expected: str) -> Iterator[None]:
-    """Turn whatever goes wrong while a file is read into one sentence about it."""
+    """Turn whatever goes wrong while a file is read into one sentence that names it."""
     try:
         yield
-    except InvalidValueError:
-        raise
     except Exception as error:  # bytes may be anything, and so may what a parser says of them
+        if isinstance(error, InvalidValueError) and str(value) in str(error):
+            raise
         raise InvalidValueError(field, value, f"{expected} ({reason(error)})") from error
 
 
@@ -136,8 +136,8 @@ def reason(error: BaseException) -> str:
     told = " ".join(told.split())
     if not told or isinstance(error, KeyError):
         told = f"{type(error).__name__} {told}".strip()
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in told[:240])
-    return shown if len(shown) <= 200 else f"{shown[:197]}..."
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in told[:400])
+    return shown if len(shown) <= 300 else f"{shown[:297]}..."
 
 
 def read_bytes(path: Path, largest: int) -> bytes:

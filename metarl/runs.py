@@ -50,6 +50,7 @@ from metarl.files import (
     read_bytes,
     read_json,
     reading,
+    reason,
     whole,
     write_atomic,
     write_json,
@@ -211,9 +212,12 @@ class Run:
             raise InvalidValueError(f"hyperparameters of {self.path}", wrong, f"those of this version's {cls.__name__}")
         family = make_family(self.config["family"])
         device = device or self.config["device"]
-        return make_agent(
-            self.config["agent"], family, seed=self.config["seed"], device=device, config=cls.Config(**values)
-        )
+        try:
+            config = cls.Config(**values)
+            return make_agent(self.config["agent"], family, seed=self.config["seed"], device=device, config=config)
+        except (ArithmeticError, MemoryError, RuntimeError) as error:
+            expected = f"those that {cls.__name__} can be made with ({reason(error)})"
+            raise InvalidValueError(f"hyperparameters of {self.path}", values, expected) from error
 
     def _check_registered(self) -> None:
         """Say what to import where that is known."""
