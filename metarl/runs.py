@@ -4,8 +4,10 @@
                            when a run is extended
     RUN/metrics.jsonl      one line per iteration
     RUN/tensorboard/       the same for TensorBoard
-    RUN/checkpoint.safetensors, checkpoint.json    the last checkpoint; loading one executes nothing
+    RUN/checkpoint-N.safetensors, checkpoint.json  the last checkpoint; loading one executes nothing
     RUN/results/           what evaluations of the run found
+
+JSON files carry a hash of what they say: one that was edited is refused.
 
 Every draw is keyed by the iteration, so a checkpoint is the agent's tensors and a number.
 """

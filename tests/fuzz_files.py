@@ -499,7 +499,7 @@ def outcome(case: Case, work: Path, whole: dict[str, str]) -> tuple[str, str]:
     target, file, forged = damage(case, rng, work)
     name = next(name for name, other in TARGETS.items() if other is target)
     found, said = judged(lambda: target.read(work), whole[name], forged)
-    if target.command is not None and found not in BAD and (found != "refused" or rng.random() < 0.05):
+    if target.command is not None and found not in BAD and (found == "forged" or rng.random() < 0.05):
         by_command, told = commanded(target.command(work))
         if by_command in BAD:
             return by_command, f"{file.name}: {told}"
@@ -599,23 +599,27 @@ def _heard(pipe: Connection, left: list[Case]) -> Iterator[tuple[Case, str, str]
         yield told
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def fuzz(base: Path, mutations: int, flips: int, seed: int, verbose: bool = False) -> dict[str, Counter[str]]:
+    """Go through cases; what became of how many mutations and flips. What went wrong is printed."""
+    cases = [Case("mutation", i, seed) for i in range(mutations)] + [Case("flip", i, seed) for i in range(flips)]
+    counts: dict[str, Counter[str]] = {"mutation": Counter(), "flip": Counter()}
+    for case, found, said in outcomes(base, cases):
+        counts[case.kind][found] += 1
+        if found in BAD or verbose:
+            print(f"{found} {case.kind} {case.number}: {said}", flush=True)
+    return counts
+
+
+def main() -> int:
     """Go through all cases; 1 if any went wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("mutations", 1000), ("flips", 3000), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--verbose", action="store_true", help="print every sentence")
-    options = parser.parse_args(arguments)
-    counts: dict[str, Counter[str]] = {"mutation": Counter(), "flip": Counter()}
-    began = time.monotonic()
+    options, began = parser.parse_args(), time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         make_files(Path(folder))
-        cases = [Case("mutation", i, options.seed) for i in range(options.mutations)]
-        cases += [Case("flip", i, options.seed) for i in range(options.flips)]
-        for case, found, said in outcomes(Path(folder), cases):
-            counts[case.kind][found] += 1
-            if found in BAD or options.verbose:
-                print(f"{found} {case.kind} {case.number}: {said}", flush=True)
+        counts = fuzz(Path(folder), options.mutations, options.flips, options.seed, options.verbose)
     for kind, found in counts.items():
         print(f"{kind}s: {', '.join(f'{found[name]} {name}' for name in ('refused', 'same', 'forged', *BAD))}")
     print(f"{time.monotonic() - began:.0f} s")

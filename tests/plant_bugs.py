@@ -568,6 +568,34 @@ BUGS = (
         '"before": [*self.config.get("before", []), now]',
         "test_runs",
     ),
+    Bug(
+        "a temporary file's name can be foreseen",
+        "metarl/files.py",
+        'f".metarl-{secrets.token_hex(8)}.part"',
+        'f".{path.name}.part"',
+        "test_files",
+    ),
+    Bug(
+        "a link in a temporary file's place is followed",
+        "metarl/files.py",
+        "os.O_WRONLY | os.O_CREAT | os.O_EXCL",
+        "os.O_WRONLY | os.O_CREAT | os.O_TRUNC",
+        "test_files",
+    ),
+    Bug(
+        "arrays of another evaluation are taken",
+        "metarl/results.py",
+        'if digest_arrays(arrays) != head["arrays_sha256"]:',
+        "if not head:",
+        "test_files",
+    ),
+    Bug(
+        "tasks' addresses are not hashed",
+        "metarl/tasks.py",
+        'digest_arrays({"index": self.index} | _prefixed(self.values))',
+        "digest_arrays(_prefixed(self.values))",
+        "test_files",
+    ),
 )
 
 

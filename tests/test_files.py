@@ -457,9 +457,11 @@ def test_metrics_that_were_cut_short_go_on_and_others_are_refused(made: Path) ->
 # --- everything at once ----------------------------------------------------------------------------------------------
 
 
-def test_damaged_files_are_refused_or_what_they_were(capfd: pytest.CaptureFixture[str]) -> None:
+def test_damaged_files_are_refused_or_what_they_were(whole: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The short form of `python tests/fuzz_files.py`."""
-    assert fuzz_files.main(["--mutations", "60", "--flips", "100", "--seed", "1"]) == 0, capfd.readouterr().out
+    counts = fuzz_files.fuzz(whole, mutations=60, flips=100, seed=1)
+    assert sum(found.total() for found in counts.values()) == 160
+    assert not any(found[name] for found in counts.values() for name in fuzz_files.BAD), capfd.readouterr().out
 
 
 def test_hyperparameters_are_of_their_defaults_kind() -> None:
