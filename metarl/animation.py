@@ -164,13 +164,7 @@ def choose_renderer() -> None:
 
 
 def _one_task(family: Family, task: int | Mapping[str, Any] | Tasks, split: str, seed: int) -> Tasks:
-    if isinstance(task, (int, np.integer)):
-        if task < 0:
-            raise InvalidValueError("task", task, "the number of a task, 0 or more")
-        return family.tasks(split, 1, seed, start=int(task))
-    tasks = family.make_tasks(**task) if isinstance(task, Mapping) else task
-    if tasks.family != family.id:
-        raise InvalidValueError("family of the task", tasks.family, f"{family.id!r}, which the agent was made for")
+    tasks = family.resolve(task, split, seed)
     if len(tasks) != 1:
         raise InvalidValueError("number of tasks", len(tasks), "1: a film is of one task (tasks[0])")
     return tasks

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -22,7 +23,20 @@ from torch import Tensor
 from metarl.drawing import canvas
 from metarl.errors import InvalidValueError, did_you_mean
 from metarl.rng import Rng
-from metarl.tasks import Choice, Distribution, Integers, Tasks, TaskSpace, is_finite, make_tasks, on_side, sample_tasks
+from metarl.tasks import (
+    Choice,
+    Distribution,
+    Integers,
+    Tasks,
+    TaskSpace,
+    is_finite,
+    list_tasks,
+    make_tasks,
+    on_side,
+    plain_value,
+    sample_tasks,
+    shuffled,
+)
 
 State = Any  # a tensor, or a dict or tuple of tensors, each with leading axis N
 _SIDES = {"train": 0, "test": 1}
@@ -67,21 +81,55 @@ class Family:
 
     def tasks(self, split: str, count: int, seed: int = 0, start: int = 0) -> Tasks:
         """Tasks `start, ..., start + count - 1` of (this family, `split`, `seed`)."""
-        if count < 1:
-            raise InvalidValueError("count of tasks", count, "at least 1")
+        for name, value, least in (("count of tasks", count, 1), ("number of the first task", start, 0)):
+            if value < least:
+                raise InvalidValueError(name, value, f"at least {least}")
         return self.tasks_at(split, np.arange(start, start + count, dtype=np.int64), seed)
 
     def tasks_at(self, split: str, index: npt.NDArray[np.int64], seed: int = 0) -> Tasks:
-        """Tasks at the given addresses, `int64 [N]`."""
+        """Tasks at the given addresses, `int64 [N]`; tasks that can be listed come once each before any comes again."""
+        every = self.listed(split)
+        if every is None:
+            return sample_tasks(self.id, self._space(split), split, seed, index, self._side(split))
+        found = every[shuffled(self.id, split, seed, index, len(every))]
+        return replace(found, seed=int(seed), index=np.array(index, dtype=np.int64))
+
+    def listed(self, split: str) -> Tasks | None:
+        """Every task of a split once; None where they are too many."""
+        return list_tasks(self.id, self._space(split), split, self._side(split))
+
+    def _space(self, split: str) -> dict[str, Distribution]:
         if split not in self.splits:
             raise InvalidValueError("split", split, did_you_mean(split, self.splits))
-        space = dict(self.task_space) | dict(self.ood.get(split, {}))
-        side = None if self.finite or is_finite(space) else _SIDES.get(split, _SIDES["test"])
-        return sample_tasks(self.id, space, split, seed, index, side)
+        return dict(self.task_space) | dict(self.ood.get(split, {}))
+
+    def _side(self, split: str) -> int | None:
+        """The side of the train-test line that a split's tasks lie on; None where there is no line."""
+        return None if self.finite or is_finite(self._space(split)) else _SIDES.get(split, _SIDES["test"])
 
     def make_tasks(self, **values: Any) -> Tasks:
         """Tasks from values of your own: one task, or arrays with a leading axis N. Checked against the space."""
         return make_tasks(self.id, self.task_space, values)
+
+    def resolve(
+        self, task: int | Mapping[str, Any] | Tasks | None, split: str = "train", seed: int = 0, count: int = 1
+    ) -> Tasks:
+        """Checked tasks from an index into a split, one task's values, `Tasks`, or None for the split's first `count`.
+
+        Raises:
+            InvalidValueError: it is none of these, or tasks are another family's.
+        """
+        if task is None:
+            return self.tasks(split, count, seed)
+        if isinstance(task, (int, np.integer)) and not isinstance(task, bool):
+            return self.tasks(split, 1, seed, start=int(task))
+        if isinstance(task, Mapping):
+            return self.make_tasks(**task)
+        if not isinstance(task, Tasks):
+            raise InvalidValueError("task", task, "an index, a dict of parameter values, or metarl.Tasks")
+        if task.family != self.id:
+            raise InvalidValueError("family of the tasks", task.family, repr(self.id))
+        return task
 
     def held_out(self, tasks: Tasks) -> npt.NDArray[np.bool_]:
         """Which tasks no training draw can produce, `bool [N]`: decided by content, so a custom task has a side too."""
@@ -360,10 +408,7 @@ class TaskedEnv(gym.Wrapper[Any, Any, Any, Any]):
             if self.redraw is not None:
                 raise InvalidValueError("options['task']", options["task"], "none, because redraw is 'episode'")
             options = dict(options)
-            told = options.pop("task")
-            if isinstance(told, (int, np.integer)):
-                told = self.family.tasks(self.split, 1, self.task_seed, start=int(told))
-            self.set_metarl_task(task_dict(told if isinstance(told, Tasks) else self.family.make_tasks(**told)))
+            self.set_metarl_task(task_dict(self.family.resolve(options.pop("task"), self.split, self.task_seed)))
         if self.redraw is not None:
             self.episodes = self.episodes if seed is None else 0
             self.task = self.redraw(self.episodes)
@@ -412,14 +457,8 @@ def set_attributes(env: Any, values: Mapping[str, Any]) -> None:
 
 
 def task_dict(tasks: Tasks, row: int = 0) -> dict[str, Any]:
-    """Task `row` of a set as plain values: Python floats, ints where the space is `Integers`, and float32 arrays."""
-
-    def plain(name: str, value: Any) -> Any:
-        if np.ndim(value):
-            return np.array(value)
-        return int(value) if isinstance(tasks.space.get(name), Integers) else float(value)
-
-    return {k: plain(k, v[row]) for k, v in tasks.values.items()}
+    """Task `row` of a set as environments are given it (`metarl.tasks.plain_value`): Python numbers, arrays, values."""
+    return {name: plain_value(tasks.space[name], leaf[row]) for name, leaf in tasks.values.items()}
 
 
 def _same_task(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
