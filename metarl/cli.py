@@ -22,10 +22,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.table import Column
-from rich.text import Text
 
 import metarl
 from metarl.adopt import parse_parameters
@@ -35,6 +31,7 @@ from metarl.check import check_family
 from metarl.errors import DivergedWarning, InvalidValueError, MetaRLError, did_you_mean, verbatim
 from metarl.evaluation import evaluate
 from metarl.family import Family
+from metarl.listing import run_list
 from metarl.options import (
     CheckFamilyOptions,
     EvalOptions,
@@ -45,13 +42,12 @@ from metarl.options import (
     TrainOptions,
     WatchOptions,
 )
-from metarl.registry import agent_class, agents, base_id, families, make_family
+from metarl.progress import bar, console
+from metarl.registry import agent_class, agents, make_family
 from metarl.report import table_text, write_report
 from metarl.results import Results
 from metarl.runs import Interrupted, Run
 from metarl.tasks import Tasks
-
-console = Console(highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -87,52 +83,6 @@ QUICKSTART = (
 
 
 # --- commands --------------------------------------------------------------------------------------------------------
-
-
-def run_list(options: ListOptions) -> None:
-    """`metarl list`."""
-    for id in options.families:
-        _describe(make_family(id))
-    if options.families:
-        return
-    console.print("[bold]Families[/bold]")
-    for id in sorted(families):
-        if not families[id].available:
-            console.print(f"  {id}  [dim]needs pip install 'metarl\\[{families[id].requires}]'[/dim]")
-            continue
-        build = families[id].load()
-        presets = ", ".join(getattr(build, "presets", {})) or "none"
-        console.print(f"  {id}  {_first_line(build)}  (presets: {presets})")
-    console.print("[bold]Agents[/bold]")
-    for name in sorted(agents):
-        console.print(f"  {name}  {_first_line(agent_class(name))}")
-
-
-def _describe(family: Family) -> None:
-    """A family's spaces, tasks and splits."""
-    facts = {
-        "what": _first_line(families[base_id(family.id)].load()),
-        "source": family.source,
-        "observation": family.observation_space,
-        "action": family.action_space,
-        "horizon": f"{family.horizon} steps",
-        **{f"task: {name}": _range(dist) for name, dist in family.task_space.items()},
-        **{f"split {split}: {n}": _range(d) for split, space in family.ood.items() for n, d in space.items()},
-        "splits": ", ".join(family.splits) + (" (train = test)" if family.finite else ""),
-        "presets": ", ".join(family.presets) or "none",
-    }
-    console.print(f"[bold]{family.id}[/bold]")
-    for name, value in facts.items():
-        if value != "":
-            console.print(f"  {name}: {value}", markup=False)
-
-
-def _range(dist: Any) -> str:
-    return f"{dist.describe()}{f', {list(dist.shape)}' if dist.shape else ''}"
-
-
-def _first_line(thing: Any) -> str:
-    return next(iter((thing.__doc__ or "").strip().splitlines()), "")
 
 
 def run_train(name: str, options: Any) -> None:
@@ -188,7 +138,7 @@ def run_resume(options: ResumeOptions) -> None:
 
 def _train(run: Run, agent: Agent, start: int) -> None:
     console.print(f"training {agent.name} on {agent.family.id}")
-    with _bar(agent.name, run.config["iterations"], start, "it") as advance:
+    with bar(agent.name, run.config["iterations"], start, "it") as advance:
         run.train(agent, start, lambda done, total, metrics: advance(done, _headline(metrics)))
     console.print(f"trained: {run.path}")
 
@@ -380,7 +330,7 @@ def _evaluate_beside(
         raise InvalidValueError("--beside", list(beside), f"names that are all different, and not {names[0]!r}")
     out = []
     for group in [learned, *([a] for a in others)]:
-        with _bar(f"evaluate {group[0].name}", 1, 0, "k") as advance:
+        with bar(f"evaluate {group[0].name}", 1, 0, "k") as advance:
             out.append(evaluate(group, tasks, **settings, progress=lambda done, total: advance(done, "", total)))
         out[-1].meta["command"] = shlex.join(["metarl", *sys.argv[1:]])
     return out
@@ -408,37 +358,6 @@ def _headline(metrics: Mapping[str, float]) -> str:
     """The returns among some metrics, the last two of them."""
     shown = [f"{k} {v:.2f}" for k, v in metrics.items() if "return" in k]
     return "  ".join(shown[-2:])
-
-
-class _Rate(ProgressColumn):
-    """Steps per second, or seconds per step where that is below one."""
-
-    def render(self, task: Task) -> Text:
-        speed, unit = task.finished_speed or task.speed, task.fields["unit"]
-        if not speed:
-            return Text(f"- {unit}/s")
-        return Text(f"{speed:.1f} {unit}/s" if speed >= 1 else f"{1 / speed:.1f} s/{unit}")
-
-
-@contextmanager
-def _bar(label: str, total: int, start: int, unit: str) -> Iterator[Callable[..., None]]:
-    """A progress bar with rate and time left; yields a function (done, text, total)."""
-    one_line = Column(no_wrap=True)
-    columns = (
-        TextColumn("{task.description}", table_column=one_line),
-        BarColumn(bar_width=16),
-        MofNCompleteColumn(table_column=one_line),
-        _Rate(table_column=one_line),
-        TimeRemainingColumn(table_column=one_line),
-        TextColumn("{task.fields[text]}", table_column=one_line),
-    )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(label, total=total, completed=start, unit=unit, text="")
-
-        def advance(done: int, text: str, total: int | None = None) -> None:
-            progress.update(task, completed=done, text=text, total=total)
-
-        yield advance
 
 
 # --- entry -----------------------------------------------------------------------------------------------------------
