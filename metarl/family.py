@@ -22,6 +22,7 @@ from torch import Tensor
 
 from metarl.drawing import canvas
 from metarl.errors import InvalidValueError, did_you_mean
+from metarl.named import check_environment
 from metarl.rng import Rng
 from metarl.tasks import (
     Choice,
@@ -286,6 +287,7 @@ class GymFamily(Family):
         if apply == "seed" and len(task_space) != 1:
             expected = "one parameter, the seed, because apply is 'seed'"
             raise InvalidValueError("task_space", sorted(task_space), expected)
+        check_environment(env, env_kwargs or {})
         self.env, self.apply, self.env_kwargs, self.stepping = env, apply, dict(env_kwargs or {}), stepping
         self.task_space, self.ood = dict(task_space), dict(ood or {})
         if apply == "seed":
@@ -312,6 +314,7 @@ class GymFamily(Family):
                     known = [k for k in numbers if k[0] != "_" and not isinstance(getattr(probe.unwrapped, k), bool)]
                     owner = type(probe.unwrapped).__name__
                     raise InvalidValueError("task_space", name, f"an attribute of {owner}: {did_you_mean(name, known)}")
+                _check_replaceable(probe.unwrapped, name)
         finally:
             probe.close()
         if self.horizon < 1:
@@ -445,12 +448,24 @@ DERIVED: dict[str, Callable[[Any], Mapping[str, float]]] = {
 }
 
 
+def _check_replaceable(env: Any, name: str) -> None:
+    """Refuse an attribute that a task's numbers must not replace, such as a method or a space."""
+    found = getattr(env, name)
+    if not (found is None or isinstance(found, (int, float, np.generic, np.ndarray, Tensor, list, tuple))):
+        kind = type(found).__name__
+        raise InvalidValueError("task_space", name, f"an attribute of {type(env).__name__} that is a number, no {kind}")
+
+
 def set_attributes(env: Any, values: Mapping[str, Any]) -> None:
     """Set attributes of an unwrapped environment, and those that its class is known to derive from them."""
     for name, value in values.items():
         if not hasattr(env, name):
             raise InvalidValueError("task_space", name, f"an attribute of {type(env).__name__}")
-        setattr(env, name, value)
+        _check_replaceable(env, name)
+        try:
+            setattr(env, name, value)
+        except AttributeError as error:
+            raise InvalidValueError("task_space", name, f"an attribute that can be set ({error})") from error
     for cls in type(env).__mro__:
         for name, value in DERIVED.get(f"{cls.__module__}.{cls.__qualname__}", lambda _: {})(env).items():
             setattr(env, name, value)

@@ -7,7 +7,6 @@ calls `register_family` or `register_agent` when it is imported (or called). The
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import inspect
 import json
@@ -22,10 +21,10 @@ import gymnasium as gym
 
 from metarl.errors import InvalidValueError, MetaRLError, MissingExtraError, did_you_mean
 from metarl.family import Family, GymFamily, check_family_fields
+from metarl.named import Factory, load_entry_point
 from metarl.tasks import TaskSpace
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9_\-]+/[A-Za-z0-9_\-]+-v\d+")
-Factory = str | Callable[..., Any]
 EXTRAS = {"digits": "sklearn"}  # where the package that an extra brings has another name than the extra
 
 
@@ -182,17 +181,6 @@ def agent_class(name: str) -> Any:
     if name not in agents:
         raise InvalidValueError("agent", name, did_you_mean(name, agents))
     return load_entry_point(agents[name])
-
-
-def load_entry_point(entry_point: Factory) -> Any:
-    """The object behind `"module:name"`; anything else is returned as it is."""
-    if not isinstance(entry_point, str):
-        return entry_point
-    module, _, name = entry_point.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise InvalidValueError("entry point", entry_point, f"an importable 'module:name' ({error})") from error
 
 
 def load_plugins() -> None:
