@@ -76,7 +76,9 @@ class MissingExtraError(MetaRLError, ImportError):
 
     def __init__(self, user: str, module: str, extra: str) -> None:
         self.user, self.module, self.extra = user, module, extra
-        super().__init__(f"{printable(user)} needs the package {module}, which is not installed: pip install 'metarl[{extra}]'")
+        super().__init__(
+            f"{printable(user)} needs the package {module}, which is not installed: pip install 'metarl[{extra}]'"
+        )
 
     def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str, str]]:
         return type(self), (self.user, self.module, self.extra)

@@ -10,7 +10,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Column
 from rich.text import Text
 
-console = Console(highlight=False, soft_wrap=True)
+from metarl.errors import printable
+
+console = Console(highlight=False, soft_wrap=True, emoji=False)
+
+
+def say(text: str) -> None:
+    """Print some lines as they are: no markup, and nothing in them that steers a terminal."""
+    for line in text.split("\n"):
+        console.print(printable(line), markup=False)
 
 
 class _Rate(ProgressColumn):

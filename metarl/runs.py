@@ -439,12 +439,15 @@ def save_checkpoint(path: Path, agent: Agent, iteration: int) -> None:
     head = {"format": FORMAT, "agent": agent.name, "family": agent.family.id, "iteration": iteration}
     name = f"{path.name}-{iteration}.safetensors"
     write_atomic(path.with_name(name), data)
-    before = [p for p in path.parent.glob(f"{path.name}-*.safetensors") if p.name != name and _iteration_of(p.name) >= 0]
+    before = [
+        p for p in path.parent.glob(f"{path.name}-*.safetensors") if p.name != name and _iteration_of(p.name) >= 0
+    ]
     write_atomic(
         path.with_suffix(".json"), (json.dumps({**head, "file": name, "sha256": _digest(data)}) + "\n").encode()
     )
     for old in before:
-        old.unlink(missing_ok=True)
+        if old.name != name:
+            old.unlink(missing_ok=True)
 
 
 def _iteration_of(name: str) -> int:
