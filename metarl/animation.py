@@ -36,10 +36,11 @@ from metarl.drawing import one_slot
 from metarl.errors import InvalidValueError, did_you_mean
 from metarl.evaluation import MODES, adaptation_grid
 from metarl.family import Family, GymFamily, TorchFamily
+from metarl.files import write_atomic
 from metarl.results import Floats
 from metarl.rollout import Budget, SlotPool, Trials
 from metarl.slots import GymSlots, Slots, TorchSlots, Transition
-from metarl.tasks import Tasks, write_atomic
+from metarl.tasks import Tasks
 
 Pixels = npt.NDArray[np.uint8]  # [H, W, 3]
 SUFFIXES = (".gif", ".mp4")

@@ -21,6 +21,7 @@ import gymnasium as gym
 
 from metarl.errors import InvalidValueError, MetaRLError, MissingExtraError, did_you_mean
 from metarl.family import Family, GymFamily, check_family_fields
+from metarl.files import parse_json, reading
 from metarl.named import Factory, load_entry_point
 from metarl.tasks import TaskSpace
 
@@ -162,10 +163,8 @@ def _split_id(id: str) -> tuple[str, dict[str, Any]]:
     base, brace, rest = id.partition("{")
     if not brace:
         return base, {}
-    try:
-        return base, dict(json.loads(brace + rest))
-    except ValueError as error:
-        raise InvalidValueError("keywords of the family", brace + rest, f"JSON ({error})") from error
+    with reading("keywords of the family", brace + rest, "JSON"):
+        return base, dict(parse_json(brace + rest))
 
 
 def _keywords(name: str, kwargs: Mapping[str, Any]) -> str:

@@ -32,8 +32,8 @@ from metarl.figures import (
     rendered,
     save_figure,
 )
+from metarl.files import write_atomic
 from metarl.results import Floats, Results, train_test_gap
-from metarl.tasks import write_atomic
 from metarl.trial_figure import draw_trial, trial_figure, with_trials
 
 __all__ = [

@@ -19,7 +19,6 @@ import json
 import os
 import platform
 import re
-import secrets
 import shlex
 import signal
 import subprocess
@@ -36,17 +35,46 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from metarl.agent import Agent, make_agent
 from metarl.errors import InvalidValueError, verbatim
+from metarl.files import (
+    LARGEST_ARRAYS,
+    LARGEST_HEAD,
+    LARGEST_JSON,
+    OBJECT,
+    SEED,
+    TEXT,
+    TEXTS,
+    Kind,
+    check_fields,
+    digest_bytes,
+    json_bytes,
+    parse_json,
+    read_bytes,
+    read_json,
+    reading,
+    whole,
+    write_atomic,
+    write_first,
+    write_json,
+)
 from metarl.lock import NAME as LOCK
 from metarl.lock import locked
 from metarl.named import names_of
 from metarl.registry import agent_class, agents, base_id, families, make_family
 from metarl.rollout import SlotPool, Trials
-from metarl.tasks import Tasks, write_atomic
+from metarl.tasks import Tasks
 
-FORMAT = "metarl-run-1"
+FORMAT = "metarl-run-2"
+_COUNT = whole(0)
+_CONFIG = dict.fromkeys(("agent", "family", "device"), TEXT) | dict.fromkeys(("config", "versions"), OBJECT)
+_CONFIG |= {"seed": SEED, "iterations": _COUNT, "checkpoint_every": whole(1), "threads": whole(1)}
+_CONFIG |= {"git": Kind("text or null", lambda value: value is None or isinstance(value, str))}
+_BEFORE = Kind("a list of objects", lambda value: isinstance(value, list) and all(map(OBJECT.holds, value)))
+_HEAD = dict.fromkeys(("agent", "family", "file", "tensors_sha256"), TEXT) | {"iteration": _COUNT}
+_NEVER_NEGATIVE = ("exp_avg_sq", "max_exp_avg_sq", "step", "updates")  # second moments, and counts
 _TEMPORARY = re.compile(r"\.metarl-[0-9a-f]+\.part")  # what a killed process leaves
 Progress = Callable[[int, int, dict[str, float]], None]
 
@@ -150,11 +178,9 @@ class Run:
         _check_free(path)
         if base_id(agent.family.id) not in families:
             raise InvalidValueError("family of the run", agent.family.id, "a registered one, to open the run again")
-        if iterations < 0:
-            raise InvalidValueError("iterations", iterations, "0 or more")
+        if not _COUNT.holds(iterations):
+            raise InvalidValueError("iterations", iterations, _COUNT.words)
         agent.check_iterations(iterations)
-        if checkpoint_every < 1:
-            raise InvalidValueError("checkpoint_every", checkpoint_every, "at least 1 iteration")
         config = {
             "format": FORMAT,
             "agent": agent.name,
@@ -170,10 +196,12 @@ class Run:
         }
         if load:
             config["load"] = list(load)
+        check_fields(config, _CONFIG, "the run")
         run = cls(path, config)
         run._made = _make_directory(path)
         try:
-            _write_first(path / "config.json", (json.dumps(config, indent=1) + "\n").encode())
+            if not write_first(path / "config.json", json_bytes(config)):
+                raise InvalidValueError("run directory", str(path), "a new one: another process has just made it")
         except BaseException:
             run.discard()
             raise
@@ -182,15 +210,17 @@ class Run:
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
-        """An existing run."""
+        """An existing run.
+
+        Raises:
+            InvalidValueError: it has no config.json, or one that metarl did not write as it is.
+        """
         path = Path(path)
-        try:
-            config = json.loads((path / "config.json").read_text())
-        except (OSError, ValueError) as error:
-            raise InvalidValueError("run", str(path), f"a run directory with a config.json ({error})") from error
-        if not isinstance(config, dict) or config.get("format") != FORMAT:
-            found = config.get("format") if isinstance(config, dict) else type(config).__name__
-            raise InvalidValueError(f"format of {path / 'config.json'}", found, repr(FORMAT))
+        advice = "other settings are a new run (metarl train), and more iterations are metarl train --resume RUN"
+        with reading("run", str(path), "a run directory with a config.json that metarl wrote"):
+            config = read_json(path / "config.json", FORMAT, f"{advice} --iterations N")
+            check_fields(config, _CONFIG, str(path))
+            check_fields(config, {"load": TEXTS, "before": _BEFORE}, str(path), optional=True)
         return cls(path, config)
 
     def discard(self) -> None:
@@ -241,9 +271,9 @@ class Run:
             raise InvalidValueError(f"hyperparameters of {self.path}", wrong, f"those of this version's {cls.__name__}")
         family = make_family(self.config["family"])
         device = device or self.config["device"]
-        return make_agent(
-            self.config["agent"], family, seed=self.config["seed"], device=device, config=cls.Config(**values)
-        )
+        with reading(f"hyperparameters of {self.path}", values, f"those that {cls.__name__} can use"):
+            config = cls.Config(**values)
+            return make_agent(self.config["agent"], family, seed=self.config["seed"], device=device, config=config)
 
     def _check_registered(self) -> None:
         """Say what to import where that is known."""
@@ -268,12 +298,14 @@ class Run:
         """
         if iterations < done:
             raise InvalidValueError("iterations", iterations, f"at least {done}, which are done already")
+        if not _COUNT.holds(iterations):
+            raise InvalidValueError("iterations", iterations, _COUNT.words)
         agent.check_iterations(iterations)
         if iterations != self.config["iterations"]:
             before = {k: self.config[k] for k in ("iterations", "versions", "git")}
             now = {"iterations": iterations, "versions": versions(), "git": git_revision()}
             self.config = {**self.config, **now, "before": [*self.config.get("before", []), before]}
-            write_atomic(self.path / "config.json", (json.dumps(self.config, indent=1) + "\n").encode())
+            write_json(self.path / "config.json", self.config)
 
     def load_agent(self, device: str | None = None) -> tuple[Agent, int]:
         """The agent of the last checkpoint, and how many iterations it has behind it (0 without a checkpoint).
@@ -290,7 +322,12 @@ class Run:
             )
         if not self.has_checkpoint:
             return agent, 0
-        return agent, load_checkpoint(self.path / "checkpoint", agent)
+        done = load_checkpoint(self.path / "checkpoint", agent)
+        if done > self.config["iterations"]:  # the run was extended meanwhile
+            self.config = Run.open(self.path).config
+        if done > (most := self.config["iterations"]):
+            raise InvalidValueError(f"iteration of the checkpoint of {self.path}", done, f"at most the run's {most}")
+        return agent, done
 
     @property
     def has_checkpoint(self) -> bool:
@@ -301,7 +338,7 @@ class Run:
         """Refuse a run whose checkpoint was lost."""
         if self.has_checkpoint:
             return
-        kept = [path.name for path in self.path.glob("checkpoint-*.safetensors") if _iteration_of(path.name) > 0]
+        kept = [path.name for path in self.path.glob("checkpoint-*.safetensors") if _saved_iteration(path.name) > 0]
         if kept or self.has_metrics:
             beside = kept[0] if kept else "metrics.jsonl"
             expected = f"there, beside {beside}: without it the agent would be an untrained one"
@@ -368,7 +405,10 @@ class Run:
 
     def _done(self) -> int:
         """How many iterations the checkpoint has behind it; 0 without one."""
-        return _read_checkpoint(self.path / "checkpoint.json")[0]["iteration"] if self.has_checkpoint else 0
+        if not self.has_checkpoint:
+            return 0
+        with reading("checkpoint", str(file := self.path / "checkpoint.json"), "a whole metarl checkpoint"):
+            return int(_read_head(file)["iteration"])
 
 
 def _check_free(path: Path) -> None:
@@ -402,36 +442,6 @@ def _make_directory(path: Path) -> list[Path]:
     return made
 
 
-def _write_first(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, unless there is one; of several processes, one does."""
-    part = path.parent / f".metarl-{secrets.token_hex(8)}.part"
-    try:
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            _name_first(part, path)
-        finally:
-            part.unlink(missing_ok=True)
-    except FileExistsError as error:
-        raise InvalidValueError("run directory", str(path.parent), "a new one: another process has it") from error
-    except OSError as error:
-        raise InvalidValueError("output path", str(path), f"a place that can be written ({error.strerror})") from error
-
-
-def _name_first(part: Path, path: Path) -> None:
-    """Give a file its name, unless there is one of that name."""
-    try:
-        os.link(part, path)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without links
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-        os.replace(part, path)
-
-
 def save_checkpoint(path: Path, agent: Agent, iteration: int) -> None:
     """Write `path.safetensors`, then `path.json`, which names the first by its hash: a torn pair is noticed."""
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in agent.tensors().items()}
@@ -439,18 +449,14 @@ def save_checkpoint(path: Path, agent: Agent, iteration: int) -> None:
     head = {"format": FORMAT, "agent": agent.name, "family": agent.family.id, "iteration": iteration}
     name = f"{path.name}-{iteration}.safetensors"
     write_atomic(path.with_name(name), data)
-    before = [
-        p for p in path.parent.glob(f"{path.name}-*.safetensors") if p.name != name and _iteration_of(p.name) >= 0
-    ]
-    write_atomic(
-        path.with_suffix(".json"), (json.dumps({**head, "file": name, "sha256": _digest(data)}) + "\n").encode()
-    )
+    before = [old for old in path.parent.glob(f"{path.name}-*.safetensors") if _saved_iteration(old.name) >= 0]
+    write_json(path.with_suffix(".json"), {**head, "file": name, "tensors_sha256": digest_bytes(data)})
     for old in before:
         if old.name != name:
             old.unlink(missing_ok=True)
 
 
-def _iteration_of(name: str) -> int:
+def _saved_iteration(name: str) -> int:
     """The number in a name as `save_checkpoint` gives it to the tensors' file; -1 for another name."""
     found = re.fullmatch(r".*-(\d{1,18})\.safetensors", name)
     return int(found[1]) if found else -1
@@ -462,57 +468,66 @@ def load_checkpoint(path: Path, agent: Agent) -> int:
     Raises:
         InvalidValueError: the files are torn, corrupt, of another agent or family, or do not fit.
     """
-    head_file = path.with_suffix(".json")
-    head, data = _read_checkpoint(head_file)
-    try:
-        tensors = safetensors.torch.load(data)
-    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-        raise InvalidValueError("checkpoint", str(head_file), f"a whole metarl checkpoint ({error})") from error
-    iteration = int(head["iteration"])
-    for name, value in (("agent", agent.name), ("family", agent.family.id)):
-        if head.get(name) != value:
-            raise InvalidValueError(f"{name} of checkpoint {head_file}", head.get(name), repr(value))
-    expected = agent.tensors()
-    if set(tensors) != set(expected):
-        wrong = sorted(set(tensors) ^ set(expected))[0]
-        where = "missing" if wrong in expected else "unknown"
-        raise InvalidValueError(
-            f"tensor {wrong!r} of checkpoint {head_file}", verbatim(where), f"the tensors of {agent.name}"
-        )
-    for name, want in expected.items():
-        if tensors[name].shape != want.shape or tensors[name].dtype != want.dtype:
-            found = (tuple(tensors[name].shape), tensors[name].dtype)
-            raise InvalidValueError(f"tensor {name!r} of {head_file}", found, f"{tuple(want.shape)} of {want.dtype}")
-    agent.load_tensors({k: v.to(agent.device) for k, v in tensors.items()})
-    return iteration
-
-
-def _read_checkpoint(head_file: Path) -> tuple[dict[str, Any], bytes]:
-    """A checkpoint's head and the bytes of its tensors; read again where a training beside this wrote a new one."""
+    head_file, expected = path.with_suffix(".json"), agent.tensors()
+    largest = LARGEST_ARRAYS + 2 * sum(v.nbytes for v in expected.values())
     while True:
-        text = b""
+        before = _bytes(head_file)
         try:
-            text = head_file.read_bytes()
-            head = json.loads(text)
-            if not isinstance(head, dict) or head.get("format") != FORMAT:
-                raise ValueError(f"format is not {FORMAT!r}")
-            file = head_file.with_name(Path(head["file"]).name)
-            data = file.read_bytes()
-            if _digest(data) != head["sha256"]:
-                raise ValueError(f"{file.name} does not match its hash")
-            head["iteration"] = int(head["iteration"])
-            return head, data
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            if text and _changed(head_file, text):
-                continue
-            raise InvalidValueError("checkpoint", str(head_file), f"a whole metarl checkpoint ({error})") from error
+            with reading("checkpoint", str(head_file), "a whole metarl checkpoint"):
+                head = _read_head(head_file)
+                for name, value in (("agent", agent.name), ("family", agent.family.id)):
+                    if head[name] != value:
+                        raise InvalidValueError(f"{name} of checkpoint {head_file}", head[name], repr(value))
+                tensors = _read_tensors(path, head, largest)
+                _check_tensors(tensors, expected, f"of checkpoint {head_file}")
+            break
+        except InvalidValueError:
+            if _bytes(head_file) == before:
+                raise  # else a training beside this wrote a new checkpoint meanwhile
+    agent.load_tensors({k: v.to(agent.device) for k, v in tensors.items()})
+    return int(head["iteration"])
 
 
-def _changed(path: Path, before: bytes) -> bool:
+def _read_tensors(path: Path, head: dict[str, Any], largest: int) -> dict[str, Tensor]:
+    """The tensors that a checkpoint names by their file and its hash."""
+    name = f"{path.name}-{head['iteration']}.safetensors"
+    if head["file"] != name:
+        raise ValueError(f"its file is not {name}")
+    data = read_bytes(path.with_name(name), largest)
+    if digest_bytes(data) != head["tensors_sha256"]:
+        raise ValueError(f"{name} does not match its hash")
+    return safetensors.torch.load(data)
+
+
+def _check_tensors(tensors: dict[str, Tensor], expected: dict[str, Tensor], where: str) -> None:
+    """Refuse tensors of other names, shapes or types than an agent's, and values that training cannot lead to."""
+    if wrong := sorted(set(tensors) ^ set(expected)):
+        found = verbatim("missing" if wrong[0] in expected else "unknown")
+        raise InvalidValueError(f"tensor {wrong[0]!r} {where}", found, "the agent's tensors, and no others")
+    for name, want in expected.items():
+        values = tensors[name]
+        if values.shape != want.shape or values.dtype != want.dtype:
+            told = (tuple(values.shape), values.dtype)
+            raise InvalidValueError(f"tensor {name!r} {where}", told, f"{tuple(want.shape)} of {want.dtype}")
+        if not bool(torch.isfinite(values).all()):
+            raise InvalidValueError(f"tensor {name!r} {where}", verbatim("not finite"), "finite numbers")
+        if re.split(r"[./]", name)[-1] in _NEVER_NEGATIVE and bool((values < 0).any()):
+            raise InvalidValueError(f"tensor {name!r} {where}", verbatim("negative"), "numbers from 0 on")
+
+
+def _read_head(file: Path) -> dict[str, Any]:
+    """What `checkpoint.json` holds."""
+    head = read_json(file, FORMAT, "train again")
+    check_fields(head, _HEAD, str(file))
+    return head
+
+
+def _bytes(file: Path) -> bytes | None:
+    """A small file's bytes; None where it cannot be read."""
     try:
-        return path.read_bytes() != before
-    except OSError:
-        return False
+        return read_bytes(file, LARGEST_HEAD)
+    except (OSError, ValueError):
+        return None
 
 
 class _Metrics:
@@ -527,9 +542,7 @@ class _Metrics:
 
         file, board = self.path / "metrics.jsonl", self.path / "tensorboard"
         with _writing(self.path):
-            lines = file.read_text().splitlines() if file.exists() else []
-            kept = [line for line in lines[: self.start] if line]
-            write_atomic(file, "".join(line + "\n" for line in kept).encode())
+            write_atomic(file, "".join(f"{line}\n" for line in _lines_before(file, self.start)).encode())
             before = set(board.glob("*"))
             self.board = SummaryWriter(str(board), purge_step=self.start)
             self.made = list(set(board.glob("*")) - before)
@@ -560,6 +573,29 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 STOPPING = b"metarl: stopping after this iteration; Ctrl-C again stops at once\n"
+
+
+def _lines_before(file: Path, start: int) -> list[str]:
+    """The lines of `metrics.jsonl` about iterations before `start`; a last line that was cut short is left out.
+
+    Raises:
+        InvalidValueError: the file holds something else.
+    """
+    expected = "a line of JSON per iteration (move the file away to go on without the metrics of earlier iterations)"
+    with reading("metrics", str(file), expected):
+        lines = read_bytes(file, LARGEST_JSON).decode().split("\n") if file.exists() else []
+        numbers = [_iteration_of(line, place) for place, line in enumerate(lines[:-1], 1)]
+        if numbers != sorted(set(numbers)):
+            raise ValueError("iterations are not in their order")
+        return [line for line, number in zip(lines, numbers, strict=False) if number < start]
+
+
+def _iteration_of(line: str, place: int) -> int:
+    """The iteration that a line is about; it is line number `place`."""
+    data = parse_json(line)
+    if not (isinstance(data, dict) and _COUNT.holds(data.get("iteration"))):
+        raise ValueError(f"line {place} names no iteration")
+    return int(data["iteration"])
 
 
 @contextmanager
@@ -615,9 +651,3 @@ def git_revision() -> str | None:
         return git("rev-parse", "HEAD").strip() + ("+dirty" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _digest(data: bytes) -> str:
-    import hashlib
-
-    return hashlib.sha256(data).hexdigest()
