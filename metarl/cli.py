@@ -177,7 +177,7 @@ def run_eval(options: EvalOptions) -> None:
         for result in found:
             say(f"wrote {result.save(outputs[split][result.agent])}")
         results += found
-    say(table_text(results))
+    say(*table_text(results).split("\n"))
 
 
 def _outputs(first: Path, names: Sequence[str]) -> dict[str, Path]:
@@ -242,7 +242,7 @@ def run_quickstart(options: QuickstartOptions) -> None:
                 run.path / "results" / ("test.json" if result.agent == agent.name else f"test-{result.agent}.json")
             )
         results += found
-    say(table_text(results))
+    say(*table_text(results).split("\n"))
     say(f"wrote {write_report(results, options.out, title='metarl quickstart')}")
 
 

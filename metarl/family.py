@@ -329,7 +329,7 @@ class GymFamily(Family):
         else:
             try:
                 env = gym.make(self.env, max_episode_steps=self.horizon or None, **self.env_kwargs, **task)
-            except gym.error.UnregisteredEnv as error:
+            except (gym.error.Error, ImportError) as error:
                 raise InvalidValueError("env", self.env, f"a registered Gymnasium id ({error})") from error
         return numeric(env)
 

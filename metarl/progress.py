@@ -15,9 +15,9 @@ from metarl.errors import printable
 console = Console(highlight=False, soft_wrap=True, emoji=False)
 
 
-def say(text: str) -> None:
-    """Print some lines as they are: no markup, and nothing in them that steers a terminal."""
-    for line in text.split("\n"):
+def say(*lines: str) -> None:
+    """Print lines as they are: no markup, and nothing in them that steers a terminal."""
+    for line in lines:
         console.print(printable(line), markup=False)
 
 

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -154,7 +155,8 @@ def commands() -> Iterator[list[str]]:
         yield ["watch", "random", *EVAL[2:], "--k", "0", "--out", path]
     for number in NUMBERS:
         yield from (
-            [*TRAIN, f"--{name}", number] for name in ("iterations", "seed", "checkpoint-every", "hidden", "lr")
+            [*TRAIN, f"--{name}", number]
+            for name in ("iterations", "seed", "checkpoint-every", "hidden", "learning-rate")
         )
         yield from (
             [*EVAL, f"--{name}", number] for name in ("k", "num-tasks", "task-seed", "trials", "episodes", "seed")
@@ -218,6 +220,7 @@ def outcome(arguments: Sequence[str], folder: Path) -> tuple[str, str]:
 def _run(arguments: Sequence[str], told: Path) -> None:
     """The command line in this process, which ends with it."""
     said, code = io.StringIO(), 3
+    warnings.resetwarnings()
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
             main(arguments)

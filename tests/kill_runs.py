@@ -41,15 +41,17 @@ SIGNALS += ((signal.SIGTERM, signal.SIGINT), (signal.SIGTERM, signal.SIGKILL))
 
 def bandits() -> Agent:
     """An agent on a torch family."""
-    return metarl.make_agent("rl2", "metarl/BernoulliBandit-v0", meta_batch_size=8, hidden=4)
+    return metarl.make_agent(
+        "rl2", "metarl/BernoulliBandit-v0", meta_batch_size=8, hidden=4, trial_episodes=2, epochs=1, minibatches=1
+    )
 
 
 def poles() -> Agent:
     """An agent on Gymnasium environments in worker processes."""
     if WORKERS not in metarl.registry.families:
         space = {"length": metarl.Uniform(0.25, 1.5)}
-        metarl.register_family(WORKERS, env="CartPole-v1", task_space=space, apply="attrs", horizon=8, stepping="async")
-    return metarl.make_agent("maml", WORKERS, meta_batch_size=2, episodes=1, hidden=(4,))
+        metarl.register_family(WORKERS, env="CartPole-v1", task_space=space, apply="attrs", horizon=4, stepping="async")
+    return metarl.make_agent("reptile", WORKERS, meta_batch_size=2, episodes=1, inner_steps=1, hidden=(4,))
 
 
 SUBJECTS: dict[str, Callable[[], Agent]] = {"torch": bandits, "workers": poles}

@@ -136,7 +136,7 @@ def test_an_interruption_removes_nothing_and_can_be_resumed(
 
 def test_of_many_that_begin_a_run_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
     count = 8
-    agents = [bandits(lr=0.01 * (i + 1)) for i in range(count)]
+    agents = [bandits(learning_rate=0.01 * (i + 1)) for i in range(count)]
     for attempt in range(5):
         path, together = Path(f"a{attempt}/run"), threading.Barrier(count)
         won: list[int] = []
@@ -157,7 +157,7 @@ def test_of_many_that_begin_a_run_one_does(monkeypatch: pytest.MonkeyPatch) -> N
             thread.join()
         assert len(won) == 1
         assert os.listdir(path) == ["config.json"]
-        assert Run.open(path).config["config"]["lr"] == agents[won[0]].config.lr
+        assert Run.open(path).config["config"]["learning_rate"] == agents[won[0]].config.learning_rate
 
 
 def test_the_race_for_a_run_is_lost_at_the_last_moment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,7 +277,7 @@ def test_what_a_run_names_of_pytorch_and_of_loaded_modules_is_found(
     assert Run.open(pretrained).load_agent()[1] == 1
     monkeypatch.setattr(named, "_trusted", set())
     Path("my_nets.py").write_text("from subprocess import Popen\nfrom torch.nn import ReLU\nclass Mine(ReLU): ...\n")
-    kwargs = {"n_steps": 8, "policy_kwargs": {"activation_fn": "my_nets:Mine"}}
+    kwargs = {"n_steps": 8, "batch_size": 8, "policy_kwargs": {"activation_fn": "my_nets:Mine"}}
     try:
         metarl.load_source("my_nets.py")
         agent = metarl.make_agent("sb3_pretrained", BANDITS[1], steps=8, algorithm_kwargs=kwargs)
