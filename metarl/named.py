@@ -25,6 +25,7 @@ from metarl.errors import InvalidValueError
 
 Factory = str | Callable[..., Any]
 _source: ContextVar[str] = ContextVar("source", default="")  # whose names are being looked up; empty for a person's
+_registered: ContextVar[frozenset[str]] = ContextVar("registered", default=frozenset())
 _NAMED = re.compile(r"[A-Za-z_][\w.]*:\S+")  # what Gymnasium would take for a module and an id
 _trusted: set[str] = set()  # modules that a person loaded
 
@@ -85,6 +86,16 @@ def names_of(source: str) -> Iterator[None]:
         yield
     finally:
         _source.reset(token)
+
+
+@contextmanager
+def registered(kwargs: Mapping[str, Any]) -> Iterator[None]:
+    """While a registered family is built: what its registration names may be imported, a run opened or not."""
+    token = _registered.set(frozenset(_texts(kwargs)))
+    try:
+        yield
+    finally:
+        _registered.reset(token)
 
 
 def load_entry_point(entry_point: Factory) -> Any:
@@ -149,7 +160,7 @@ def check_environment(env: object, kwargs: Mapping[str, Any]) -> None:
     named = [text for text in _texts(kwargs) if _NAMED.fullmatch(text)]
     for text in [env, *named] if isinstance(env, str) else named:
         module, colon, id = text.rpartition(":")
-        if colon and not (module in sys.modules and id in gym.registry):
+        if colon and text not in _registered.get() and not (module in sys.modules and id in gym.registry):
             expected = f"one that is registered, or of a module that you trust and {_advice(module)}"
             raise InvalidValueError(f"an environment in {source}", text, expected)
 

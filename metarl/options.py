@@ -194,6 +194,7 @@ def _check_number(name: str, value: float) -> None:
 
 def _check_path(name: str, path: str | Path) -> None:
     try:
+        str(path).encode()
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):  # whoever reads or writes it says so
         pass

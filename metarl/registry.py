@@ -22,7 +22,7 @@ import gymnasium as gym
 from metarl.errors import InvalidValueError, MetaRLError, MissingExtraError, did_you_mean
 from metarl.family import Family, GymFamily, check_family_fields
 from metarl.files import parse_json, reading
-from metarl.named import Factory, load_entry_point
+from metarl.named import Factory, load_entry_point, registered
 from metarl.tasks import TaskSpace
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9_\-]+/[A-Za-z0-9_\-]+-v\d+")
@@ -141,7 +141,8 @@ def make_family(id: str | Family, **kwargs: Any) -> Family:
     except ValueError:  # a builtin has no signature to check
         pass
     try:
-        family = build(**merged)
+        with registered({**spec.kwargs, **presets.get(preset, {})}):
+            family = build(**merged)
     except (TypeError, ValueError) as error:
         if isinstance(error, MetaRLError) or not own:
             raise

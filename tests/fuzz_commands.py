@@ -54,7 +54,7 @@ PATHS = (
     "~",
     "é",
 )
-PATHS += ("text.json/below", "fifo.json", "\x1b[31mred", "[bold]x", "\udcff", "link", "loop", "a/" * 2000)
+PATHS += ("text.json/below", "fifo.json", "\x1b[31mred", "[bold]x", "\udcff", "link", "loop", "a/" * 3000)
 NAMES = (
     "",
     " ",

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def test_a_place_that_holds_something_else_is_refused(out: str, capsys: pytest.C
 
 
 @pytest.fixture
-def failing(scratch_registry: Any, counting: type[metarl.TorchFamily]) -> Iterator[list[Callable[[], None]]]:
+def failing(scratch_registry: Any, counting: type[metarl.TorchFamily]) -> list[Callable[[], None]]:
     """A family, toy/Failing-v0, in whose steps what the list holds happens first, one after another."""
     happens: list[Callable[[], None]] = []
 
@@ -87,7 +87,7 @@ def failing(scratch_registry: Any, counting: type[metarl.TorchFamily]) -> Iterat
             return super().step(state, action, task, rng)
 
     metarl.register_family("toy/Failing-v0", Failing)
-    yield happens
+    return happens
 
 
 def fail() -> None:
@@ -140,22 +140,24 @@ def test_of_many_that_begin_a_run_one_does(monkeypatch: pytest.MonkeyPatch) -> N
     for attempt in range(5):
         path, together = Path(f"a{attempt}/run"), threading.Barrier(count)
         won: list[int] = []
+        lost: list[str] = []
 
-        def begin(i: int, path: Path = path, together: threading.Barrier = together, won: list[int] = won) -> None:
+        def begin(i: int, path: Path, together: threading.Barrier, won: list[int], lost: list[str]) -> None:
             together.wait()
             try:
                 Run.create(path, agents[i], 1)
             except metarl.InvalidValueError as error:
-                assert error.field in ("run directory", "output path")
+                lost.append(error.field)
             else:
                 won.append(i)
 
-        threads = [threading.Thread(target=begin, args=(i,)) for i in range(count)]
+        threads = [threading.Thread(target=begin, args=(i, path, together, won, lost)) for i in range(count)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
         assert len(won) == 1
+        assert lost == ["run directory"] * (count - 1)
         assert os.listdir(path) == ["config.json"]
         assert Run.open(path).config["config"]["learning_rate"] == agents[won[0]].config.learning_rate
 
@@ -309,6 +311,26 @@ def test_a_module_of_an_environment_is_imported_for_who_types_it_alone(
         main(["eval", "run", *EVAL, "--load", "my_poles"])
     finally:
         sys.modules.pop("my_poles", None)
+
+
+def test_a_module_that_a_registered_family_names_is_imported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], scratch_registry: Any
+) -> None:
+    register = "gymnasium.register('Lazy-v0', 'gymnasium.envs.classic_control:CartPoleEnv', max_episode_steps=4)"
+    Path("lazy_poles.py").write_text(f"import gymnasium\n{register}\n")
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    space = {"length": metarl.Uniform(0.5, 1.0)}
+    metarl.register_family("mine/Lazy-v0", env="lazy_poles:Lazy-v0", task_space=space, apply="attrs")
+    try:
+        agent = metarl.make_agent("reptile", "mine/Lazy-v0", hidden=(4,))
+        Run.create("run", agent, 1)
+        del sys.modules["lazy_poles"], gym.registry["Lazy-v0"]
+        Run.open("run").load_agent()
+        assert "lazy_poles" in sys.modules
+        with_config(Path("run"), family='mine/Lazy-v0{"env": "others:Lazy-v0"}')
+        assert "an environment in run is 'others:Lazy-v0'" in refused(capsys, "eval", "run", *EVAL)
+    finally:
+        sys.modules.pop("lazy_poles", None)
 
 
 # --- what a run says is not printed raw ------------------------------------------------------------------------------
