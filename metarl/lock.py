@@ -37,10 +37,11 @@ def locked(run: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        _held.discard(descriptor)
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
-        os.close(descriptor)
+        if descriptor in _held:  # not in a forked process
+            _held.discard(descriptor)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+            os.close(descriptor)
 
 
 def _acquire(path: Path, run: Path) -> int:
