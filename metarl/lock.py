@@ -1,4 +1,4 @@
-"""One training at a time: a lock on a run directory that the system releases when its process ends."""
+"""Locks that the system releases when their process ends: one training at a time, and files that belong together."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import platform
 import stat
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 from metarl.errors import InvalidValueError
 
 NAME = ".metarl-lock"
+LONGEST = 10.0  # seconds to wait for files that are written in milliseconds
 _UNKNOWN = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}  # what file systems without locks say
 _held: set[int] = set()  # descriptors of this process
 
@@ -42,6 +44,41 @@ def locked(run: Path) -> Iterator[None]:
             with suppress(OSError):
                 path.unlink(missing_ok=True)
             os.close(descriptor)
+
+
+@contextmanager
+def together(directory: Path, write: bool) -> Iterator[None]:
+    """While files that belong together are written or read: wait for who writes others, or reads them, there.
+
+    Where there are no locks, or somebody does not go on, nothing is waited for.
+    """
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_NONBLOCK)
+    except (OSError, ValueError):
+        yield  # what is wrong with the directory is said by who writes or reads
+        return
+    try:
+        _await(descriptor, write)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _await(descriptor: int, write: bool) -> None:
+    if sys.platform == "win32":
+        return
+    import fcntl
+
+    end = time.monotonic() + LONGEST
+    while time.monotonic() < end:
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_EX if write else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.01)
+        except OSError:
+            return
+        else:
+            return
 
 
 def _acquire(path: Path, run: Path) -> int:

@@ -20,7 +20,7 @@ import kill_runs
 import pytest
 
 import metarl
-from metarl import named, runs
+from metarl import named, results, runs
 from metarl.cli import main
 from metarl.lock import NAME, locked
 from metarl.runs import Run, save_checkpoint
@@ -438,6 +438,31 @@ def test_a_checkpoint_is_read_again_while_training_replaces_it(monkeypatch: pyte
     monkeypatch.setattr(runs, "read_bytes", meanwhile)
     assert Run.open("run").load_agent()[1] in (1, 2)
     assert times == 5
+
+
+def test_results_are_never_read_half_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [metarl.evaluate(bandits(), k=0, num_tasks=n, episodes=1) for n in (1, 2, 3)]
+    found[0].save("results.json")
+    write, threads, loaded = results.write_json, list[threading.Thread](), list[int]()
+
+    def load() -> None:
+        loaded.append(metarl.Results.load("results.json").meta["tasks"])
+
+    def meanwhile(path: Path, head: Any) -> None:  # the arrays are new, and what describes them is not yet
+        monkeypatch.setattr(results, "write_json", write)
+        threads.extend(threading.Thread(target=call) for call in (load, lambda: found[2].save("results.json"), load))
+        for thread in threads:
+            thread.start()
+        time.sleep(0.05)
+        write(path, head)
+
+    monkeypatch.setattr(results, "write_json", meanwhile)
+    found[1].save("results.json")
+    for thread in threads:
+        thread.join()
+    assert len(loaded) == 2
+    assert set(loaded) <= {2, 3}
+    assert metarl.Results.load("results.json").meta["tasks"] == 3
 
 
 # --- odd input -------------------------------------------------------------------------------------------------------
