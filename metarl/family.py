@@ -21,7 +21,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl.drawing import canvas
-from metarl.errors import InvalidValueError, did_you_mean
+from metarl.errors import InvalidValueError, MetaRLError, did_you_mean
 from metarl.named import check_environment
 from metarl.rng import Rng
 from metarl.tasks import (
@@ -397,16 +397,18 @@ class TaskedEnv(gym.Wrapper[Any, Any, Any, Any]):
         self.redraw: Callable[[int], dict[str, Any]] | None = None  # episode number to its task; None keeps the task
         self.split, self.task_seed = "train", 0  # what an index among the options refers to
         self.episodes = 0  # that were started in this trial
+        self.label = "its task"  # names the task where the environment fails
+        self.told: tuple[str, ...] | None = None  # keys of info that are passed on; None: all of them
+        self._steps = 0  # in this episode
         self._built_with = family.task_at(task, 0) if family.apply == "kwargs" else {}
         super().__init__(family.build(**self._built_with))
 
-    def set_metarl_task(self, task: dict[str, Any], episode: int = 0) -> None:
+    def set_metarl_task(self, task: dict[str, Any], episode: int = 0, label: str = "its task") -> None:
         """Play `task` from the next reset on, which starts episode number `episode` of a trial."""
-        self.task, self.episodes = task, episode
+        self.task, self.episodes, self.label = task, episode, label
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Apply the task, then start an episode in it."""
-        apply = self.family.apply
         if options and "task" in options:
             if self.redraw is not None:
                 raise InvalidValueError("options['task']", options["task"], "none, because redraw is 'episode'")
@@ -417,6 +419,19 @@ class TaskedEnv(gym.Wrapper[Any, Any, Any, Any]):
             self.task = self.redraw(self.episodes)
         task = copy.deepcopy(self.family.task_at(self.task, self.episodes))  # the environment may change its own
         self.episodes += 1
+        self._steps = 0
+        try:
+            out = self._start(task, seed, options)
+        except Exception as error:
+            self._tell(error, "reset")
+            raise
+        return out if self.told is None else (out[0], {})
+
+    def _start(
+        self, task: dict[str, Any], seed: int | None, options: dict[str, Any] | None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Apply the task and reset the user's environment."""
+        apply = self.family.apply
         if callable(apply):
             apply(self.env, task)
         elif apply == "options":
@@ -437,6 +452,28 @@ class TaskedEnv(gym.Wrapper[Any, Any, Any, Any]):
             expected = "(observation, info); metarl.adopt takes environments with Gym's old signatures"
             raise InvalidValueError(f"what {type(self.unwrapped).__name__}.reset returns", out, expected)
         return out
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """One step of the user's environment."""
+        try:
+            obs, reward, terminated, truncated, info = self.env.step(action)
+        except Exception as error:
+            self._tell(error, "step")
+            raise
+        self._steps += 1
+        return obs, reward, terminated, truncated, info if self.told is None else self._passed_on(info)
+
+    def _passed_on(self, info: Mapping[str, Any]) -> dict[str, Any]:
+        """What the engine reads, as Python's numbers and under one name."""
+        given = {"success": info["is_success"], **info} if "is_success" in info else info
+        found = {name: given[name] for name in self.told or () if given.get(name) is not None}
+        return {name: bool(value) if name == "success" else float(value) for name, value in found.items()}
+
+    def _tell(self, error: Exception, method: str) -> None:
+        """Let an exception of the environment's say where it happened."""
+        if not isinstance(error, MetaRLError):
+            name = type(self.unwrapped).__name__
+            error.add_note(f"{name}.{method} raised it at step {self._steps} of an episode in {self.label}")
 
 
 # What Gymnasium's own environments compute once from attributes that may be a task: class to derived attributes.
