@@ -71,12 +71,14 @@ class MiniGrid(GymFamily):
             raise InvalidValueError("MiniGrid.env_id", env_id, did_you_mean(str(env_id), known))
         if not (isinstance(actions, int) and FEWEST_ACTIONS <= actions <= ALL_ACTIONS):
             raise InvalidValueError("MiniGrid.actions", actions, f"a number from {FEWEST_ACTIONS} to {ALL_ACTIONS}")
-        longest, layouts = _probe(env_id).max_steps, {layout(env_id, seed) for seed in range(PROBED)}
+        first = {layout(env_id, seed): seed for seed in reversed(range(PROBED))}  # layout to the first seed that has it
+        longest, layouts = _probe(env_id).max_steps, set(first)
         if len(layouts) == 1:
             raise InvalidValueError("MiniGrid.env_id", env_id, "an id whose layout or start depends on the seed")
         if not (horizon is None or (isinstance(horizon, int) and 1 <= horizon <= longest)):
             raise InvalidValueError("MiniGrid.horizon", horizon, f"a whole number from 1 to {longest}, or None")
         self.env_id, self._finite = env_id, len(layouts) <= FEW or len({number & 1 for number in layouts}) == 1
+        self._seeds = sorted(first.values()) if len(layouts) <= FEW else []
         super().__init__(
             Cells,
             {"seed": Integers(0, SEEDS - 1)},
@@ -89,6 +91,13 @@ class MiniGrid(GymFamily):
     def finite(self) -> bool:
         """Whether seeds give so few layouts that train and test tasks are the same ones."""
         return self._finite
+
+    def listed(self, split: str) -> Tasks | None:
+        """The first seed of each layout where there are hardly any layouts."""
+        if split not in self.splits or not self._seeds:
+            return super().listed(split)
+        seeds = np.array(self._seeds, dtype=np.float32)
+        return Tasks(self.id, split, 0, np.arange(len(seeds)), {"seed": seeds}, dict(self.task_space))
 
     def tasks_at(self, split: str, index: npt.NDArray[np.int64], seed: int = 0) -> Tasks:
         """Tasks at the given addresses, `int64 [N]`: a seed whose layout belongs to the other split is drawn again."""

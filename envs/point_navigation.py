@@ -29,7 +29,7 @@ REWARDS = ("dense", "sparse", "progress")
 GOAL_WINDOW = 0.01  # per axis, ends a dense episode
 SPARSE_RADIUS = 0.2  # semi-circle: reward 1 - distance inside, 0 outside
 CORNER = 2.0
-CORNER_RADIUS = 1.0  # corners: progress counts within this distance of the goal
+CORNER_REST = 0.5  # corners: nothing is paid where the 1-norm of the position is below it
 CORNER_START = 0.2
 SEMICIRCLE = {"reward": "sparse", "goals": "semicircle", "max_action": 1.0, "step_size": 0.1, "horizon": 20}
 
@@ -39,7 +39,8 @@ class PointNavigation(TorchFamily):
 
     Args:
         reward: "dense": -||x' - g||; "sparse": 1 - ||x' - g|| within .2 of the goal, else 0; "progress":
-            ||x - g|| - ||x' - g|| while x' is within 1 of the goal, else 0.
+            0 where the 1-norm of x' is below .5, else ||x - g|| - ||x' - g|| where no other corner is nearer to x'
+            than the goal, else 0 (the public code of ProMP, point_env_2d_corner).
         goals: "square" (uniform on [-.5, .5]^2), "semicircle" (radius 1, angle uniform on [0, pi]) or "corners" (+-2).
         max_action: half the width of the action box.
         step_size: metres per unit of action.
@@ -109,7 +110,8 @@ class PointNavigation(TorchFamily):
         if self.reward == "sparse":
             return x, torch.where(distance <= SPARSE_RADIUS, 1.0 - distance, torch.zeros_like(distance)), never
         progress = (state - goal).norm(dim=-1) - distance
-        return x, torch.where(distance <= CORNER_RADIUS, progress, torch.zeros_like(distance)), never
+        paid = (x.abs().sum(-1) >= CORNER_REST) & (x * goal >= 0).all(-1)  # in the goal's quadrant it is the nearest
+        return x, torch.where(paid, progress, torch.zeros_like(distance)), never
 
     def optimal_action(self, state: Tensor, task: dict[str, Tensor], t: Tensor) -> Tensor:
         """Straight at the goal on each axis: no later position can be nearer on either."""
@@ -149,9 +151,12 @@ class PointNavigation(TorchFamily):
             axes.plot(np.cos(angle), np.sin(angle), color="0.85", linewidth=2)
         else:
             axes.plot([-CORNER, -CORNER, CORNER, CORNER], [-CORNER, CORNER, -CORNER, CORNER], "*", color="0.8", ms=16)
-        if self.reward != "dense":
-            radius = SPARSE_RADIUS if self.reward == "sparse" else CORNER_RADIUS
-            circle = goal + radius * np.stack([np.cos(edge := np.linspace(0, 2 * math.pi, 64)), np.sin(edge)], -1)
+        if self.reward == "progress":
+            axes.fill([0, goal[0], goal[0], 0], [0, 0, goal[1], goal[1]], color="tab:orange", alpha=0.2, linewidth=0)
+            axes.fill([CORNER_REST, 0, -CORNER_REST, 0], [0, CORNER_REST, 0, -CORNER_REST], color="0.9", linewidth=0)
+        elif self.reward == "sparse":
+            around = np.linspace(0, 2 * math.pi, 64)
+            circle = goal + SPARSE_RADIUS * np.stack([np.cos(around), np.sin(around)], -1)
             axes.fill(*circle.T, color="tab:orange", alpha=0.2, linewidth=0)
         axes.plot(0.0, 0.0, "+", color="0.5", markersize=12)
         axes.plot(*goal, "*", color="tab:orange", markersize=22)

@@ -165,13 +165,7 @@ def choose_renderer() -> None:
 
 
 def _one_task(family: Family, task: int | Mapping[str, Any] | Tasks, split: str, seed: int) -> Tasks:
-    if isinstance(task, (int, np.integer)):
-        if task < 0:
-            raise InvalidValueError("task", task, "the number of a task, 0 or more")
-        return family.tasks(split, 1, seed, start=int(task))
-    tasks = family.make_tasks(**task) if isinstance(task, Mapping) else task
-    if tasks.family != family.id:
-        raise InvalidValueError("family of the task", tasks.family, f"{family.id!r}, which the agent was made for")
+    tasks = family.resolve(task, split, seed)
     if len(tasks) != 1:
         raise InvalidValueError("number of tasks", len(tasks), "1: a film is of one task (tasks[0])")
     return tasks
@@ -362,7 +356,7 @@ def write_gif(path: Path, pictures: Sequence[Pixels], fps: float) -> None:
     first, *rest = [Image.fromarray(p).quantize(palette=colours, dither=Image.Dither.NONE) for p in pictures]
     duration = [max(20, round(100 / fps) * 10)] * len(rest) + [round(1000 * LAST_SECONDS)]  # ms, whole hundredths
     buffer = io.BytesIO()
-    first.save(buffer, "GIF", save_all=True, append_images=rest, duration=duration, loop=0)
+    first.save(buffer, "GIF", save_all=True, append_images=rest, duration=duration, loop=0, comment=b"metarl")
     write_atomic(path, buffer.getvalue())
 
 
@@ -373,8 +367,8 @@ def write_mp4(path: Path, pictures: Sequence[Pixels], fps: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "film.mp4"
         source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:g}", "-i", "-"]
-        coded = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-movflags", "+faststart", str(made)]
-        command = [str(_ffmpeg()), "-loglevel", "error", *source, *coded]
+        coded = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
+        command = [str(_ffmpeg()), "-loglevel", "error", *source, *coded, "-metadata", "comment=metarl", str(made)]
         done = subprocess.run(command, input=b"".join(p.tobytes() for p in shown), capture_output=True, check=False)
         if done.returncode:
             said = done.stderr.decode(errors="replace").strip()

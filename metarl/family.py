@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -20,9 +21,23 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl.drawing import canvas
-from metarl.errors import InvalidValueError, did_you_mean
+from metarl.errors import InvalidValueError, MetaRLError, did_you_mean
+from metarl.named import check_environment
 from metarl.rng import Rng
-from metarl.tasks import Choice, Distribution, Integers, Tasks, TaskSpace, is_finite, make_tasks, on_side, sample_tasks
+from metarl.tasks import (
+    Choice,
+    Distribution,
+    Integers,
+    Tasks,
+    TaskSpace,
+    is_finite,
+    list_tasks,
+    make_tasks,
+    on_side,
+    plain_value,
+    sample_tasks,
+    shuffled,
+)
 
 State = Any  # a tensor, or a dict or tuple of tensors, each with leading axis N
 _SIDES = {"train": 0, "test": 1}
@@ -67,21 +82,55 @@ class Family:
 
     def tasks(self, split: str, count: int, seed: int = 0, start: int = 0) -> Tasks:
         """Tasks `start, ..., start + count - 1` of (this family, `split`, `seed`)."""
-        if count < 1:
-            raise InvalidValueError("count of tasks", count, "at least 1")
+        for name, value, least in (("count of tasks", count, 1), ("number of the first task", start, 0)):
+            if value < least:
+                raise InvalidValueError(name, value, f"at least {least}")
         return self.tasks_at(split, np.arange(start, start + count, dtype=np.int64), seed)
 
     def tasks_at(self, split: str, index: npt.NDArray[np.int64], seed: int = 0) -> Tasks:
-        """Tasks at the given addresses, `int64 [N]`."""
+        """Tasks at the given addresses, `int64 [N]`; tasks that can be listed come once each before any comes again."""
+        every = self.listed(split)
+        if every is None:
+            return sample_tasks(self.id, self._space(split), split, seed, index, self._side(split))
+        found = every[shuffled(self.id, split, seed, index, len(every))]
+        return replace(found, seed=int(seed), index=np.array(index, dtype=np.int64))
+
+    def listed(self, split: str) -> Tasks | None:
+        """Every task of a split once; None where they are too many."""
+        return list_tasks(self.id, self._space(split), split, self._side(split))
+
+    def _space(self, split: str) -> dict[str, Distribution]:
         if split not in self.splits:
             raise InvalidValueError("split", split, did_you_mean(split, self.splits))
-        space = dict(self.task_space) | dict(self.ood.get(split, {}))
-        side = None if self.finite or is_finite(space) else _SIDES.get(split, _SIDES["test"])
-        return sample_tasks(self.id, space, split, seed, index, side)
+        return dict(self.task_space) | dict(self.ood.get(split, {}))
+
+    def _side(self, split: str) -> int | None:
+        """The side of the train-test line that a split's tasks lie on; None where there is no line."""
+        return None if self.finite or is_finite(self._space(split)) else _SIDES.get(split, _SIDES["test"])
 
     def make_tasks(self, **values: Any) -> Tasks:
         """Tasks from values of your own: one task, or arrays with a leading axis N. Checked against the space."""
         return make_tasks(self.id, self.task_space, values)
+
+    def resolve(
+        self, task: int | Mapping[str, Any] | Tasks | None, split: str = "train", seed: int = 0, count: int = 1
+    ) -> Tasks:
+        """Checked tasks from an index into a split, one task's values, `Tasks`, or None for the split's first `count`.
+
+        Raises:
+            InvalidValueError: it is none of these, or tasks are another family's.
+        """
+        if task is None:
+            return self.tasks(split, count, seed)
+        if isinstance(task, (int, np.integer)) and not isinstance(task, bool):
+            return self.tasks(split, 1, seed, start=int(task))
+        if isinstance(task, Mapping):
+            return self.make_tasks(**task)
+        if not isinstance(task, Tasks):
+            raise InvalidValueError("task", task, "an index, a dict of parameter values, or metarl.Tasks")
+        if task.family != self.id:
+            raise InvalidValueError("family of the tasks", task.family, repr(self.id))
+        return task
 
     def held_out(self, tasks: Tasks) -> npt.NDArray[np.bool_]:
         """Which tasks no training draw can produce, `bool [N]`: decided by content, so a custom task has a side too."""
@@ -238,6 +287,7 @@ class GymFamily(Family):
         if apply == "seed" and len(task_space) != 1:
             expected = "one parameter, the seed, because apply is 'seed'"
             raise InvalidValueError("task_space", sorted(task_space), expected)
+        check_environment(env, env_kwargs or {})
         self.env, self.apply, self.env_kwargs, self.stepping = env, apply, dict(env_kwargs or {}), stepping
         self.task_space, self.ood = dict(task_space), dict(ood or {})
         if apply == "seed":
@@ -264,6 +314,7 @@ class GymFamily(Family):
                     known = [k for k in numbers if k[0] != "_" and not isinstance(getattr(probe.unwrapped, k), bool)]
                     owner = type(probe.unwrapped).__name__
                     raise InvalidValueError("task_space", name, f"an attribute of {owner}: {did_you_mean(name, known)}")
+                _check_replaceable(probe.unwrapped, name)
         finally:
             probe.close()
         if self.horizon < 1:
@@ -278,7 +329,7 @@ class GymFamily(Family):
         else:
             try:
                 env = gym.make(self.env, max_episode_steps=self.horizon or None, **self.env_kwargs, **task)
-            except gym.error.UnregisteredEnv as error:
+            except (gym.error.Error, ImportError) as error:
                 raise InvalidValueError("env", self.env, f"a registered Gymnasium id ({error})") from error
         return numeric(env)
 
@@ -346,29 +397,41 @@ class TaskedEnv(gym.Wrapper[Any, Any, Any, Any]):
         self.redraw: Callable[[int], dict[str, Any]] | None = None  # episode number to its task; None keeps the task
         self.split, self.task_seed = "train", 0  # what an index among the options refers to
         self.episodes = 0  # that were started in this trial
+        self.label = "its task"  # names the task where the environment fails
+        self.told: tuple[str, ...] | None = None  # keys of info that are passed on; None: all of them
+        self._steps = 0  # in this episode
         self._built_with = family.task_at(task, 0) if family.apply == "kwargs" else {}
         super().__init__(family.build(**self._built_with))
 
-    def set_metarl_task(self, task: dict[str, Any], episode: int = 0) -> None:
+    def set_metarl_task(self, task: dict[str, Any], episode: int = 0, label: str = "its task") -> None:
         """Play `task` from the next reset on, which starts episode number `episode` of a trial."""
-        self.task, self.episodes = task, episode
+        self.task, self.episodes, self.label = task, episode, label
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Apply the task, then start an episode in it."""
-        apply = self.family.apply
         if options and "task" in options:
             if self.redraw is not None:
                 raise InvalidValueError("options['task']", options["task"], "none, because redraw is 'episode'")
             options = dict(options)
-            told = options.pop("task")
-            if isinstance(told, (int, np.integer)):
-                told = self.family.tasks(self.split, 1, self.task_seed, start=int(told))
-            self.set_metarl_task(task_dict(told if isinstance(told, Tasks) else self.family.make_tasks(**told)))
+            self.set_metarl_task(task_dict(self.family.resolve(options.pop("task"), self.split, self.task_seed)))
         if self.redraw is not None:
             self.episodes = self.episodes if seed is None else 0
             self.task = self.redraw(self.episodes)
         task = copy.deepcopy(self.family.task_at(self.task, self.episodes))  # the environment may change its own
         self.episodes += 1
+        self._steps = 0
+        try:
+            out = self._start(task, seed, options)
+        except Exception as error:
+            self._tell(error, "reset")
+            raise
+        return out if self.told is None else (out[0], {})
+
+    def _start(
+        self, task: dict[str, Any], seed: int | None, options: dict[str, Any] | None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Apply the task and reset the user's environment."""
+        apply = self.family.apply
         if callable(apply):
             apply(self.env, task)
         elif apply == "options":
@@ -390,6 +453,28 @@ class TaskedEnv(gym.Wrapper[Any, Any, Any, Any]):
             raise InvalidValueError(f"what {type(self.unwrapped).__name__}.reset returns", out, expected)
         return out
 
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """One step of the user's environment."""
+        try:
+            obs, reward, terminated, truncated, info = self.env.step(action)
+        except Exception as error:
+            self._tell(error, "step")
+            raise
+        self._steps += 1
+        return obs, reward, terminated, truncated, info if self.told is None else self._passed_on(info)
+
+    def _passed_on(self, info: Mapping[str, Any]) -> dict[str, Any]:
+        """What the engine reads, as Python's numbers and under one name."""
+        given = {"success": info["is_success"], **info} if "is_success" in info else info
+        found = {name: given[name] for name in self.told or () if given.get(name) is not None}
+        return {name: bool(value) if name == "success" else float(value) for name, value in found.items()}
+
+    def _tell(self, error: Exception, method: str) -> None:
+        """Let an exception of the environment's say where it happened."""
+        if not isinstance(error, MetaRLError):
+            name = type(self.unwrapped).__name__
+            error.add_note(f"{name}.{method} raised it at step {self._steps} of an episode in {self.label}")
+
 
 # What Gymnasium's own environments compute once from attributes that may be a task: class to derived attributes.
 DERIVED: dict[str, Callable[[Any], Mapping[str, float]]] = {
@@ -400,26 +485,32 @@ DERIVED: dict[str, Callable[[Any], Mapping[str, float]]] = {
 }
 
 
+def _check_replaceable(env: Any, name: str) -> None:
+    """Refuse an attribute that a task's numbers must not replace, such as a method or a space."""
+    found = getattr(env, name)
+    if not (found is None or isinstance(found, (int, float, np.generic, np.ndarray, Tensor, list, tuple))):
+        kind = type(found).__name__
+        raise InvalidValueError("task_space", name, f"an attribute of {type(env).__name__} that is a number, no {kind}")
+
+
 def set_attributes(env: Any, values: Mapping[str, Any]) -> None:
     """Set attributes of an unwrapped environment, and those that its class is known to derive from them."""
     for name, value in values.items():
         if not hasattr(env, name):
             raise InvalidValueError("task_space", name, f"an attribute of {type(env).__name__}")
-        setattr(env, name, value)
+        _check_replaceable(env, name)
+        try:
+            setattr(env, name, value)
+        except AttributeError as error:
+            raise InvalidValueError("task_space", name, f"an attribute that can be set ({error})") from error
     for cls in type(env).__mro__:
         for name, value in DERIVED.get(f"{cls.__module__}.{cls.__qualname__}", lambda _: {})(env).items():
             setattr(env, name, value)
 
 
 def task_dict(tasks: Tasks, row: int = 0) -> dict[str, Any]:
-    """Task `row` of a set as plain values: Python floats, ints where the space is `Integers`, and float32 arrays."""
-
-    def plain(name: str, value: Any) -> Any:
-        if np.ndim(value):
-            return np.array(value)
-        return int(value) if isinstance(tasks.space.get(name), Integers) else float(value)
-
-    return {k: plain(k, v[row]) for k, v in tasks.values.items()}
+    """Task `row` of a set as environments are given it (`metarl.tasks.plain_value`): Python numbers, arrays, values."""
+    return {name: plain_value(tasks.space[name], leaf[row]) for name, leaf in tasks.values.items()}
 
 
 def _same_task(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:

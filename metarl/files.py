@@ -51,13 +51,13 @@ def write_atomic(path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file():
             raise ValueError("what is there is no file")
-        _write_beside(path, data)
+        _write_beside(path, data, os.replace)
     except (OSError, ValueError) as error:
         raise InvalidValueError("output path", str(path), f"a place that can be written ({reason(error)})") from error
 
 
-def _write_beside(path: Path, data: bytes) -> None:
-    """Write a temporary file, and let it take the place of `path`."""
+def _write_beside(path: Path, data: bytes, name: Callable[[Path, Path], None]) -> None:
+    """Write a temporary file, and let `name` give it its name, which is `path`."""
     part = path.parent / f".metarl-{secrets.token_hex(8)}.part"
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # O_EXCL follows no link
     try:
@@ -65,17 +65,50 @@ def _write_beside(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
+        name(part, path)
     except BaseException:
         with suppress(OSError):
             part.unlink(missing_ok=True)
         raise
 
 
+def write_first(path: Path, data: bytes) -> bool:
+    """Write a file whole or not at all, unless there is one; whether it was written. Of several processes, one writes.
+
+    Raises:
+        InvalidValueError: the place cannot be written.
+    """
+    try:
+        _write_beside(path, data, _name_first)
+    except FileExistsError:
+        return False
+    except (OSError, ValueError) as error:
+        raise InvalidValueError("output path", str(path), f"a place that can be written ({reason(error)})") from error
+    return True
+
+
+def _name_first(part: Path, path: Path) -> None:
+    """Give a file its name, unless something has it."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        os.replace(part, path)
+    else:
+        part.unlink()
+
+
 def write_json(path: Path, head: Mapping[str, Any]) -> None:
     """Write an object as JSON, whole or not at all, with the hash of it all as `sha256`."""
+    write_atomic(path, json_bytes(head))
+
+
+def json_bytes(head: Mapping[str, Any]) -> bytes:
+    """What `write_json` writes."""
     plain = json.loads(json.dumps(head))
-    write_atomic(path, (json.dumps({**plain, "sha256": digest_json(plain)}, indent=1) + "\n").encode())
+    return (json.dumps({**plain, "sha256": digest_json(plain)}, indent=1) + "\n").encode()
 
 
 def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:

@@ -7,7 +7,6 @@ calls `register_family` or `register_agent` when it is imported (or called). The
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import inspect
 import json
@@ -23,10 +22,10 @@ import gymnasium as gym
 from metarl.errors import InvalidValueError, MetaRLError, MissingExtraError, did_you_mean
 from metarl.family import Family, GymFamily, check_family_fields
 from metarl.files import parse_json, reading, reason
+from metarl.named import Factory, load_entry_point, registered
 from metarl.tasks import TaskSpace
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9_\-]+/[A-Za-z0-9_\-]+-v\d+")
-Factory = str | Callable[..., Any]
 EXTRAS = {"digits": "sklearn"}  # where the package that an extra brings has another name than the extra
 
 
@@ -142,7 +141,8 @@ def make_family(id: str | Family, **kwargs: Any) -> Family:
     except ValueError:  # a builtin has no signature to check
         pass
     try:
-        family = build(**merged)
+        with registered({**spec.kwargs, **presets.get(preset, {})}):
+            family = build(**merged)
     except (TypeError, ValueError, ArithmeticError, AttributeError, MemoryError, RuntimeError) as error:
         if isinstance(error, MetaRLError) or not own:
             raise
@@ -181,17 +181,6 @@ def agent_class(name: str) -> Any:
     if name not in agents:
         raise InvalidValueError("agent", name, did_you_mean(name, agents))
     return load_entry_point(agents[name])
-
-
-def load_entry_point(entry_point: Factory) -> Any:
-    """The object behind `"module:name"`; anything else is returned as it is."""
-    if not isinstance(entry_point, str):
-        return entry_point
-    module, _, name = entry_point.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise InvalidValueError("entry point", entry_point, f"an importable 'module:name' ({error})") from error
 
 
 def load_plugins() -> None:

@@ -28,6 +28,7 @@ from metarl.files import (
     write_json,
     write_npz,
 )
+from metarl.lock import together
 
 Floats = npt.NDArray[np.float64]
 FORMAT = "metarl-results-2"
@@ -209,8 +210,9 @@ class Results:
         _check_head(head, "the results")
         _check_shapes(head, {name: values.shape for name, values in arrays.items()})
         summaries = {"summary": {mode: self.summary(mode) for mode in self.scores}, "lifetime": self.lifetime_summary()}
-        write_npz(target.with_suffix(".npz"), arrays)
-        write_json(target, {"format": FORMAT} | head | summaries)
+        with together(target.parent, write=True):
+            write_npz(target.with_suffix(".npz"), arrays)
+            write_json(target, {"format": FORMAT} | head | summaries)
         return target
 
     def _arrays(self) -> dict[str, Floats]:
@@ -232,7 +234,7 @@ class Results:
         Raises:
             InvalidValueError: these are no such files, whatever their bytes, or they do not belong together.
         """
-        with reading("results file", str(path), "files written by Results.save"):
+        with together(Path(path).parent, write=False), reading("results file", str(path), "files of Results.save"):
             target = _json_path(path)
             head = read_json(target, FORMAT, "evaluate again")
             _check_head(head, str(target))

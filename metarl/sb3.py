@@ -36,7 +36,7 @@ from metarl.networks import ObservationEncoder, PolicyHead
 from metarl.registry import agent_class, make_family
 from metarl.rollout import Rollout
 from metarl.tasks import Tasks
-from metarl.vector import REDRAW, RENDER_MODES, MetaVectorEnv, _merged, resolve_task
+from metarl.vector import REDRAW, RENDER_MODES, MetaVectorEnv, _merged
 
 Task = int | dict[str, Any] | Tasks | None
 SEED_BITS = 0x7FFFFFFF  # of a key, for what is seeded with a 31-bit number
@@ -124,7 +124,7 @@ class _CyclingVectorEnv(MetaVectorEnv):
     """Episodes go through a given set of tasks, over and over."""
 
     def __init__(self, family: Family, num_envs: int, tasks: Tasks, device: str, render_mode: str | None) -> None:
-        self.cycle = tasks
+        self.cycle = family.resolve(tasks)
         how = AutoresetMode.SAME_STEP
         super().__init__(family, num_envs, redraw="episode", autoreset_mode=how, device=device, render_mode=render_mode)
 
@@ -134,7 +134,7 @@ class _CyclingVectorEnv(MetaVectorEnv):
 
 def _gym_vec_env(family: GymFamily, count: int, task: Task, split: str, task_seed: int, redraw: str) -> VecEnv:
     """`count` environments of a user's in Stable-Baselines3's own `DummyVecEnv`."""
-    tasks = resolve_task(family, task, split, task_seed, count)
+    tasks = family.resolve(task, split, task_seed, count)
     if redraw == "never" and len(tasks) not in (1, count):
         raise InvalidValueError("number of tasks", len(tasks), f"1 or num_envs = {count}")
 
@@ -170,7 +170,7 @@ class _Member:
         if vector.redraw == "episode":
             raise InvalidValueError("task", task, "none, because redraw is 'episode'")
         mask = np.arange(vector.num_envs) == self.number
-        new = resolve_task(vector.family, task, vector.split, vector.task_seed)
+        new = vector.family.resolve(task, vector.split, vector.task_seed)
         vector.tasks = _merged(mask, new[[0] * vector.num_envs], vector.tasks)
 
     def __getattr__(self, name: str) -> Any:

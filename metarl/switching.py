@@ -11,6 +11,7 @@ Version history: v0, first.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -23,8 +24,8 @@ from torch import Tensor
 from metarl.errors import InvalidValueError
 from metarl.family import Family, GymFamily, State, TaskedEnv, TorchFamily, task_dict
 from metarl.registry import make_family
-from metarl.rng import Rng
-from metarl.tasks import Repeated, Tasks, TaskSpace
+from metarl.rng import Rng, fold_in, make_key
+from metarl.tasks import MOST_LISTED, Repeated, Tasks, TaskSpace, shuffled
 
 
 def switching(
@@ -81,12 +82,32 @@ class _Schedule(Family):
         return bool(self.inner.finite)
 
     def tasks_at(self, split: str, index: npt.NDArray[np.int64], seed: int = 0) -> Tasks:
-        """Schedule i has the inner family's tasks i * phases, ..., i * phases + phases - 1 of the split."""
-        index = np.asarray(index, dtype=np.int64)
-        flat = self.inner.tasks_at(split, (index[:, None] * self.phases + np.arange(self.phases)).reshape(-1), seed)
-        values = {k: v.reshape(len(index), self.phases, *v.shape[1:]) for k, v in flat.values.items()}
-        space = {**self.task_space, **self.ood.get(split, {})}
-        return Tasks(self.id, split, int(seed), index, {k: np.array(v) for k, v in values.items()}, space)
+        """Schedules at the given addresses, `int64 [N]`, of the inner family's tasks in that split."""
+        index = np.array(index, dtype=np.int64)
+        every = self.inner.listed(split)
+        if every is None:
+            flat = self.inner.tasks_at(split, (index[:, None] * self.phases + np.arange(self.phases)).reshape(-1), seed)
+            return self._schedules(flat, split, seed, index)
+        if (schedules := self.listed(split)) is not None:
+            found = schedules[shuffled(self.id, split, seed, index, len(schedules))]
+            return replace(found, seed=int(seed), index=index)
+        keys = fold_in(make_key("task", self.id, split, seed), torch.from_numpy(index))
+        rows = Rng(keys).integers(len(every), self.phases).numpy()
+        return self._schedules(every[rows.reshape(-1)], split, seed, index)
+
+    def listed(self, split: str) -> Tasks | None:
+        """Every schedule of a split once; None where they are too many."""
+        every = self.inner.listed(split)
+        if every is None or len(every) ** self.phases > MOST_LISTED:
+            return None
+        number = np.arange(len(every) ** self.phases)
+        rows = number[:, None] // len(every) ** np.arange(self.phases) % len(every)
+        return self._schedules(every[rows.reshape(-1)], split, 0, number)
+
+    def _schedules(self, flat: Tasks, split: str, seed: int, index: npt.NDArray[np.int64]) -> Tasks:
+        """Schedules from their tasks one after another."""
+        values = {k: np.array(v.reshape(len(index), self.phases, *v.shape[1:])) for k, v in flat.values.items()}
+        return Tasks(self.id, split, int(seed), index, values, {**self.task_space, **self.ood.get(split, {})})
 
     def held_out(self, tasks: Tasks) -> npt.NDArray[np.bool_]:
         """Which schedules hold no task that training can draw."""
@@ -193,7 +214,7 @@ class SwitchingGym(_Schedule, GymFamily):
     def task_at(self, task: dict[str, Any], episode: int) -> dict[str, Any]:
         """The task of the schedule that an episode (from 0) plays."""
         now = {k: v[self.phase(episode)] for k, v in task.items()}
-        return {k: float(v) if np.ndim(v) == 0 else v for k, v in now.items()}
+        return {k: v.item() if isinstance(v, np.generic) else v for k, v in now.items()}
 
 
 class _Flagged(TaskedEnv):

@@ -1,9 +1,10 @@
 """Tasks as data: typed task spaces, and immutable sets of tasks with a split, an address and a content hash.
 
 A task is one MDP of a family: the values of the family's declared parameters and nothing else. Sampled tasks are
-addressable: task `i` of (family, split, seed) is the same whatever else is drawn. Train and test are disjoint by
-construction: a hash of a task's content says on which side it lies, and a draw from the wrong side is drawn again,
-so the side of any task, a user's own too, can be checked.
+addressable: task `i` of (family, split, seed) is the same whatever else is drawn, and has the same bits on every
+machine (`metarl.exact`). Train and test are disjoint by construction: a hash of a task's content says on which side it
+lies, and a draw from the wrong side is drawn again, so the side of any task, a user's own too, can be checked. Where a
+space has few tasks (at most 2^14) they are listed: each of a split comes once, in a shuffled order, before any again.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -22,6 +24,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from metarl import exact
 from metarl.errors import InvalidValueError, did_you_mean, verbatim
 from metarl.files import (
     LARGEST_ARRAYS,
@@ -46,6 +49,7 @@ Array = npt.NDArray[Any]
 FORMAT = "metarl-tasks-2"
 _HEAD = dict.fromkeys(("family", "split", "hash", "sha256"), TEXT) | {"seed": SEED, "space": OBJECT}
 _MAX_REDRAWS = 256
+MOST_LISTED = 1 << 14  # tasks of a space that is listed rather than drawn from
 
 
 def _check_sizes(kind: str, shape: object) -> None:
@@ -57,6 +61,11 @@ def _check_numbers(kind: str, **values: object) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
             raise InvalidValueError(f"{kind}.{name}", value, "a number")
+
+
+def _bits(rng: Rng, shape: tuple[int, ...]) -> Tensor:
+    """Random words, `int64 [N, *shape]`."""
+    return rng.bits(math.prod(shape)).view(len(rng.keys), *shape)
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,8 @@ class LogUniform:
 
     def sample(self, rng: Rng) -> Tensor:
         """One value per slot: `float32 [N, *shape]`."""
-        return self.low * torch.exp(math.log(self.high / self.low) * rng.uniform(*self.shape))
+        power = exact.log(self.high / self.low) * exact.uniform(_bits(rng, self.shape))
+        return torch.from_numpy(self.low * exact.exp(power)).float()
 
     def contains(self, values: Array) -> npt.NDArray[np.bool_]:
         """Elementwise: does a value lie in the (closed) range?"""
@@ -133,7 +143,7 @@ class Normal:
 
     def sample(self, rng: Rng) -> Tensor:
         """One value per slot: `float32 [N, *shape]`."""
-        return self.mean + self.std * rng.normal(*self.shape)
+        return torch.from_numpy(self.mean + self.std * exact.normal(_bits(rng, self.shape))).float()
 
     def contains(self, values: Array) -> npt.NDArray[np.bool_]:
         """Elementwise: is a value finite?"""
@@ -146,31 +156,43 @@ class Normal:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of a list of values (numbers, or equal-length lists of numbers), each as likely."""
+    """One of a list of values, each as likely: numbers, equal-length lists of numbers, or anything else JSON can hold.
+
+    Of values that are no numbers, such as texts, a task holds the index. A torch family sees the index, a Gymnasium
+    environment is given the value.
+    """
 
     values: tuple[Any, ...]
     kind: ClassVar[str] = "choice"
 
     def __init__(self, values: Sequence[Any]) -> None:
-        try:
-            frozen = tuple(_frozen(np.asarray(v).tolist()) for v in values)
-            for value in frozen:
-                np.asarray(value, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise InvalidValueError("Choice(values)", values, "numbers, or lists of numbers") from error
+        given = () if isinstance(values, (str, bytes)) or not isinstance(values, Iterable) else tuple(values)
+        numeric = all(_is_numeric(v) for v in given)
+        frozen = tuple(_frozen(np.asarray(v).tolist() if numeric else v) for v in given)
         object.__setattr__(self, "values", frozen)
-        if not frozen or len({np.shape(v) for v in frozen}) != 1 or len(set(frozen)) != len(frozen):
+        try:
+            texts = {json.dumps(v, sort_keys=True) for v in frozen}
+        except (TypeError, ValueError) as error:
+            raise InvalidValueError("Choice(values)", values, "numbers, texts, or what JSON can hold") from error
+        if not frozen or len(texts) != len(frozen) or len({np.shape(v) for v in frozen if numeric}) > 1:
             raise InvalidValueError("Choice(values)", values, "at least one value, all different and of one shape")
+        if not np.isfinite(self.table).all() or len(np.unique(self.table, axis=0)) != len(frozen):
+            raise InvalidValueError("Choice(values)", values, "finite numbers that differ as float32")
+
+    @property
+    def by_index(self) -> bool:
+        """Whether a task holds a value's index because values are no numbers."""
+        return not all(_is_numeric(v) for v in self.values)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one value."""
-        return np.shape(self.values[0])
+        return () if self.by_index else np.shape(self.values[0])
 
     @property
     def table(self) -> Array:
-        """All values, `float32 [n, *shape]`."""
-        return np.asarray(self.values, dtype=np.float32)
+        """All values, or their indices, `float32 [n, *shape]`."""
+        return np.asarray(range(len(self.values)) if self.by_index else self.values, dtype=np.float32)
 
     def sample(self, rng: Rng) -> Tensor:
         """One value per slot: `float32 [N, *shape]`."""
@@ -182,6 +204,22 @@ class Choice:
         close = np.isclose(batch, self.table[None], atol=1e-6)
         hit = close.reshape(len(values), len(self.values), -1).all(-1).any(-1)
         return cast("npt.NDArray[np.bool_]", np.broadcast_to(hit.reshape(-1, *[1] * len(self.shape)), values.shape))
+
+    def encode(self, given: Any) -> Any:
+        """The indices of values that are no numbers, one or a list of them; anything else is returned as it is."""
+        if not self.by_index:
+            return given
+        if (frozen := _frozen(given)) in self.values:
+            return self.values.index(frozen)
+        return [self.encode(part) for part in given] if isinstance(given, (list, tuple, np.ndarray)) else given
+
+    def plain(self, value: Any) -> Any:
+        """What an environment is given for `float32 [*shape]`: the value of the list, whole numbers as ints."""
+        if self.by_index:
+            return _thawed(self.values[int(value)])
+        distance = np.abs(self.table - value).reshape(len(self.values), -1).max(-1)
+        found = np.asarray(self.values[int(distance.argmin())])
+        return _plain(value if found.dtype.kind == "f" else found)
 
     def describe(self) -> str:
         """The values in words."""
@@ -215,6 +253,10 @@ class Integers:
             return (self.low + rng.integers(count)).float()
         return self.low + (rng.uniform(*self.shape) * count).floor().clamp(max=count - 1)
 
+    def plain(self, value: Any) -> Any:
+        """What an environment is given for `float32 [*shape]`: an int, or an int64 array."""
+        return _plain(np.asarray(value).astype(np.int64))
+
     def contains(self, values: Array) -> npt.NDArray[np.bool_]:
         """Elementwise: is a value whole and in the range?"""
         whole: npt.NDArray[np.bool_] = values == np.round(values)
@@ -237,8 +279,8 @@ class FlatDirichlet:
 
     def sample(self, rng: Rng) -> Tensor:
         """One value per slot: `float32 [N, *shape]`, summing to 1 over the last axis."""
-        draws = rng.exponential(*self.shape)
-        return draws / draws.sum(-1, keepdim=True)
+        *rows, length = self.shape
+        return torch.from_numpy(exact.simplex(_bits(rng, (*rows, length - 1)))).float()
 
     def contains(self, values: Array) -> npt.NDArray[np.bool_]:
         """Elementwise: is a value non-negative and part of a row that sums to 1?"""
@@ -271,6 +313,15 @@ class Repeated:
         """One value per slot: `float32 [N, count, ...]`."""
         return torch.stack([self.distribution.sample(rng) for _ in range(self.count)], 1)
 
+    def encode(self, given: Any) -> Any:
+        """As the distribution has it."""
+        return self.distribution.encode(given) if isinstance(self.distribution, Choice) else given
+
+    def plain(self, value: Any) -> Any:
+        """What an environment is given for `float32 [count, ...]`: an array, or a list of what is no number."""
+        parts = [plain_value(self.distribution, part) for part in value]
+        return np.asarray(parts) if all(_is_numeric(part) for part in parts) else parts
+
     def contains(self, values: Array) -> npt.NDArray[np.bool_]:
         """Elementwise: does an element belong to the distribution?"""
         parts = values.reshape(-1, *self.distribution.shape)
@@ -282,7 +333,24 @@ class Repeated:
 
 
 def _frozen(value: Any) -> Any:
-    return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
+    return tuple(_frozen(v) for v in value) if isinstance(value, (list, tuple)) else value
+
+
+def _thawed(value: Any) -> Any:
+    return [_thawed(v) for v in value] if isinstance(value, tuple) else value
+
+
+def _is_numeric(value: Any) -> bool:
+    """Whether a value is a number, or lists of them that make an array."""
+    try:
+        return np.asarray(value).dtype.kind in "biuf"
+    except (TypeError, ValueError):
+        return False
+
+
+def _plain(value: Any) -> Any:
+    """A number as Python's, an array as a copy that may be written to."""
+    return np.asarray(value).item() if np.ndim(value) == 0 else np.array(value)
 
 
 Distribution = Uniform | LogUniform | Normal | Choice | Integers | FlatDirichlet | Repeated
@@ -319,20 +387,93 @@ def space_from_dict(data: Mapping[str, Mapping[str, Any]]) -> dict[str, Distribu
     return space
 
 
+def plain_value(dist: Distribution, value: Any) -> Any:
+    """A task's value, `float32 [*shape]`, as an environment is given it: Python numbers, arrays, or what was listed."""
+    return dist.plain(value) if isinstance(dist, (Choice, Integers, Repeated)) else _plain(value)
+
+
 def is_finite(space: TaskSpace) -> bool:
     """Whether a space holds so few tasks (at most 16) that train and test cannot be told apart."""
-    return sum(_log_count(d) for d in space.values()) <= math.log(16) + 1e-9
+    return count_tasks(space) <= 16
 
 
-def _log_count(dist: Distribution) -> float:
-    """The logarithm of how many values a distribution has."""
+def count_tasks(space: TaskSpace) -> float:
+    """How many tasks a space has, infinite where a parameter is continuous."""
+    return math.prod(_count(dist) for dist in space.values())
+
+
+def _count(dist: Distribution) -> float:
+    """How many values a distribution has."""
     if isinstance(dist, Choice):
-        return math.log(len(dist.values))
-    if isinstance(dist, Repeated):
-        return _log_count(dist.distribution) * dist.count
+        return len(dist.values)
     if isinstance(dist, Integers):
-        return math.log(dist.high - dist.low + 1) * math.prod(dist.shape)
-    return math.inf
+        return _power(dist.high - dist.low + 1, math.prod(dist.shape))
+    return _power(_count(dist.distribution), dist.count) if isinstance(dist, Repeated) else math.inf
+
+
+def _power(base: float, exponent: int) -> float:
+    return math.inf if exponent * math.log(base) > 700 else base**exponent
+
+
+def _value_at(dist: Distribution, number: npt.NDArray[np.int64]) -> Array:
+    """The values of a distribution by their number, `int64 [N]` to `float32 [N, *shape]`."""
+    if isinstance(dist, Choice):
+        return dist.table[number]
+    if isinstance(dist, Integers):
+        digits = _digits(number, dist.high - dist.low + 1, math.prod(dist.shape))
+        return (dist.low + digits).astype(np.float32).reshape(len(number), *dist.shape)
+    assert isinstance(dist, Repeated)
+    digits = _digits(number, int(_count(dist.distribution)), dist.count)
+    return _value_at(dist.distribution, digits.reshape(-1)).reshape(len(number), *dist.shape)
+
+
+def _digits(number: npt.NDArray[np.int64], base: int, count: int) -> npt.NDArray[np.int64]:
+    """The last `count` digits of numbers `[N]` to a base, `[N, count]`."""
+    return number[:, None] // base ** np.arange(count)[::-1] % base
+
+
+@lru_cache(maxsize=64)
+def _listing(space: str, side: int | None) -> dict[str, Array]:
+    """Every task of a space, given as JSON, that lies on a side: name to `float32 [n, *shape]`."""
+    dists = space_from_dict(json.loads(space))
+    number, values = np.arange(int(count_tasks(dists))), {}
+    for name, dist in dists.items():
+        number, place = np.divmod(number, int(_count(dist)))
+        values[name] = _value_at(dist, place)
+    keep = slice(None) if side is None else (content_hash(values) & 1) == side
+    return {name: leaf[keep] for name, leaf in values.items()}
+
+
+def list_tasks(family: str, space: TaskSpace, split: str, side: int | None) -> Tasks | None:
+    """Every task of a split once, in the order of the space's values; None where they are more than 2^14.
+
+    Arguments as in `sample_tasks`. The set's `seed` is 0, its `index` counts them.
+    """
+    if count_tasks(space) > MOST_LISTED:
+        return None
+    values = _listing(json.dumps(space_to_dict(space)), side)
+    count = len(next(iter(values.values())))
+    if not count:
+        raise InvalidValueError("task_space", space_to_dict(space), f"a space with tasks in the split {split!r}")
+    return Tasks(family, split, 0, np.arange(count, dtype=np.int64), dict(values), dict(space))
+
+
+def shuffled(family: str, split: str, seed: int, index: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+    """Which of `count` listed tasks is at the addresses `index`, `int64 [N]`: each once before any again.
+
+    Every pass through the list has an order of its own, a keyed shuffle.
+    """
+    number, place = np.divmod(np.asarray(index, dtype=np.int64), count)
+    out = np.empty_like(place)
+    for which in np.unique(number).tolist():
+        here = number == which
+        out[here] = _order(make_key("order", family, split, seed, which), count)[place[here]]
+    return out
+
+
+@lru_cache(maxsize=64)
+def _order(key: int, count: int) -> npt.NDArray[np.int64]:
+    return np.argsort(fold_in(key, torch.arange(count)).numpy(), kind="stable")
 
 
 def content_hash(values: Mapping[str, Array]) -> npt.NDArray[np.int64]:
@@ -517,9 +658,11 @@ def make_tasks(family: str, space: TaskSpace, values: Mapping[str, Any], split: 
     arrays: dict[str, Array] = {}
     for name, dist in space.items():
         try:
-            array = np.array(values[name], dtype=np.float32)
+            given = dist.encode(values[name]) if isinstance(dist, (Choice, Repeated)) else values[name]
+            array = np.array(given, dtype=np.float32)
         except (TypeError, ValueError) as error:
-            raise InvalidValueError(f"task.{name}", values[name], f"numbers of shape {dist.shape}") from error
+            expected = dist.describe() if isinstance(dist, Choice) else f"numbers of shape {dist.shape}"
+            raise InvalidValueError(f"task.{name}", values[name], expected) from error
         array = array[None] if array.shape == dist.shape else array
         if array.shape[1:] != dist.shape or array.ndim == 0:
             raise InvalidValueError(

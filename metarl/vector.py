@@ -89,7 +89,7 @@ class MetaVectorEnv(VectorEnv[Any, Any, Any]):
         self._begun = False
 
     def _resolve(self, task: int | Mapping[str, Any] | Tasks | None) -> Tasks:
-        tasks = resolve_task(self.family, task, self.split, self.task_seed, self.num_envs)
+        tasks = self.family.resolve(task, self.split, self.task_seed, self.num_envs)
         if len(tasks) not in (1, self.num_envs):
             raise InvalidValueError("number of tasks", len(tasks), f"1 or num_envs = {self.num_envs}")
         return tasks if len(tasks) == self.num_envs else tasks[[0] * self.num_envs]
@@ -256,21 +256,6 @@ class MetaEnv(gym.Env[Any, Any]):
         return obs[0], float(reward[0]), bool(terminated[0]), bool(truncated[0]), plain
 
 
-def resolve_task(
-    family: Family, task: int | Mapping[str, Any] | Tasks | None, split: str, seed: int, count: int = 1
-) -> Tasks:
-    """Tasks from an index into a split, one task's values, `Tasks`, or None for the split's first `count`."""
-    if task is None:
-        return family.tasks(split, count, seed)
-    if isinstance(task, (int, np.integer)):
-        return family.tasks(split, 1, seed, start=int(task))
-    if isinstance(task, Mapping):
-        return family.make_tasks(**task)
-    if not isinstance(task, Tasks):
-        raise InvalidValueError("task", task, "an index, a dict of parameter values, or metarl.Tasks")
-    return task
-
-
 def make_env(
     family: str | Family, task: int | Mapping[str, Any] | Tasks | None = None, **kwargs: Any
 ) -> gym.Env[Any, Any]:
@@ -302,7 +287,7 @@ def _make_gym_env(
     if render_mode not in RENDER_MODES:
         raise InvalidValueError("render_mode", render_mode, "None or 'rgb_array'")
     shown = family.visible() if render_mode else family
-    env = shown.make_env(resolve_task(family, task, split, task_seed))
+    env = shown.make_env(family.resolve(task, split, task_seed))
     env.split, env.task_seed = split, task_seed
     if redraw == "episode":
         env.redraw = lambda episode: task_dict(family.tasks(split, 1, task_seed, start=number + count * episode))
@@ -318,7 +303,7 @@ def make_vec_env(family: str | Family, num_envs: int = 1, **kwargs: Any) -> Vect
     task: Any = kwargs.pop("task", None)
     tasks = [None] * num_envs
     if kwargs.get("redraw", "never") == "never" or task is not None:
-        found = resolve_task(built, task, kwargs.get("split", "train"), kwargs.get("task_seed", 0), num_envs)
+        found = built.resolve(task, kwargs.get("split", "train"), kwargs.get("task_seed", 0), num_envs)
         tasks = [found[i % len(found)] for i in range(num_envs)]  # type: ignore[misc]
     makers = [functools.partial(_make_gym_env, built, row, i, num_envs, **kwargs) for i, row in enumerate(tasks)]
     return SyncVectorEnv(makers, autoreset_mode=mode)

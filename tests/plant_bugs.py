@@ -595,6 +595,25 @@ BUGS = (
         'digest_arrays({"index": self.index} | _prefixed(self.values))',
         "digest_arrays(_prefixed(self.values))",
         "test_files",
+        "a failed training removes what was there before",
+        "metarl/runs.py",
+        "path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)",
+        "__import__('shutil').rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)",
+        "test_safety",
+    ),
+    Bug(
+        "a run's file imports a module",
+        "metarl/named.py",
+        "sys.modules.get(module)",
+        "__import__(module)",
+        "test_safety",
+    ),
+    Bug(
+        "workers keep the lock of a killed training",
+        "metarl/lock.py",
+        "after_in_child=_forget",
+        "after_in_parent=lambda: None",
+        "test_safety",
     ),
 )
 

@@ -166,7 +166,8 @@ class TestProcesses:
         slots.begin(family.tasks("train", 2), torch.arange(2), 3)
         with pytest.raises(RuntimeError, match="a wheel came off") as caught:
             slots.step(torch.zeros(2, dtype=torch.int64))
-        assert "in step" in caught.value.__notes__[0]
+        assert caught.value.__notes__[0].startswith("Breaks.step raised it at step 0 of an episode in task 0 of split")
+        assert "in step" in caught.value.__notes__[1]
         assert not slots.processes
 
     def test_a_process_that_dies_is_told_of(self):

@@ -100,13 +100,17 @@ class TestPointNavigation:
         assert x == pytest.approx([1.6, 1.8])
         assert reward == pytest.approx(0.27390, abs=1e-5)
         assert not terminated
-        # into the radius of 1: from sqrt(.64 + .49) = 1.06301 to sqrt(.36 + .25) = .78102
-        assert move(family, goal, [1.2, 1.3], [0.2, 0.2])[1] == pytest.approx(0.28199, abs=1e-5)
-        # out of it, and beyond it: nothing
-        assert move(family, goal, [1.2, 1.5], [-0.2, -0.2])[1] == 0.0
-        assert move(family, goal, [0.0, 0.0], [0.2, 0.2])[1] == 0.0
+        # in the goal's quadrant, from sqrt(2.25 + 3.24) = 2.34307 to sqrt(1.69 + 2.56) = 2.06155
+        assert move(family, goal, [0.5, 0.2], [0.2, 0.2])[1] == pytest.approx(0.28152, abs=1e-5)
         # away from the goal within it costs: the first step backwards
         assert move(family, goal, [1.6, 1.8], [-0.2, -0.2])[1] == pytest.approx(-0.27390, abs=1e-5)
+        # nothing where the 1-norm is below .5: .24 + .24
+        assert move(family, goal, [0.14, 0.14], [0.1, 0.1])[1] == 0.0
+        # from sqrt(3.3856 + 3.3856) = 2.60215 to sqrt(2.6896 + 3.3856) = 2.46479, where the 1-norm is .52
+        assert move(family, goal, [0.16, 0.16], [0.2, 0.0])[1] == pytest.approx(0.13736, abs=1e-5)
+        # nothing in another corner's quadrant, though it is nearer than before
+        assert move(family, goal, [-1.0, 1.0], [0.2, 0.2])[1] == 0.0
+        assert move(family, goal, [-1.0, -1.0], [0.2, 0.2])[1] == 0.0
 
     def test_starts(self):
         for preset in ("", ":semicircle"):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -114,6 +118,51 @@ def test_schedules_are_of_the_familys_own_split():
     far = family.tasks("far", 4)
     assert family.held_out(far).all()
     assert (np.abs(far.values["goal"]) > 0.5).all()
+
+
+def test_schedules_of_few_tasks_are_every_combination_once():
+    family = switching("metarl/HalfCheetahDir-v0", phases=3)
+    first = family.tasks("test", 8).values["direction"]
+    assert {tuple(row) for row in first.tolist()} == set(itertools.product((-1.0, 1.0), repeat=3))
+    assert len(family.listed("test")) == 8
+
+
+def test_schedules_of_more_tasks_are_drawn_and_a_task_may_come_twice():
+    family = switching("metarl/GridNavi-v0", phases=4)
+    assert family.listed("test") is None
+    goals = family.tasks("test", 2000, seed=1).values["goal"]
+    same = (goals[:, 0] == goals[:, 1]).all(-1).mean()
+    assert same == pytest.approx(1 / 21, abs=4 * math.sqrt(20) / 21 / math.sqrt(2000))
+    np.testing.assert_array_equal(family.tasks("test", 1, seed=1, start=77).values["goal"][0], goals[77])
+
+
+class Told(gym.Env):
+    """Keeps the task that it is given."""
+
+    observation_space, action_space = gym.spaces.Box(0.0, 1.0, (1,)), gym.spaces.Discrete(2)
+
+    def set_task(self, task):
+        self.told = task
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), 0.0, False, False, {}
+
+
+def test_parameters_keep_their_types_in_a_schedule():
+    space = {"n": metarl.Integers(3, 9), "pair": metarl.Integers(0, 5, (2,)), "c": metarl.Choice(["a", "b"])}
+    inner = metarl.GymFamily(Told, space | {"x": metarl.Uniform(0, 1)}, apply="set_task", horizon=2)
+    family = switching(inner, phases=2)
+    tasks = family.tasks("train", 1)
+    env = family.make_env(tasks)
+    for episode in range(3):
+        env.reset(seed=0)
+        told = env.unwrapped.told
+        assert [type(told[name]) for name in ("n", "x", "c")] == [int, float, str]
+        assert told["pair"].dtype == np.int64
+        assert told["n"] == tasks.values["n"][0, episode % 2]
 
 
 def test_rl2_trains_and_the_oracle_follows_the_switches():

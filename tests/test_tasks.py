@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import pickle
 from typing import ClassVar
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,9 @@ from scipy import stats
 
 import metarl
 from metarl import Choice, FlatDirichlet, InvalidValueError, LogUniform, Normal, Tasks, Uniform
-from metarl.tasks import Repeated, content_hash, on_side, sample_tasks, space_from_dict, space_to_dict
+from metarl.family import task_dict
+from metarl.sb3 import make_sb3_env
+from metarl.tasks import Repeated, content_hash, list_tasks, on_side, sample_tasks, space_from_dict, space_to_dict
 
 COUNT = 20_000
 
@@ -563,3 +567,119 @@ def test_tasks_print_as_one_line():
     tasks = metarl.make_family("metarl/TabularMDP-v0").tasks("test", 40, seed=3)
     expected = "Tasks(40 of split 'test', seed 3, of metarl/TabularMDP-v0: "
     assert repr(tasks) == expected + "transition [40, 10, 5, 10], reward [40, 10, 5])"
+
+
+@pytest.mark.parametrize(
+    "id", ["metarl/HalfCheetahDir-v0", "metarl/GridNavi-v0", "metarl/DarkRoom-v0", "metarl/TMaze-v0"]
+)
+def test_tasks_that_can_be_listed_come_once_each_before_any_again(id):
+    family = metarl.make_family(id)
+    for split in ("train", "test"):
+        count = len(family.listed(split))
+        passes = [content_hash(family.tasks(split, count, start=start).values) for start in (0, count, 2 * count)]
+        assert all(len(set(one.tolist())) == count for one in passes)
+        assert all(set(one.tolist()) == set(passes[0].tolist()) for one in passes[1:])
+    if not family.finite:
+        sides = [set(content_hash(family.listed(split).values).tolist()) for split in ("train", "test")]
+        assert not sides[0] & sides[1]
+        assert sum(map(len, sides)) == metarl.tasks.count_tasks(family.task_space)
+
+
+def test_a_finite_familys_two_test_tasks_are_its_two_tasks():
+    values = metarl.make_family("metarl/HalfCheetahDir-v0").tasks("test", 2).values["direction"]
+    assert sorted(values.tolist()) == [-1.0, 1.0]
+
+
+def test_passes_and_seeds_shuffle_anew_and_addresses_stay():
+    family = metarl.make_family("metarl/GridNavi-v0")
+    first, second = (family.tasks("test", 21, start=start).values["goal"] for start in (0, 21))
+    other = family.tasks("test", 21, seed=1)
+    assert (first != second).any()
+    assert (first != other.values["goal"]).any()
+    assert (other.seed, other.index.tolist()) == (1, list(range(21)))
+    alone = family.tasks("test", 1, start=30)
+    np.testing.assert_array_equal(alone.values["goal"][0], second[9])
+    assert alone.index.tolist() == [30]
+
+
+def test_spaces_are_listed_by_every_combination():
+    space = {
+        "a": metarl.Choice([5.0, 7.0]),
+        "b": metarl.Integers(-1, 1, (2,)),
+        "c": Repeated(metarl.Choice([0.5, 1.5]), 2),
+    }
+    listed = list_tasks("mine/Many-v0", space, "test", None)
+    rows = {tuple(np.concatenate([listed.values[name][i].ravel() for name in "abc"])) for i in range(len(listed))}
+    expected = itertools.product((5, 7), *[(-1, 0, 1)] * 2, *[(0.5, 1.5)] * 2)
+    assert rows == set(expected)
+    assert len(listed) == 2 * 9 * 4
+    assert list_tasks("mine/Many-v0", space | {"d": metarl.Integers(0, 1000)}, "test", None) is None
+    assert list_tasks("mine/Many-v0", {"d": metarl.Uniform(0, 1)}, "test", None) is None
+    assert metarl.tasks.count_tasks({"d": metarl.Integers(0, 9, (400,))}) == float("inf")
+
+
+COLOURS = metarl.Choice(["red", "green", {"r": 1}, None])
+
+
+def test_values_that_are_no_numbers_are_held_by_their_index():
+    tasks = metarl.tasks.make_tasks("mine/Colour-v0", {"colour": COLOURS}, {"colour": ["green", "red", {"r": 1}, None]})
+    assert tasks.values["colour"].tolist() == [1.0, 0.0, 2.0, 3.0]
+    assert [task_dict(tasks, row)["colour"] for row in range(4)] == ["green", "red", {"r": 1}, None]
+    assert set(COLOURS.sample(metarl.Rng(torch.arange(100))).tolist()) == {0.0, 1.0, 2.0, 3.0}
+    again = Tasks.from_dict(json.loads(json.dumps(tasks.to_dict())))
+    assert task_dict(again)["colour"] == "green"
+    with pytest.raises(metarl.InvalidValueError, match=r"task.colour is 'blue', expected one of red, green"):
+        metarl.tasks.make_tasks("mine/Colour-v0", {"colour": COLOURS}, {"colour": "blue"})
+
+
+@pytest.mark.parametrize(
+    ("dist", "given", "plain"),
+    [
+        (metarl.Integers(0, 9), 3, 3),
+        (metarl.Integers(0, 9, (2,)), [3, 4], np.array([3, 4])),
+        (metarl.Choice([1, 2, 3]), 2, 2),
+        (metarl.Choice([True, False]), True, True),
+        (metarl.Choice([0.5, 2.0]), 2.0, 2.0),
+        (metarl.Choice([[1, 2], [3, 4]]), [3, 4], np.array([3, 4])),
+        (metarl.Uniform(0, 1), 0.5, 0.5),
+        (metarl.Uniform(0, 1, (2,)), [0.5, 0.25], np.array([0.5, 0.25], dtype=np.float32)),
+        (Repeated(metarl.Integers(0, 9), 3), [3, 4, 5], np.array([3, 4, 5])),
+        (Repeated(metarl.Choice(["a", "b"]), 2), ["b", "a"], ["b", "a"]),
+    ],
+)
+def test_environments_are_given_values_with_their_types(dist, given, plain):
+    got = task_dict(metarl.tasks.make_tasks("mine/Typed-v0", {"x": dist}, {"x": given}))["x"]
+    assert type(got) is type(plain)
+    if isinstance(plain, np.ndarray):
+        assert got.dtype == plain.dtype
+    np.testing.assert_array_equal(got, plain)
+
+
+@pytest.mark.parametrize(
+    "values", ["red", [], ["a", "a"], [object()], [[1, 2], [3]], [1.0, float("nan")], [1 << 24, (1 << 24) + 1]]
+)
+def test_a_choice_of_what_cannot_be_told_apart_or_written_down_is_refused(values):
+    with pytest.raises(metarl.InvalidValueError, match="Choice"):
+        metarl.Choice(values)
+
+
+@pytest.mark.parametrize("id", ["metarl/PointNavigation-v0", "mine/Sized-v0"])
+def test_every_door_refuses_tasks_of_another_family(scratch_registry, id):
+    metarl.register_family(
+        "mine/Sized-v0", env="Pendulum-v1", task_space={"g": metarl.Uniform(1, 2)}, apply="attrs", horizon=9
+    )
+    other = metarl.make_family("metarl/BernoulliBandit-v0").tasks("train", 1)
+    family = metarl.make_family(id)
+    doors = [
+        lambda: gym.make(id, task=other),
+        lambda: gym.make_vec(id, num_envs=2, task=other),
+        lambda: gym.make(id).reset(options={"task": other}),
+        lambda: make_sb3_env(id, task=other),
+        lambda: make_sb3_env(id, task=other, redraw="episode"),
+        lambda: metarl.evaluate(metarl.make_agent("random", family), other),
+    ]
+    for door in doors:
+        with pytest.raises(metarl.InvalidValueError, match="family of the tasks is 'metarl/BernoulliBandit-v0'"):
+            door()
+    with pytest.raises(metarl.InvalidValueError, match="task is True, expected an index"):
+        gym.make(id, task=True)
