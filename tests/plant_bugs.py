@@ -181,8 +181,8 @@ BUGS = (
     Bug(
         "10 test tasks drawn in training",
         "metarl/family.py",
-        'side = None if self.finite or is_finite(space) else _SIDES.get(split, _SIDES["test"])',
-        "side = None",
+        'return None if self.finite or is_finite(self._space(split)) else _SIDES.get(split, _SIDES["test"])',
+        "return None",
         "test_tasks",
     ),
     Bug(
@@ -579,9 +579,8 @@ def survives(bug: Bug) -> bool:
     """Plant it in a copy and run one test file: do all tests still pass?"""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
-        ignore = shutil.ignore_patterns(
-            ".git", "__pycache__", "*.egg-info", "results", "runs", "build", ".*_cache", ".venv"
-        )
+        left = (".git", ".venv", ".*_cache", "__pycache__", "*.egg-info", "build", "results", "runs")
+        ignore = shutil.ignore_patterns(*left)
         shutil.copytree(ROOT, copy, symlinks=True, ignore=ignore)
         target = copy / bug.file
         text = target.read_text()
