@@ -400,7 +400,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             _dispatch(arguments)
             sys.stdout.flush()
     except MetaRLError as error:
-        _tell(str(error))
+        _tell("; ".join([str(error), *_notes(error)]))
         raise SystemExit(2) from None
     except Interrupted as stop:
         sources = "".join(f" --load {shlex.quote(source)}" for source in _loaded)
@@ -414,6 +414,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads: what is left to print must not fail at the end
         raise SystemExit(1) from None
+    except Exception as error:  # not ours: its traceback follows
+        if notes := _notes(error):
+            _tell("; ".join([f"{type(error).__name__}: {' '.join(str(error).split())}", *notes]))
+        raise
+
+
+def _notes(error: Exception) -> list[str]:
+    """Sentences that were added to an exception: where it happened, and where the run stands."""
+    return [note for note in getattr(error, "__notes__", ()) if "\n" not in note]
 
 
 def _tell(sentence: str) -> None:

@@ -6,6 +6,8 @@ Each training is a forked process that gets SIGKILL, SIGTERM or SIGINT, or two o
 middle of writing a file, is resumed, perhaps killed again, and goes on to the end. Its weights and metrics must then
 be an unbroken training's, and no process may be left. Exit code 1 if they are not.
 
+The workers of one kind of training also hang now and then, until they are killed with it.
+
 To kill trainings of another kind, add what makes its agent to `SUBJECTS`.
 """
 
@@ -21,12 +23,13 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.utils.tensorboard
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
 import metarl
 from metarl.agent import Agent
@@ -34,6 +37,7 @@ from metarl.runs import Interrupted, Run
 
 ITERATIONS, EVERY = 12, 3
 WORKERS = "kill/Pole-v0"  # a family whose environments are stepped in processes of their own
+HANGS, HANGING = "kill/HangingPole-v0", "KILL_RUNS_HANGING"
 LIMIT = 120  # seconds, many times what a training needs
 SIGNALS = ((signal.SIGKILL,), (signal.SIGTERM,), (signal.SIGINT,), (signal.SIGINT, signal.SIGINT))
 SIGNALS += ((signal.SIGTERM, signal.SIGINT), (signal.SIGTERM, signal.SIGKILL))
@@ -54,7 +58,25 @@ def poles() -> Agent:
     return metarl.make_agent("reptile", WORKERS, meta_batch_size=2, episodes=1, inner_steps=1, hidden=(4,))
 
 
-SUBJECTS: dict[str, Callable[[], Agent]] = {"torch": bandits, "workers": poles}
+class HangingPole(CartPoleEnv):
+    """Hangs in one step of fifty while `HANGING` is set in the process's environment."""
+
+    def step(self, action: Any) -> Any:
+        if HANGING in os.environ and os.urandom(1)[0] < 256 / 50:
+            time.sleep(1e6)
+        return super().step(action)
+
+
+def hanging_poles() -> Agent:
+    """The same, whose environments hang at times."""
+    if HANGS not in metarl.registry.families:
+        space = {"length": metarl.Uniform(0.25, 1.5)}
+        family = {"env": HangingPole, "apply": "attrs", "horizon": 4, "stepping": "async"}
+        metarl.register_family(HANGS, task_space=space, **family)
+    return metarl.make_agent("reptile", HANGS, meta_batch_size=2, episodes=1, inner_steps=1, hidden=(4,))
+
+
+SUBJECTS: dict[str, Callable[[], Agent]] = {"torch": bandits, "workers": poles, "hanging": hanging_poles}
 
 
 def outcome(run: Path) -> tuple[bytes, list[Any]]:
@@ -141,17 +163,28 @@ def wait(child: int) -> int:
 def kill_once(make: Callable[[], Agent], path: Path, draw: random.Random, seconds: float) -> int:
     """Train and be killed, unless the training is faster; the exit code."""
     chosen = draw.choice(SIGNALS)
+    if make is hanging_poles:
+        os.environ[HANGING] = "1"
+        child = start(make, path, {})
+        del os.environ[HANGING]
+        time.sleep(draw.uniform(0.0, seconds))
+        _send(child, chosen, draw)
+        return wait(child)
     if draw.random() < 0.5:
         first = draw.randrange(1, 16)
         child = start(make, path, {first + i: number for i, number in enumerate(chosen)})
     else:
         child = start(make, path, {})
         time.sleep(draw.uniform(0.0, seconds))
-        for number in chosen:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, number)
-            time.sleep(draw.choice((0.0, 0.001, 0.02)))
+        _send(child, chosen, draw)
     return wait(child)
+
+
+def _send(child: int, signals: Sequence[int], draw: random.Random) -> None:
+    for number in signals:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, number)
+        time.sleep(draw.choice((0.0, 0.001, 0.02)))
 
 
 def kill(kills: int, seed: int = 0, folder: Path | None = None) -> dict[str, int]:

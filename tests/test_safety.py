@@ -123,7 +123,7 @@ def test_an_interruption_removes_nothing_and_can_be_resumed(
     with pytest.raises(SystemExit) as stop:
         main([*FAILING, "--out", "my [bold]run"])
     assert stop.value.code == 130
-    assert told == ["metarl: stopping after this iteration; Ctrl-C again stops at once\n"]
+    assert told == ["metarl: stopping after this iteration, or within 3 s; Ctrl-C again stops at once\n"]
     said = re.fullmatch(
         r"metarl: stopped after iteration 0; continue with: metarl train --resume '(.*)'",
         capfd.readouterr().err.strip(),
