@@ -32,9 +32,10 @@ from metarl.adopt import parse_parameters
 from metarl.agent import Agent, make_agent
 from metarl.animation import choose_renderer, watch
 from metarl.check import check_family
-from metarl.errors import DivergedWarning, InvalidValueError, MetaRLError, did_you_mean, verbatim
+from metarl.errors import DivergedWarning, FamilyWarning, InvalidValueError, MetaRLError, did_you_mean, verbatim
 from metarl.evaluation import evaluate
 from metarl.family import Family
+from metarl.notes import look_first
 from metarl.options import (
     CheckFamilyOptions,
     EvalOptions,
@@ -138,6 +139,7 @@ def _first_line(thing: Any) -> str:
 def run_train(name: str, options: Any) -> None:
     """`metarl train AGENT --family ID`."""
     family = _family_of(options)
+    look_first(family)
     agent = make_agent(name, family, seed=options.seed, device=options.device, config=options.config)
     if not agent.learns:
         raise InvalidValueError("agent", name, f"one that learns; {name} can be evaluated as it is: metarl eval {name}")
@@ -477,7 +479,7 @@ def _plain_warnings() -> Iterator[None]:
     usual = warnings.formatwarning
 
     def plain(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> str:
-        own = issubclass(category, DivergedWarning)
+        own = issubclass(category, (DivergedWarning, FamilyWarning))
         return f"metarl: {message}\n" if own else usual(message, category, *args, **kwargs)
 
     warnings.formatwarning = plain

@@ -568,6 +568,27 @@ BUGS = (
         '"before": [*self.config.get("before", []), now]',
         "test_runs",
     ),
+    Bug(
+        "a library's line is named",
+        "metarl/probe.py",
+        "own = [place for place in places if place.package == home]",
+        "own = places",
+        "test_user_environments",
+    ),
+    Bug(
+        "a visible goal is not told of",
+        "metarl/notes.py",
+        "np.any([still.numpy(), *linear.values()], axis=0)",
+        "np.any([*linear.values()], axis=0)",
+        "test_user_environments",
+    ),
+    Bug(
+        "a parameter without effect trains",
+        "metarl/notes.py",
+        "        if look.found:\n            continue",
+        "        if look.found or look.sure:\n            continue",
+        "test_user_environments",
+    ),
 )
 
 
