@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import time
 import warnings
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -25,15 +26,15 @@ from metarl.adopt import seeded
 from metarl.errors import FamilyWarning, InvalidValueError, verbatim
 from metarl.family import Family, GymFamily
 from metarl.probe import Subject
-from metarl.returned import own_part
+from metarl.returned import class_name, own_part
 from metarl.tasks import Tasks
 
 STEPS = 12  # of two episodes of each task, that are looked at for a visible task
 LINEAR, FEWEST = 0.9999, 6  # correlation with a parameter from which an observation shows it, in so many tasks
-LOOKED_EPISODES, LOOKED_STEPS, LOOKED_SECONDS = 4, 200, 10.0  # at most, for all parameters together
+LOOKED_EPISODES, LOOKED_STEPS, LOOKED_SECONDS = 4, 200, 5.0  # at most, for all parameters together
 REASONS = {
-    "options": "environments may ignore the options of reset: --apply kwargs or attrs?",
-    "attrs": "an attribute may be read only when the environment is built or reset: --apply kwargs?",
+    "options": "reset may read it from the options and draw it anew",
+    "attrs": "the attribute may be read only when the environment is built or reset, see --apply kwargs",
     "set_task": "set_task may not use it, or reset may draw it anew",
     "kwargs": "the constructor may not use it, or reset may draw it anew",
     "seed": "reset may not use its seed",
@@ -111,11 +112,11 @@ def look_first(family: Family) -> list[str]:
     something differs. Nothing that an environment raises comes out: training will meet it and tell more.
 
     Returns:
-        a sentence for each parameter without effect that may still have one, warned of as well: no reward was met, or
-        the look was cut short.
+        a sentence for each parameter that changed nothing, warned of as well: it may do so where actions at random do
+        not get, as a goal does.
 
     Raises:
-        InvalidValueError: a parameter changes nothing in whole episodes whose rewards vary.
+        InvalidValueError: an environment never looks a parameter up in the options of reset, and does not keep them.
     """
     if not isinstance(family, GymFamily) or family.switches or type(family).__module__.startswith("metarl.envs"):
         return []
@@ -127,15 +128,14 @@ def look_first(family: Family) -> list[str]:
                 look = _Look(family, name, deadline)
         except Exception:
             return notes
-        if look.found:
-            continue
-        reason = REASONS.get(str(family.apply), "`apply` may not set it, or reset may draw it anew")
-        field, found = f"task parameter {name!r}", verbatim(f"without effect on {look.steps} steps")
-        expected = f"one on observations, rewards or endings ({reason})"
-        if look.sure:
-            raise InvalidValueError(field, found, f"{expected}; metarl.train in Python trains on it all the same")
-        notes.append(f"{InvalidValueError(field, found, expected)}; training goes on")
-        warnings.warn(notes[-1], FamilyWarning, stacklevel=2)
+        if look.ignored:
+            expected = f"one that {look.owner}.reset reads from its options; other ways: --apply attrs or kwargs"
+            raise InvalidValueError(f"task parameter {name!r}", verbatim("ignored"), expected)
+        if not look.found:
+            why = REASONS.get(str(family.apply), "`apply` may not set it, or reset may draw it anew")
+            what = f"task parameter {name!r} changed no observation, reward or ending in {look.steps} steps ({why})"
+            notes.append(f"{what}; training goes on, and is in vain unless it matters later")
+            warnings.warn(notes[-1], FamilyWarning, stacklevel=2)
     return notes
 
 
@@ -144,24 +144,25 @@ class _Look:
 
     Attributes:
         found: whether an observation, a reward or an ending differed.
+        ignored: whether the parameter was told in the options of reset, which were neither read nor kept.
         steps: that were compared.
-        sure: whether whole episodes with rewards that vary were compared.
+        owner: the environment's class.
     """
 
     def __init__(self, family: GymFamily, name: str, deadline: float) -> None:
-        self.found, self.steps, self.deadline = False, 0, deadline
-        self.rewards: set[float] = set()
-        self.whole = 0  # episodes that were compared to their end, or for as many steps as are looked at
+        self.found, self.ignored, self.steps, self.deadline = False, False, 0, deadline
         low, high = _extremes(family, name)
         if low.hash == high.hash:  # a choice of one value
             self.found = True
             return
         with closing(family.make_env(low)) as a, closing(family.make_env(high)) as b:
+            self.owner = class_name(own_part(a))
+            told = _Told(own_part(a)) if family.apply == "options" else None
             for number in range(LOOKED_EPISODES):
                 self.episode(a, b, number, min(family.horizon, LOOKED_STEPS))
-                if self.found or self.late:
+                self.ignored = not self.found and told is not None and told.ignored(name)
+                if self.found or self.ignored or self.late:
                     break
-        self.sure = self.whole > 0 and len(self.rewards) > 1
 
     @property
     def late(self) -> bool:
@@ -172,23 +173,52 @@ class _Look:
         """Compare one episode; in every second one a single action is repeated."""
         actions = copy.deepcopy(a.action_space)
         actions.seed(number)
-        action = actions.sample()
-        if _differ(a.reset(seed=number)[:1], b.reset(seed=number)[:1]):
-            self.found = True
-            return
-        for _ in range(steps):
+        action, ended = actions.sample(), False
+        self.found = _differ(a.reset(seed=number)[:1], b.reset(seed=number)[:1])
+        while not (self.found or ended or steps == 0):
             one, other = a.step(action)[:4], b.step(action)[:4]
-            self.steps += 1
-            self.rewards.add(float(one[1]))
-            if _differ(one, other):
-                self.found = True
-                return
-            if self.late:
-                return
-            if one[2] or one[3]:
-                break
+            self.found, ended = _differ(one, other), one[2] or one[3] or self.late
+            self.steps, steps = self.steps + 1, steps - 1
             action = action if number % 2 else actions.sample()
-        self.whole += 1
+
+
+class _Told:
+    """The options that an environment's `reset` is told: which keys it reads, and whether it keeps them."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        self.read: set[Any] = set()
+        self.options: list[weakref.ref[_Options]] = []
+        reset = env.reset
+
+        def told(*, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+            given = _Options(options or {})
+            given.read = self.read
+            self.options.append(weakref.ref(given))
+            return reset(seed=seed, options=given)
+
+        env.reset = told  # type: ignore[method-assign]
+
+    def ignored(self, name: str) -> bool:
+        """Whether a key was not read, and cannot be read later."""
+        return not self.read & {name, ...} and not any(reference() for reference in self.options)
+
+
+class _Options(dict[str, Any]):
+    """Options that note which keys are read; `...` stands for all of them."""
+
+    read: set[Any]
+
+
+def _noting(method: str) -> Callable[..., Any]:
+    def noted(self: _Options, *arguments: Any) -> Any:
+        self.read.add(arguments[0] if arguments else ...)
+        return getattr(dict, method)(self, *arguments)
+
+    return noted
+
+
+for _method in ("__getitem__", "__contains__", "get", "pop", "__iter__", "keys", "values", "items", "copy", "__repr__"):
+    setattr(_Options, _method, _noting(_method))
 
 
 def _extremes(family: GymFamily, name: str) -> tuple[Tasks, Tasks]:
