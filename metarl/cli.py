@@ -100,12 +100,14 @@ QUICKSTART = (
 def run_train(name: str, options: Any) -> None:
     """`metarl train AGENT --family ID`."""
     family = _family_of(options)
-    look_first(family)
+    notes = look_first(family)
     agent = make_agent(name, family, seed=options.seed, device=options.device, config=options.config)
     if not agent.learns:
         raise InvalidValueError("agent", name, f"one that learns; {name} can be evaluated as it is: metarl eval {name}")
     out = options.out or Path("runs") / f"{name}-{_label(options.env or family.id)}-seed{options.seed}"
-    _train_first(Run.create(out, agent, options.iterations, options.checkpoint_every, load=_loaded), agent)
+    run = Run.create(out, agent, options.iterations, options.checkpoint_every, load=_loaded)
+    run.keep_notes(notes)
+    _train_first(run, agent)
 
 
 def _train_first(run: Run, agent: Agent) -> None:
