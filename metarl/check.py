@@ -11,6 +11,7 @@ import copy
 import json
 import random
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -25,9 +26,10 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from metarl.agent import resolve_device
-from metarl.errors import InvalidValueError, MetaRLError
-from metarl.family import Family, check_family_fields, task_dict
+from metarl.errors import FamilyWarning, InvalidValueError, MetaRLError
+from metarl.family import Family, GymFamily, check_family_fields, task_dict
 from metarl.networks import ObservationEncoder, PolicyHead
+from metarl.notes import visible_tasks
 from metarl.probe import (
     EPISODES,
     MAX_COMPARED,
@@ -69,6 +71,9 @@ def check_family(family: str | Family, *, tasks: int = 8, seed: int = 0, device:
     Returns:
         One sentence per violation: the family, the field, what was found, what was expected, the fix.
 
+    Warns:
+        FamilyWarning: the observation shows the task, which is no violation: it may be meant (goal-conditioned RL).
+
     Raises:
         InvalidValueError: no such family, preset or device, or fewer than two tasks.
     """
@@ -86,14 +91,28 @@ def check_family(family: str | Family, *, tasks: int = 8, seed: int = 0, device:
         for stage in STAGES:
             if found := [sentence for check in stage for sentence in subject.run(check)]:
                 return found
+        for note in visible_tasks(subject):
+            warnings.warn(note, FamilyWarning, stacklevel=2)
     finally:
         subject.pool.close()
     return []
 
 
 def declarations(subject: Subject) -> Iterator[str]:
-    """Fields are declared, and agents can use the spaces."""
+    """Fields are declared."""
     check_family_fields(subject.family)
+    yield from ()
+
+
+def returned(subject: Subject) -> Iterator[str]:
+    """A Gymnasium environment returns what it declares."""
+    if isinstance(subject.family, GymFamily):
+        subject.watched_episode()
+    yield from ()
+
+
+def usable_spaces(subject: Subject) -> Iterator[str]:
+    """Agents can use the spaces."""
     subject.pool.get(subject.count)  # refuses a class of neither form
     for field, user in zip(SPACES, (ObservationEncoder, PolicyHead), strict=True):
         try:
@@ -274,7 +293,9 @@ def no_host_reads(subject: Subject) -> Iterator[str]:
             fix = "use torch.where and gather instead of if, .item(), float(), .numpy() and boolean indexing"
             if "same device" in str(error):
                 found, fix = "mixing devices", "create tensors with device=action.device, and move constants there"
-            yield subject.say(culprit(error), found, "tensor operations that a GPU runs without waiting", fix)
+            yield subject.say(
+                culprit(error) or subject.owner, found, "tensor operations that a GPU runs without waiting", fix
+            )
 
 
 def reset_keeps_task(subject: Subject) -> Iterator[str]:
@@ -456,6 +477,8 @@ def _told_twice(subject: Subject, slots: Any, keys: Tensor, t: int, action: Tens
 
 STAGES = (
     (declarations,),
+    (returned,),
+    (usable_spaces,),
     (constant_spaces, state_tensors),
     (interface, task_sets, task_data),
     (hidden_randomness, pure_functions, no_host_reads),

@@ -28,11 +28,20 @@ from metarl.adopt import parse_parameters
 from metarl.agent import Agent, make_agent
 from metarl.animation import choose_renderer, watch
 from metarl.check import check_family
-from metarl.errors import DivergedWarning, InvalidValueError, MetaRLError, did_you_mean, printable, verbatim
+from metarl.errors import (
+    DivergedWarning,
+    FamilyWarning,
+    InvalidValueError,
+    MetaRLError,
+    did_you_mean,
+    printable,
+    verbatim,
+)
 from metarl.evaluation import evaluate
 from metarl.family import Family
 from metarl.listing import run_list
 from metarl.named import load_source
+from metarl.notes import look_first
 from metarl.options import (
     CheckFamilyOptions,
     EvalOptions,
@@ -91,11 +100,14 @@ QUICKSTART = (
 def run_train(name: str, options: Any) -> None:
     """`metarl train AGENT --family ID`."""
     family = _family_of(options)
+    notes = look_first(family)
     agent = make_agent(name, family, seed=options.seed, device=options.device, config=options.config)
     if not agent.learns:
         raise InvalidValueError("agent", name, f"one that learns; {name} can be evaluated as it is: metarl eval {name}")
     out = options.out or Path("runs") / f"{name}-{_label(options.env or family.id)}-seed{options.seed}"
-    _train_first(Run.create(out, agent, options.iterations, options.checkpoint_every, load=_loaded), agent)
+    run = Run.create(out, agent, options.iterations, options.checkpoint_every, load=_loaded)
+    run.keep_notes(notes)
+    _train_first(run, agent)
 
 
 def _train_first(run: Run, agent: Agent) -> None:
@@ -442,7 +454,7 @@ def _plain_warnings() -> Iterator[None]:
     usual = warnings.formatwarning
 
     def plain(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> str:
-        own = issubclass(category, DivergedWarning)
+        own = issubclass(category, (DivergedWarning, FamilyWarning))
         text = printable(str(message))
         return f"metarl: {text}\n" if own else usual(text, category, *args, **kwargs)
 

@@ -41,7 +41,7 @@ class TrainOptions:
     family: str | None = None
     """Family id, for example metarl/PointNavigation-v0, or ID:PRESET."""
     env: str | None = None
-    """In place of a family: a registered Gymnasium id, whose attributes --param makes the task."""
+    """In place of a family: a registered Gymnasium id, or MODULE:ID, whose attributes --param makes the task."""
     param: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Of --env, repeated: NAME=LOW:HIGH, NAME=log:LOW:HIGH, NAME=int:LOW:HIGH, NAME=normal:MEAN:STD or NAME=A,B,C."""
     apply: Literal["attrs", "options", "set_task", "kwargs", "seed"] = "attrs"

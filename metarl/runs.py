@@ -235,6 +235,13 @@ class Run:
                 path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
         self._made = []
 
+    def keep_notes(self, notes: Sequence[str]) -> None:
+        """Write down what was warned of before training, in `notes.txt`, a line each; nothing where there is none."""
+        path = self.path / "notes.txt"
+        if notes:
+            self._will_make(path)
+            write_atomic(path, "".join(f"{note}\n" for note in notes).encode())
+
     def _will_make(self, *paths: Path) -> None:
         """Remember which of some files are not there before they are written."""
         self._made += [path for path in paths if not os.path.lexists(path)]

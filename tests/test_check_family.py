@@ -20,6 +20,7 @@ from metarl.check import check_family
 from metarl.tasks import sample_tasks
 
 
+@pytest.mark.filterwarnings("ignore:note.*shows the task:metarl.FamilyWarning")  # a cue, an object's place: meant
 @pytest.mark.parametrize("family", contract_ids(presets=True))
 def test_registered_families_keep_the_contract(family):
     built = contract_family(family)
