@@ -143,7 +143,7 @@ def make_family(id: str | Family, **kwargs: Any) -> Family:
     try:
         with registered({**spec.kwargs, **presets.get(preset, {})}):
             family = build(**merged)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         if isinstance(error, MetaRLError) or not own:
             raise
         raise InvalidValueError(f"keywords of {name}", merged, f"values that it can use ({error})") from error
