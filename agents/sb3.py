@@ -34,6 +34,7 @@ from torch import Tensor
 from metarl.agent import Agent, AgentState, check_number
 from metarl.errors import DivergedWarning, InvalidValueError, did_you_mean, verbatim
 from metarl.family import Family
+from metarl.files import parse_json
 from metarl.named import load_named
 from metarl.rng import Rng, fold_in, make_key
 from metarl.rollout import Budget, Rollout, Step, Trials, check_finite
@@ -59,12 +60,21 @@ PACKAGES = ("torch.nn", "torch.optim", "stable_baselines3")  # of these
 OURS = ("policy", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model")  # not for the user
 ON_GPU = "You are trying to run .* on the GPU"  # advice that an explicit device has overruled
 
+
+def _object(words: list[str]) -> dict[str, Any]:
+    """An object of JSON from the command line."""
+    found = parse_json(words[0])
+    if not isinstance(found, dict):
+        raise ValueError("it is no object of JSON")
+    return found
+
+
 Keywords = Annotated[
     dict[str, Any],
     tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="JSON",
-        instance_from_str=lambda words: dict(json.loads(words[0])),
+        instance_from_str=_object,
         is_instance=lambda value: isinstance(value, dict),
         str_from_instance=lambda value: [json.dumps(value)],
     ),

@@ -51,13 +51,13 @@ def write_atomic(path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file():
             raise ValueError("what is there is no file")
-        _write_beside(path, data)
+        _write_beside(path, data, os.replace)
     except (OSError, ValueError) as error:
         raise InvalidValueError("output path", str(path), f"a place that can be written ({reason(error)})") from error
 
 
-def _write_beside(path: Path, data: bytes, name: Callable[[Path, Path], None] = os.replace) -> None:
-    """Write a temporary file, and let it take the place of `path`, or what else `name` does with the two."""
+def _write_beside(path: Path, data: bytes, name: Callable[[Path, Path], None]) -> None:
+    """Write a temporary file, and let `name` give it its name, which is `path`."""
     part = path.parent / f".metarl-{secrets.token_hex(8)}.part"
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # O_EXCL follows no link
     try:
@@ -154,12 +154,12 @@ def digest_arrays(arrays: Mapping[str, Array]) -> str:
 
 @contextmanager
 def reading(field: str, value: object, expected: str) -> Iterator[None]:
-    """Turn whatever goes wrong while a file is read into one sentence about it."""
+    """Turn whatever goes wrong while a file is read into one sentence that names it."""
     try:
         yield
-    except InvalidValueError:
-        raise
     except Exception as error:  # bytes may be anything, and so may what a parser says of them
+        if isinstance(error, InvalidValueError) and str(value) in str(error):
+            raise
         raise InvalidValueError(field, value, f"{expected} ({reason(error)})") from error
 
 
@@ -169,8 +169,8 @@ def reason(error: BaseException) -> str:
     told = " ".join(told.split())
     if not told or isinstance(error, KeyError):
         told = f"{type(error).__name__} {told}".strip()
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in told[:240])
-    return shown if len(shown) <= 200 else f"{shown[:197]}..."
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in told[:400])
+    return shown if len(shown) <= 300 else f"{shown[:297]}..."
 
 
 def read_bytes(path: Path, largest: int) -> bytes:

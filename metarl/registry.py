@@ -21,7 +21,7 @@ import gymnasium as gym
 
 from metarl.errors import InvalidValueError, MetaRLError, MissingExtraError, did_you_mean
 from metarl.family import Family, GymFamily, check_family_fields
-from metarl.files import parse_json, reading
+from metarl.files import parse_json, reading, reason
 from metarl.named import Factory, load_entry_point, registered
 from metarl.tasks import TaskSpace
 
@@ -143,10 +143,10 @@ def make_family(id: str | Family, **kwargs: Any) -> Family:
     try:
         with registered({**spec.kwargs, **presets.get(preset, {})}):
             family = build(**merged)
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, ArithmeticError, AttributeError, MemoryError, RuntimeError) as error:
         if isinstance(error, MetaRLError) or not own:
             raise
-        raise InvalidValueError(f"keywords of {name}", merged, f"values that it can use ({error})") from error
+        raise InvalidValueError(f"keywords of {name}", merged, f"values that it can use ({reason(error)})") from error
     if not isinstance(family, Family):
         raise InvalidValueError(f"entry point of {name}", type(family).__name__, "a metarl.Family")
     check_family_fields(family)

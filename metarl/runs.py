@@ -4,9 +4,11 @@
                            when a run is extended
     RUN/metrics.jsonl      one line per iteration
     RUN/tensorboard/       the same for TensorBoard
-    RUN/checkpoint.safetensors, checkpoint.json    the last checkpoint; loading one executes nothing
+    RUN/checkpoint-N.safetensors, checkpoint.json  the last checkpoint; loading one executes nothing
     RUN/results/           what evaluations of the run found
     RUN/.metarl-lock       while it is trained: by which process
+
+JSON files carry a hash of what they say: one that was edited is refused.
 
 Every draw is keyed by the iteration, so a checkpoint is the agent's tensors and a number.
 """
@@ -38,7 +40,7 @@ import torch
 from torch import Tensor
 
 from metarl.agent import Agent, make_agent
-from metarl.errors import InvalidValueError, verbatim
+from metarl.errors import InvalidValueError, MetaRLError, verbatim
 from metarl.files import (
     LARGEST_ARRAYS,
     LARGEST_HEAD,
@@ -55,6 +57,7 @@ from metarl.files import (
     read_bytes,
     read_json,
     reading,
+    reason,
     whole,
     write_atomic,
     write_first,
@@ -271,9 +274,14 @@ class Run:
             raise InvalidValueError(f"hyperparameters of {self.path}", wrong, f"those of this version's {cls.__name__}")
         family = make_family(self.config["family"])
         device = device or self.config["device"]
-        with reading(f"hyperparameters of {self.path}", values, f"those that {cls.__name__} can use"):
+        try:
             config = cls.Config(**values)
             return make_agent(self.config["agent"], family, seed=self.config["seed"], device=device, config=config)
+        except (TypeError, ValueError, ArithmeticError, MemoryError, RuntimeError) as error:
+            if isinstance(error, MetaRLError):
+                raise
+            expected = f"those that {cls.__name__} can be made with ({reason(error)})"
+            raise InvalidValueError(f"hyperparameters of {self.path}", values, expected) from error
 
     def _check_registered(self) -> None:
         """Say what to import where that is known."""

@@ -563,7 +563,7 @@ class Tasks:
         Raises:
             InvalidValueError: the data are of another format, lack something, or do not match their hashes.
         """
-        with reading("tasks", verbatim("unreadable"), "what Tasks.to_dict gives"):
+        with reading("tasks", verbatim("not usable"), "what Tasks.to_dict gives"):
             space = _space_of(data)
             values = {k: _numbers(f"values of {k}", v, np.float32) for k, v in dict(data["values"]).items()}
             index = _numbers("index", data["index"], np.int64)
