@@ -117,6 +117,8 @@ def gymnasium_family(
         horizon: as in `GymFamily`.
         env_kwargs: as in `GymFamily`.
     """
+    if not (isinstance(params, Mapping) and params and all(isinstance(text, str) for text in params.values())):
+        raise InvalidValueError("params", params, f"a dict from the names of attributes to texts: {FORMS}")
     space = {name: parse_distribution(name, text) for name, text in params.items()}
     if env not in gym.registry and ":" not in env:
         try:

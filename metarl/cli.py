@@ -116,12 +116,24 @@ def _train_first(run: Run, agent: Agent) -> None:
         with run.lock():
             try:
                 _train(run, agent, 0)
+            except Interrupted:
+                raise
             except Exception as error:
-                if not isinstance(error, Interrupted) and not run.has_metrics:
+                if not run.has_metrics:
                     run.discard()
+                _tell_where(error, run)
                 raise
     except KeyboardInterrupt:
         raise Interrupted(run.path, 0) from None
+
+
+def _tell_where(error: Exception, run: Run) -> None:
+    """Say where training was when somebody's own code raised, before the traceback says what."""
+    if isinstance(error, (MetaRLError, Interrupted)):
+        return
+    notes = [*getattr(error, "__notes__", ()), f"{type(error).__name__} was raised in training"]
+    kept = f"the last checkpoint stands: metarl train --resume {_quoted(run.path)}" if run.has_checkpoint else ""
+    _tell(f"{notes[0].splitlines()[0]}; {kept or 'nothing was learned'}")
 
 
 def _family_of(options: TrainOptions) -> Family:
@@ -156,7 +168,11 @@ def run_resume(options: ResumeOptions) -> None:
         if options.iterations is not None:
             run.set_iterations(options.iterations, agent, start)
         say(f"{options.resume}: {start} of {run.config['iterations']} iterations are done")
-        _train(run, agent, start)
+        try:
+            _train(run, agent, start)
+        except Exception as error:
+            _tell_where(error, run)
+            raise
 
 
 def _train(run: Run, agent: Agent, start: int) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from metarl.errors import InvalidValueError
+from metarl.errors import InvalidValueError, verbatim
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -180,6 +180,8 @@ def check_options(options: Any) -> None:
     """
     for field in fields(options):
         value = getattr(options, field.name)
+        if field.name == "k" and value == ():
+            raise InvalidValueError("--k", verbatim("nothing"), "one number or more")
         for one in value if isinstance(value, tuple) else (value,):
             if isinstance(one, Path) or field.name in ("runs", "run"):
                 _check_path(f"--{field.name}" if isinstance(one, Path) else field.name, one)
