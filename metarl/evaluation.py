@@ -294,6 +294,14 @@ def _paths(rollout: Rollout, keep: slice) -> Floats:
     return points.transpose(0, 1).cpu().numpy()
 
 
+def _lined_up(paths: list[Floats]) -> Floats:
+    """Paths of several parts `[path, t, 2]` as those of one, NaN after the end of the shorter ones."""
+    longest = max(p.shape[1] for p in paths)
+    padded = [np.pad(p, ((0, 0), (0, longest - p.shape[1]), (0, 0)), constant_values=np.nan) for p in paths]
+    kept = np.concatenate(padded)
+    return kept if kept.size else np.zeros((0, 0, 2))
+
+
 def _lives(agent: Agent) -> bool:
     """Whether an adaptation step is one episode, so that a trial is lived through one episode at a time."""
     return agent.budget == Budget(slots=1, episodes=1)
@@ -416,10 +424,7 @@ def _assemble(
         seconds=np.stack([np.sum([p.seconds for p in played], 0) for played in outcomes]),
         references=references,
         bayes_optimal=agent.family.bayes_optimal_return(grid[-1]) if in_prior else None,
-        paths={
-            k: np.concatenate([p.paths[k] for p in outcomes[0] if p.paths[k].size] or [np.zeros((0, 0, 2))])
-            for k in grid
-        },
+        paths={k: _lined_up([p.paths[k] for p in outcomes[0]]) for k in grid},
         landmarks=None,
         task_hash=tasks.hash,
         trial=_joined([part.trial for part in outcomes[0] if part.trial]),

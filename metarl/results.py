@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from metarl.errors import InvalidValueError, did_you_mean
 from metarl.intervals import Floats as Floats
-from metarl.intervals import interval, iqm, iqm_interval, mean_interval, seed_parts, task_parts
+from metarl.intervals import crossed_parts, interval, iqm, iqm_interval, mean_interval, seed_parts, task_parts
 from metarl.tasks import write_atomic, write_npz
 
 FORMAT = "metarl-results-1"
@@ -137,11 +137,13 @@ class Results:
         if not {"floor", "informed_optimum"} <= self.references.keys():
             return None
         floor, best = self.references["floor"], self.references["informed_optimum"]
-        needed, steps = floor + share * (best - floor), np.append(self.env_steps, np.inf)
-        # what a task's returns have beyond its own share
-        margin = self.scores[self._mode(mode)].mean(-1) - needed[:, None]
-        low, high = mean_interval(margin, fixed_tasks=self.finite)
-        ends = {"steps": margin.mean((0, 1)), "low": high, "high": low}  # with the highest margins it takes the fewest
+        steps, span = np.append(self.env_steps, np.inf), (best - floor)[:, None]
+        gain = self.scores[self._mode(mode)].mean(-1) - floor[:, None]  # [seed, task, k]
+        margin = (gain - share * span).mean((0, 1))
+        # the normalised score is a ratio: what varies is how a task's gain differs from its share of what can be gained
+        rest = gain - gain.mean((0, 1)) / span.mean() * span
+        low, high = interval(margin, crossed_parts(rest, fixed_tasks=self.finite))
+        ends = {"steps": margin, "low": high, "high": low}  # with the highest margins it takes the fewest
         return {name: float(steps[_stays(values >= 0)]) for name, values in ends.items()}
 
     def save(self, path: str | Path) -> Path:
