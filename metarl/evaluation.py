@@ -25,9 +25,10 @@ from metarl.results import Floats, Results
 from metarl.rng import Rng
 from metarl.rollout import Budget, Feedback, Rollout, SlotPool, Step, Trials
 from metarl.runs import git_revision, versions
-from metarl.tasks import Tasks
+from metarl.tasks import Tasks, content_hash
 
 MODES = ("sampled", "mean")
+_TASKS = 40  # that are played if nobody says otherwise
 _SMALL = 4  # numbers in an observation that is kept of a trial
 _PRIOR = ("train", "test")  # splits that the Bayes optimum under the family's prior is about
 
@@ -38,7 +39,7 @@ def evaluate(
     *,
     k: int | Sequence[int] = 3,
     split: str = "test",
-    num_tasks: int = 40,
+    num_tasks: int | None = None,
     task_seed: int = 0,
     trials: int = 1,
     episodes: int = 20,
@@ -57,7 +58,7 @@ def evaluate(
         tasks: what to play; by default tasks 0, ..., `num_tasks` - 1 of (split, task_seed).
         k: the last adaptation step (the grid is then 0, ..., k), or the grid itself.
         split: of the default tasks.
-        num_tasks: how many of them.
+        num_tasks: how many of them; by default 40, or the next multiple of a split's tasks where it has fewer.
         task_seed: seed of the split.
         trials: independent trials of each task.
         episodes: fresh episodes played for each R_k, in each trial and mode.
@@ -75,7 +76,8 @@ def evaluate(
     """
     group: list[Any] = list(agents) if isinstance(agents, (list, tuple)) else [agents]
     family = _one_family(group)
-    tasks = family.tasks(split, num_tasks, task_seed) if tasks is None else tasks
+    if tasks is None:
+        tasks = family.tasks(split, default_tasks(family, split) if num_tasks is None else num_tasks, task_seed)
     grid = adaptation_grid(k)
     _check(group[0], family, tasks, {"trials": trials, "episodes": episodes}, modes, allow_train_tasks)
     width = max(group[0].budget.slots, 1 if group[0].remembers else episodes)
@@ -102,6 +104,7 @@ def evaluate(
         "config": asdict(group[0].config),
         "floor": floor,
         "train_equals_test": family.finite,
+        "every_task": _plays_every(family, tasks),
         "failed_steps": sum(part.failed for played in outcomes for part in played),
         "versions": versions(),
         "git": git_revision(),
@@ -122,6 +125,19 @@ def _one_family(group: Sequence[Agent]) -> Family:
         if len(values) > 1:
             raise InvalidValueError(f"{name} to evaluate together", sorted(values), "one and the same")
     return group[0].family
+
+
+def default_tasks(family: Family, split: str) -> int:
+    """How many tasks are played if nobody says: 40, or the next multiple of a split's tasks where there are fewer."""
+    every = family.listed(split)
+    count = 1 if every is None or len(every) >= _TASKS else len(every)
+    return -(-_TASKS // count) * count
+
+
+def _plays_every(family: Family, tasks: Tasks) -> bool:
+    """Whether these are all tasks of a family whose train and test tasks are the same few."""
+    every = family.listed(tasks.split) if family.finite and tasks.split in family.splits else None
+    return every is not None and bool(np.isin(content_hash(every.values), content_hash(tasks.values)).all())
 
 
 def adaptation_grid(k: int | Sequence[int]) -> list[int]:

@@ -42,7 +42,7 @@ class Results:
         landmarks: a point to mark for each path, `[path, 2]`.
         task_hash: content hash of the tasks.
         meta: what made it: settings, config, seeds, versions, git revision, whether the floor is exact or measured, and
-            whether train = test.
+            whether train = test, and if so whether all tasks were played.
         trial: the first trial of each of the first tasks, as the first seed's agent played it while adapting; for
             agents that live through a trial one episode at a time, else empty. `action` and `obs` (the environment's
             action, and what was seen before it) are `[path, episode, t]` and one axis more where they are vectors,
@@ -79,7 +79,9 @@ class Results:
         """
         mode = self._mode(mode)
         per_task = self.scores[mode].mean(-1)  # [seed, task, k]
-        (low, high), (iqm_low, iqm_high) = (f(per_task, fixed_tasks=self.finite) for f in (mean_interval, iqm_interval))
+        (low, high), (iqm_low, iqm_high) = (
+            f(per_task, fixed_tasks=self.every_task) for f in (mean_interval, iqm_interval)
+        )
         columns = {"iqm": iqm(per_task), "low": low, "high": high, "iqm_low": iqm_low, "iqm_high": iqm_high}
         rows = []
         for i, k in enumerate(self.k):
@@ -99,9 +101,9 @@ class Results:
         return mode
 
     @property
-    def finite(self) -> bool:
-        """Whether the family's tasks are few and all known: intervals then take them as they are, not as drawn."""
-        return bool(self.meta.get("train_equals_test"))
+    def every_task(self) -> bool:
+        """Whether the family's few tasks were all played: intervals then take them as they are, not as drawn."""
+        return bool(self.meta.get("every_task"))
 
     def normalised(self, mean: float) -> float | None:
         """(mean - mean floor) / (mean reference - mean floor), unclipped; None where either is unknown."""
@@ -115,7 +117,7 @@ class Results:
         if not self.lifetime.size:
             return None
         per_task = self.lifetime.mean(-1)
-        low, high = (float(end[0]) for end in mean_interval(per_task[..., None], fixed_tasks=self.finite))
+        low, high = (float(end[0]) for end in mean_interval(per_task[..., None], fixed_tasks=self.every_task))
         out = {"mean": float(per_task.mean()), "low": low, "high": high, "episodes": float(self.collected.shape[-1])}
         return out if self.bayes_optimal is None else out | {"bayes_optimal": self.bayes_optimal}
 
@@ -142,7 +144,7 @@ class Results:
         margin = (gain - share * span).mean((0, 1))
         # the normalised score is a ratio: what varies is how a task's gain differs from its share of what can be gained
         rest = gain - gain.mean((0, 1)) / span.mean() * span
-        low, high = interval(margin, crossed_parts(rest, fixed_tasks=self.finite))
+        low, high = interval(margin, crossed_parts(rest, fixed_tasks=self.every_task))
         ends = {"steps": margin, "low": high, "high": low}  # with the highest margins it takes the fewest
         return {name: float(steps[_stays(values >= 0)]) for name, values in ends.items()}
 

@@ -127,7 +127,7 @@ def results(**meta: Any) -> Results:
 
 def test_a_finite_familys_tasks_are_taken_as_they_are() -> None:
     """With tasks drawn at random the ends are 4.3 * 5.8 away, else seeds alone: tan(.475 pi) * 1 = 12.7."""
-    drawn, fixed = results(train_equals_test=False), results(train_equals_test=True)
+    drawn, fixed = results(every_task=False), results(every_task=True)
     assert fixed.summary()[0]["high"] - 11 == pytest.approx(12.706, abs=1e-3)
     assert drawn.summary()[0]["high"] - 11 > 20
     for found in (drawn, fixed):

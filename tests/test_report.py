@@ -535,10 +535,10 @@ def test_text_table_in_full():
     assert table_text([made]).splitlines() == [
         "metarl/Toy-v0: split: test \u00b7 tasks: 3 \u00b7 episodes for each R_k: 2 \u00b7 informed optimum: -2",
         "",
-        "| agent | actions | k = 0                   | k = 1                   |",
-        "| ----- | ------- | ----------------------- | ----------------------- |",
-        "| maml  | sampled | -12.35 [-12.35, -12.35] | -12.35 [-12.35, -12.35] |",
-        "| maml  | mean    | 0.50 [0.50, 0.50]       | 0.50 [0.50, 0.50]       |",
+        "| agent | actions | k = 0                   | k = 1                   | environment steps |",
+        "| ----- | ------- | ----------------------- | ----------------------- | ----------------- |",
+        "| maml  | sampled | -12.35 [-12.35, -12.35] | -12.35 [-12.35, -12.35] | 0 / 2,000         |",
+        "| maml  | mean    | 0.50 [0.50, 0.50]       | 0.50 [0.50, 0.50]       | 0 / 2,000         |",
     ]
 
 
@@ -555,4 +555,17 @@ def test_text_has_a_table_per_family_and_lifetime_where_known():
 def test_text_holds_the_summary():
     row = table_text([AGENTS[0]]).splitlines()[4]
     cells = [f"{r['mean']:.2f} [{r['low']:.2f}, {r['high']:.2f}]" for r in AGENTS[0].summary()]
-    assert [cell.strip() for cell in row.split("|")[1:-1]] == ["maml", "sampled", *cells]
+    assert [cell.strip() for cell in row.split("|")[1:-1]] == ["maml", "sampled", *cells, "0 / 2,000 / 4,000 / 6,000"]
+
+
+def test_text_shows_success_and_steps_at_the_ks_of_its_columns():
+    """Grids of k that differ: an agent's cell has a dash at a k that it was not measured at."""
+    success = np.zeros((2, 3, 2, 4))
+    success[:, :, 1, 0] = 1.0  # one of four episodes
+    first = make_results(grid=(0, 2), success={"sampled": success})
+    lines = table_text([first, make_results("rl2", grid=(0, 1))]).splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
+    assert cells[0][2:] == ["k = 0", "k = 1", "k = 2", "environment steps", "success"]
+    assert cells[2][3:4] + cells[2][5:] == ["", f"0 / {DASH} / 4,000", f"0.00 / {DASH} / 0.25"]
+    assert cells[3][6] == ""  # success was not reported with mean actions
+    assert cells[4][5:] == [f"0 / 2,000 / {DASH}", ""]
