@@ -46,8 +46,8 @@ def mean_interval(scores: Floats, *, fixed_tasks: bool = False) -> tuple[Floats,
 def iqm_interval(scores: Floats, *, fixed_tasks: bool = False) -> tuple[Floats, Floats]:
     """The 95 % interval of the interquartile mean; arguments and ends as for `mean_interval`.
 
-    A trimmed mean varies as the mean of the winsorised scores does, divided by the share of scores that is kept (Tukey
-    and McLaughlin 1963); as many tasks fewer count as degrees of freedom.
+    A trimmed mean varies as the mean of the winsorised scores does, divided by the share of scores that is kept; of a
+    single seed that share of the tasks counts as degrees of freedom (Tukey and McLaughlin 1963).
     """
     count = scores.shape[0] * scores.shape[1]
     cut = count // 4
@@ -66,7 +66,7 @@ def iqm(scores: Floats) -> Floats:
 
 
 def crossed_parts(scores: Floats, *, fixed_tasks: bool = False, kept: float = 1.0) -> list[Part]:
-    """The variance of the mean of `[seed, task, k]`, in parts; `kept` is the share of tasks that counts as freedom."""
+    """The variance of the mean of `[seed, task, k]`, in parts; `kept` as for `task_parts`."""
     if fixed_tasks and len(scores) > 1:
         return seed_parts(scores.mean(1))
     return seed_parts(scores.mean(1)) + task_parts(scores, kept)
@@ -79,16 +79,20 @@ def seed_parts(means: Floats) -> list[Part]:
 
 
 def task_parts(scores: Floats, kept: float = 1.0) -> list[Part]:
-    """What tasks add to it, of `[seed, task, k]`: their variance, less what is the rest's; nothing of a single task."""
+    """What tasks add to it, of `[seed, task, k]`: their variance, less what is the rest's; nothing of a single task.
+
+    `kept` is the share of a single seed's tasks that counts as degrees of freedom.
+    """
     seeds, tasks = scores.shape[:2]
     if tasks == 1:
         return []
     means = scores.mean(0)
     variance = means.var(0, ddof=1) / tasks
-    if seeds > 1:
-        rest = scores - means - scores.mean(1, keepdims=True) + scores.mean((0, 1))
-        variance = variance - np.square(rest).sum((0, 1)) / ((seeds - 1) * (tasks - 1) * seeds * tasks)
-    return [Part(np.maximum(variance, 0.0), max(1.0, kept * tasks - 1))]
+    if seeds == 1:
+        return [Part(variance, max(1.0, kept * tasks - 1))]
+    rest = scores - means - scores.mean(1, keepdims=True) + scores.mean((0, 1))
+    variance = variance - np.square(rest).sum((0, 1)) / ((seeds - 1) * (tasks - 1) * seeds * tasks)
+    return [Part(np.maximum(variance, 0.0), tasks - 1)]
 
 
 def interval(centre: Floats, parts: Sequence[Part], level: float = 0.95) -> tuple[Floats, Floats]:
