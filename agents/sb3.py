@@ -26,6 +26,7 @@ import torch
 import tyro
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import BaseBuffer
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import NormalActionNoise
 from torch import Tensor
@@ -33,7 +34,8 @@ from torch import Tensor
 from metarl.agent import Agent, AgentState, check_number
 from metarl.errors import DivergedWarning, InvalidValueError, did_you_mean, verbatim
 from metarl.family import Family
-from metarl.registry import load_entry_point
+from metarl.files import parse_json
+from metarl.named import load_named
 from metarl.rng import Rng, fold_in, make_key
 from metarl.rollout import Budget, Rollout, Step, Trials, check_finite
 from metarl.sb3 import (
@@ -53,15 +55,26 @@ from metarl.sb3 import (
 from metarl.tasks import Tasks
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {c.__name__: c for c in (A2C, DDPG, DQN, PPO, SAC, TD3)}
+KINDS = (BaseAlgorithm, BaseBuffer, torch.nn.Module, torch.optim.Optimizer)  # what a run's keywords may name
+PACKAGES = ("torch.nn", "torch.optim", "stable_baselines3")  # of these
 OURS = ("policy", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model")  # not for the user
 ON_GPU = "You are trying to run .* on the GPU"  # advice that an explicit device has overruled
+
+
+def _object(words: list[str]) -> dict[str, Any]:
+    """An object of JSON from the command line."""
+    found = parse_json(words[0])
+    if not isinstance(found, dict):
+        raise ValueError("it is no object of JSON")
+    return found
+
 
 Keywords = Annotated[
     dict[str, Any],
     tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="JSON",
-        instance_from_str=lambda words: dict(json.loads(words[0])),
+        instance_from_str=_object,
         is_instance=lambda value: isinstance(value, dict),
         str_from_instance=lambda value: [json.dumps(value)],
     ),
@@ -78,7 +91,8 @@ class SB3Config:
     """The policy's name, as the algorithm knows it."""
     algorithm_kwargs: Keywords = field(default_factory=dict)
     """Keywords of the algorithm as JSON; a "module:Class" in them is imported, as in
-    {"policy_kwargs": {"activation_fn": "torch.nn:ReLU"}}."""
+    {"policy_kwargs": {"activation_fn": "torch.nn:ReLU"}}; opening such a run needs --load for other packages' modules
+    than torch.nn, torch.optim and stable_baselines3."""
     steps: int = 2048
     """Environment steps that one adaptation step eats: a multiple of num_envs times n_steps or train_freq."""
     num_envs: int = 1
@@ -153,7 +167,7 @@ class SB3(Agent):
         if ":" not in name and name not in ALGORITHMS:
             expected = f"{did_you_mean(str(name), ALGORITHMS)}, or 'module:Class'"
             raise InvalidValueError(f"{self.name}.algorithm", name, expected)
-        cls = ALGORITHMS[name] if name in ALGORITHMS else load_entry_point(name)
+        cls = ALGORITHMS[name] if name in ALGORITHMS else load_named(name, KINDS, PACKAGES)
         if not (isinstance(cls, type) and issubclass(cls, BaseAlgorithm)):
             raise InvalidValueError(f"{self.name}.algorithm", name, "a Stable-Baselines3 algorithm")
         if self.config.policy not in cls.policy_aliases:
@@ -410,6 +424,7 @@ def _imported(given: Mapping[str, Any]) -> dict[str, Any]:
     def one(value: Any) -> Any:
         if isinstance(value, Mapping):
             return _imported(value)
-        return load_entry_point(value) if isinstance(value, str) and ":" in value else copy.deepcopy(value)
+        named = isinstance(value, str) and ":" in value
+        return load_named(value, KINDS, PACKAGES) if named else copy.deepcopy(value)
 
     return {k: one(v) for k, v in given.items()}

@@ -21,7 +21,7 @@ from trials import RESULTS, STUDIES, selected
 import metarl
 from metarl.envs.bandit_bounds import bayes_upper_bound, sampled_upper_bound
 from metarl.envs.bernoulli_bandit import BernoulliBandit
-from metarl.tasks import write_atomic
+from metarl.files import write_atomic
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ from baselines.measure import Side, compare, interleave, lines_of, machine, time
 from torch import Tensor, nn
 
 from metarl import make_family
+from metarl.files import write_atomic
 from metarl.rng import fold_in, make_key
 from metarl.slots import engine_threads, make_slots
-from metarl.tasks import write_atomic
 
 HERE = Path(__file__).resolve().parent
 PARTS = ("f", "g")

@@ -32,11 +32,11 @@ from baselines.measure import Sample, Side, compare, interleave, lines_of, machi
 
 from metarl import Trials, make_agent
 from metarl.agents.maml import MAML
+from metarl.files import write_atomic
 from metarl.memory import GRU
 from metarl.meta_gradient import GRAPH_BYTES
 from metarl.rng import Rng
 from metarl.rollout import Budget, SlotPool
-from metarl.tasks import write_atomic
 
 HERE = Path(__file__).resolve().parent
 Part = tuple[list[dict[str, Any]], dict[str, Any]]  # rows of the table, and details by name

@@ -36,9 +36,10 @@ from PIL import Image
 from metarl import Family, GymFamily, TorchFamily, make_family, registry
 from metarl.drawing import one_slot
 from metarl.errors import InvalidValueError
+from metarl.files import write_atomic
 from metarl.rng import fold_in, make_key
 from metarl.slots import TorchSlots
-from metarl.tasks import Distribution, write_atomic
+from metarl.tasks import Distribution
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "families"
 NAMESPACE = "metarl/"

@@ -31,13 +31,13 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
 from torch import Tensor
 
+from metarl.files import write_atomic
 from metarl.meta_gradient import Unroll
 from metarl.networks import Categorical, Distribution, Params
 from metarl.policy_gradient import ESTIMATORS, Batch, surrogate
 from metarl.report import GREY, MARKERS, PALETTE, STYLE
 from metarl.rng import Rng, fold_in, make_key
 from metarl.runs import git_revision, versions
-from metarl.tasks import write_atomic
 
 HERE = Path(__file__).resolve().parent
 UNBIASED = ("dice", "loaded_dice")

@@ -25,9 +25,9 @@ from point_navigation import SETTINGS
 from trial_tables import table
 
 from metarl import registry
+from metarl.files import write_atomic
 from metarl.report import adaptation_figure, save_figure
 from metarl.results import Results
-from metarl.tasks import write_atomic
 from metarl.trial_figure import trial_figure
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -18,7 +18,7 @@ import tyro
 from trials import GRIDS, STUDIES, TUNED, made, selected
 
 import metarl
-from metarl.tasks import write_atomic
+from metarl.files import write_atomic
 
 
 @dataclass(frozen=True)

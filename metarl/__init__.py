@@ -8,6 +8,7 @@ from metarl.check import check_family
 from metarl.errors import DivergedWarning, InvalidValueError, MetaRLError
 from metarl.evaluation import evaluate
 from metarl.family import Family, GymFamily, TorchFamily
+from metarl.named import load_source
 from metarl.registry import load_plugins, make_family, register_agent, register_family
 from metarl.report import write_report
 from metarl.results import Results
@@ -44,6 +45,7 @@ __all__ = [
     "adopt",
     "check_family",
     "evaluate",
+    "load_source",
     "make_agent",
     "make_family",
     "register_agent",

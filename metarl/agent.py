@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import MISSING, fields, is_dataclass, replace
+from numbers import Real
 from typing import Any, ClassVar, cast
 
 import torch
@@ -22,6 +23,14 @@ from metarl.rollout import AgentState, Budget, Feedback, Rollout, Step, Trials
 from metarl.tasks import Tasks
 
 __all__ = ["Agent", "AgentState", "adam_tensors", "check_number", "load_adam", "make_agent", "resolve_device"]
+
+_KINDS: dict[type[Any], tuple[tuple[type[Any], ...], str]] = {  # of a hyperparameter, by its default
+    bool: ((bool,), "True or False"),
+    Real: ((Real,), "a number"),
+    str: ((str,), "text"),
+    tuple: ((tuple, list), "a list"),
+    dict: ((dict,), "names with values"),
+}
 
 
 class Agent(ABC):
@@ -147,11 +156,24 @@ def make_agent(
         expected = f"one whose task stays: each adaptation step of {name} would begin the schedule of tasks anew"
         raise InvalidValueError(f"family of {name}", built.id, expected)
     chosen = replace(cast("Any", config), **overrides)
-    for field in fields(chosen):
-        if isinstance(field.default, bool) and not isinstance(value := getattr(chosen, field.name), bool):
-            raise InvalidValueError(f"{name}.{field.name}", value, "True or False")
+    _check_kinds(name, chosen)
     agent: Agent = cls(built, chosen, seed, resolve_device(device))
     return agent
+
+
+def _check_kinds(name: str, config: Any) -> None:
+    """Refuse hyperparameters of another kind than their defaults are of."""
+    for field in fields(config):
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        value, kind = getattr(config, field.name), next((k for k in _KINDS if isinstance(default, k)), None)
+        if kind is None:
+            continue
+        taken, words = _KINDS[kind]
+        fits = isinstance(value, taken) and not (kind is Real and isinstance(value, bool))
+        if isinstance(default, tuple) and all(isinstance(part, Real) for part in default):
+            fits, words = fits and all(isinstance(part, Real) for part in value), "a list of numbers"
+        if not fits:
+            raise InvalidValueError(f"{name}.{field.name}", value, words)
 
 
 def adam_tensors(optimizer: torch.optim.Optimizer, params: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -36,10 +36,11 @@ from metarl.drawing import one_slot
 from metarl.errors import InvalidValueError, did_you_mean
 from metarl.evaluation import MODES, adaptation_grid
 from metarl.family import Family, GymFamily, TorchFamily
+from metarl.files import write_atomic
 from metarl.results import Floats
 from metarl.rollout import Budget, SlotPool, Trials
 from metarl.slots import GymSlots, Slots, TorchSlots, Transition
-from metarl.tasks import Tasks, write_atomic
+from metarl.tasks import Tasks
 
 Pixels = npt.NDArray[np.uint8]  # [H, W, 3]
 SUFFIXES = (".gif", ".mp4")
@@ -355,7 +356,7 @@ def write_gif(path: Path, pictures: Sequence[Pixels], fps: float) -> None:
     first, *rest = [Image.fromarray(p).quantize(palette=colours, dither=Image.Dither.NONE) for p in pictures]
     duration = [max(20, round(100 / fps) * 10)] * len(rest) + [round(1000 * LAST_SECONDS)]  # ms, whole hundredths
     buffer = io.BytesIO()
-    first.save(buffer, "GIF", save_all=True, append_images=rest, duration=duration, loop=0)
+    first.save(buffer, "GIF", save_all=True, append_images=rest, duration=duration, loop=0, comment=b"metarl")
     write_atomic(path, buffer.getvalue())
 
 
@@ -366,8 +367,8 @@ def write_mp4(path: Path, pictures: Sequence[Pixels], fps: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "film.mp4"
         source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:g}", "-i", "-"]
-        coded = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-movflags", "+faststart", str(made)]
-        command = [str(_ffmpeg()), "-loglevel", "error", *source, *coded]
+        coded = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
+        command = [str(_ffmpeg()), "-loglevel", "error", *source, *coded, "-metadata", "comment=metarl", str(made)]
         done = subprocess.run(command, input=b"".join(p.tobytes() for p in shown), capture_output=True, check=False)
         if done.returncode:
             said = done.stderr.decode(errors="replace").strip()

@@ -7,33 +7,31 @@ Commands: `list`, `train AGENT --family ID`, `train --resume RUN`, `eval RUN... 
 from __future__ import annotations
 
 import hashlib
-import importlib
-import importlib.util
 import json
+import os
+import select
 import shlex
-import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, make_dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.table import Column
-from rich.text import Text
 
 import metarl
 from metarl.adopt import parse_parameters
 from metarl.agent import Agent, check_number, make_agent
 from metarl.animation import choose_renderer, watch
 from metarl.check import check_family
-from metarl.errors import DivergedWarning, InvalidValueError, MetaRLError, did_you_mean, verbatim
+from metarl.errors import DivergedWarning, InvalidValueError, MetaRLError, did_you_mean, printable, verbatim
 from metarl.evaluation import default_tasks, evaluate
 from metarl.family import Family
+from metarl.listing import run_list
+from metarl.named import load_source
 from metarl.options import (
     CheckFamilyOptions,
     EvalOptions,
@@ -43,14 +41,15 @@ from metarl.options import (
     ResumeOptions,
     TrainOptions,
     WatchOptions,
+    check_options,
 )
-from metarl.registry import agent_class, agents, base_id, families, make_family
+from metarl.outputs import check_film, check_report, check_results
+from metarl.progress import bar, say
+from metarl.registry import agent_class, agents, make_family
 from metarl.report import table_text, write_report
 from metarl.results import Results
 from metarl.runs import Interrupted, Run
 from metarl.tasks import Tasks
-
-console = Console(highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -88,52 +87,6 @@ QUICKSTART = (
 # --- commands --------------------------------------------------------------------------------------------------------
 
 
-def run_list(options: ListOptions) -> None:
-    """`metarl list`."""
-    for id in options.families:
-        _describe(make_family(id))
-    if options.families:
-        return
-    console.print("[bold]Families[/bold]")
-    for id in sorted(families):
-        if not families[id].available:
-            console.print(f"  {id}  [dim]needs pip install 'metarl\\[{families[id].requires}]'[/dim]")
-            continue
-        build = families[id].load()
-        presets = ", ".join(getattr(build, "presets", {})) or "none"
-        console.print(f"  {id}  {_first_line(build)}  (presets: {presets})")
-    console.print("[bold]Agents[/bold]")
-    for name in sorted(agents):
-        console.print(f"  {name}  {_first_line(agent_class(name))}")
-
-
-def _describe(family: Family) -> None:
-    """A family's spaces, tasks and splits."""
-    facts = {
-        "what": _first_line(families[base_id(family.id)].load()),
-        "source": family.source,
-        "observation": family.observation_space,
-        "action": family.action_space,
-        "horizon": f"{family.horizon} steps",
-        **{f"task: {name}": _range(dist) for name, dist in family.task_space.items()},
-        **{f"split {split}: {n}": _range(d) for split, space in family.ood.items() for n, d in space.items()},
-        "splits": ", ".join(family.splits) + (" (train = test)" if family.finite else ""),
-        "presets": ", ".join(family.presets) or "none",
-    }
-    console.print(f"[bold]{family.id}[/bold]")
-    for name, value in facts.items():
-        if value != "":
-            console.print(f"  {name}: {value}", markup=False)
-
-
-def _range(dist: Any) -> str:
-    return f"{dist.describe()}{f', {list(dist.shape)}' if dist.shape else ''}"
-
-
-def _first_line(thing: Any) -> str:
-    return next(iter((thing.__doc__ or "").strip().splitlines()), "")
-
-
 def run_train(name: str, options: Any) -> None:
     """`metarl train AGENT --family ID`."""
     family = _family_of(options)
@@ -141,14 +94,21 @@ def run_train(name: str, options: Any) -> None:
     if not agent.learns:
         raise InvalidValueError("agent", name, f"one that learns; {name} can be evaluated as it is: metarl eval {name}")
     out = options.out or Path("runs") / f"{name}-{_label(options.env or family.id)}-seed{options.seed}"
-    run = Run.create(out, agent, options.iterations, options.checkpoint_every, load=_loaded)
+    _train_first(Run.create(out, agent, options.iterations, options.checkpoint_every, load=_loaded), agent)
+
+
+def _train_first(run: Run, agent: Agent) -> None:
+    """Train a run that was just made; if nothing is learned, it is removed: the command may be given again."""
     try:
-        _train(run, agent, 0)
-    except Exception:
-        metrics = run.path / "metrics.jsonl"
-        if not metrics.exists() or not metrics.stat().st_size:  # nothing was learned: the command may be given again
-            shutil.rmtree(run.path, ignore_errors=True)
-        raise
+        with run.lock():
+            try:
+                _train(run, agent, 0)
+            except Exception as error:
+                if not isinstance(error, Interrupted) and not run.has_metrics:
+                    run.discard()
+                raise
+    except KeyboardInterrupt:
+        raise Interrupted(run.path, 0) from None
 
 
 def _family_of(options: TrainOptions) -> Family:
@@ -178,18 +138,19 @@ def _family_of(options: TrainOptions) -> Family:
 def run_resume(options: ResumeOptions) -> None:
     """`metarl train --resume RUN`."""
     run = Run.open(options.resume)
-    agent, start = run.load_agent(options.device)
-    if options.iterations is not None:
-        run.set_iterations(options.iterations, agent, start)
-    console.print(f"{options.resume}: {start} of {run.config['iterations']} iterations are done")
-    _train(run, agent, start)
+    with run.lock():
+        agent, start = run.load_agent(options.device)
+        if options.iterations is not None:
+            run.set_iterations(options.iterations, agent, start)
+        say(f"{options.resume}: {start} of {run.config['iterations']} iterations are done")
+        _train(run, agent, start)
 
 
 def _train(run: Run, agent: Agent, start: int) -> None:
-    console.print(f"training {agent.name} on {agent.family.id}")
-    with _bar(agent.name, run.config["iterations"], start, "it") as advance:
+    say(f"training {agent.name} on {agent.family.id}")
+    with bar(agent.name, run.config["iterations"], start, "it") as advance:
         run.train(agent, start, lambda done, total, metrics: advance(done, _headline(metrics)))
-    console.print(f"trained: {run.path}")
+    say(f"trained: {run.path}")
 
 
 def run_eval(options: EvalOptions) -> None:
@@ -208,18 +169,25 @@ def run_eval(options: EvalOptions) -> None:
     settings["floor_episodes"] = options.floor_episodes
     groups = [learned, *_others(learned, options.beside, options.k, options.device)]
     _set_budget(groups, options.eval_steps)
+    names = [group[0].name for group in groups]
+    outputs = {split: _outputs(options.out or where / "results" / f"{split}.json", names) for split in splits}
+    for path in (path for paths in outputs.values() for path in paths.values()):
+        check_results(path)
     results: list[Results] = []
     for split, tasks in sets.items():
-        out = options.out or where / "results" / f"{split}.json"
         for result in _evaluate_each(groups, tasks, settings | {"allow_train_tasks": split == "train"}):
             if result.agent == learned[0].name:
                 result.meta["iterations"] = trained
             if options.eval_steps is not None and "eval_steps" in result.meta["config"]:
                 result.meta["overrides"] = {"eval_steps": options.eval_steps}
-            path = out if result.agent == learned[0].name else out.with_name(f"{out.stem}-{result.agent}.json")
-            console.print(f"wrote {result.save(path)}")
+            say(f"wrote {result.save(outputs[split][result.agent])}")
             results.append(result)
-    console.print(table_text(results), markup=False)
+    say(*table_text(results).split("\n"))
+
+
+def _outputs(first: Path, names: Sequence[str]) -> dict[str, Path]:
+    """A results file for each of some agents, the first agent's under the name that was asked for."""
+    return {name: first if name == names[0] else first.with_name(f"{first.stem}-{name}.json") for name in names}
 
 
 def run_report(options: ReportOptions) -> None:
@@ -232,7 +200,8 @@ def run_report(options: ReportOptions) -> None:
         files += found
     if not files:
         raise InvalidValueError("sources", "nothing", "run directories or results files")
-    console.print(f"wrote {write_report([Results.load(f) for f in files], options.out, title=options.title)}")
+    check_report(options.out)
+    say(f"wrote {write_report([Results.load(f) for f in files], options.out, title=options.title)}")
 
 
 def run_watch(options: WatchOptions) -> None:
@@ -242,26 +211,28 @@ def run_watch(options: WatchOptions) -> None:
     out = options.out or where / "results" / f"{options.split}-task{options.task}.gif"
     settings: Any = {"mode": options.mode, "split": options.split, "task_seed": options.task_seed, "seed": options.seed}
     k: Any = options.k[0] if len(options.k) == 1 else options.k
+    check_film(out)
     returns = watch(loaded[0], options.task, k, out, **settings, size=options.size, fps=options.fps)
     for steps, value in returns.items():
-        console.print(f"k = {steps}: return {value:.2f}")
-    console.print(f"wrote {out}")
+        say(f"k = {steps}: return {value:.2f}")
+    say(f"wrote {out}")
 
 
 def run_check_family(options: CheckFamilyOptions) -> None:
     """`metarl check-family ID`."""
     problems = check_family(options.id, seed=options.seed, device=str(metarl.agent.resolve_device(options.device)))
     for problem in problems:
-        console.print(f"- {problem}", markup=False)
+        say(f"- {problem}")
     if problems:
         raise InvalidValueError(
             "family", options.id, f"no violation of the contract ({len(problems)} found, listed above)"
         )
-    console.print(f"{options.id}: clean")
+    say(f"{options.id}: clean")
 
 
 def run_quickstart(options: QuickstartOptions) -> None:
     """`metarl quickstart`."""
+    check_report(options.out)
     results: list[Results] = []
     for study in QUICKSTART:
         iterations = max(2, study.iterations // 10) if options.short else study.iterations
@@ -277,32 +248,14 @@ def run_quickstart(options: QuickstartOptions) -> None:
                 run.path / "results" / ("test.json" if result.agent == agent.name else f"test-{result.agent}.json")
             )
             results.append(result)
-    console.print(table_text(results), markup=False)
-    console.print(f"wrote {write_report(results, options.out, title='metarl quickstart')}")
+    say(*table_text(results).split("\n"))
+    say(f"wrote {write_report(results, options.out, title='metarl quickstart')}")
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------
 
 
 _loaded: list[str] = []  # what --load named
-
-
-def load_source(source: str) -> None:
-    """Import a module by name, or a .py file by path, for what it registers."""
-    if source not in _loaded:
-        _loaded.append(source)
-    try:
-        if not source.endswith(".py"):
-            importlib.import_module(source)
-            return
-        spec = importlib.util.spec_from_file_location(Path(source).stem, source)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
-    except (ImportError, OSError, SyntaxError) as error:
-        raise InvalidValueError("load", source, f"an importable module or a .py file ({error})") from error
 
 
 def _config(options: Any) -> Any:
@@ -333,12 +286,29 @@ def _load(
     seeds = [run.config["seed"] for run in opened]
     if len(set(seeds)) < len(seeds):
         raise InvalidValueError("seeds of the runs", seeds, "all different")
-    both = [run.load_agent(device) for run in opened]
+    both = [_load_trained(run, device) for run in opened]
     loaded = [agent for agent, _ in both]
     _one_and_the_same("config", [asdict(agent.config) for agent in loaded])  # older runs have fewer hyperparameters
     if family not in (None, loaded[0].family.id):
         raise InvalidValueError("family", family, f"{loaded[0].family.id!r}, which the runs were trained on")
     return loaded, loaded[0].family, Path(runs[0]), [done for _, done in both]
+
+
+def _load_trained(run: Run, device: str) -> tuple[Agent, int]:
+    """A run's agent, and how many meta-updates it has behind it; said where those are not all."""
+    agent, done = run.load_agent(device)
+    if not run.has_checkpoint:
+        resume = f"one that was trained: metarl train --resume {_quoted(run.path)}"
+        raise InvalidValueError("run", str(run.path), resume)
+    if done < run.config["iterations"]:
+        what = "its agent is untrained" if done == 0 else "the agent is that of its last checkpoint"
+        say(f"{run.path}: {done} of {run.config['iterations']} iterations are done, {what}")
+    return agent, done
+
+
+def _quoted(path: str | Path) -> str:
+    """A path as part of a command to copy."""
+    return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
 
 
 def _one_and_the_same(name: str, values: Sequence[Any]) -> None:
@@ -403,7 +373,7 @@ def _eat(agent: Agent, steps: int | None) -> bool:
 def _evaluate_each(groups: list[list[Agent]], tasks: Tasks, settings: Mapping[str, Any]) -> Iterator[Results]:
     """Evaluate some seeds' agents, and others, on the same tasks; each one's results as soon as they are there."""
     for group in groups:
-        with _bar(f"evaluate {group[0].name}", 1, 0, "k") as advance:
+        with bar(f"evaluate {group[0].name}", 1, 0, "k") as advance:
             result = evaluate(group, tasks, **settings, progress=lambda done, total: advance(done, "", total))
         result.meta["command"] = shlex.join(["metarl", *sys.argv[1:]])
         yield result
@@ -433,37 +403,6 @@ def _headline(metrics: Mapping[str, float]) -> str:
     return "  ".join(shown[-2:])
 
 
-class _Rate(ProgressColumn):
-    """Steps per second, or seconds per step where that is below one."""
-
-    def render(self, task: Task) -> Text:
-        speed, unit = task.finished_speed or task.speed, task.fields["unit"]
-        if not speed:
-            return Text(f"- {unit}/s")
-        return Text(f"{speed:.1f} {unit}/s" if speed >= 1 else f"{1 / speed:.1f} s/{unit}")
-
-
-@contextmanager
-def _bar(label: str, total: int, start: int, unit: str) -> Iterator[Callable[..., None]]:
-    """A progress bar with rate and time left; yields a function (done, text, total)."""
-    one_line = Column(no_wrap=True)
-    columns = (
-        TextColumn("{task.description}", table_column=one_line),
-        BarColumn(bar_width=16),
-        MofNCompleteColumn(table_column=one_line),
-        _Rate(table_column=one_line),
-        TimeRemainingColumn(table_column=one_line),
-        TextColumn("{task.fields[text]}", table_column=one_line),
-    )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(label, total=total, completed=start, unit=unit, text="")
-
-        def advance(done: int, text: str, total: int | None = None) -> None:
-            progress.update(task, completed=done, text=text, total=total)
-
-        yield advance
-
-
 # --- entry -----------------------------------------------------------------------------------------------------------
 
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
@@ -482,16 +421,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with _plain_warnings():
             _dispatch(arguments)
+            sys.stdout.flush()
     except MetaRLError as error:
-        print(f"metarl: {error}", file=sys.stderr)
+        _tell(str(error))
         raise SystemExit(2) from None
     except Interrupted as stop:
         sources = "".join(f" --load {shlex.quote(source)}" for source in _loaded)
-        print(f"metarl: {stop}; continue with: metarl train --resume {stop.run}{sources}", file=sys.stderr)
+        _tell(f"{stop}; continue with: metarl train --resume {_quoted(stop.run or '')}{sources}")
         raise SystemExit(130) from None
     except KeyboardInterrupt:
-        print("metarl: interrupted", file=sys.stderr)
+        _tell("interrupted")
         raise SystemExit(130) from None
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads: what is left to print must not fail at the end
+        raise SystemExit(1) from None
+
+
+def _tell(sentence: str) -> None:
+    print(f"metarl: {printable(sentence)}", file=sys.stderr)
+
+
+def _reader_is_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads any more, as after `| head`."""
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 @contextmanager
@@ -501,7 +457,8 @@ def _plain_warnings() -> Iterator[None]:
 
     def plain(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> str:
         own = issubclass(category, DivergedWarning)
-        return f"metarl: {message}\n" if own else usual(message, category, *args, **kwargs)
+        text = printable(str(message))
+        return f"metarl: {text}\n" if own else usual(text, category, *args, **kwargs)
 
     warnings.formatwarning = plain
     try:
@@ -516,7 +473,7 @@ def _load_sources(arguments: list[str]) -> list[str]:
     rest, waiting = [], False
     for argument in arguments:
         if waiting or argument.startswith("--load="):
-            load_source(argument.removeprefix("--load="))
+            _load_source(argument.removeprefix("--load="))
             waiting = False
         elif argument == "--load":
             waiting = True
@@ -525,6 +482,29 @@ def _load_sources(arguments: list[str]) -> list[str]:
     if waiting:
         raise InvalidValueError("--load", verbatim("nothing"), "a module or a .py file")
     return rest
+
+
+def _load_source(source: str) -> None:
+    """Import what `--load` names; what a user's own file raises keeps its traceback, after a sentence."""
+    try:
+        load_source(source)
+    except MetaRLError:
+        raise
+    except Exception as error:
+        _tell(f"{source} raised {type(error).__name__} while it was loaded:")
+        raise
+    if source not in _loaded:
+        _loaded.append(source)
+
+
+def _parse(kind: Any, arguments: list[str], command: str) -> Any:
+    """The options of a command, checked."""
+    for name in ("--out", "--resume"):
+        if f"{name}=" in arguments or (name, "") in pairwise(arguments):
+            raise InvalidValueError(name, "", "the name of a file or directory")  # "" would be the one we are in
+    options = tyro.cli(kind, args=arguments, prog=f"metarl {command}", description=kind.__doc__)
+    check_options(options)
+    return options
 
 
 def _dispatch(arguments: list[str]) -> None:
@@ -550,7 +530,7 @@ def _dispatch(arguments: list[str]) -> None:
                 options.__name__, [("agent", config, field(default=config()))], bases=(options,), frozen=True
             )
             options.__doc__ = COMMANDS[command][0].__doc__
-        run(tyro.cli(options, args=rest, prog=f"metarl {command}", description=options.__doc__))
+        run(_parse(options, rest, command))
     else:
         raise InvalidValueError("command", command, did_you_mean(command, [*COMMANDS, "train"]))
 
@@ -564,7 +544,8 @@ def _dispatch_train(rest: list[str]) -> None:
         options = make_dataclass(
             "Options", [("config", flat, field(default=config()))], bases=(TrainOptions,), frozen=True
         )
-        run_train(name, tyro.cli(options, args=rest[1:], prog=f"metarl train {name}", description=TrainOptions.__doc__))
+        options.__doc__ = TrainOptions.__doc__
+        run_train(name, _parse(options, rest[1:], f"train {name}"))
         return
     if not any(r.startswith("--resume") for r in rest):
         print("usage: metarl train AGENT --family ID [OPTIONS]   or   metarl train --resume RUN\n")
@@ -572,7 +553,7 @@ def _dispatch_train(rest: list[str]) -> None:
         if rest and rest[0] in ("-h", "--help"):
             return
         raise InvalidValueError("agent", verbatim("missing"), did_you_mean("", agents))
-    run_resume(tyro.cli(ResumeOptions, args=rest, prog="metarl train", description=ResumeOptions.__doc__))
+    run_resume(_parse(ResumeOptions, rest, "train"))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,11 @@ class MetaRLError(Exception):
     """Anything a user can mend; the command line prints it in one line and exits with code 2."""
 
 
+def printable(text: str) -> str:
+    """The text with control and other invisible characters as escapes, so that it cannot steer a terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 class InvalidValueError(MetaRLError, ValueError):
     """A field holds a value that cannot be used.
 
@@ -25,7 +30,7 @@ class InvalidValueError(MetaRLError, ValueError):
         self.field, self.value, self.expected = field, value, expected
         shown = value if isinstance(value, _Verbatim) else repr(value)
         shown = shown if len(shown) <= 120 else shown[:117] + "..."
-        super().__init__(f"{field} is {shown}, expected {expected}")
+        super().__init__(printable(f"{field} is {shown}, expected {expected}"))
 
     def __reduce__(self) -> tuple[type[InvalidValueError], tuple[str, object, str]]:
         return type(self), (self.field, self.value, self.expected)
@@ -71,7 +76,9 @@ class MissingExtraError(MetaRLError, ImportError):
 
     def __init__(self, user: str, module: str, extra: str) -> None:
         self.user, self.module, self.extra = user, module, extra
-        super().__init__(f"{user} needs the package {module}, which is not installed: pip install 'metarl[{extra}]'")
+        super().__init__(
+            f"{printable(user)} needs the package {module}, which is not installed: pip install 'metarl[{extra}]'"
+        )
 
     def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str, str]]:
         return type(self), (self.user, self.module, self.extra)

@@ -79,7 +79,8 @@ def evaluate(
     if tasks is None:
         tasks = family.tasks(split, default_tasks(family, split) if num_tasks is None else num_tasks, task_seed)
     grid = adaptation_grid(k)
-    _check(group[0], family, tasks, {"trials": trials, "episodes": episodes}, modes, allow_train_tasks)
+    counts = {"trials": (trials, 1), "episodes": (episodes, 1), "floor_episodes": (floor_episodes, 0)}
+    _check(group[0], family, tasks, counts, modes, allow_train_tasks)
     width = max(group[0].budget.slots, 1 if group[0].remembers else episodes)
     size = max(1, (rows_at_once or max(1, 65_536 // width)) // trials)
     starts = range(0, len(tasks), size)
@@ -153,14 +154,14 @@ def _check(
     agent: Agent,
     family: Family,
     tasks: Tasks,
-    counts: dict[str, int],
+    counts: dict[str, tuple[int, int]],
     modes: Sequence[str],
     allow_train_tasks: bool,
 ) -> None:
-    """Refuse what cannot be measured."""
-    for name, value in counts.items():
-        if value < 1:
-            raise InvalidValueError(name, value, "at least 1")
+    """Refuse what cannot be measured; `counts` have their least value beside them."""
+    for name, (value, least) in counts.items():
+        if value < least:
+            raise InvalidValueError(name, value, f"at least {least}")
     if isinstance(modes, str) or not modes:
         raise InvalidValueError("modes", modes, f"a list of some of {list(MODES)}")
     for mode in modes:

@@ -21,7 +21,8 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl.drawing import canvas
-from metarl.errors import InvalidValueError, did_you_mean
+from metarl.errors import InvalidValueError, MetaRLError, did_you_mean
+from metarl.named import check_environment
 from metarl.rng import Rng
 from metarl.tasks import (
     Choice,
@@ -286,6 +287,7 @@ class GymFamily(Family):
         if apply == "seed" and len(task_space) != 1:
             expected = "one parameter, the seed, because apply is 'seed'"
             raise InvalidValueError("task_space", sorted(task_space), expected)
+        check_environment(env, env_kwargs or {})
         self.env, self.apply, self.env_kwargs, self.stepping = env, apply, dict(env_kwargs or {}), stepping
         self.task_space, self.ood = dict(task_space), dict(ood or {})
         if apply == "seed":
@@ -312,6 +314,7 @@ class GymFamily(Family):
                     known = [k for k in numbers if k[0] != "_" and not isinstance(getattr(probe.unwrapped, k), bool)]
                     owner = type(probe.unwrapped).__name__
                     raise InvalidValueError("task_space", name, f"an attribute of {owner}: {did_you_mean(name, known)}")
+                _check_replaceable(probe.unwrapped, name)
         finally:
             probe.close()
         if self.horizon < 1:
@@ -326,7 +329,7 @@ class GymFamily(Family):
         else:
             try:
                 env = gym.make(self.env, max_episode_steps=self.horizon or None, **self.env_kwargs, **task)
-            except gym.error.UnregisteredEnv as error:
+            except (gym.error.Error, ImportError) as error:
                 raise InvalidValueError("env", self.env, f"a registered Gymnasium id ({error})") from error
         return numeric(env)
 
@@ -394,16 +397,18 @@ class TaskedEnv(gym.Wrapper[Any, Any, Any, Any]):
         self.redraw: Callable[[int], dict[str, Any]] | None = None  # episode number to its task; None keeps the task
         self.split, self.task_seed = "train", 0  # what an index among the options refers to
         self.episodes = 0  # that were started in this trial
+        self.label = "its task"  # names the task where the environment fails
+        self.told: tuple[str, ...] | None = None  # keys of info that are passed on; None: all of them
+        self._steps = 0  # in this episode
         self._built_with = family.task_at(task, 0) if family.apply == "kwargs" else {}
         super().__init__(family.build(**self._built_with))
 
-    def set_metarl_task(self, task: dict[str, Any], episode: int = 0) -> None:
+    def set_metarl_task(self, task: dict[str, Any], episode: int = 0, label: str = "its task") -> None:
         """Play `task` from the next reset on, which starts episode number `episode` of a trial."""
-        self.task, self.episodes = task, episode
+        self.task, self.episodes, self.label = task, episode, label
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Apply the task, then start an episode in it."""
-        apply = self.family.apply
         if options and "task" in options:
             if self.redraw is not None:
                 raise InvalidValueError("options['task']", options["task"], "none, because redraw is 'episode'")
@@ -414,6 +419,19 @@ class TaskedEnv(gym.Wrapper[Any, Any, Any, Any]):
             self.task = self.redraw(self.episodes)
         task = copy.deepcopy(self.family.task_at(self.task, self.episodes))  # the environment may change its own
         self.episodes += 1
+        self._steps = 0
+        try:
+            out = self._start(task, seed, options)
+        except Exception as error:
+            self._tell(error, "reset")
+            raise
+        return out if self.told is None else (out[0], {})
+
+    def _start(
+        self, task: dict[str, Any], seed: int | None, options: dict[str, Any] | None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Apply the task and reset the user's environment."""
+        apply = self.family.apply
         if callable(apply):
             apply(self.env, task)
         elif apply == "options":
@@ -435,6 +453,28 @@ class TaskedEnv(gym.Wrapper[Any, Any, Any, Any]):
             raise InvalidValueError(f"what {type(self.unwrapped).__name__}.reset returns", out, expected)
         return out
 
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """One step of the user's environment."""
+        try:
+            obs, reward, terminated, truncated, info = self.env.step(action)
+        except Exception as error:
+            self._tell(error, "step")
+            raise
+        self._steps += 1
+        return obs, reward, terminated, truncated, info if self.told is None else self._passed_on(info)
+
+    def _passed_on(self, info: Mapping[str, Any]) -> dict[str, Any]:
+        """What the engine reads, as Python's numbers and under one name."""
+        given = {"success": info["is_success"], **info} if "is_success" in info else info
+        found = {name: given[name] for name in self.told or () if given.get(name) is not None}
+        return {name: bool(value) if name == "success" else float(value) for name, value in found.items()}
+
+    def _tell(self, error: Exception, method: str) -> None:
+        """Let an exception of the environment's say where it happened."""
+        if not isinstance(error, MetaRLError):
+            name = type(self.unwrapped).__name__
+            error.add_note(f"{name}.{method} raised it at step {self._steps} of an episode in {self.label}")
+
 
 # What Gymnasium's own environments compute once from attributes that may be a task: class to derived attributes.
 DERIVED: dict[str, Callable[[Any], Mapping[str, float]]] = {
@@ -445,12 +485,24 @@ DERIVED: dict[str, Callable[[Any], Mapping[str, float]]] = {
 }
 
 
+def _check_replaceable(env: Any, name: str) -> None:
+    """Refuse an attribute that a task's numbers must not replace, such as a method or a space."""
+    found = getattr(env, name)
+    if not (found is None or isinstance(found, (int, float, np.generic, np.ndarray, Tensor, list, tuple))):
+        kind = type(found).__name__
+        raise InvalidValueError("task_space", name, f"an attribute of {type(env).__name__} that is a number, no {kind}")
+
+
 def set_attributes(env: Any, values: Mapping[str, Any]) -> None:
     """Set attributes of an unwrapped environment, and those that its class is known to derive from them."""
     for name, value in values.items():
         if not hasattr(env, name):
             raise InvalidValueError("task_space", name, f"an attribute of {type(env).__name__}")
-        setattr(env, name, value)
+        _check_replaceable(env, name)
+        try:
+            setattr(env, name, value)
+        except AttributeError as error:
+            raise InvalidValueError("task_space", name, f"an attribute that can be set ({error})") from error
     for cls in type(env).__mro__:
         for name, value in DERIVED.get(f"{cls.__module__}.{cls.__qualname__}", lambda _: {})(env).items():
             setattr(env, name, value)

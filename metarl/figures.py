@@ -20,8 +20,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from metarl.errors import InvalidValueError, did_you_mean
+from metarl.files import write_atomic
 from metarl.results import Floats, Results
-from metarl.tasks import write_atomic
 
 Row = dict[str, float]
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito

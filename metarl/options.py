@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
+
+from metarl.errors import InvalidValueError
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -161,3 +164,46 @@ class QuickstartOptions:
     """Where to train."""
     short: bool = False
     """A tenth of the training, to see that everything runs."""
+
+
+MOST: dict[str, int] = {  # how large an option may be, or how far below zero; commands know their least values
+    **dict.fromkeys(("seed", "task_seed"), (1 << 63) - 1),
+    "task": 10**12,
+    **dict.fromkeys(("iterations", "checkpoint_every", "horizon", "eval_steps"), 10**9),
+    "num_tasks": 10**7,
+    **dict.fromkeys(("trials", "episodes", "floor_episodes"), 10**6),
+    "k": 10**5,
+    "size": 1 << 12,
+    "fps": 1000,
+}
+
+
+def check_options(options: Any) -> None:
+    """Refuse numbers that no command can use, and texts that no file can be named.
+
+    Raises:
+        InvalidValueError: an option is out of range, or a path is empty, too long or holds a null character.
+    """
+    for field in fields(options):
+        value = getattr(options, field.name)
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, Path) or field.name in ("runs", "run"):
+                _check_path(f"--{field.name}" if isinstance(one, Path) else field.name, one)
+            elif isinstance(one, (int, float)) and field.name in MOST:
+                _check_number(field.name, one)
+
+
+def _check_number(name: str, value: float) -> None:
+    if not abs(value) <= MOST[name]:
+        raise InvalidValueError(f"--{name.replace('_', '-')}", value, f"a number of at most {MOST[name]}")
+
+
+def _check_path(name: str, path: str | Path) -> None:
+    try:
+        str(path).encode()
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):  # whoever reads or writes it says so
+        pass
+    except (OSError, ValueError) as error:
+        told = error.strerror if isinstance(error, OSError) else error
+        raise InvalidValueError(name, str(path), f"the name of a file or directory ({told})") from error

@@ -7,7 +7,6 @@ calls `register_family` or `register_agent` when it is imported (or called). The
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import inspect
 import json
@@ -22,10 +21,11 @@ import gymnasium as gym
 
 from metarl.errors import InvalidValueError, MetaRLError, MissingExtraError, did_you_mean
 from metarl.family import Family, GymFamily, check_family_fields
+from metarl.files import parse_json, reading, reason
+from metarl.named import Factory, load_entry_point, registered
 from metarl.tasks import TaskSpace
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9_\-]+/[A-Za-z0-9_\-]+-v\d+")
-Factory = str | Callable[..., Any]
 EXTRAS = {"digits": "sklearn"}  # where the package that an extra brings has another name than the extra
 
 
@@ -141,11 +141,12 @@ def make_family(id: str | Family, **kwargs: Any) -> Family:
     except ValueError:  # a builtin has no signature to check
         pass
     try:
-        family = build(**merged)
-    except (TypeError, ValueError) as error:
+        with registered({**spec.kwargs, **presets.get(preset, {})}):
+            family = build(**merged)
+    except (TypeError, ValueError, ArithmeticError, AttributeError, MemoryError, RuntimeError) as error:
         if isinstance(error, MetaRLError) or not own:
             raise
-        raise InvalidValueError(f"keywords of {name}", merged, f"values that it can use ({error})") from error
+        raise InvalidValueError(f"keywords of {name}", merged, f"values that it can use ({reason(error)})") from error
     if not isinstance(family, Family):
         raise InvalidValueError(f"entry point of {name}", type(family).__name__, "a metarl.Family")
     check_family_fields(family)
@@ -163,10 +164,8 @@ def _split_id(id: str) -> tuple[str, dict[str, Any]]:
     base, brace, rest = id.partition("{")
     if not brace:
         return base, {}
-    try:
-        return base, dict(json.loads(brace + rest))
-    except ValueError as error:
-        raise InvalidValueError("keywords of the family", brace + rest, f"JSON ({error})") from error
+    with reading("keywords of the family", brace + rest, "JSON"):
+        return base, dict(parse_json(brace + rest))
 
 
 def _keywords(name: str, kwargs: Mapping[str, Any]) -> str:
@@ -182,17 +181,6 @@ def agent_class(name: str) -> Any:
     if name not in agents:
         raise InvalidValueError("agent", name, did_you_mean(name, agents))
     return load_entry_point(agents[name])
-
-
-def load_entry_point(entry_point: Factory) -> Any:
-    """The object behind `"module:name"`; anything else is returned as it is."""
-    if not isinstance(entry_point, str):
-        return entry_point
-    module, _, name = entry_point.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise InvalidValueError("entry point", entry_point, f"an importable 'module:name' ({error})") from error
 
 
 def load_plugins() -> None:

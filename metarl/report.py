@@ -32,8 +32,8 @@ from metarl.figures import (
     rendered,
     save_figure,
 )
+from metarl.files import write_atomic
 from metarl.results import Floats, Results, train_test_gap
-from metarl.tasks import write_atomic
 from metarl.trial_figure import draw_trial, trial_figure, with_trials
 
 __all__ = [
@@ -110,7 +110,7 @@ def write_report(results: Sequence[Results], out: str | Path, *, title: str = "m
     sections = "".join(map(_section, grouped(results))) + _gap_section(gaps(results))
     page = (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="generator" content="metarl"><meta name="viewport" content="width=device-width, initial-scale=1">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         f"<title>{html.escape(title)}</title><style>{CSS}</style></head><body><main><h1>{html.escape(title)}</h1>"
         f'<p class="about">{ABOUT}</p>{sections}</main></body></html>\n'

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,56 @@ import numpy as np
 import numpy.typing as npt
 
 from metarl.errors import InvalidValueError, did_you_mean
+from metarl.files import (
+    LARGEST_ARRAYS,
+    OBJECT,
+    SEEDS,
+    TEXT,
+    TEXTS,
+    Kind,
+    NpzReader,
+    check_fields,
+    digest_arrays,
+    read_bytes,
+    read_json,
+    reading,
+    whole,
+    write_json,
+    write_npz,
+)
 from metarl.intervals import Floats as Floats
 from metarl.intervals import crossed_parts, interval, iqm, iqm_interval, mean_interval, seed_parts, task_parts
-from metarl.tasks import write_atomic, write_npz
+from metarl.lock import together
 
-FORMAT = "metarl-results-1"
+FORMAT = "metarl-results-2"
+_PLAIN = ("collected", "lifetime", "episodes", "env_steps", "seconds")  # arrays, each a field
+_OPTIONAL = ("landmarks", "bayes_episodes")
+_GROUPS = ("scores", "success", "references", "trial", "paths")  # fields that hold arrays by name
+_SCORES = ("seed", "task", "k", "episode")
+_AXES: dict[str, tuple[str, ...]] = {  # of each array, by its name or its group's
+    "scores": _SCORES,
+    "success": _SCORES,
+    "collected": ("seed", "task", "step"),
+    "lifetime": ("seed", "task", "trial"),
+    "episodes": ("k",),
+    "env_steps": ("k",),
+    "seconds": ("seed", "step"),
+    "references": ("task",),
+    "bayes_episodes": ("step",),
+    "landmarks": ("path", "x and y"),
+    "trial": ("path", "step", "time"),
+}
+_GRID = Kind(
+    "a rising list of whole numbers from 0 on",
+    lambda k: isinstance(k, list) and bool(k) and all(map(whole(0).holds, k)) and k == sorted(set(k)),
+)
+_OPTIMUM = Kind(
+    "a number or null", lambda value: value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+)
+_HEAD = {name: TEXT for name in ("agent", "family", "split", "task_hash", "arrays_sha256")}
+_HEAD |= {"k": _GRID, "bayes_optimal": _OPTIMUM, "meta": OBJECT, "arrays": TEXTS}
+_META = dict.fromkeys(("tasks", "trials", "episodes"), whole(1)) | {"seeds": SEEDS}
+_META |= dict.fromkeys(("config", "versions"), OBJECT)
 
 
 @dataclass(repr=False)
@@ -149,25 +193,28 @@ class Results:
         return {name: float(steps[_stays(values >= 0)]) for name, values in ends.items()}
 
     def save(self, path: str | Path) -> Path:
-        """Write `path` (JSON: what it is, and summaries) and the arrays beside it (`.npz`)."""
-        target = _json_path(path)
-        arrays: dict[str, Floats] = {"collected": self.collected, "lifetime": self.lifetime, "episodes": self.episodes}
-        arrays |= {"env_steps": self.env_steps, "seconds": self.seconds}
-        for group in ("scores", "success", "references", "trial"):
-            arrays |= {f"{group}.{name}": v for name, v in getattr(self, group).items()}
-        arrays |= {f"paths.{k}": v for k, v in self.paths.items()}
-        for name in ("landmarks", "bayes_episodes"):
-            if (values := getattr(self, name)) is not None:
-                arrays[name] = values
-        head = {
-            "format": FORMAT,
-            **{n: getattr(self, n) for n in ("agent", "family", "split", "k", "bayes_optimal", "task_hash", "meta")},
-            "summary": {mode: self.summary(mode) for mode in self.scores},
-            "lifetime": self.lifetime_summary(),
-        }
-        write_npz(target.with_suffix(".npz"), arrays)
-        write_atomic(target, (json.dumps(head, indent=1) + "\n").encode())
+        """Write `path` (JSON: what it is, and summaries) and the arrays beside it (`.npz`).
+
+        Raises:
+            InvalidValueError: the arrays' shapes do not fit each other, or the place cannot be written.
+        """
+        target, arrays = _json_path(path), self._arrays()
+        head = {n: getattr(self, n) for n in ("agent", "family", "split", "k", "bayes_optimal", "task_hash", "meta")}
+        head |= {"arrays": list(arrays), "arrays_sha256": digest_arrays(arrays)}
+        _check_head(head, "the results")
+        _check_shapes(head, {name: values.shape for name, values in arrays.items()})
+        summaries = {"summary": {mode: self.summary(mode) for mode in self.scores}, "lifetime": self.lifetime_summary()}
+        with together(target.parent, write=True):
+            write_npz(target.with_suffix(".npz"), arrays)
+            write_json(target, {"format": FORMAT} | head | summaries)
         return target
+
+    def _arrays(self) -> dict[str, Floats]:
+        """All arrays by the names they have in a file."""
+        arrays = {name: getattr(self, name) for name in (*_PLAIN, *_OPTIONAL)}
+        for group in _GROUPS:
+            arrays |= {f"{group}.{name}": values for name, values in getattr(self, group).items()}
+        return {name: np.asarray(values, np.float64) for name, values in arrays.items() if values is not None}
 
     def __repr__(self) -> str:
         seeds, tasks = next(iter(self.scores.values())).shape[:2]
@@ -176,30 +223,87 @@ class Results:
 
     @classmethod
     def load(cls, path: str | Path) -> Results:
-        """Read what `save` wrote; nothing in it is executed."""
-        target = _json_path(path)
-        try:
-            head = json.loads(target.read_text())
-            if head.get("format") != FORMAT:
-                raise InvalidValueError("results format", head.get("format"), repr(FORMAT))
-            with target.with_suffix(".npz").open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                arrays = {k: file[k] for k in file.files}
-        except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-            if isinstance(error, InvalidValueError):
-                raise
-            raise InvalidValueError("results file", str(path), f"files written by Results.save ({error})") from error
+        """Read what `save` wrote; nothing in it is executed.
 
-        def group(name: str) -> dict[str, Floats]:
-            return {k.removeprefix(name + "."): v for k, v in arrays.items() if k.startswith(name + ".")}
+        Raises:
+            InvalidValueError: these are no such files, whatever their bytes, or they do not belong together.
+        """
+        with together(Path(path).parent, write=False), reading("results file", str(path), "files of Results.save"):
+            target = _json_path(path)
+            head = read_json(target, FORMAT, "evaluate again")
+            _check_head(head, str(target))
+            arrays = _read_arrays(target.with_suffix(".npz"), head)
+            plain = {n: head[n] for n in ("agent", "family", "split", "k", "bayes_optimal", "task_hash", "meta")}
+            groups: dict[str, Any] = {group: _group(arrays, group) for group in _GROUPS}
+            groups["paths"] = {k: groups["paths"][str(k)] for k in head["k"] if str(k) in groups["paths"]}
+            single: dict[str, Any] = {name: arrays.get(name) for name in (*_PLAIN, *_OPTIONAL)}
+            return cls(**plain, **groups, **single)
 
-        plain: dict[str, Any] = {n: arrays[n] for n in ("collected", "lifetime", "episodes", "env_steps", "seconds")}
-        fields: dict[str, Any] = {
-            n: head[n] for n in ("agent", "family", "split", "k", "bayes_optimal", "task_hash", "meta")
-        }
-        groups: dict[str, Any] = {n: group(n) for n in ("scores", "success", "references", "trial")}
-        paths = {int(k): v for k, v in group("paths").items()}
-        optional: dict[str, Any] = {n: arrays.get(n) for n in ("landmarks", "bayes_episodes")}
-        return cls(**fields, **plain, **groups, **optional, paths=paths)
+
+def _group(arrays: Mapping[str, Floats], group: str) -> dict[str, Floats]:
+    """The arrays of a group by their own names."""
+    return {n.removeprefix(f"{group}."): values for n, values in arrays.items() if n.startswith(f"{group}.")}
+
+
+def _read_arrays(path: Path, head: Mapping[str, Any]) -> dict[str, Floats]:
+    """The arrays that `head` was written with, whose shapes are compared with it before they are read."""
+    file = NpzReader(read_bytes(path, LARGEST_ARRAYS))
+    _check_shapes(head, {name: told.shape for name, told in file.arrays.items()})
+    arrays = {name: file.read(name, "<f8") for name in head["arrays"]}
+    if digest_arrays(arrays) != head["arrays_sha256"]:
+        raise ValueError(f"the arrays of {path.name} are others than those it was written with: evaluate again")
+    return arrays
+
+
+def _check_head(head: Mapping[str, Any], where: str) -> None:
+    """Refuse fields of a wrong kind."""
+    check_fields(head, _HEAD, where)
+    check_fields(head["meta"], _META, f"meta of {where}", optional=True)
+
+
+def _check_shapes(head: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse arrays that are missing, unknown, or of shapes that do not fit the grid, the meta data and each other."""
+    if sorted(shapes) != sorted(head["arrays"]):
+        raise InvalidValueError("arrays of the results", sorted(shapes), str(sorted(head["arrays"])))
+    _check_names(set(shapes), head["k"])
+    meta, sizes = head["meta"], {"k": len(head["k"]), "step": head["k"][-1], "x and y": 2}
+    sizes |= {"seed": len(meta["seeds"])} if "seeds" in meta else {}
+    sizes |= {axis: meta[name] for axis, name in (("task", "tasks"), ("trial", "trials")) if name in meta}
+    for name in sorted(shapes, key=lambda name: not name.startswith("scores.")):
+        group, shape = name.partition(".")[0], shapes[name]
+        nothing = shape == (0,) if name == "lifetime" else group == "paths" and shape[:1] == (0,)
+        if not nothing:
+            _fit(name, shape, _axes(name, len(shape)), sizes)
+
+
+def _check_names(names: set[str], k: list[int]) -> None:
+    """Refuse arrays of which some are missing or unknown."""
+    modes = [name.removeprefix("scores.") for name in names if name.startswith("scores.")]
+    needed = {*_PLAIN, *(f"scores.{mode}" for mode in modes or ["sampled"])}
+    needed |= {"trial.action", "trial.reward"} if any(name.startswith("trial.") for name in names) else set()
+    known = needed | {*_OPTIONAL, "trial.obs"} | {f"paths.{i}" for i in k} | {f"success.{mode}" for mode in modes}
+    wrong = (needed - names) | {name for name in names - known if not name.startswith("references.")}
+    if wrong:
+        raise InvalidValueError("arrays of the results", sorted(wrong)[0], "what an evaluation makes, and all of it")
+
+
+def _axes(name: str, dims: int) -> tuple[str, ...]:
+    """The names of an array's axes; actions and observations of a trial may be vectors."""
+    group, _, own = name.partition(".")
+    if group == "paths":
+        return ("path", f"time after {own}", "x and y")
+    return (*_AXES[group], f"{own} vector") if dims == 4 and name in ("trial.action", "trial.obs") else _AXES[group]
+
+
+def _fit(name: str, shape: tuple[int, ...], axes: tuple[str, ...], sizes: dict[str, int]) -> None:
+    """Compare a shape with the axes' sizes, and remember those that were not known."""
+    means = () if axes == _SCORES else ("task", "trial")  # axes over which a mean may have been taken
+    pairs = list(zip(axes, shape, strict=False))
+    fits = len(shape) == len(axes) and all(sizes.get(a, n) == n or (n == 1 and a in means) for a, n in pairs)
+    if not fits or (axes == _SCORES and 0 in shape):
+        words = ", ".join(f"{axis} {sizes[axis]}" if axis in sizes else axis for axis in axes)
+        raise InvalidValueError(f"shape of {name}", list(shape), f"[{words}]")
+    sizes.update({axis: n for axis, n in pairs if axis not in sizes})
 
 
 def _json_path(path: str | Path) -> Path:

@@ -400,20 +400,33 @@ class _Buffers:
 
 
 def check_finite(rollout: Rollout, family: Family, tasks: Tasks) -> None:
-    """Name the first reward or observation that is not finite; one look at the device per rollout."""
+    """Name the first observation, action or reward that is not finite; one look at the device per rollout."""
     if bool(torch.isfinite(rollout.reward.sum() + rollout.obs.sum() + rollout.last_obs.sum())):
         return
-    if not bool(torch.isfinite(rollout.action.double().sum())):
-        where = "finite numbers (the policy diverged: smaller step sizes?)"
-        raise InvalidValueError(f"an action in family {family.id}", verbatim("not finite"), where)
-    seen = torch.cat([rollout.obs, rollout.last_obs.unsqueeze(0)])
     valid = torch.cat([rollout.valid, rollout.valid[-1:]])
-    for name, values in (("observation", seen), ("reward", rollout.reward)):
-        finite = torch.isfinite(values)
-        bad = ~(finite.flatten(3).all(-1) if values.dim() > 3 else finite) & valid[: len(values)]
-        if bool(bad.any()):
-            t, row, slot = (int(i) for i in bad.nonzero()[0])
-            value: Any = values[t, row, slot].flatten()
-            value = float(value[~torch.isfinite(value)][0])
-            where = f"finite numbers (step {t} in task {int(tasks.index[row])} of split {tasks.split!r})"
-            raise InvalidValueError(f"{name} of family {family.id}", verbatim(f"{value}"), where)
+    seen = torch.cat([rollout.obs, rollout.last_obs.unsqueeze(0)])
+    found = [
+        (t, order, row, value, name)
+        for order, (name, values) in enumerate(
+            (("observation", seen), ("action", rollout.action), ("reward", rollout.reward))
+        )
+        for t, row, value in _first_not_finite(values, valid[: len(values)])
+    ]
+    if not found:
+        return
+    t, _, row, value, name = min(found)
+    where = f"step {t} in task {int(tasks.index[row])} of split {tasks.split!r}"
+    if name == "action":
+        expected = f"finite numbers (the policy diverged: smaller step sizes?; {where})"
+        raise InvalidValueError(f"an action in family {family.id}", verbatim("not finite"), expected)
+    raise InvalidValueError(f"{name} of family {family.id}", verbatim(f"{value}"), f"finite numbers ({where})")
+
+
+def _first_not_finite(values: Tensor, valid: Tensor) -> list[tuple[int, int, float]]:
+    """The first of `[T, R, E, ...]` that is not finite where `valid`: its step, its row and its value; or nothing."""
+    flat = values.double().flatten(3) if values.dim() > 3 else values.double().unsqueeze(3)
+    bad = ~torch.isfinite(flat) & valid.unsqueeze(3)
+    if not bool(bad.any()):
+        return []
+    at = tuple(bad.nonzero()[0].tolist())
+    return [(at[0], at[1], float(flat[at]))]

@@ -4,8 +4,11 @@
                            when a run is extended
     RUN/metrics.jsonl      one line per iteration
     RUN/tensorboard/       the same for TensorBoard
-    RUN/checkpoint.safetensors, checkpoint.json    the last checkpoint; loading one executes nothing
+    RUN/checkpoint-N.safetensors, checkpoint.json  the last checkpoint; loading one executes nothing
     RUN/results/           what evaluations of the run found
+    RUN/.metarl-lock       while it is trained: by which process
+
+JSON files carry a hash of what they say: one that was edited is refused.
 
 Every draw is keyed by the iteration, so a checkpoint is the agent's tensors and a number.
 """
@@ -13,9 +16,12 @@ Every draw is keyed by the iteration, so a checkpoint is the agent's tensors and
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import platform
+import re
+import shlex
 import signal
 import subprocess
 import threading
@@ -23,7 +29,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -31,14 +37,48 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from metarl.agent import Agent, make_agent
-from metarl.errors import InvalidValueError, verbatim
+from metarl.errors import InvalidValueError, MetaRLError, verbatim
+from metarl.files import (
+    LARGEST_ARRAYS,
+    LARGEST_HEAD,
+    LARGEST_JSON,
+    OBJECT,
+    SEED,
+    TEXT,
+    TEXTS,
+    Kind,
+    check_fields,
+    digest_bytes,
+    json_bytes,
+    parse_json,
+    read_bytes,
+    read_json,
+    reading,
+    reason,
+    whole,
+    write_atomic,
+    write_first,
+    write_json,
+)
+from metarl.lock import NAME as LOCK
+from metarl.lock import locked
+from metarl.named import names_of
 from metarl.registry import agent_class, agents, base_id, families, make_family
 from metarl.rollout import SlotPool, Trials
-from metarl.tasks import Tasks, write_atomic
+from metarl.tasks import Tasks
 
-FORMAT = "metarl-run-1"
+FORMAT = "metarl-run-2"
+_COUNT = whole(0)
+_CONFIG = dict.fromkeys(("agent", "family", "device"), TEXT) | dict.fromkeys(("config", "versions"), OBJECT)
+_CONFIG |= {"seed": SEED, "iterations": _COUNT, "checkpoint_every": whole(1), "threads": whole(1)}
+_CONFIG |= {"git": Kind("text or null", lambda value: value is None or isinstance(value, str))}
+_BEFORE = Kind("a list of objects", lambda value: isinstance(value, list) and all(map(OBJECT.holds, value)))
+_HEAD = dict.fromkeys(("agent", "family", "file", "tensors_sha256"), TEXT) | {"iteration": _COUNT}
+_NEVER_NEGATIVE = ("exp_avg_sq", "max_exp_avg_sq", "step", "updates")  # second moments, and counts
+_TEMPORARY = re.compile(r"\.metarl-[0-9a-f]+\.part")  # what a killed process leaves
 Progress = Callable[[int, int, dict[str, float]], None]
 
 
@@ -117,31 +157,33 @@ class Run:
 
     def __init__(self, path: Path, config: dict[str, Any]) -> None:
         self.path, self.config = path, config
+        self._made: list[Path] = []  # files and directories that this object made, in that order
+        self._locked = False
 
     @classmethod
     def create(
         cls, path: str | Path, agent: Agent, iterations: int, checkpoint_every: int = 10, load: Sequence[str] = ()
     ) -> Run:
-        """Make the directory and write `config.json`; refuses a directory that holds a run already.
+        """Make the directory and write `config.json`; of several that begin a run in one place, one does.
 
         Args:
-            path: the directory.
+            path: the directory, a new or an empty one.
             agent: who will be trained.
             iterations: meta-updates.
             checkpoint_every: iterations between checkpoints.
             load: what had to be imported to register the family and the agent; kept for whoever opens the run, which
                 imports none of it.
+
+        Raises:
+            InvalidValueError: the directory holds something already, or cannot be written; or an argument is wrong.
         """
         path = Path(path)
-        if (path / "config.json").exists():
-            raise InvalidValueError("run directory", str(path), "a new one (or resume it: metarl train --resume)")
+        _check_free(path)
         if base_id(agent.family.id) not in families:
             raise InvalidValueError("family of the run", agent.family.id, "a registered one, to open the run again")
-        if iterations < 0:
-            raise InvalidValueError("iterations", iterations, "0 or more")
+        if not _COUNT.holds(iterations):
+            raise InvalidValueError("iterations", iterations, _COUNT.words)
         agent.check_iterations(iterations)
-        if checkpoint_every < 1:
-            raise InvalidValueError("checkpoint_every", checkpoint_every, "at least 1 iteration")
         config = {
             "format": FORMAT,
             "agent": agent.name,
@@ -157,24 +199,73 @@ class Run:
         }
         if load:
             config["load"] = list(load)
-        write_atomic(path / "config.json", (json.dumps(config, indent=1) + "\n").encode())
-        return cls(path, config)
+        check_fields(config, _CONFIG, "the run")
+        run = cls(path, config)
+        run._made = _make_directory(path)
+        try:
+            if not write_first(path / "config.json", json_bytes(config)):
+                raise InvalidValueError("run directory", str(path), "a new one: another process has just made it")
+        except BaseException:
+            run.discard()
+            raise
+        run._made.append(path / "config.json")
+        return run
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
-        """An existing run."""
+        """An existing run.
+
+        Raises:
+            InvalidValueError: it has no config.json, or one that metarl did not write as it is.
+        """
         path = Path(path)
-        try:
-            config = json.loads((path / "config.json").read_text())
-        except (OSError, ValueError) as error:
-            raise InvalidValueError("run", str(path), f"a run directory with a config.json ({error})") from error
-        if not isinstance(config, dict) or config.get("format") != FORMAT:
-            found = config.get("format") if isinstance(config, dict) else type(config).__name__
-            raise InvalidValueError(f"format of {path / 'config.json'}", found, repr(FORMAT))
+        advice = "other settings are a new run (metarl train), and more iterations are metarl train --resume RUN"
+        with reading("run", str(path), "a run directory with a config.json that metarl wrote"):
+            config = read_json(path / "config.json", FORMAT, f"{advice} --iterations N")
+            check_fields(config, _CONFIG, str(path))
+            check_fields(config, {"load": TEXTS, "before": _BEFORE}, str(path), optional=True)
         return cls(path, config)
 
+    def discard(self) -> None:
+        """Remove the files that this object made, and the directories that it made where nothing else is in them."""
+        with suppress(OSError):
+            (self.path / LOCK).unlink(missing_ok=True)
+        for path in reversed(self._made):
+            with suppress(OSError):
+                path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
+        self._made = []
+
+    def _will_make(self, *paths: Path) -> None:
+        """Remember which of some files are not there before they are written."""
+        self._made += [path for path in paths if not os.path.lexists(path)]
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from training this run; `config` is then what the last of them left.
+
+        Raises:
+            InvalidValueError: another process trains it.
+        """
+        if self._locked:
+            yield
+            return
+        with locked(self.path):
+            self.config, self._locked = Run.open(self.path).config, True
+            try:
+                yield
+            finally:
+                self._locked = False
+
     def make_agent(self, device: str | None = None) -> Agent:
-        """The agent as it was before the first iteration; hyperparameters newer than the run have their defaults."""
+        """The agent as it was before the first iteration; hyperparameters newer than the run have their defaults.
+
+        Nothing that the run names is imported: families and agents must be registered, other things loaded
+        (`metarl.load_source`).
+        """
+        with names_of(str(self.path)):
+            return self._make_agent(device)
+
+    def _make_agent(self, device: str | None) -> Agent:
         self._check_registered()
         cls = agent_class(self.config["agent"])
         known = {f.name: f for f in dataclasses.fields(cls.Config)}
@@ -183,9 +274,14 @@ class Run:
             raise InvalidValueError(f"hyperparameters of {self.path}", wrong, f"those of this version's {cls.__name__}")
         family = make_family(self.config["family"])
         device = device or self.config["device"]
-        return make_agent(
-            self.config["agent"], family, seed=self.config["seed"], device=device, config=cls.Config(**values)
-        )
+        try:
+            config = cls.Config(**values)
+            return make_agent(self.config["agent"], family, seed=self.config["seed"], device=device, config=config)
+        except (TypeError, ValueError, ArithmeticError, MemoryError, RuntimeError) as error:
+            if isinstance(error, MetaRLError):
+                raise
+            expected = f"those that {cls.__name__} can be made with ({reason(error)})"
+            raise InvalidValueError(f"hyperparameters of {self.path}", values, expected) from error
 
     def _check_registered(self) -> None:
         """Say what to import where that is known."""
@@ -193,7 +289,7 @@ class Run:
         known = {"family": family in families, "agent": self.config["agent"] in agents}
         sources = self.config.get("load", [])
         for field in [field for field, registered in known.items() if sources and not registered]:
-            again = " ".join(f"--load {source}" for source in sources)
+            again = " ".join(f"--load {shlex.quote(source)}" for source in sources)
             expected = f"a registered one: add {again}, as in training"
             raise InvalidValueError(f"{field} of {self.path}", self.config[field], expected)
 
@@ -210,55 +306,148 @@ class Run:
         """
         if iterations < done:
             raise InvalidValueError("iterations", iterations, f"at least {done}, which are done already")
+        if not _COUNT.holds(iterations):
+            raise InvalidValueError("iterations", iterations, _COUNT.words)
         agent.check_iterations(iterations)
         if iterations != self.config["iterations"]:
             before = {k: self.config[k] for k in ("iterations", "versions", "git")}
             now = {"iterations": iterations, "versions": versions(), "git": git_revision()}
             self.config = {**self.config, **now, "before": [*self.config.get("before", []), before]}
-            write_atomic(self.path / "config.json", (json.dumps(self.config, indent=1) + "\n").encode())
+            write_json(self.path / "config.json", self.config)
 
     def load_agent(self, device: str | None = None) -> tuple[Agent, int]:
-        """The agent of the last checkpoint, and how many iterations it has behind it (0 without a checkpoint)."""
+        """The agent of the last checkpoint, and how many iterations it has behind it (0 without a checkpoint).
+
+        Raises:
+            InvalidValueError: the checkpoint is missing though the run was trained, or its files are damaged.
+        """
+        self._check_whole()
         agent = self.make_agent(device)
         if self.config["threads"] != torch.get_num_threads() and agent.device.type == "cpu":
             then, now = self.config["threads"], torch.get_num_threads()
             warnings.warn(
                 f"{self.path} began with {then} threads, these are {now}: sums may round otherwise", stacklevel=2
             )
-        if not (self.path / "checkpoint.json").exists():
+        if not self.has_checkpoint:
             return agent, 0
-        return agent, load_checkpoint(self.path / "checkpoint", agent)
+        done = load_checkpoint(self.path / "checkpoint", agent)
+        if done > self.config["iterations"]:  # the run was extended meanwhile
+            self.config = Run.open(self.path).config
+        if done > (most := self.config["iterations"]):
+            raise InvalidValueError(f"iteration of the checkpoint of {self.path}", done, f"at most the run's {most}")
+        return agent, done
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is anything to load: without, the run has only just begun."""
+        return os.path.lexists(self.path / "checkpoint.json")
+
+    def _check_whole(self) -> None:
+        """Refuse a run whose checkpoint was lost."""
+        if self.has_checkpoint:
+            return
+        kept = [path.name for path in self.path.glob("checkpoint-*.safetensors") if _saved_iteration(path.name) > 0]
+        if kept or self.has_metrics:
+            beside = kept[0] if kept else "metrics.jsonl"
+            expected = f"there, beside {beside}: without it the agent would be an untrained one"
+            raise InvalidValueError(str(self.path / "checkpoint.json"), verbatim("missing"), expected)
+
+    @property
+    def has_metrics(self) -> bool:
+        """Whether an iteration was finished."""
+        try:
+            return (self.path / "metrics.jsonl").stat().st_size > 0
+        except OSError:
+            return False
 
     def train(self, agent: Agent, start: int = 0, progress: Progress | None = None) -> int:
         """Train to the run's number of iterations, with metrics and checkpoints.
 
-        An interrupt (Ctrl-C) finishes the iteration, writes a checkpoint and raises `Interrupted`; a second one stops
-        at once, and the last checkpoint stands.
+        An interrupt (Ctrl-C, SIGTERM) finishes the iteration, writes a checkpoint and raises `Interrupted`; a second
+        one stops at once, and the last checkpoint stands.
+
+        Args:
+            agent: the run's, as `load_agent` gives it.
+            start: how many iterations it has behind it.
+            progress: called after each iteration with what is done, how many there are, and the metrics.
+
+        Raises:
+            InvalidValueError: another process trains this run, or did so since the agent was loaded.
         """
-        total, every = self.config["iterations"], self.config["checkpoint_every"]
+        try:
+            with self.lock(), _stop_requests() as asked:
+                done = self._train(agent, start, progress, asked)
+        except KeyboardInterrupt:
+            raise Interrupted(self.path, self._done()) from None
+        if done < self.config["iterations"]:
+            raise Interrupted(self.path, done)
+        return done
+
+    def _train(self, agent: Agent, start: int, progress: Progress | None, asked: Callable[[], bool]) -> int:
+        if (found := self._done()) != start:
+            raise InvalidValueError("start", start, f"{found}, as many iterations as the last checkpoint has behind it")
+        total, every, checkpoint = self.config["iterations"], self.config["checkpoint_every"], self.path / "checkpoint"
         last_saved = start
-        with _Metrics(self.path, start) as log, _stop_requests() as asked:
+        self._will_make(self.path / "metrics.jsonl", self.path / "tensorboard")
+        with _Metrics(self.path, start) as log:
+            self._made += log.made
 
             def on_iteration(iteration: int, metrics: dict[str, float]) -> None:
                 nonlocal last_saved
                 log.write(iteration, metrics)
                 if (iteration + 1) % every == 0:
-                    save_checkpoint(self.path / "checkpoint", agent, iteration + 1)
+                    save_checkpoint(checkpoint, agent, iteration + 1)
                     last_saved = iteration + 1
                 if progress is not None:
                     progress(iteration + 1, total, metrics)
 
             if start == 0:
-                save_checkpoint(self.path / "checkpoint", agent, 0)
-            try:
-                done = train(agent, total, start=start, on_iteration=on_iteration, should_stop=asked)
-            except KeyboardInterrupt:
-                raise Interrupted(self.path, last_saved) from None
+                self._will_make(checkpoint.with_name("checkpoint-0.safetensors"), checkpoint.with_suffix(".json"))
+                save_checkpoint(checkpoint, agent, 0)
+            if asked():
+                return start
+            done = train(agent, total, start=start, on_iteration=on_iteration, should_stop=asked)
             if done != last_saved:
-                save_checkpoint(self.path / "checkpoint", agent, done)
-        if done < total:
-            raise Interrupted(self.path, done)
+                save_checkpoint(checkpoint, agent, done)
         return done
+
+    def _done(self) -> int:
+        """How many iterations the checkpoint has behind it; 0 without one."""
+        if not self.has_checkpoint:
+            return 0
+        with reading("checkpoint", str(file := self.path / "checkpoint.json"), "a whole metarl checkpoint"):
+            return int(_read_head(file)["iteration"])
+
+
+def _check_free(path: Path) -> None:
+    """Refuse a place where something is already."""
+    try:
+        if os.path.lexists(path / "config.json"):
+            raise InvalidValueError("run directory", str(path), "a new one (or resume it: metarl train --resume)")
+        if path.is_dir() and any(not _TEMPORARY.fullmatch(name) for name in os.listdir(path)):
+            raise InvalidValueError("run directory", str(path), "a new or an empty one: this holds other files")
+    except (OSError, ValueError) as error:
+        if isinstance(error, InvalidValueError):
+            raise
+        raise InvalidValueError("run directory", str(path), f"a place that can be read ({error})") from error
+
+
+def _make_directory(path: Path) -> list[Path]:
+    """Make a directory; those that were missing, its parents first."""
+    missing = [place for place in (path, *path.parents) if not os.path.lexists(place)]
+    made: list[Path] = []
+    try:
+        for place in reversed(missing):
+            with suppress(FileExistsError):  # another process was faster
+                place.mkdir()
+                made.append(place)
+        if not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    except OSError as error:
+        for place in reversed(made):
+            place.rmdir()
+        raise InvalidValueError("output path", str(path), f"a place that can be written ({error.strerror})") from error
+    return made
 
 
 def save_checkpoint(path: Path, agent: Agent, iteration: int) -> None:
@@ -268,13 +457,17 @@ def save_checkpoint(path: Path, agent: Agent, iteration: int) -> None:
     head = {"format": FORMAT, "agent": agent.name, "family": agent.family.id, "iteration": iteration}
     name = f"{path.name}-{iteration}.safetensors"
     write_atomic(path.with_name(name), data)
-    before = list(path.parent.glob(f"{path.name}-*.safetensors"))
-    write_atomic(
-        path.with_suffix(".json"), (json.dumps({**head, "file": name, "sha256": _digest(data)}) + "\n").encode()
-    )
+    before = [old for old in path.parent.glob(f"{path.name}-*.safetensors") if _saved_iteration(old.name) >= 0]
+    write_json(path.with_suffix(".json"), {**head, "file": name, "tensors_sha256": digest_bytes(data)})
     for old in before:
         if old.name != name:
             old.unlink(missing_ok=True)
+
+
+def _saved_iteration(name: str) -> int:
+    """The number in a name as `save_checkpoint` gives it to the tensors' file; -1 for another name."""
+    found = re.fullmatch(r".*-(\d{1,18})\.safetensors", name)
+    return int(found[1]) if found else -1
 
 
 def load_checkpoint(path: Path, agent: Agent) -> int:
@@ -283,35 +476,66 @@ def load_checkpoint(path: Path, agent: Agent) -> int:
     Raises:
         InvalidValueError: the files are torn, corrupt, of another agent or family, or do not fit.
     """
-    head_file = path.with_suffix(".json")
-    try:
-        head = json.loads(head_file.read_text())
-        if not isinstance(head, dict) or head.get("format") != FORMAT:
-            raise ValueError(f"format is not {FORMAT!r}")
-        file = path.with_name(Path(head["file"]).name)
-        data = file.read_bytes()
-        if _digest(data) != head["sha256"]:
-            raise ValueError(f"{file.name} does not match its hash")
-        tensors = safetensors.torch.load(data)
-        iteration = int(head["iteration"])
-    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-        raise InvalidValueError("checkpoint", str(head_file), f"a whole metarl checkpoint ({error})") from error
-    for name, value in (("agent", agent.name), ("family", agent.family.id)):
-        if head.get(name) != value:
-            raise InvalidValueError(f"{name} of checkpoint {head_file}", head.get(name), repr(value))
-    expected = agent.tensors()
-    if set(tensors) != set(expected):
-        wrong = sorted(set(tensors) ^ set(expected))[0]
-        where = "missing" if wrong in expected else "unknown"
-        raise InvalidValueError(
-            f"tensor {wrong!r} of checkpoint {head_file}", verbatim(where), f"the tensors of {agent.name}"
-        )
-    for name, want in expected.items():
-        if tensors[name].shape != want.shape or tensors[name].dtype != want.dtype:
-            found = (tuple(tensors[name].shape), tensors[name].dtype)
-            raise InvalidValueError(f"tensor {name!r} of {head_file}", found, f"{tuple(want.shape)} of {want.dtype}")
+    head_file, expected = path.with_suffix(".json"), agent.tensors()
+    largest = LARGEST_ARRAYS + 2 * sum(v.nbytes for v in expected.values())
+    while True:
+        before = _bytes(head_file)
+        try:
+            with reading("checkpoint", str(head_file), "a whole metarl checkpoint"):
+                head = _read_head(head_file)
+                for name, value in (("agent", agent.name), ("family", agent.family.id)):
+                    if head[name] != value:
+                        raise InvalidValueError(f"{name} of checkpoint {head_file}", head[name], repr(value))
+                tensors = _read_tensors(path, head, largest)
+                _check_tensors(tensors, expected, f"of checkpoint {head_file}")
+            break
+        except InvalidValueError:
+            if _bytes(head_file) == before:
+                raise  # else a training beside this wrote a new checkpoint meanwhile
     agent.load_tensors({k: v.to(agent.device) for k, v in tensors.items()})
-    return iteration
+    return int(head["iteration"])
+
+
+def _read_tensors(path: Path, head: dict[str, Any], largest: int) -> dict[str, Tensor]:
+    """The tensors that a checkpoint names by their file and its hash."""
+    name = f"{path.name}-{head['iteration']}.safetensors"
+    if head["file"] != name:
+        raise ValueError(f"its file is not {name}")
+    data = read_bytes(path.with_name(name), largest)
+    if digest_bytes(data) != head["tensors_sha256"]:
+        raise ValueError(f"{name} does not match its hash")
+    return safetensors.torch.load(data)
+
+
+def _check_tensors(tensors: dict[str, Tensor], expected: dict[str, Tensor], where: str) -> None:
+    """Refuse tensors of other names, shapes or types than an agent's, and values that training cannot lead to."""
+    if wrong := sorted(set(tensors) ^ set(expected)):
+        found = verbatim("missing" if wrong[0] in expected else "unknown")
+        raise InvalidValueError(f"tensor {wrong[0]!r} {where}", found, "the agent's tensors, and no others")
+    for name, want in expected.items():
+        values = tensors[name]
+        if values.shape != want.shape or values.dtype != want.dtype:
+            told = (tuple(values.shape), values.dtype)
+            raise InvalidValueError(f"tensor {name!r} {where}", told, f"{tuple(want.shape)} of {want.dtype}")
+        if not bool(torch.isfinite(values).all()):
+            raise InvalidValueError(f"tensor {name!r} {where}", verbatim("not finite"), "finite numbers")
+        if re.split(r"[./]", name)[-1] in _NEVER_NEGATIVE and bool((values < 0).any()):
+            raise InvalidValueError(f"tensor {name!r} {where}", verbatim("negative"), "numbers from 0 on")
+
+
+def _read_head(file: Path) -> dict[str, Any]:
+    """What `checkpoint.json` holds."""
+    head = read_json(file, FORMAT, "train again")
+    check_fields(head, _HEAD, str(file))
+    return head
+
+
+def _bytes(file: Path) -> bytes | None:
+    """A small file's bytes; None where it cannot be read."""
+    try:
+        return read_bytes(file, LARGEST_HEAD)
+    except (OSError, ValueError):
+        return None
 
 
 class _Metrics:
@@ -319,33 +543,72 @@ class _Metrics:
 
     def __init__(self, path: Path, start: int) -> None:
         self.path, self.start, self.began = path, start, time.time()
+        self.made: list[Path] = []  # files whose names are TensorBoard's
 
     def __enter__(self) -> _Metrics:
         from torch.utils.tensorboard import SummaryWriter
 
-        file = self.path / "metrics.jsonl"
-        lines = file.read_text().splitlines() if file.exists() else []
-        kept = [line for line in lines[: self.start] if line]
-        write_atomic(file, "".join(line + "\n" for line in kept).encode())
-        self.file = file.open("a", buffering=1)
-        self.board = SummaryWriter(str(self.path / "tensorboard"), purge_step=self.start)
+        file, board = self.path / "metrics.jsonl", self.path / "tensorboard"
+        with _writing(self.path):
+            write_atomic(file, "".join(f"{line}\n" for line in _lines_before(file, self.start)).encode())
+            before = set(board.glob("*"))
+            self.board = SummaryWriter(str(board), purge_step=self.start)
+            self.made = list(set(board.glob("*")) - before)
+            self.file = file.open("a", buffering=1)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-        self.board.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        with _writing(self.path) if kind is None else suppress(OSError):
+            self.file.close()
+            self.board.close()
 
     def write(self, iteration: int, metrics: dict[str, float]) -> None:
         """One iteration."""
         line = {"iteration": iteration, **metrics, "seconds": round(time.time() - self.began, 3)}
-        self.file.write(json.dumps(line) + "\n")
-        for name, value in metrics.items():
-            self.board.add_scalar(name, value, iteration)
+        with _writing(self.path):
+            self.file.write(json.dumps(line) + "\n")
+            for name, value in metrics.items():
+                self.board.add_scalar(name, value, iteration)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Say in one sentence that a directory cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise InvalidValueError("output path", str(path), f"a place that can be written ({error.strerror})") from error
+
+
+STOPPING = b"metarl: stopping after this iteration; Ctrl-C again stops at once\n"
+
+
+def _lines_before(file: Path, start: int) -> list[str]:
+    """The lines of `metrics.jsonl` about iterations before `start`; a last line that was cut short is left out.
+
+    Raises:
+        InvalidValueError: the file holds something else.
+    """
+    expected = "a line of JSON per iteration (move the file away to go on without the metrics of earlier iterations)"
+    with reading("metrics", str(file), expected):
+        lines = read_bytes(file, LARGEST_JSON).decode().split("\n") if file.exists() else []
+        numbers = [_iteration_of(line, place) for place, line in enumerate(lines[:-1], 1)]
+        if numbers != sorted(set(numbers)):
+            raise ValueError("iterations are not in their order")
+        return [line for line, number in zip(lines, numbers, strict=False) if number < start]
+
+
+def _iteration_of(line: str, place: int) -> int:
+    """The iteration that a line is about; it is line number `place`."""
+    data = parse_json(line)
+    if not (isinstance(data, dict) and _COUNT.holds(data.get("iteration"))):
+        raise ValueError(f"line {place} names no iteration")
+    return int(data["iteration"])
 
 
 @contextmanager
 def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a request; the second acts as usual."""
+    """Turn the first Ctrl-C or SIGTERM into a request, and say so; the second acts as usual."""
     asked = False
     if threading.current_thread() is not threading.main_thread():
         yield lambda: asked
@@ -356,6 +619,8 @@ def _stop_requests() -> Iterator[Callable[[], bool]]:
         if asked:
             raise KeyboardInterrupt
         asked = True
+        with suppress(OSError):
+            os.write(2, STOPPING)  # sys.stderr may be in the middle of a line of its own
 
     old = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -394,9 +659,3 @@ def git_revision() -> str | None:
         return git("rev-parse", "HEAD").strip() + ("+dirty" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _digest(data: bytes) -> str:
-    import hashlib
-
-    return hashlib.sha256(data).hexdigest()

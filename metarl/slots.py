@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
+import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -195,13 +196,20 @@ class GymSlots:
     def __init__(self, family: GymFamily, n: int, device: torch.device) -> None:
         self.family, self.n, self.device = family, n, device
         first = family.tasks("train", 1)
-        self.envs = SyncVectorEnv([lambda: family.make_env(first)] * n, autoreset_mode=AutoresetMode.DISABLED)
+
+        def make() -> gym.Env[Any, Any]:
+            env = family.make_env(first)
+            env.told = tuple(INFO)
+            return env
+
+        self.envs = SyncVectorEnv([make] * n, autoreset_mode=AutoresetMode.DISABLED)
 
     def begin(self, tasks: Tasks, keys: Tensor, steps: int, episode: int = 0) -> Tensor:
         """See `Slots.begin`; every episode is seeded from its slot's key and the step at which it starts."""
         self.keys, self.clock = keys.cpu(), 0
         for row, env in enumerate(self.envs.envs):
-            env.set_metarl_task(task_dict(tasks, row), episode)  # type: ignore[attr-defined]
+            label = f"task {int(tasks.index[row])} of split {tasks.split!r}, seed {tasks.seed}"
+            env.set_metarl_task(task_dict(tasks, row), episode, label)  # type: ignore[attr-defined]
         obs, _ = self.envs.reset(seed=self._seeds())
         return self._tensor(obs)
 
@@ -214,8 +222,7 @@ class GymSlots:
         if ended.any():
             obs, _ = self.envs.reset(seed=self._seeds(), options={"reset_mask": ended})
             next_obs = self._tensor(obs)
-        found = info.get("success", info.get("is_success"))
-        mean = info.get("expected_reward")
+        found, mean = info.get("success"), info.get("expected_reward")
         if mean is not None:
             mean = np.where(info["_expected_reward"], mean, INFO["expected_reward"][1])
         return Transition(

@@ -13,7 +13,6 @@ import hashlib
 import json
 import math
 import os
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
@@ -27,10 +26,28 @@ from torch import Tensor
 
 from metarl import exact
 from metarl.errors import InvalidValueError, did_you_mean, verbatim
+from metarl.files import (
+    LARGEST_ARRAYS,
+    LARGEST_HEAD,
+    LARGEST_JSON,
+    OBJECT,
+    SEED,
+    TEXT,
+    NpzReader,
+    check_fields,
+    digest_arrays,
+    digest_json,
+    parse_json,
+    read_bytes,
+    reading,
+    write_atomic,
+    write_npz,
+)
 from metarl.rng import Rng, fold_in, make_key, mix
 
 Array = npt.NDArray[Any]
-FORMAT = "metarl-tasks-1"
+FORMAT = "metarl-tasks-2"
+_HEAD = dict.fromkeys(("family", "split", "hash", "sha256"), TEXT) | {"seed": SEED, "space": OBJECT}
 _MAX_REDRAWS = 256
 MOST_LISTED = 1 << 14  # tasks of a space that is listed rather than drawn from
 
@@ -527,62 +544,107 @@ class Tasks:
         """The values as tensors: name to `float32 [N, *shape]` on `device`."""
         return {k: torch.from_numpy(np.array(v)).to(device) for k, v in self.values.items()}
 
+    def _head(self) -> dict[str, Any]:
+        """All but the arrays as JSON-able data: the hash of the values, and one of everything."""
+        head = {"format": FORMAT, "family": self.family, "split": self.split, "seed": self.seed, "hash": self.hash}
+        head |= {"space": space_to_dict(self.space)}
+        arrays = digest_arrays({"index": self.index} | _prefixed(self.values))
+        return {**head, "sha256": digest_json([head, arrays])}
+
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able form, with the content hash."""
-        return {
-            "format": FORMAT,
-            "family": self.family,
-            "split": self.split,
-            "seed": self.seed,
-            "hash": self.hash,
-            "space": space_to_dict(self.space),
-            "index": self.index.tolist(),
-            "values": {k: v.tolist() for k, v in self.values.items()},
-        }
+        """JSON-able form, with its hashes."""
+        values = {k: v.tolist() for k, v in self.values.items()}
+        return {**self._head(), "index": self.index.tolist(), "values": values}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Tasks:
-        """The inverse of `to_dict`; refuses another format and values that do not match their hash."""
-        if not isinstance(data, Mapping) or data.get("format") != FORMAT:
-            found = data.get("format") if isinstance(data, Mapping) else type(data).__name__
-            raise InvalidValueError("tasks format", found, f"{FORMAT!r}")
-        values = {k: np.asarray(v, dtype=np.float32) for k, v in data["values"].items()}
-        index = np.asarray(data["index"], dtype=np.int64)
-        space = space_from_dict(data["space"])
-        shapes = {k: v.shape for k, v in values.items()}
-        expected = {k: (len(index), *d.shape) for k, d in space.items()}
-        if shapes != expected:
-            raise InvalidValueError("shapes of the tasks' values", shapes, f"{expected}, by index and space")
-        tasks = cls(data["family"], data["split"], int(data["seed"]), index, values, space)
-        if tasks.hash != data["hash"]:
-            raise InvalidValueError("tasks hash", data["hash"], f"{tasks.hash!r}, the hash of the values")
-        return tasks
+        """The inverse of `to_dict`.
+
+        Raises:
+            InvalidValueError: the data are of another format, lack something, or do not match their hashes.
+        """
+        with reading("tasks", verbatim("not usable"), "what Tasks.to_dict gives"):
+            space = _space_of(data)
+            values = {k: _numbers(f"values of {k}", v, np.float32) for k, v in dict(data["values"]).items()}
+            index = _numbers("index", data["index"], np.int64)
+            _check_shapes(space, index.shape, {k: v.shape for k, v in values.items()})
+            return cls(data["family"], data["split"], data["seed"], index, values, space)._matching(data)
+
+    def _matching(self, head: Mapping[str, Any]) -> Tasks:
+        """These tasks, if they have the hashes that `head` names."""
+        for name, kind in (("hash", "tasks hash"), ("sha256", "tasks sha256")):
+            found = self._head()[name]
+            if found != head[name]:
+                of = "the hash of the values" if name == "hash" else "the hash of everything"
+                raise InvalidValueError(kind, head[name], f"{found!r}, {of}")
+        return self
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `.json` or `.npz` (by the suffix), whole or not at all."""
         target = Path(path)
         if target.suffix == ".json":
-            write_atomic(target, json.dumps(self.to_dict()).encode())
+            data = json.dumps(self.to_dict()).encode()
+            if len(data) > LARGEST_JSON:
+                raise InvalidValueError("path", str(path), "a file name that ends in .npz for so many tasks")
+            write_atomic(target, data)
         elif target.suffix == ".npz":
-            head = {k: v for k, v in self.to_dict().items() if k not in ("index", "values")}
-            write_npz(target, {"head": np.array(json.dumps(head)), "index": self.index} | _prefixed(self.values))
+            head: Array = np.frombuffer(json.dumps(self._head()).encode(), np.uint8)
+            write_npz(target, {"head": head, "index": self.index, **_prefixed(self.values)})
         else:
             raise InvalidValueError("path", str(path), "a file name that ends in .json or .npz")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Tasks:
-        """Read what `save` wrote; nothing in the file is ever executed."""
-        try:
+        """Read what `save` wrote; nothing in the file is ever executed.
+
+        Raises:
+            InvalidValueError: it is no such file, whatever its bytes, or does not match its hashes.
+        """
+        with reading("tasks file", str(path), "a file written by Tasks.save"):
             if Path(path).suffix == ".npz":
-                with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                    head = json.loads(str(arrays["head"]))
-                    values = {k.removeprefix("value."): arrays[k] for k in arrays.files if k.startswith("value.")}
-                    return cls.from_dict({**head, "index": arrays["index"], "values": values})
-            return cls.from_dict(json.loads(Path(path).read_text()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-            if isinstance(error, InvalidValueError):
-                raise
-            raise InvalidValueError("tasks file", str(path), f"a file written by Tasks.save ({error})") from error
+                return cls._from_npz(NpzReader(read_bytes(Path(path), LARGEST_ARRAYS)))
+            return cls.from_dict(parse_json(read_bytes(Path(path), LARGEST_JSON)))
+
+    @classmethod
+    def _from_npz(cls, file: NpzReader) -> Tasks:
+        """Tasks whose arrays are read after their shapes have been compared with the head's space."""
+        if (told := file.arrays.get("head")) is None or math.prod(told.shape) > LARGEST_HEAD:
+            raise ValueError("it has no head, or too large a one")
+        head = parse_json(file.read("head", "|u1").tobytes())
+        space, shapes = _space_of(head), {name: told.shape for name, told in file.arrays.items() if name != "head"}
+        values = {name.removeprefix("value."): shape for name, shape in shapes.items() if name.startswith("value.")}
+        if set(shapes) != {"index", *(f"value.{name}" for name in space)}:
+            raise ValueError(f"its arrays are {sorted(shapes)}")
+        _check_shapes(space, shapes["index"], values)
+        index = file.read("index", "<i8")
+        arrays = {name: file.read(f"value.{name}", "<f4") for name in space}
+        return cls(head["family"], head["split"], head["seed"], index, arrays, space)._matching(head)
+
+
+def _space_of(head: Any) -> dict[str, Distribution]:
+    """The task space of a file, whose other fields are checked as well."""
+    if not isinstance(head, Mapping) or head.get("format") != FORMAT:
+        found = head.get("format") if isinstance(head, Mapping) else type(head).__name__
+        raise InvalidValueError("tasks format", found, f"{FORMAT!r}")
+    check_fields(head, _HEAD, "the tasks")
+    return space_from_dict(head["space"])
+
+
+def _numbers(name: str, given: Any, dtype: type[np.generic]) -> Array:
+    """Finite numbers of a file as an array; a whole `dtype` takes whole numbers alone."""
+    found = np.asarray(given)
+    kinds = "i" if np.issubdtype(dtype, np.integer) else "if"
+    values = found.astype(dtype)
+    if found.size and not (found.dtype.kind in kinds and np.isfinite(values).all()):
+        raise ValueError(f"{name}: not all are finite numbers of type {np.dtype(dtype).name}")
+    return values
+
+
+def _check_shapes(space: TaskSpace, index: tuple[int, ...], values: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse arrays that do not hold one value of each parameter per task."""
+    expected = {name: (*index, *dist.shape) for name, dist in space.items()}
+    if len(index) != 1 or dict(values) != expected:
+        raise InvalidValueError("shapes of the tasks' values", dict(values), f"{expected}, by index and space")
 
 
 def make_tasks(family: str, space: TaskSpace, values: Mapping[str, Any], split: str = "custom") -> Tasks:
@@ -652,30 +714,6 @@ def sample_tasks(
 def on_side(tasks: Tasks, side: int) -> npt.NDArray[np.bool_]:
     """Which tasks lie on a side of the train-test line: `bool [N]`."""
     return cast("npt.NDArray[np.bool_]", (content_hash(tasks.values) & 1) == side)
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all; an unwritable place is a clear error."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True) if part.parent.is_dir() else None
-        raise InvalidValueError("output path", str(path), f"a place that can be written ({error.strerror})") from error
-
-
-def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
-    """`numpy.savez_compressed`, whole or not at all."""
-    import io
-
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **cast("dict[str, Any]", dict(arrays)))
-    write_atomic(path, buffer.getvalue())
 
 
 def _prefixed(values: Mapping[str, Array]) -> dict[str, Array]:

@@ -10,6 +10,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -27,6 +28,8 @@ from metarl.slots import INFO, GymSlots, Transition
 from metarl.tasks import Tasks
 
 PROBED_STEPS = 20
+CLOSE_SECONDS = 2.0  # that environments may take to close
+WATCH_SECONDS = 1.0  # between a worker's looks at whether its parent is alive
 MESSAGE_SECONDS = 5e-4  # that a step through pipes costs at least, all processes together
 
 
@@ -85,7 +88,7 @@ class WorkerSlots:
             ours, theirs = context.Pipe()
             inherited = [*self.pipes, ours] if fork else []  # a worker that kept them would outlive its parent
             given = family if fork else cloudpickle.dumps(family)
-            arguments = (theirs, given, share.stop - share.start, inherited)
+            arguments = (theirs, given, share.stop - share.start, inherited, os.getpid())
             process = context.Process(target=_serve, args=arguments, daemon=True)
             process.start()
             theirs.close()
@@ -124,6 +127,9 @@ class WorkerSlots:
             raise InvalidValueError(
                 f"environment processes of {self.family.id}", verbatim("ended"), expected
             ) from error
+        except BaseException:  # an interrupt: some have answered, others have not
+            self.close()
+            raise
         for fine, answer in answers:
             if not fine:
                 self.close()
@@ -133,27 +139,31 @@ class WorkerSlots:
         return [answer for _, answer in answers]
 
     def close(self) -> None:
-        """Close every environment and end the processes."""
+        """Close every environment and end the processes; one that does not end within a second or two is killed."""
         for pipe in self.pipes:
             try:
                 pipe.send(("close", ()))
                 pipe.close()
             except OSError:
                 pass  # it has ended already
+        patience = time.monotonic() + CLOSE_SECONDS
         for process in self.processes:
-            process.join(timeout=5)
+            process.join(timeout=max(0.0, patience - time.monotonic()))
             if process.is_alive():
                 process.kill()
+                process.join()
+            process.close()
         self.pipes, self.processes = [], []
 
     def __del__(self) -> None:
         self.close()
 
 
-def _serve(pipe: Connection, given: GymFamily | bytes, n: int, inherited: list[Connection]) -> None:
-    """What a worker does until it is told to close, or until its parent has gone."""
+def _serve(pipe: Connection, given: GymFamily | bytes, n: int, inherited: list[Connection], parent: int) -> None:
+    """What a worker does until it is told to close, or until its parent, a process id, has gone."""
     for other in inherited:
         other.close()
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent finishes its iteration and then closes
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
@@ -185,10 +195,22 @@ def _serve(pipe: Connection, given: GymFamily | bytes, n: int, inherited: list[C
         slots.close()
 
 
+def _end_with(parent: int) -> None:
+    """End this process when its parent has ended, also while an environment hangs."""
+    while os.getppid() == parent:
+        time.sleep(WATCH_SECONDS)
+    os._exit(1)
+
+
 def _portable(error: Exception) -> bytes:
-    """An exception and its traceback's text, or their text alone where the exception cannot be pickled."""
+    """An exception and its traceback's text, or their text alone where the exception does not survive pickling."""
     text = "".join(traceback.format_exception(error))
     try:
-        return bytes(cloudpickle.dumps((error, text)))
+        packed = bytes(cloudpickle.dumps((error, text)))
+        cloudpickle.loads(packed)
+        return packed
     except Exception:
-        return bytes(cloudpickle.dumps((RuntimeError(f"{type(error).__name__}: {error}"), text)))
+        stated = RuntimeError(f"{type(error).__name__}: {error}")
+        for note in getattr(error, "__notes__", ()):
+            stated.add_note(note)
+        return bytes(cloudpickle.dumps((stated, text)))

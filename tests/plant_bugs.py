@@ -1,18 +1,22 @@
 """Plant a bug for each pitfall of the field, one at a time, in a copy of the code, and see a test fail.
 
-    python tests/plant_bugs.py            # all of them
-    python tests/plant_bugs.py lvc time   # those whose name contains a word
+    python tests/plant_bugs.py              # all of them
+    python tests/plant_bugs.py lvc time     # those whose name contains a word
+    python tests/plant_bugs.py --sample 6   # six, which the hash of the commit chooses
 
-Exit code 1 if any bug survives. The pitfalls are numbered as in docs/pitfalls.md.
+One runs on each core. Exit code 1 if any bug survives. The pitfalls are numbered as in docs/pitfalls.md.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
+import random
 import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -177,8 +181,8 @@ BUGS = (
     Bug(
         "10 test tasks drawn in training",
         "metarl/family.py",
-        'side = None if self.finite or is_finite(space) else _SIDES.get(split, _SIDES["test"])',
-        "side = None",
+        'return None if self.finite or is_finite(self._space(split)) else _SIDES.get(split, _SIDES["test"])',
+        "return None",
         "test_tasks",
     ),
     Bug(
@@ -589,6 +593,53 @@ BUGS = (
         '"before": [*self.config.get("before", []), now]',
         "test_runs",
     ),
+    Bug(
+        "a temporary file's name can be foreseen",
+        "metarl/files.py",
+        'f".metarl-{secrets.token_hex(8)}.part"',
+        'f".{path.name}.part"',
+        "test_files",
+    ),
+    Bug(
+        "a link in a temporary file's place is followed",
+        "metarl/files.py",
+        "os.O_WRONLY | os.O_CREAT | os.O_EXCL",
+        "os.O_WRONLY | os.O_CREAT | os.O_TRUNC",
+        "test_files",
+    ),
+    Bug(
+        "arrays of another evaluation are taken",
+        "metarl/results.py",
+        'if digest_arrays(arrays) != head["arrays_sha256"]:',
+        "if not head:",
+        "test_files",
+    ),
+    Bug(
+        "tasks' addresses are not hashed",
+        "metarl/tasks.py",
+        'digest_arrays({"index": self.index} | _prefixed(self.values))',
+        "digest_arrays(_prefixed(self.values))",
+        "test_files",
+        "a failed training removes what was there before",
+        "metarl/runs.py",
+        "path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)",
+        "__import__('shutil').rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)",
+        "test_safety",
+    ),
+    Bug(
+        "a run's file imports a module",
+        "metarl/named.py",
+        "sys.modules.get(module)",
+        "__import__(module)",
+        "test_safety",
+    ),
+    Bug(
+        "workers keep the lock of a killed training",
+        "metarl/lock.py",
+        "after_in_child=_forget",
+        "after_in_parent=lambda: None",
+        "test_safety",
+    ),
 )
 
 
@@ -596,31 +647,46 @@ def survives(bug: Bug) -> bool:
     """Plant it in a copy and run one test file: do all tests still pass?"""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
-        ignore = shutil.ignore_patterns(".git", "__pycache__", "*.egg-info", "results", "runs", ".*_cache", ".venv")
+        left = (".git", ".venv", ".*_cache", "__pycache__", "*.egg-info", "build", "results", "runs")
+        ignore = shutil.ignore_patterns(*left)
         shutil.copytree(ROOT, copy, symlinks=True, ignore=ignore)
         target = copy / bug.file
         text = target.read_text()
         if text.count(bug.old) != 1:
             raise SystemExit(f"{bug.name}: {bug.file} holds {bug.old!r} {text.count(bug.old)} times, expected once")
         target.write_text(text.replace(bug.old, bug.new))
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"tests/{bug.test}.py"]
-        environment = {**os.environ, "PYTHONPATH": str(copy)}
-        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider"]
+        environment = {**os.environ, "PYTHONPATH": str(copy), "TMPDIR": folder, "PYTEST_DEBUG_TEMPROOT": folder}
+        done = subprocess.run(
+            [*command, f"tests/{bug.test}.py"], cwd=copy, env=environment, capture_output=True, text=True
+        )
         if done.returncode not in (0, 1):
             raise SystemExit(f"{bug.name}: the tests did not run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
         return done.returncode == 0
 
 
-def main(words: list[str]) -> None:
-    """Plant them all."""
-    chosen = [bug for bug in BUGS if not words or any(w in bug.name for w in words)]
-    alive = []
-    for bug in chosen:
-        alive += [bug.name] if survives(bug) else []
-        print(f"{'SURVIVED' if alive and alive[-1] == bug.name else 'caught'}  {bug.name}", flush=True)
-    print(f"{len(chosen) - len(alive)} of {len(chosen)} planted bugs caught")
+def sample(count: int) -> list[Bug]:
+    """Other bugs for another commit, the same for the same one."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return random.Random(commit.strip()).sample(BUGS, min(count, len(BUGS)))
+
+
+def main() -> None:
+    """Plant them, one on each core."""
+    parser = argparse.ArgumentParser(description="Plant bugs in copies of the code and see tests fail.")
+    parser.add_argument("words", nargs="*", help="plant the bugs whose name contains one of these; default: all")
+    parser.add_argument("--sample", type=int, metavar="N", help="plant N, which the hash of the commit chooses")
+    options = parser.parse_args()
+    chosen = [bug for bug in BUGS if not options.words or any(w in bug.name for w in options.words)]
+    chosen = sample(options.sample) if options.sample else chosen
+    alive = 0
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for bug, survived in zip(chosen, pool.map(survives, chosen), strict=True):
+            alive += survived
+            print(f"{'SURVIVED' if survived else 'caught'}  {bug.name}", flush=True)
+    print(f"{len(chosen) - alive} of {len(chosen)} planted bugs caught")
     sys.exit(1 if alive else 0)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -51,13 +51,16 @@ def test_agents_beside_adapt_on_as_many_steps_as_what_they_stand_beside(capsys: 
     )
 
 
-def test_the_floor_is_measured_with_as_many_episodes_as_asked(counting: Any, scratch_registry: None) -> None:
+def test_the_floor_is_measured_with_as_many_episodes_as_asked(
+    counting: Any, scratch_registry: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     metarl.register_family("mine/Counting-v0", counting)
     for episodes in (0, 3):
         command = ["eval", "random", "--family", "mine/Counting-v0", "--k", "0", "--num-tasks", "2", "--episodes", "1"]
         main([*command, "--floor-episodes", str(episodes), "--out", "r.json"])
         assert ("floor" in measured("r.json").references) == bool(episodes)
     assert measured("r.json").meta["floor"].startswith("measured: 3 episodes")
+    assert "floor_episodes is -1, expected at least 0" in refused(capsys, *command, "--floor-episodes", "-1")
 
 
 def test_what_is_measured_before_an_interruption_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -397,17 +397,15 @@ def test_trials_are_saved_and_files_without_them_load(tmp_path: Path) -> None:
     for name, values in results.trial.items():
         np.testing.assert_array_equal(again.trial[name], values)
     np.testing.assert_array_equal(again.bayes_episodes, results.bayes_episodes)
-    with np.load(tmp_path / "r.npz") as file:
-        older = {n: file[n] for n in file.files if n != "bayes_episodes" and not n.startswith("trial.")}
-    np.savez_compressed(tmp_path / "r.npz", **older)
-    old = Results.load(tmp_path / "r.json")
+    without = replace(results, trial={}, bayes_episodes=None)
+    old = Results.load(without.save(tmp_path / "old.json"))
     assert (old.trial, old.bayes_episodes) == ({}, None)
     assert old.summary() == results.summary()
 
 
 def test_foreign_results_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text('{"format": "else"}')
-    with pytest.raises(metarl.InvalidValueError, match="results format is 'else'"):
+    with pytest.raises(metarl.InvalidValueError, match=r"format of .*x\.json is 'else'"):
         Results.load(tmp_path / "x.json")
     with pytest.raises(metarl.InvalidValueError, match="results file is"):
         Results.load(tmp_path / "missing.json")

@@ -146,8 +146,16 @@ EDGES = {
 }
 
 
-@pytest.mark.parametrize("edge", EDGES)
-@pytest.mark.parametrize("name", VARIANTS)
+OUTER = ("no inner step", "two inner steps", "one of each", "no hidden layer", "all steps", "all of no steps")
+OVERRIDDEN = {  # the edges of what a class overrides: its outer step, its inner step, or nothing
+    "maml": tuple(EDGES),
+    **dict.fromkeys(("reptile", "maml_pp", "promp", "e_maml"), OUTER),
+    **dict.fromkeys(("anil", "cavia", "meta_sgd"), OUTER[:4]),
+}
+CASES = [(name, edge) for name in VARIANTS for edge in OVERRIDDEN.get(name, OUTER[1:2])]
+
+
+@pytest.mark.parametrize(("name", "edge"), CASES)
 def test_every_variant_works_at_the_edges(name: str, edge: str) -> None:
     overrides = EDGES[edge]
     if name == "reptile" and overrides.get("inner_steps") == 0:
@@ -445,20 +453,6 @@ def test_dice_needs_monte_carlo_returns() -> None:
 def test_config_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         MAML.Config().inner_lr = 1.0  # type: ignore[misc]
-
-
-@pytest.mark.learning
-def test_learns_to_adapt_on_held_out_goals() -> None:
-    """20 meta-updates on few tasks: one step must gain, and gain more than it does for an untrained start."""
-    agent = metarl.make_agent("maml", "metarl/PointNavigation-v0", meta_batch_size=10, episodes=10, hidden=(64, 64))
-    gains = []
-    for iterations in (0, 20):
-        metarl.train(agent, iterations)
-        results = evaluate(agent, k=1, num_tasks=20, episodes=10, modes=["sampled"])
-        gains.append(results.scores["sampled"].mean((0, 1, 3)))
-    untrained, trained = gains
-    assert trained[1] > untrained[1] + 10  # about -50 untrained, -25 trained
-    assert trained[1] > -32
 
 
 @pytest.mark.cuda

@@ -367,20 +367,6 @@ def test_entropy_bonus_can_fall_sooner_than_the_rate(monkeypatch: pytest.MonkeyP
     assert seen == pytest.approx([0.2, 0.1, 0.0, 0.0])
 
 
-@pytest.mark.learning
-def test_learns_to_explore_and_exploit_on_held_out_bandits() -> None:
-    """Random play collects 5.0 of 10, the Bayes optimum 6.66; below 6.2 something in the memory is broken."""
-    agent = metarl.make_agent("rl2", "metarl/BernoulliBandit-v0", hidden=64, learning_rate=5e-3)
-    metarl.train(agent, 50)
-    results = evaluate(agent, k=10, num_tasks=4000, episodes=1, modes=["sampled"])
-    lifetime = results.lifetime_summary()
-    assert lifetime is not None
-    assert lifetime["mean"] > 6.2
-    assert lifetime["mean"] < lifetime["bayes_optimal"] + 0.1  # better than Bayes would mean the task leaked
-    curve = results.scores["sampled"].mean((0, 1, 3))
-    assert curve[9] > curve[0] + 0.15
-
-
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_agrees_with_cpu() -> None:
@@ -470,19 +456,6 @@ def test_inferred_tasks_are_each_trials_own(monkeypatch: pytest.MonkeyPatch) -> 
     assert agent._ppo_step(parts[0])["task_loss"] == pytest.approx(loss.item(), rel=1e-5)
     (g,) = torch.autograd.grad(loss, [agent.net.memory.rnn.weight_hh_l0])
     assert g.abs().sum() > 0
-
-
-def test_the_memory_learns_to_infer_the_task() -> None:
-    """Two arms, 20 pulls. The error is 1 under the prior, 2 / (m + 2) of an arm's posterior mean after m pulls.
-
-    With pulls spread over both arms the mean over the trial is near .45.
-    """
-    settings = {"trial_episodes": 20, "meta_batch_size": 200, "hidden": 32, "minibatches": 4, "entropy_coef": 0.1}
-    agent = metarl.make_agent("rl2", 'metarl/BernoulliBandit-v0{"k": 2}', task_coef=1.0, **settings)
-    losses: list[float] = []
-    metarl.train(agent, 30, on_iteration=lambda i, metrics: losses.append(metrics["task_loss"]))
-    assert losses[0] == pytest.approx(1.0, abs=0.2)
-    assert 0.4 < losses[-1] < 0.7
 
 
 def test_tasks_are_encoded_with_the_moments_of_train_tasks() -> None:

@@ -14,6 +14,7 @@ import torch
 
 import metarl
 from metarl.agent import Agent
+from metarl.files import write_json
 from metarl.runs import Interrupted, Run, _train_tasks, load_checkpoint, save_checkpoint, train
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -123,13 +124,13 @@ def test_a_run_from_before_a_hyperparameter_was_there_has_its_default(tmp_path: 
     run = Run.create(tmp_path / "run", agent, 1)
     run.train(agent)
     config = json.loads((run.path / "config.json").read_text())
-    del config["config"]["reward_coef"]
-    (run.path / "config.json").write_text(json.dumps(config))
+    del config["config"]["reward_coef"], config["sha256"]
+    write_json(run.path / "config.json", config)
     loaded, _ = Run.open(run.path).load_agent()
     assert loaded.config == agent.config
     assert equal(agent, loaded)
     config["config"]["unheard_of"] = 1
-    (run.path / "config.json").write_text(json.dumps(config))
+    write_json(run.path / "config.json", config)
     with pytest.raises(metarl.InvalidValueError, match=r"hyperparameters of .* is \['unheard_of'\]"):
         Run.open(run.path).load_agent()
 
@@ -214,7 +215,9 @@ def test_corrupt_checkpoints_are_refused_and_change_nothing(how: str, tmp_path: 
     save_checkpoint(tmp_path / "checkpoint", agent, 4)
     damaged(tmp_path, how)
     fresh, untouched = small("maml", seed=1), small("maml", seed=1)
-    with pytest.raises(metarl.InvalidValueError, match=r"checkpoint is .*checkpoint\.json', expected a whole metarl"):
+    with pytest.raises(
+        metarl.InvalidValueError, match=r"checkpoint(\.json)? is .*, expected (a whole metarl|'metarl-run-)"
+    ):
         load_checkpoint(tmp_path / "checkpoint", fresh)
     assert equal(fresh, untouched)
 

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 import metarl
+from metarl.files import write_json
+from metarl.runs import Run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "experiments"))
 
@@ -64,11 +66,11 @@ def test_the_command_names_the_device_that_trained(studies: dict[str, Study], tm
     options = Options(runs=tmp_path, tasks=6, seeds=(0, 1))
     agents = [trials.trained(options, "short", "rl2", seed) for seed in (0, 1)]
     files = [tmp_path / "short" / "rl2" / f"seed{seed}" / "config.json" for seed in (0, 1)]
-    texts = [file.read_text().replace('"device": "cpu"', '"device": "cuda"') for file in files]
-    files[0].write_text(texts[0])
+    configs = [Run.open(file.parent).config | {"device": "cuda"} for file in files]
+    write_json(files[0], configs[0])
     with pytest.raises(metarl.InvalidValueError, match="device of the runs of short, rl2"):
         trials.measured(agents, "short", "rl2", options)
-    files[1].write_text(texts[1])
+    write_json(files[1], configs[1])
     command = trials.measured(agents, "short", "rl2", options).meta["command"]
     assert command.endswith("--seeds 0 1 --device cuda --tasks 6")
 

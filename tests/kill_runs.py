@@ -1,0 +1,194 @@
+"""Kill trainings at random times, resume them to the end, and compare with unbroken ones bit for bit.
+
+    python tests/kill_runs.py --kills 200
+
+Each training is a forked process that gets SIGKILL, SIGTERM or SIGINT, or two of the latter, at a random time or in the
+middle of writing a file, is resumed, perhaps killed again, and goes on to the end. Its weights and metrics must then
+be an unbroken training's, and no process may be left. Exit code 1 if they are not.
+
+To kill trainings of another kind, add what makes its agent to `SUBJECTS`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.utils.tensorboard
+
+import metarl
+from metarl.agent import Agent
+from metarl.runs import Interrupted, Run
+
+ITERATIONS, EVERY = 12, 3
+WORKERS = "kill/Pole-v0"  # a family whose environments are stepped in processes of their own
+LIMIT = 120  # seconds, many times what a training needs
+SIGNALS = ((signal.SIGKILL,), (signal.SIGTERM,), (signal.SIGINT,), (signal.SIGINT, signal.SIGINT))
+SIGNALS += ((signal.SIGTERM, signal.SIGINT), (signal.SIGTERM, signal.SIGKILL))
+
+
+def bandits() -> Agent:
+    """An agent on a torch family."""
+    return metarl.make_agent(
+        "rl2", "metarl/BernoulliBandit-v0", meta_batch_size=8, hidden=4, trial_episodes=2, epochs=1, minibatches=1
+    )
+
+
+def poles() -> Agent:
+    """An agent on Gymnasium environments in worker processes."""
+    if WORKERS not in metarl.registry.families:
+        space = {"length": metarl.Uniform(0.25, 1.5)}
+        metarl.register_family(WORKERS, env="CartPole-v1", task_space=space, apply="attrs", horizon=4, stepping="async")
+    return metarl.make_agent("reptile", WORKERS, meta_batch_size=2, episodes=1, inner_steps=1, hidden=(4,))
+
+
+SUBJECTS: dict[str, Callable[[], Agent]] = {"torch": bandits, "workers": poles}
+
+
+def outcome(run: Path) -> tuple[bytes, list[Any]]:
+    """The bytes of a run's weights, and its metrics without times."""
+    file = json.loads((run / "checkpoint.json").read_text())["file"]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return (run / file).read_bytes(), [{k: v for k, v in line.items() if "seconds" not in k} for line in lines]
+
+
+def train(make: Callable[[], Agent], path: Path) -> None:
+    """Begin a run, or go on with it."""
+    if (path / "config.json").exists():
+        run = Run.open(path)
+        with run.lock():
+            run.train(*run.load_agent())
+    else:
+        agent = make()
+        Run.create(path, agent, ITERATIONS, EVERY).train(agent)
+
+
+def start(make: Callable[[], Agent], path: Path, hits: Mapping[int, int]) -> int:
+    """Train in a forked process; its number.
+
+    Args:
+        make: makes the agent.
+        path: of the run.
+        hits: the process sends itself these signals, by the number of the call that writes or renames a file.
+    """
+    child = os.fork()
+    if child:
+        return child
+    code = 2
+    try:
+        os.setsid()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        _count_writes(dict(hits))
+        train(make, path)
+        code = 0
+    except (Interrupted, KeyboardInterrupt):
+        code = 1
+    except BaseException:
+        (path.parent / f"{path.name}.error").write_text(traceback.format_exc())
+    finally:
+        os._exit(code)
+    raise AssertionError
+
+
+def _count_writes(hits: dict[int, int]) -> None:
+    """Send this process a signal at certain calls of `os.fsync` and `os.replace`."""
+    number = 0
+
+    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+        def counting(*arguments: Any) -> Any:
+            nonlocal number
+            number += 1
+            if number in hits:
+                os.kill(os.getpid(), hits.pop(number))
+            return call(*arguments)
+
+        return counting
+
+    os.fsync, os.replace = counted(os.fsync), counted(os.replace)
+
+
+def wait(child: int) -> int:
+    """The exit code of a training; 3 if it had to be killed in the end, or left processes behind."""
+    end = time.monotonic() + LIMIT
+    while not (found := os.waitpid(child, os.WNOHANG))[0]:
+        if time.monotonic() > end:
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return 3
+        time.sleep(0.002)
+    while time.monotonic() < end:  # workers of a killed training end by themselves
+        try:
+            os.killpg(child, 0)
+        except ProcessLookupError:
+            return os.waitstatus_to_exitcode(found[1])
+        time.sleep(0.01)
+    os.killpg(child, signal.SIGKILL)
+    return 3
+
+
+def kill_once(make: Callable[[], Agent], path: Path, draw: random.Random, seconds: float) -> int:
+    """Train and be killed, unless the training is faster; the exit code."""
+    chosen = draw.choice(SIGNALS)
+    if draw.random() < 0.5:
+        first = draw.randrange(1, 16)
+        child = start(make, path, {first + i: number for i, number in enumerate(chosen)})
+    else:
+        child = start(make, path, {})
+        time.sleep(draw.uniform(0.0, seconds))
+        for number in chosen:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, number)
+            time.sleep(draw.choice((0.0, 0.001, 0.02)))
+    return wait(child)
+
+
+def kill(kills: int, seed: int = 0, folder: Path | None = None) -> dict[str, int]:
+    """Kill trainings; how many ended equal, unequal, in an error, or had to be stopped or left processes behind."""
+    torch.set_num_threads(1)
+    draw, count = random.Random(seed), dict.fromkeys(("killed", "equal", "unequal", "error", "left"), 0)
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        whole, seconds = {}, {}
+        for subject, make in SUBJECTS.items():
+            make()  # what it imports and registers is there in every process
+            began, path = time.monotonic(), Path(name) / subject
+            assert wait(start(make, path, {})) == 0, (Path(name) / f"{subject}.error").read_text()
+            whole[subject], seconds[subject] = outcome(path), time.monotonic() - began
+        trial = 0
+        while count["killed"] < kills:
+            subject, trial = list(SUBJECTS)[trial % len(SUBJECTS)], trial + 1
+            path, codes = Path(name) / f"{subject}-{trial}", []
+            while not codes or (codes[-1] not in (0, 2, 3) and draw.random() < 0.4):
+                codes.append(kill_once(SUBJECTS[subject], path, draw, seconds[subject]))
+            if codes[-1] not in (0, 2, 3):
+                codes.append(wait(start(SUBJECTS[subject], path, {})))
+            count["killed"] += sum(code not in (0, 2, 3) for code in codes)
+            how = {0: "equal", 2: "error"}.get(codes[-1], "left")
+            if how == "equal" and outcome(path) != whole[subject]:
+                how = "unequal"
+            count[how] += 1
+            if how != "equal":
+                error = path.with_name(f"{path.name}.error")
+                print(f"{how}: {subject}, exit codes {codes}\n{error.read_text() if error.exists() else ''}")
+    return count
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=200, help="how many (default: 200)")
+    parser.add_argument("--seed", type=int, default=0, help="of times and signals (default: 0)")
+    options = parser.parse_args()
+    counts = kill(options.kills, options.seed)
+    print(f"{counts}")
+    sys.exit(int(bool(counts["unequal"] or counts["error"] or counts["left"])))
