@@ -52,7 +52,7 @@ class MAMLConfig:
     first_order: bool = False
     """Drop the second derivatives (the paper's section 5.2)."""
     eval_steps: int = 4000
-    """Environment steps that one adaptation step eats in evaluation."""
+    """Environment steps that one adaptation step eats in evaluation, at most: as many as fill whole episodes."""
     hidden: tuple[int, ...] = (100, 100)
     """Widths of the policy's hidden layers."""
     activation: str = "relu"
@@ -202,9 +202,9 @@ class MAML(Agent):
 
     @property
     def budget(self) -> Budget:
-        """`eval_steps` environment steps, in as many slots as have room for a whole episode."""
+        """At most `eval_steps` environment steps, as many in each of all slots that have room for a whole episode."""
         slots = max(1, self.config.eval_steps // self.family.horizon)
-        return Budget(slots=slots, steps=-(-self.config.eval_steps // slots))
+        return Budget(slots=slots, steps=self.config.eval_steps // slots)
 
     def begin(self, rows: int, tasks: Tasks | None = None) -> AgentState:
         """theta_0 for each row, the number of steps taken, and how many of them failed."""

@@ -20,12 +20,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import tyro
 
 import metarl
 from metarl.adopt import parse_parameters
-from metarl.agent import Agent, make_agent
+from metarl.agent import Agent, check_number, make_agent
 from metarl.animation import choose_renderer, watch
 from metarl.check import check_family
 from metarl.errors import (
@@ -37,7 +36,7 @@ from metarl.errors import (
     printable,
     verbatim,
 )
-from metarl.evaluation import evaluate
+from metarl.evaluation import default_tasks, evaluate
 from metarl.family import Family
 from metarl.listing import run_list
 from metarl.named import load_source
@@ -191,20 +190,26 @@ def run_eval(options: EvalOptions) -> None:
         raise InvalidValueError("--out", str(options.out), "nothing where there are several splits: a file each")
     if len(set(splits)) < len(splits):
         raise InvalidValueError("--split", list(splits), "names that are all different")
-    sets = {split: family.tasks(split, options.num_tasks, options.task_seed) for split in splits}
+    chosen = options.num_tasks
+    counts = {split: default_tasks(family, split) if chosen is None else chosen for split in splits}
+    sets = {split: family.tasks(split, count, options.task_seed) for split, count in counts.items()}
     settings = {"k": k, "trials": options.trials, "episodes": options.episodes, "seed": options.seed}
-    names = [learned[0].name, *[agent_class(name).name for name in options.beside]]
+    settings["floor_episodes"] = options.floor_episodes
+    groups = [learned, *_others(learned, options.beside, options.k, options.device)]
+    _set_budget(groups, options.eval_steps)
+    names = [group[0].name for group in groups]
     outputs = {split: _outputs(options.out or where / "results" / f"{split}.json", names) for split in splits}
     for path in (path for paths in outputs.values() for path in paths.values()):
         check_results(path)
     results: list[Results] = []
     for split, tasks in sets.items():
-        allowed = {"allow_train_tasks": split == "train"}
-        found = _evaluate_beside(learned, options.beside, tasks, settings | allowed, options.device)
-        found[0].meta["iterations"] = trained
-        for result in found:
+        for result in _evaluate_each(groups, tasks, settings | {"allow_train_tasks": split == "train"}):
+            if result.agent == learned[0].name:
+                result.meta["iterations"] = trained
+            if options.eval_steps is not None and "eval_steps" in result.meta["config"]:
+                result.meta["overrides"] = {"eval_steps": options.eval_steps}
             say(f"wrote {result.save(outputs[split][result.agent])}")
-        results += found
+            results.append(result)
     say(*table_text(results).split("\n"))
 
 
@@ -264,12 +269,13 @@ def run_quickstart(options: QuickstartOptions) -> None:
         _train(run, agent, 0)
         tasks = agent.family.tasks("test", study.num_tasks if not options.short else min(study.num_tasks, 1000))
         settings = {"k": study.k, "episodes": study.episodes, "seed": options.seed}
-        found = _evaluate_beside([agent], study.beside, tasks, settings, options.device)
-        for result in found:
+        k = (study.k,) if isinstance(study.k, int) else study.k
+        groups = [[agent], *_others([agent], study.beside, k, options.device)]
+        for result in _evaluate_each(groups, tasks, settings):
             result.save(
                 run.path / "results" / ("test.json" if result.agent == agent.name else f"test-{result.agent}.json")
             )
-        results += found
+            results.append(result)
     say(*table_text(results).split("\n"))
     say(f"wrote {write_report(results, options.out, title='metarl quickstart')}")
 
@@ -362,26 +368,43 @@ def _open_run(path: str) -> Run:
     return Run.open(path)
 
 
-def _evaluate_beside(
-    learned: list[Agent], beside: Sequence[str], tasks: Tasks, settings: Mapping[str, Any], device: str
-) -> list[Results]:
-    """Evaluate some seeds' agents, and others that need no training, on the same tasks."""
-    most = int(np.max(settings["k"]))
-    others = [
-        make_agent(name, learned[0].family, device=device, config=_for_trials(name, None, most)) for name in beside
-    ]
-    for agent in others:
-        if agent.learns:
-            raise InvalidValueError("--beside", agent.name, "an agent that needs no training")
+def _others(learned: list[Agent], beside: Sequence[str], k: Sequence[int], device: str) -> list[list[Agent]]:
+    """Agents that need no training, to stand beside some seeds' agents: they adapt on as many environment steps."""
     names = [learned[0].name, *beside]
     if len(set(names)) < len(names):
         raise InvalidValueError("--beside", list(beside), f"names that are all different, and not {names[0]!r}")
-    out = []
-    for group in [learned, *([a] for a in others)]:
+    family = learned[0].family
+    others = [make_agent(n, family, device=device, config=_for_trials(n, None, max(k, default=0))) for n in beside]
+    for agent in others:
+        if agent.learns:
+            raise InvalidValueError("--beside", agent.name, "an agent that needs no training")
+        _eat(agent, getattr(learned[0].config, "eval_steps", None))
+    return [[agent] for agent in others]
+
+
+def _set_budget(groups: list[list[Agent]], steps: int | None) -> None:
+    """Give agents that have one another budget for an adaptation step; refused where none has."""
+    if not any([_eat(agent, steps) for group in groups for agent in group]) and steps is not None:
+        names = ", ".join(group[0].name for group in groups)
+        raise InvalidValueError("--eval-steps", steps, f"nothing: {names} has no hyperparameter eval_steps")
+
+
+def _eat(agent: Agent, steps: int | None) -> bool:
+    """Let an agent's adaptation steps eat so many environment steps at most, where it has such a hyperparameter."""
+    if steps is None or not hasattr(agent.config, "eval_steps"):
+        return False
+    agent.config = replace(agent.config, eval_steps=steps)
+    check_number(agent.name, agent.config, eval_steps=(1, 1e9))
+    return True
+
+
+def _evaluate_each(groups: list[list[Agent]], tasks: Tasks, settings: Mapping[str, Any]) -> Iterator[Results]:
+    """Evaluate some seeds' agents, and others, on the same tasks; each one's results as soon as they are there."""
+    for group in groups:
         with bar(f"evaluate {group[0].name}", 1, 0, "k") as advance:
-            out.append(evaluate(group, tasks, **settings, progress=lambda done, total: advance(done, "", total)))
-        out[-1].meta["command"] = shlex.join(["metarl", *sys.argv[1:]])
-    return out
+            result = evaluate(group, tasks, **settings, progress=lambda done, total: advance(done, "", total))
+        result.meta["command"] = shlex.join(["metarl", *sys.argv[1:]])
+        yield result
 
 
 def _for_trials(name: str, config: Any, episodes: int) -> Any:

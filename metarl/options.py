@@ -74,14 +74,20 @@ class EvalOptions:
     split: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """test (if none is given), train, or the name of an out-of-distribution split; repeated: --split test --split train
     give the gap between them."""
-    num_tasks: int = 40
-    """Tasks 0, ..., num_tasks - 1 of the split."""
+    num_tasks: int | None = None
+    """Tasks 0, ..., num_tasks - 1 of the split; by default 40, or the next multiple of a split's tasks where it has
+    fewer."""
     task_seed: int = 0
     """Seed of the split."""
     trials: int = 1
     """Independent trials of each task."""
     episodes: int = 20
     """Fresh episodes per task, trial, k and mode."""
+    eval_steps: int | None = None
+    """Environment steps that an adaptation step eats at most, of agents whose hyperparameters have this one; by default
+    the runs' own, for agents beside them as well."""
+    floor_episodes: int = 20
+    """Random episodes per task that measure the floor of a family that does not know its own; 0 for none."""
     seed: int = 0
     """Of the evaluation's randomness."""
     device: Device = "cpu"
@@ -163,9 +169,9 @@ class QuickstartOptions:
 MOST: dict[str, int] = {  # how large an option may be, or how far below zero; commands know their least values
     **dict.fromkeys(("seed", "task_seed"), (1 << 63) - 1),
     "task": 10**12,
-    **dict.fromkeys(("iterations", "checkpoint_every", "horizon"), 10**9),
+    **dict.fromkeys(("iterations", "checkpoint_every", "horizon", "eval_steps"), 10**9),
     "num_tasks": 10**7,
-    **dict.fromkeys(("trials", "episodes"), 10**6),
+    **dict.fromkeys(("trials", "episodes", "floor_episodes"), 10**6),
     "k": 10**5,
     "size": 1 << 12,
     "fps": 1000,

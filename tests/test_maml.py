@@ -277,6 +277,33 @@ def test_conjugate_gradient_solves_a_small_system() -> None:
     torch.testing.assert_close(x, torch.tensor([1 / 11, 7 / 11], dtype=torch.float64))
 
 
+def test_conjugate_gradient_keeps_its_pace_on_float32_products() -> None:
+    """Eigenvalues from 1000 to 1e-3: the error after 40 steps, in the norm that the steps minimise, is .02 of x's.
+
+    It is .29 where rounding is left to itself, and .14 with everything in float64 but residuals that drift.
+    """
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(100, 100, generator=generator, dtype=torch.float64))[0]
+    values = torch.logspace(0, -3, 100, dtype=torch.float64) * torch.tensor([1000.0, 300.0, 100.0] + [1.0] * 97)
+    a = basis @ torch.diag(values) @ basis.T
+    b = basis @ (torch.randn(100, generator=generator, dtype=torch.float64) * values.sqrt())
+    exact, single = torch.linalg.solve(a, b), a.float()
+    x, residual = conjugate_gradient(lambda v: single @ v, b.float(), 40)
+    error = x.double() - exact
+    assert x.dtype == residual.dtype == torch.float32
+    assert torch.dot(error, a @ error) < 0.05**2 * torch.dot(exact, b)
+
+
+@pytest.mark.parametrize(
+    ("horizon", "eval_steps", "used"), [(15, 4000, 3990), (3, 4000, 3999), (100, 4000, 4000), (7, 5, 5)]
+)
+def test_an_adaptation_step_uses_at_most_eval_steps(counting: Any, horizon: int, eval_steps: int, used: int) -> None:
+    """266 slots of 15 steps; 1,333 of 3; 40 of 100; and one of 5, whose episode is cut off."""
+    agent = metarl.make_agent("maml", counting(horizon), hidden=(4,), eval_steps=eval_steps)
+    results = evaluate(agent, k=2, num_tasks=1, episodes=1, modes=["mean"])
+    assert results.env_steps.tolist() == [0.0, used, 2.0 * used]
+
+
 def test_chunks_change_rounding_only(monkeypatch: pytest.MonkeyPatch) -> None:
     def trained(chunk: int) -> Params:
         monkeypatch.setattr("metarl.agents.maml._CHUNK_ELEMENTS", chunk)

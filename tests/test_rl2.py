@@ -222,7 +222,7 @@ def test_box_actions_train() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        *(("trial_episodes", 0), ("hidden", 0), ("clip", -1.0), ("minibatches", 2000)),
+        *(("trial_episodes", -1), ("meta_batch_size", -1), ("hidden", 0), ("clip", -1.0), ("minibatches", 2000)),
         ("memory", "gro"),
         ("hidden", 3000),
     ],
@@ -232,10 +232,32 @@ def test_bad_hyperparameters_are_named(field: str, value: float) -> None:
         metarl.make_agent("rl2", "metarl/BernoulliBandit-v0", **{field: value})
 
 
+@pytest.mark.parametrize(
+    ("horizon", "given", "episodes", "trials"),
+    [
+        (1, {}, 10, 1000),  # 10,000 pulls
+        (10, {}, 10, 200),  # 100 steps a trial, 20,000 in all
+        (15, {}, 6, 222),  # 6 * 15 = 90
+        (200, {}, 2, 50),
+        (1000, {}, 2, 16),  # two for each of 8 minibatches
+        (200, {"minibatches": 1}, 2, 50),
+        (200, {"trial_episodes": 10}, 10, 16),
+        (200, {"trial_episodes": 3, "meta_batch_size": 1000}, 3, 1000),
+        (1, {"trial_episodes": 10, "hidden": 64}, 10, 1000),  # the quickstart's
+    ],
+)
+def test_trials_and_batches_are_sized_by_the_horizon(
+    counting: Any, horizon: int, given: dict[str, int], episodes: int, trials: int
+) -> None:
+    agent = metarl.make_agent("rl2", counting(horizon), **{"hidden": 8} | given)
+    assert (agent.config.trial_episodes, agent.config.meta_batch_size) == (episodes, trials)
+    assert agent.meta_batch_size == trials
+
+
 def test_a_trial_longer_than_memory_allows_is_refused_before_it_is_played(monkeypatch: pytest.MonkeyPatch) -> None:
     """1,000 trials in 8 minibatches of 125 x 1,000 pulls x 128 units x 5 floats: 320 MB and more, of 100 MB."""
     monkeypatch.setattr("metarl.agents.rl2.free_bytes", lambda device: 100_000_000)
-    agent = metarl.make_agent("rl2", "metarl/BernoulliBandit-v0", trial_episodes=1000)
+    agent = metarl.make_agent("rl2", "metarl/BernoulliBandit-v0", trial_episodes=1000, meta_batch_size=1000)
     with pytest.raises(
         metarl.InvalidValueError, match=r"rl2.trial_episodes is 1000, expected at most about \d+ with 125"
     ):
