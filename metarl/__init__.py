@@ -4,6 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from metarl.adopt import adopt
 from metarl.agent import Agent, make_agent
+from metarl.agent_check import check_agent
 from metarl.check import check_family
 from metarl.errors import DivergedWarning, FamilyWarning, InvalidValueError, MetaRLError
 from metarl.evaluation import evaluate
@@ -44,6 +45,7 @@ __all__ = [
     "Uniform",
     "__version__",
     "adopt",
+    "check_agent",
     "check_family",
     "evaluate",
     "load_source",

@@ -121,7 +121,7 @@ class Agent(ABC):
         return action
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that training changes, for checkpoints."""
+        """All that training changes, for checkpoints; the same names and shapes before the first update and after."""
         return {}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
@@ -142,7 +142,13 @@ def make_agent(
         config: an instance of the agent's `Config`; its defaults if None.
         overrides: fields of the config to change.
     """
-    cls = agent_class(name)
+    return build_agent(agent_class(name), name, family, seed=seed, device=device, config=config, **overrides)
+
+
+def build_agent(
+    cls: type[Agent], name: str, family: str | Family, *, seed: int, device: str, config: Any, **overrides: Any
+) -> Agent:
+    """Build an agent of a class; arguments as in `make_agent`."""
     config = cls.Config() if config is None else config
     if not isinstance(config, cls.Config):
         raise InvalidValueError("config", config, f"a {cls.__name__}.Config")
@@ -157,8 +163,7 @@ def make_agent(
         raise InvalidValueError(f"family of {name}", built.id, expected)
     chosen = replace(cast("Any", config), **overrides)
     _check_kinds(name, chosen)
-    agent: Agent = cls(built, chosen, seed, resolve_device(device))
-    return agent
+    return cls(built, chosen, seed, resolve_device(device))
 
 
 def _check_kinds(name: str, config: Any) -> None:

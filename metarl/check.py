@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import json
-import random
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from metarl.agent import resolve_device
 from metarl.errors import FamilyWarning, InvalidValueError, MetaRLError
 from metarl.family import Family, GymFamily, check_family_fields, task_dict
+from metarl.global_rng import random_states
 from metarl.networks import ObservationEncoder, PolicyHead
 from metarl.notes import visible_tasks
 from metarl.probe import (
@@ -239,19 +239,13 @@ def task_data(subject: Subject) -> Iterator[str]:
 def hidden_randomness(subject: Subject) -> Iterator[str]:
     """Rollouts with equal keys are equal bit for bit, and leave global random states alone."""
     subject.pool.close()  # environments are built anew for either rollout
-    before, first, after = _random_states(), subject.rollout(), _random_states()
+    before, first, after = random_states(), subject.rollout(), random_states()
     touched = [name for name in before if before[name] != after[name]]
     for name in touched:
         yield subject.say(f"the global random state of {name}", "changed by a rollout", "to be left alone", DRAW_KEYED)
     subject.pool.close()
     if not touched:
         yield from subject.compare("a rollout with equal keys", first, subject.rollout(), DRAW_KEYED)
-
-
-def _random_states() -> dict[str, Any]:
-    kind, words, *rest = np.random.get_state()  # noqa: NPY002 - looked at because nobody may use it
-    numpy_state = (kind, np.asarray(words).tobytes(), *rest)
-    return {"torch": torch.get_rng_state().tolist(), "numpy": numpy_state, "random": random.getstate()}
 
 
 def pure_functions(subject: Subject) -> Iterator[str]:

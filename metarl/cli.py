@@ -1,7 +1,7 @@
 """The command line: `metarl COMMAND --help` shows every option with its default and unit.
 
 Commands: `list`, `train AGENT --family ID`, `train --resume RUN`, `eval RUN... --k 3 --split test`,
-`report RUN... --out DIR`, `check-family ID`, `quickstart`.
+`report RUN... --out DIR`, `check-family ID`, `check-agent NAME`, `quickstart`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import tyro
 import metarl
 from metarl.adopt import parse_parameters
 from metarl.agent import Agent, check_number, make_agent
+from metarl.agent_check import check_agent, check_briefly, declared, is_built_in
 from metarl.animation import choose_renderer, watch
 from metarl.check import check_family
 from metarl.errors import (
@@ -42,6 +43,7 @@ from metarl.listing import run_list
 from metarl.named import load_source
 from metarl.notes import look_first
 from metarl.options import (
+    CheckAgentOptions,
     CheckFamilyOptions,
     EvalOptions,
     ListOptions,
@@ -103,6 +105,9 @@ def run_train(name: str, options: Any) -> None:
     agent = make_agent(name, family, seed=options.seed, device=options.device, config=options.config)
     if not agent.learns:
         raise InvalidValueError("agent", name, f"one that learns; {name} can be evaluated as it is: metarl eval {name}")
+    if not is_built_in(type(agent)):
+        say(f"checking the contract of {name} (metarl check-agent {name} looks longer)")
+        _refuse("agent", name, check_briefly(agent))
     out = options.out or Path("runs") / f"{name}-{_label(options.env or family.id)}-seed{options.seed}"
     run = Run.create(out, agent, options.iterations, options.checkpoint_every, load=_loaded)
     run.keep_notes(notes)
@@ -249,13 +254,23 @@ def run_watch(options: WatchOptions) -> None:
 def run_check_family(options: CheckFamilyOptions) -> None:
     """`metarl check-family ID`."""
     problems = check_family(options.id, seed=options.seed, device=str(metarl.agent.resolve_device(options.device)))
+    _refuse("family", options.id, problems)
+    say(f"{options.id}: clean")
+
+
+def run_check_agent(options: CheckAgentOptions) -> None:
+    """`metarl check-agent NAME`."""
+    settings: Any = {"seed": options.seed, "device": options.device, "config": _config(options)}
+    _refuse("agent", options.name, check_agent(options.name, options.family, **settings))
+    say(f"{options.name}: clean")
+
+
+def _refuse(what: str, name: str, problems: Sequence[str]) -> None:
+    """Print what is wrong with a family or an agent, and raise, if there is anything."""
     for problem in problems:
         say(f"- {problem}")
     if problems:
-        raise InvalidValueError(
-            "family", options.id, f"no violation of the contract ({len(problems)} found, listed above)"
-        )
-    say(f"{options.id}: clean")
+        raise InvalidValueError(what, name, f"no violation of the contract ({len(problems)} found, listed above)")
 
 
 def run_quickstart(options: QuickstartOptions) -> None:
@@ -439,6 +454,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "report": (ReportOptions, run_report),
     "watch": (WatchOptions, run_watch),
     "check-family": (CheckFamilyOptions, run_check_family),
+    "check-agent": (CheckAgentOptions, run_check_agent),
     "quickstart": (QuickstartOptions, run_quickstart),
 }
 
@@ -561,8 +577,8 @@ def _dispatch(arguments: list[str]) -> None:
         _dispatch_train(rest)
     elif command in COMMANDS:
         options, run = COMMANDS[command]
-        if command in ("eval", "watch") and rest and rest[0] in agents and not Path(rest[0]).exists():
-            config = agent_class(rest[0]).Config
+        if command in ("eval", "watch", "check-agent") and rest and rest[0] in agents and not Path(rest[0]).exists():
+            config = _config_class(rest[0])
             options = make_dataclass(
                 options.__name__, [("agent", config, field(default=config()))], bases=(options,), frozen=True
             )
@@ -572,11 +588,20 @@ def _dispatch(arguments: list[str]) -> None:
         raise InvalidValueError("command", command, did_you_mean(command, [*COMMANDS, "train"]))
 
 
+def _config_class(name: str) -> type[Any]:
+    """The class of an agent's hyperparameters, which become options."""
+    cls = agent_class(name)
+    if not is_built_in(cls):
+        _refuse("agent", name, declared(cls, name))
+    config: type[Any] = cls.Config
+    return config
+
+
 def _dispatch_train(rest: list[str]) -> None:
     """`train` takes an agent's name first, whose hyperparameters become options; or `--resume RUN`."""
     if rest and not rest[0].startswith("-"):
         name = rest[0]
-        config = agent_class(name).Config
+        config = _config_class(name)
         flat: Any = Annotated[config, tyro.conf.OmitArgPrefixes]
         options = make_dataclass(
             "Options", [("config", flat, field(default=config()))], bases=(TrainOptions,), frozen=True

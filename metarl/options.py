@@ -153,6 +153,20 @@ class CheckFamilyOptions:
 
 
 @dataclass(frozen=True)
+class CheckAgentOptions:
+    """Test an agent against the contract; one sentence per violation."""
+
+    name: Annotated[str, tyro.conf.Positional]
+    """Name of the agent; its hyperparameters are then options, --agent.NAME."""
+    family: str | None = None
+    """Family id, to play with short episodes; by default those of four small built-in ones that the agent takes."""
+    seed: int = 0
+    """Of the agent, the tasks and all that is drawn."""
+    device: Device = "cpu"
+    """Where to play and train."""
+
+
+@dataclass(frozen=True)
 class QuickstartOptions:
     """Train MAML and RL2, evaluate both on held-out tasks, print a table, write a report: minutes on 2 cores."""
 

@@ -184,6 +184,9 @@ class Run:
         if not _COUNT.holds(iterations):
             raise InvalidValueError("iterations", iterations, _COUNT.words)
         agent.check_iterations(iterations)
+        if agent.learns and not agent.tensors():
+            expected = "all that training changes: without it a checkpoint holds nothing (see metarl check-agent)"
+            raise InvalidValueError(f"tensors() of {agent.name}", verbatim("empty"), expected)
         config = {
             "format": FORMAT,
             "agent": agent.name,

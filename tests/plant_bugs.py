@@ -658,6 +658,25 @@ BUGS = (
         "after_in_child=_forget",
         "after_in_parent=lambda: None",
         "test_safety",
+        "agents are not trained on after loading",
+        "metarl/agent_check.py",
+        "    for one in (new, agent):\n",
+        "    for one in ():\n",
+        "test_check_agent",
+    ),
+    Bug(
+        "counters that training changes are not looked for",
+        "metarl/agent_check.py",
+        "    if still:\n",
+        "    if False:\n",
+        "test_check_agent",
+    ),
+    Bug(
+        "agents from outside are trained unchecked",
+        "metarl/cli.py",
+        "if not is_built_in(type(agent)):",
+        "if False:",
+        "test_check_agent",
     ),
 )
 

@@ -15,8 +15,8 @@ from conftest import SHORT, contract_family, contract_ids
 from gymnasium.spaces import Box, Dict
 
 import metarl
-from metarl import check
 from metarl.check import check_family
+from metarl.global_rng import random_states
 from metarl.tasks import sample_tasks
 
 
@@ -529,10 +529,10 @@ def test_a_broken_environment_gives_its_sentence(apply, bugs, sentence):
 
 
 def test_the_callers_random_states_are_left_alone():
-    before = check._random_states()
+    before = random_states()
     check_family(Reach())
     check_family(line("attrs"))
-    assert check._random_states() == before
+    assert random_states() == before
 
 
 @pytest.mark.cuda
