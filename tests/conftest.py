@@ -78,6 +78,12 @@ def contract_family(id: str) -> metarl.Family:
     return family
 
 
+def family_class(id: str) -> type[metarl.Family]:
+    """The class of a family, which is not built where its class is registered: tests are collected with this."""
+    made = registry.families[id].load()
+    return made if isinstance(made, type) else type(contract_family(id))
+
+
 @pytest.fixture
 def scratch_registry():
     """The registries of metarl and Gymnasium; what a test adds to them is taken out again."""

@@ -7,7 +7,7 @@ import json
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import contract_ids
+from conftest import contract_ids, family_class
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
@@ -16,9 +16,7 @@ import metarl
 from metarl import InvalidValueError
 
 FAMILIES = sorted(contract_ids())
-OWN = [
-    id for id in FAMILIES if isinstance(metarl.make_family(id), metarl.TorchFamily)
-]  # the others wrap an environment
+OWN = [id for id in FAMILIES if issubclass(family_class(id), metarl.TorchFamily)]  # the others wrap an environment
 PRESETS = ["metarl/BernoulliBandit-v0:k10", "metarl/PointNavigation-v0:semicircle", "metarl/PointNavigation-v0:corners"]
 UNBOUNDED = "ignore:.*Box observation space (min|max)imum value is -?infinity:UserWarning"
 ACTIONS = "ignore:.*symmetric and normalized space:UserWarning"  # papers' boxes are what they are
