@@ -84,6 +84,14 @@ def family_class(id: str) -> type[metarl.Family]:
     return made if isinstance(made, type) else type(contract_family(id))
 
 
+def quiet(model):
+    """A model of Stable-Baselines3 that logs nothing: by itself `learn` makes a folder of logs and leaves it."""
+    from stable_baselines3.common.logger import Logger
+
+    model.set_logger(Logger(folder=None, output_formats=[]))
+    return model
+
+
 @pytest.fixture
 def scratch_registry():
     """The registries of metarl and Gymnasium; what a test adds to them is taken out again."""
