@@ -195,7 +195,6 @@ LEARNING = {
 
 
 @pytest.mark.learning
-@pytest.mark.delicate
 @pytest.mark.parametrize("name", LEARNING)
 def test_scores_are_within_their_bounds(name: str) -> None:
     learning = LEARNING[name]
