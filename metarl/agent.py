@@ -112,6 +112,11 @@ class Agent(ABC):
         """Train tasks per meta-update."""
         return int(getattr(self.config, "meta_batch_size", 1))
 
+    @property
+    def train_env_steps(self) -> int | None:
+        """Environment steps that one meta-update plays where no episode ends early; None: not known beforehand."""
+        return None
+
     def fork(self, state: AgentState, rows: Tensor | None = None) -> AgentState:
         """A copy of the rows `int64 [R']` (all by default), safe from what happens to the original."""
         return {k: v.clone() if rows is None else v[rows] for k, v in state.items()}
