@@ -180,8 +180,12 @@ def run_resume(options: ResumeOptions) -> None:
 
 
 def _train(run: Run, agent: Agent, start: int) -> None:
+    steps, total = agent.train_env_steps, run.config["iterations"]
     say(f"training {agent.name} on {agent.family.id}")
-    with bar(agent.name, run.config["iterations"], start, "it") as advance:
+    if steps:
+        most = "up to " if agent.family.terminates else ""
+        say(f"{total - start:,} iterations of {most}{steps:,} env steps")
+    with bar(agent.name, total, start, "iterations", steps) as advance:
         run.train(agent, start, lambda done, total, metrics: advance(done, _headline(metrics)))
     say(f"trained: {run.path}")
 
@@ -416,8 +420,8 @@ def _eat(agent: Agent, steps: int | None) -> bool:
 def _evaluate_each(groups: list[list[Agent]], tasks: Tasks, settings: Mapping[str, Any]) -> Iterator[Results]:
     """Evaluate some seeds' agents, and others, on the same tasks; each one's results as soon as they are there."""
     for group in groups:
-        with bar(f"evaluate {group[0].name}", 1, 0, "k") as advance:
-            result = evaluate(group, tasks, **settings, progress=lambda done, total: advance(done, "", total))
+        with bar(f"evaluate {group[0].name}", None, 0, "adaptation steps") as advance:
+            result = evaluate(group, tasks, **settings, progress=lambda done, total: advance(done, total=total))
         result.meta["command"] = shlex.join(["metarl", *sys.argv[1:]])
         yield result
 
@@ -440,10 +444,9 @@ def _fresh(path: Path) -> Path:
     return candidate
 
 
-def _headline(metrics: Mapping[str, float]) -> str:
+def _headline(metrics: Mapping[str, float]) -> list[str]:
     """The returns among some metrics, the last two of them."""
-    shown = [f"{k} {v:.2f}" for k, v in metrics.items() if "return" in k]
-    return "  ".join(shown[-2:])
+    return [f"{k} {v:.2f}" for k, v in metrics.items() if "return" in k][-2:]
 
 
 # --- entry -----------------------------------------------------------------------------------------------------------

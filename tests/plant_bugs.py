@@ -639,6 +639,8 @@ BUGS = (
         'digest_arrays({"index": self.index} | _prefixed(self.values))',
         "digest_arrays(_prefixed(self.values))",
         "test_files",
+    ),
+    Bug(
         "a failed training removes what was there before",
         "metarl/runs.py",
         "path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)",
