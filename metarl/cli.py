@@ -26,7 +26,7 @@ import metarl
 from metarl.adopt import parse_parameters
 from metarl.agent import Agent, check_number, make_agent
 from metarl.agent_check import check_agent, check_briefly, declared, is_built_in
-from metarl.animation import choose_renderer, watch
+from metarl.animation import watch
 from metarl.check import check_family
 from metarl.errors import (
     DivergedWarning,
@@ -42,6 +42,7 @@ from metarl.family import Family
 from metarl.listing import run_list
 from metarl.named import load_source
 from metarl.notes import look_first
+from metarl.opengl import choose_renderer, drawing, quiet_windows
 from metarl.options import (
     CheckAgentOptions,
     CheckFamilyOptions,
@@ -243,7 +244,7 @@ def run_report(options: ReportOptions) -> None:
 
 def run_watch(options: WatchOptions) -> None:
     """`metarl watch RUN`."""
-    choose_renderer()
+    quiet_windows()
     loaded, _, where, _ = _load((options.run,), options.family, options.device, _config(options), options.k)
     out = options.out or where / "results" / f"{options.split}-task{options.task}.gif"
     settings: Any = {"mode": options.mode, "split": options.split, "task_seed": options.task_seed, "seed": options.seed}
@@ -543,7 +544,8 @@ def _load_sources(arguments: list[str]) -> list[str]:
 def _load_source(source: str) -> None:
     """Import what `--load` names; what a user's own file raises keeps its traceback, after a sentence."""
     try:
-        load_source(source)
+        with drawing():
+            load_source(source)
     except MetaRLError:
         raise
     except Exception as error:
@@ -564,6 +566,8 @@ def _parse(kind: Any, arguments: list[str], command: str) -> Any:
 
 
 def _dispatch(arguments: list[str]) -> None:
+    if "watch" in arguments:  # before anything is loaded that may import MuJoCo
+        choose_renderer()
     arguments = _load_sources(arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(f"metarl {metarl.__version__}: meta-reinforcement learning on Gymnasium and PyTorch\n")

@@ -23,6 +23,7 @@ from metarl.errors import InvalidValueError, MetaRLError, MissingExtraError, did
 from metarl.family import Family, GymFamily, check_family_fields, check_keywords, check_task_space
 from metarl.files import parse_json, reading, reason
 from metarl.named import Factory, load_entry_point, registered
+from metarl.opengl import drawing
 from metarl.tasks import TaskSpace
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9_\-]+/[A-Za-z0-9_\-]+-v\d+")
@@ -55,7 +56,8 @@ class FamilySpec:
         """
         if not self.available:
             raise MissingExtraError(self.id, EXTRAS.get(self.requires, self.requires), self.requires)
-        return load_entry_point(self.entry_point)
+        with drawing():  # MuJoCo looks for OpenGL when it is imported
+            return load_entry_point(self.entry_point)
 
 
 families: dict[str, FamilySpec] = {}
@@ -167,7 +169,7 @@ def make_family(id: str | Family, **kwargs: Any) -> Family:
     merged = {**spec.kwargs, **presets.get(preset, {}), **own}
     check_keywords(name, build, merged)
     try:
-        with registered({**spec.kwargs, **presets.get(preset, {})}):
+        with drawing(), registered({**spec.kwargs, **presets.get(preset, {})}):
             family = build(**merged)
     except (TypeError, ValueError, ArithmeticError, AttributeError, MemoryError, RuntimeError) as error:
         if isinstance(error, MetaRLError) or not own:
