@@ -184,7 +184,7 @@ def _train(run: Run, agent: Agent, start: int) -> None:
     steps, total = agent.train_env_steps, run.config["iterations"]
     say(f"training {agent.name} on {agent.family.id}")
     if steps:
-        most = "up to " if agent.family.terminates else ""
+        most = "up to " if agent.family.terminates and agent.family.horizon > 1 else ""
         say(f"{total - start:,} iterations of {most}{steps:,} env steps")
     with bar(agent.name, total, start, "iterations", steps) as advance:
         run.train(agent, start, lambda done, total, metrics: advance(done, _headline(metrics)))
