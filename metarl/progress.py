@@ -103,7 +103,7 @@ class Meter:
         return (b.steps - a.steps) / (b.time - a.time)
 
     def seconds_left(self) -> float | None:
-        """Until the end; before the end of the first unit what its environment steps would take."""
+        """Until the end; before the end of the first unit what its environment steps alone take."""
         if self.total is None:
             return None
         now, last, rest = self.clock(), self.marks[-1], self.total - self.done
@@ -122,7 +122,7 @@ class Meter:
         if self.done == self.total:
             said[0] = (0, f"{said[0][1]} in {duration(self.marks[-1].time - self.began.time)}")
         elif left is not None:
-            said.append((1, f"{'about ' if self.in_first else ''}{duration(left)} left"))
+            said.append((1, f"{'over ' if self.in_first else ''}{duration(left)} left"))
         if self.in_first and self.steps:
             said.append((4, f"{self.steps:,}{f'/{self.env_steps:,}' if self.env_steps else ''} env steps"))
         if rate is not None:

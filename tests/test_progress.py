@@ -152,10 +152,10 @@ def test_the_first_iteration_tells_its_costs_before_it_is_over(clock: Clock) -> 
         meter.pulse(10)
     # 90 steps in 9 seconds after the first pulse, so that 1,000 steps take 100 s; an iteration has taken 59 s so far:
     # 20 of 100 s, less 59 s
-    assert said(meter) == ["0/20 iterations", "about 32 min 21 s left", "100/1,000 env steps", "10 env steps/s"]
+    assert said(meter) == ["0/20 iterations", "over 32 min 21 s left", "100/1,000 env steps", "10 env steps/s"]
     assert meter.completed == pytest.approx(0.1)
     clock.now += 100  # the optimisation takes longer than was thought: 20 of 159 s, less 159 s
-    assert said(meter)[1] == "about 50 min 21 s left"
+    assert said(meter)[1] == "over 50 min 21 s left"
     assert said(meter)[-1] == "10 env steps/s"
 
 
