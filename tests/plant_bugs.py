@@ -684,6 +684,27 @@ BUGS = (
         "if False:",
         "test_check_agent",
     ),
+    Bug(
+        "a row's other slots are not counted as they play",
+        "metarl/rollout.py",
+        "beat(rows * width)",
+        "beat(rows)",
+        "test_progress",
+    ),
+    Bug(
+        "time left without what the present iteration has taken",
+        "metarl/progress.py",
+        "max(each, now - last.time) * rest - (now - last.time)",
+        "each * rest",
+        "test_progress",
+    ),
+    Bug(
+        "the renderer is chosen after what may import MuJoCo",
+        "metarl/cli.py",
+        'if "watch" in arguments:',
+        "if not arguments:",
+        "test_animation",
+    ),
 )
 
 
