@@ -613,6 +613,8 @@ BUGS = (
         "not self.found and told is not None and told.ignored(name)",
         "False",
         "test_user_environments",
+    ),
+    Bug(
         "a temporary file's name can be foreseen",
         "metarl/files.py",
         'f".metarl-{secrets.token_hex(8)}.part"',
@@ -639,6 +641,8 @@ BUGS = (
         'digest_arrays({"index": self.index} | _prefixed(self.values))',
         "digest_arrays(_prefixed(self.values))",
         "test_files",
+    ),
+    Bug(
         "a failed training removes what was there before",
         "metarl/runs.py",
         "path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)",
@@ -658,6 +662,8 @@ BUGS = (
         "after_in_child=_forget",
         "after_in_parent=lambda: None",
         "test_safety",
+    ),
+    Bug(
         "agents are not trained on after loading",
         "metarl/agent_check.py",
         "    for one in (new, agent):\n",
