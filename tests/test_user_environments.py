@@ -141,6 +141,15 @@ def test_success_may_be_anything_true_or_false(success):
     metarl.returned.check_step(env, (np.zeros(1), 1.0, False, np.False_, {"is_success": success}))
 
 
+def test_success_as_numpys_bool_is_clean():
+    assert metarl.check_family(family(type("Mine", (Walk,), {"step": numpy_success}))) == []
+
+
+def numpy_success(self, action):
+    *out, info = Walk.step(self, action)
+    return (*out, {"is_success": np.bool_(info["is_success"])})
+
+
 class Raises(Walk):
     def step(self, action):
         out = super().step(action)
