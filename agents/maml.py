@@ -52,7 +52,7 @@ class MAMLConfig:
     first_order: bool = False
     """Drop the second derivatives (the paper's section 5.2)."""
     eval_steps: int = 4000
-    """Environment steps that one adaptation step eats in evaluation."""
+    """Environment steps that one adaptation step eats in evaluation, at most: as many as fill whole episodes."""
     hidden: tuple[int, ...] = (100, 100)
     """Widths of the policy's hidden layers."""
     activation: str = "relu"
@@ -202,9 +202,9 @@ class MAML(Agent):
 
     @property
     def budget(self) -> Budget:
-        """`eval_steps` environment steps, in as many slots as have room for a whole episode."""
+        """At most `eval_steps` environment steps, as many in each of all slots that have room for a whole episode."""
         slots = max(1, self.config.eval_steps // self.family.horizon)
-        return Budget(slots=slots, steps=-(-self.config.eval_steps // slots))
+        return Budget(slots=slots, steps=self.config.eval_steps // slots)
 
     def begin(self, rows: int, tasks: Tasks | None = None) -> AgentState:
         """theta_0 for each row, the number of steps taken, and how many of them failed."""
@@ -270,6 +270,12 @@ class MAML(Agent):
         return prepare(rollout, self.encode, self.config.discount, self.config.gae_lambda)
 
     # --- the meta-update ---------------------------------------------------------------------------------------------
+
+    @property
+    def train_env_steps(self) -> int:
+        """`episodes` of every task before and after each inner step."""
+        cfg = self.config
+        return cfg.meta_batch_size * cfg.episodes * self.family.horizon * (cfg.inner_steps + 1)
 
     def train_step(self, trials: Trials) -> dict[str, float]:
         """Algorithm 3 of the paper, on one batch of tasks."""

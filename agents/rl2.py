@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -33,6 +33,7 @@ from metarl.rollout import Budget, Feedback, Rollout, Step, Trials
 from metarl.tasks import Tasks
 
 Out = TypeVar("Out")
+TRIAL_STEPS, BATCH_STEPS = 100, 20_000  # of trials and meta-updates, where nobody says how long they are
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,11 @@ class RL2Config:
     with a `gae_lambda` of .99 (experiments/LOG.md; docs/trials.md has the settings of every published row).
     """
 
-    trial_episodes: int = 10
-    """Episodes per trial in training (bandits: pulls)."""
-    meta_batch_size: int = 1000
-    """Trials per meta-update, each in a task of its own (the paper: 250,000 environment steps)."""
+    trial_episodes: int = 0
+    """Episodes per trial in training (bandits: pulls); 0: from 2 to 10, as many as make about 100 steps."""
+    meta_batch_size: int = 0
+    """Trials per meta-update, each in a task of its own (the paper: 250,000 environment steps); 0: as many as make
+    about 20,000 steps, at most 1,000 and at least 2 for each minibatch."""
     memory: str = "gru"
     """"gru", "lstm" or "transformer" (which looks back one trial of training)."""
     hidden: int = 128
@@ -95,6 +97,13 @@ class RL2Config:
     """Learn from rewards divided by the running deviation of discounted returns (the memory is told the plain ones)."""
 
 
+def sized(config: RL2Config, horizon: int) -> RL2Config:
+    """The hyperparameters with the sizes that the family's horizon decides where they are 0."""
+    episodes = config.trial_episodes or min(10, max(2, TRIAL_STEPS // horizon))
+    trials = min(1000, max(2 * config.minibatches, BATCH_STEPS // max(1, episodes * horizon)))
+    return replace(config, trial_episodes=episodes, meta_batch_size=config.meta_batch_size or trials)
+
+
 class RL2(Agent):
     """Fast reinforcement learning via slow reinforcement learning."""
 
@@ -104,6 +113,7 @@ class RL2(Agent):
     recordable = True
 
     def __init__(self, family: Family, config: RL2Config, seed: int = 0, device: torch.device | str = "cpu") -> None:
+        config = sized(config, family.horizon)
         super().__init__(family, config, seed, device)
         check_number("rl2", config, trial_episodes=(1, 1e6), meta_batch_size=(1, 1e7), epochs=(1, 1e3))
         check_number("rl2", config, learning_rate=(0, 10), clip=(1e-6, 10), discount=(0, 1), gae_lambda=(0, 1))
@@ -201,6 +211,11 @@ class RL2(Agent):
         return torch.cat([self.head.encode(action), reward.unsqueeze(-1), ended.unsqueeze(-1).float()], -1)
 
     # --- training ----------------------------------------------------------------------------------------------------
+
+    @property
+    def train_env_steps(self) -> int:
+        """Whole trials."""
+        return self.config.meta_batch_size * self.trial_steps
 
     def train_step(self, trials: Trials) -> dict[str, float]:
         """Play whole trials, then PPO on them.

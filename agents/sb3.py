@@ -35,6 +35,7 @@ from metarl.agent import Agent, AgentState, check_number
 from metarl.errors import DivergedWarning, InvalidValueError, did_you_mean, verbatim
 from metarl.family import Family
 from metarl.files import parse_json
+from metarl.global_rng import seed_torch, seeded
 from metarl.named import load_named
 from metarl.rng import Rng, fold_in, make_key
 from metarl.rollout import Budget, Rollout, Step, Trials, check_finite
@@ -47,8 +48,6 @@ from metarl.sb3 import (
     make_sb3_env,
     normalized_space,
     recorder_of,
-    seed_torch,
-    seeded,
     stack_rows,
     steps_per_round,
 )
@@ -343,6 +342,11 @@ class SB3Pretrained(SB3):
         super().__init__(family, config, seed, device)
         check_number(self.name, config, meta_batch_size=(1, 1e9))
         self.learner = self.make_model()
+
+    @property
+    def train_env_steps(self) -> int:
+        """What one call of `learn` consumes."""
+        return self.config.steps
 
     def train_step(self, trials: Trials) -> dict[str, float]:
         """`learn` for `steps` steps, a new train task in every episode."""

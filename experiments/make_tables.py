@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import gradient_bias
+import interval_coverage
 import robots
 import trial_tables
 import tyro
@@ -333,6 +334,11 @@ def gradients() -> str:
     return gradient_bias.caption(report) + "\n\n" + table(["", *(head for _, _, _, head, _ in columns)], rows)
 
 
+def coverage() -> str:
+    """What share of intervals holds the truth."""
+    return interval_coverage.coverage_table(json.loads(interval_coverage.RESULTS.read_text()))
+
+
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
         "picture": picture,
@@ -342,6 +348,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/speed.md": {"speed": speed},
     "docs/agents.md": {"agents": agents},
     "docs/gradients.md": {"gradient_bias": gradients},
+    "docs/numbers.md": {"coverage": coverage},
     "docs/trials.md": {
         "bandits": trial_tables.bandits,
         "bandit_variants": trial_tables.bandit_variants,

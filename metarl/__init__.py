@@ -4,8 +4,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 from metarl.adopt import adopt
 from metarl.agent import Agent, make_agent
+from metarl.agent_check import check_agent
 from metarl.check import check_family
-from metarl.errors import DivergedWarning, InvalidValueError, MetaRLError
+from metarl.errors import DivergedWarning, FamilyWarning, InvalidValueError, MetaRLError
 from metarl.evaluation import evaluate
 from metarl.family import Family, GymFamily, TorchFamily
 from metarl.named import load_source
@@ -24,6 +25,7 @@ __all__ = [
     "Choice",
     "DivergedWarning",
     "Family",
+    "FamilyWarning",
     "FlatDirichlet",
     "GymFamily",
     "Integers",
@@ -43,6 +45,7 @@ __all__ = [
     "Uniform",
     "__version__",
     "adopt",
+    "check_agent",
     "check_family",
     "evaluate",
     "load_source",

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from metarl.errors import InvalidValueError
-from metarl.family import GymFamily
+from metarl.family import GymFamily, registering_module
 from metarl.tasks import Choice, Distribution, Integers, LogUniform, Normal, TaskSpace, Uniform
 
 SETTERS = ("set_task", "reset_task")
@@ -36,7 +36,7 @@ def parse_distribution(name: str, text: str) -> Distribution:
     Args:
         name: of the parameter, for the error.
         text: `0.5:2` (uniform), `log:0.1:10` (log-uniform), `int:0:9` (whole numbers, both ends included),
-            `normal:1:0.2` (mean and standard deviation), `1,2,5` (one of a list).
+            `normal:1:0.2` (mean and standard deviation), `1,2,5` (one of a list; also `true,false`, or texts: `a,b`).
     """
     kind, _, rest = text.partition(":")
     makers: dict[str, Callable[[float, float], Distribution]] = {
@@ -51,14 +51,33 @@ def parse_distribution(name: str, text: str) -> Distribution:
         if ":" in text:
             low, high = (float(x) for x in text.split(":"))
             return Uniform(low, high)
-        values = [float(x) for x in text.split(",")]
-        if not np.isfinite(values).all():
-            raise ValueError(text)
-        return Choice(values)
+        return Choice(_listed(text.split(",")))
     except InvalidValueError as error:
         raise InvalidValueError(f"--param {name}", text, f"{FORMS} ({error.field}: {error.expected})") from error
     except ValueError as error:
         raise InvalidValueError(f"--param {name}", text, FORMS) from error
+
+
+def _listed(parts: Sequence[str]) -> list[Any]:
+    """Values from text, all of one kind: numbers, truth values or texts."""
+    flags = {"true": True, "false": False}
+    if all(part.lower() in flags for part in parts):
+        return [flags[part.lower()] for part in parts]
+    numbers = [number for part in parts if (number := _number(part)) is not None]
+    if len(numbers) == len(parts) and np.isfinite(numbers).all():
+        return numbers if all(isinstance(number, int) for number in numbers) else [float(number) for number in numbers]
+    if numbers or len(parts) < 2 or not all(parts):
+        raise ValueError(parts)
+    return list(parts)
+
+
+def _number(text: str) -> int | float | None:
+    for read in (int, float):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return None
 
 
 def _whole(value: float) -> int:
@@ -98,12 +117,15 @@ def gymnasium_family(
         horizon: as in `GymFamily`.
         env_kwargs: as in `GymFamily`.
     """
+    if not (isinstance(params, Mapping) and params and all(isinstance(text, str) for text in params.values())):
+        raise InvalidValueError("params", params, f"a dict from the names of attributes to texts: {FORMS}")
     space = {name: parse_distribution(name, text) for name, text in params.items()}
     if env not in gym.registry and ":" not in env:
         try:
             gym.spec(env)  # says which one was meant
         except gym.error.Error as error:
-            raise InvalidValueError("--env", env, f"a registered Gymnasium id ({error})") from error
+            expected = f"a registered Gymnasium id ({error}); {registering_module(env)}"
+            raise InvalidValueError("--env", env, expected) from error
     return GymFamily(env, space, apply, horizon, env_kwargs=env_kwargs)
 
 
@@ -145,7 +167,7 @@ def adopt(
         setter = next((name for name in SETTERS if built.has_wrapper_attr(name)), None)
         if setter is None:
             raise InvalidValueError("methods of the environment", _name(env), "set_task(task) or reset_task(task)")
-        with _seeded(seed):
+        with seeded(seed):
             tasks = _sampled(built, _name(env), count)
     finally:
         built.close()
@@ -220,7 +242,7 @@ def _like(row: npt.NDArray[Any], pattern: Any) -> Any:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """NumPy's and Python's global generators seeded, and put back afterwards."""
     held = np.random.get_state(), random.getstate()  # noqa: NPY002 - the classes that are adopted use it
     np.random.seed(seed)  # noqa: NPY002
@@ -274,14 +296,14 @@ class OldGymEnv(gym.Env[Any, Any]):
         obs = self.old.reset()
         return self._as(obs[0] if isinstance(obs, tuple) else obs), {}
 
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, Any, Any, bool, dict[str, Any]]:
         """One step."""
         obs, reward, done, *rest = self.old.step(action)
         if len(rest) == 2:  # it has the new step already
-            return self._as(obs), float(reward), bool(done), bool(rest[0]), dict(rest[1])
+            return self._as(obs), reward, done, rest[0], dict(rest[1])
         info = dict(rest[0])
         truncated = bool(info.pop("TimeLimit.truncated", False))
-        return self._as(obs), float(reward), bool(done) and not truncated, truncated, info
+        return self._as(obs), reward, False if truncated else done, truncated, info
 
     def _as(self, obs: Any) -> Any:
         return np.asarray(obs, dtype=self.observation_space.dtype) if self.observation_space.dtype else obs

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import copy
 import json
-import random
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -25,9 +25,11 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from metarl.agent import resolve_device
-from metarl.errors import InvalidValueError, MetaRLError
-from metarl.family import Family, check_family_fields, task_dict
+from metarl.errors import FamilyWarning, InvalidValueError, MetaRLError
+from metarl.family import Family, GymFamily, check_family_fields, task_dict
+from metarl.global_rng import random_states
 from metarl.networks import ObservationEncoder, PolicyHead
+from metarl.notes import visible_tasks
 from metarl.probe import (
     EPISODES,
     MAX_COMPARED,
@@ -69,6 +71,9 @@ def check_family(family: str | Family, *, tasks: int = 8, seed: int = 0, device:
     Returns:
         One sentence per violation: the family, the field, what was found, what was expected, the fix.
 
+    Warns:
+        FamilyWarning: the observation shows the task, which is no violation: it may be meant (goal-conditioned RL).
+
     Raises:
         InvalidValueError: no such family, preset or device, or fewer than two tasks.
     """
@@ -86,14 +91,28 @@ def check_family(family: str | Family, *, tasks: int = 8, seed: int = 0, device:
         for stage in STAGES:
             if found := [sentence for check in stage for sentence in subject.run(check)]:
                 return found
+        for note in visible_tasks(subject):
+            warnings.warn(note, FamilyWarning, stacklevel=2)
     finally:
         subject.pool.close()
     return []
 
 
 def declarations(subject: Subject) -> Iterator[str]:
-    """Fields are declared, and agents can use the spaces."""
+    """Fields are declared."""
     check_family_fields(subject.family)
+    yield from ()
+
+
+def returned(subject: Subject) -> Iterator[str]:
+    """A Gymnasium environment returns what it declares."""
+    if isinstance(subject.family, GymFamily):
+        subject.watched_episode()
+    yield from ()
+
+
+def usable_spaces(subject: Subject) -> Iterator[str]:
+    """Agents can use the spaces."""
     subject.pool.get(subject.count)  # refuses a class of neither form
     for field, user in zip(SPACES, (ObservationEncoder, PolicyHead), strict=True):
         try:
@@ -220,19 +239,13 @@ def task_data(subject: Subject) -> Iterator[str]:
 def hidden_randomness(subject: Subject) -> Iterator[str]:
     """Rollouts with equal keys are equal bit for bit, and leave global random states alone."""
     subject.pool.close()  # environments are built anew for either rollout
-    before, first, after = _random_states(), subject.rollout(), _random_states()
+    before, first, after = random_states(), subject.rollout(), random_states()
     touched = [name for name in before if before[name] != after[name]]
     for name in touched:
         yield subject.say(f"the global random state of {name}", "changed by a rollout", "to be left alone", DRAW_KEYED)
     subject.pool.close()
     if not touched:
         yield from subject.compare("a rollout with equal keys", first, subject.rollout(), DRAW_KEYED)
-
-
-def _random_states() -> dict[str, Any]:
-    kind, words, *rest = np.random.get_state()  # noqa: NPY002 - looked at because nobody may use it
-    numpy_state = (kind, np.asarray(words).tobytes(), *rest)
-    return {"torch": torch.get_rng_state().tolist(), "numpy": numpy_state, "random": random.getstate()}
 
 
 def pure_functions(subject: Subject) -> Iterator[str]:
@@ -274,7 +287,9 @@ def no_host_reads(subject: Subject) -> Iterator[str]:
             fix = "use torch.where and gather instead of if, .item(), float(), .numpy() and boolean indexing"
             if "same device" in str(error):
                 found, fix = "mixing devices", "create tensors with device=action.device, and move constants there"
-            yield subject.say(culprit(error), found, "tensor operations that a GPU runs without waiting", fix)
+            yield subject.say(
+                culprit(error) or subject.owner, found, "tensor operations that a GPU runs without waiting", fix
+            )
 
 
 def reset_keeps_task(subject: Subject) -> Iterator[str]:
@@ -456,6 +471,8 @@ def _told_twice(subject: Subject, slots: Any, keys: Tensor, t: int, action: Tens
 
 STAGES = (
     (declarations,),
+    (returned,),
+    (usable_spaces,),
     (constant_spaces, state_tensors),
     (interface, task_sets, task_data),
     (hidden_randomness, pure_functions, no_host_reads),

@@ -1,7 +1,7 @@
 """The command line: `metarl COMMAND --help` shows every option with its default and unit.
 
 Commands: `list`, `train AGENT --family ID`, `train --resume RUN`, `eval RUN... --k 3 --split test`,
-`report RUN... --out DIR`, `check-family ID`, `quickstart`.
+`report RUN... --out DIR`, `check-family ID`, `check-agent NAME`, `quickstart`.
 """
 
 from __future__ import annotations
@@ -20,20 +20,31 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import tyro
 
 import metarl
 from metarl.adopt import parse_parameters
-from metarl.agent import Agent, make_agent
-from metarl.animation import choose_renderer, watch
+from metarl.agent import Agent, check_number, make_agent
+from metarl.agent_check import check_agent, check_briefly, declared, is_built_in
+from metarl.animation import watch
 from metarl.check import check_family
-from metarl.errors import DivergedWarning, InvalidValueError, MetaRLError, did_you_mean, printable, verbatim
-from metarl.evaluation import evaluate
+from metarl.errors import (
+    DivergedWarning,
+    FamilyWarning,
+    InvalidValueError,
+    MetaRLError,
+    did_you_mean,
+    printable,
+    verbatim,
+)
+from metarl.evaluation import default_tasks, evaluate
 from metarl.family import Family
 from metarl.listing import run_list
 from metarl.named import load_source
+from metarl.notes import look_first
+from metarl.opengl import choose_renderer, drawing, quiet_windows
 from metarl.options import (
+    CheckAgentOptions,
     CheckFamilyOptions,
     EvalOptions,
     ListOptions,
@@ -91,11 +102,17 @@ QUICKSTART = (
 def run_train(name: str, options: Any) -> None:
     """`metarl train AGENT --family ID`."""
     family = _family_of(options)
+    notes = look_first(family)
     agent = make_agent(name, family, seed=options.seed, device=options.device, config=options.config)
     if not agent.learns:
         raise InvalidValueError("agent", name, f"one that learns; {name} can be evaluated as it is: metarl eval {name}")
+    if not is_built_in(type(agent)):
+        say(f"checking the contract of {name} (metarl check-agent {name} looks longer)")
+        _refuse("agent", name, check_briefly(agent))
     out = options.out or Path("runs") / f"{name}-{_label(options.env or family.id)}-seed{options.seed}"
-    _train_first(Run.create(out, agent, options.iterations, options.checkpoint_every, load=_loaded), agent)
+    run = Run.create(out, agent, options.iterations, options.checkpoint_every, load=_loaded)
+    run.keep_notes(notes)
+    _train_first(run, agent)
 
 
 def _train_first(run: Run, agent: Agent) -> None:
@@ -104,12 +121,24 @@ def _train_first(run: Run, agent: Agent) -> None:
         with run.lock():
             try:
                 _train(run, agent, 0)
+            except Interrupted:
+                raise
             except Exception as error:
-                if not isinstance(error, Interrupted) and not run.has_metrics:
+                if not run.has_metrics:
                     run.discard()
+                _tell_where(error, run)
                 raise
     except KeyboardInterrupt:
         raise Interrupted(run.path, 0) from None
+
+
+def _tell_where(error: Exception, run: Run) -> None:
+    """Say where training was when somebody's own code raised, before the traceback says what."""
+    if isinstance(error, (MetaRLError, Interrupted)):
+        return
+    notes = [*getattr(error, "__notes__", ()), f"{type(error).__name__} was raised in training"]
+    kept = f"the last checkpoint stands: metarl train --resume {_quoted(run.path)}" if run.has_checkpoint else ""
+    _tell(f"{notes[0].splitlines()[0]}; {kept or 'nothing was learned'}")
 
 
 def _family_of(options: TrainOptions) -> Family:
@@ -144,12 +173,20 @@ def run_resume(options: ResumeOptions) -> None:
         if options.iterations is not None:
             run.set_iterations(options.iterations, agent, start)
         say(f"{options.resume}: {start} of {run.config['iterations']} iterations are done")
-        _train(run, agent, start)
+        try:
+            _train(run, agent, start)
+        except Exception as error:
+            _tell_where(error, run)
+            raise
 
 
 def _train(run: Run, agent: Agent, start: int) -> None:
+    steps, total = agent.train_env_steps, run.config["iterations"]
     say(f"training {agent.name} on {agent.family.id}")
-    with bar(agent.name, run.config["iterations"], start, "it") as advance:
+    if steps:
+        most = "up to " if agent.family.terminates and agent.family.horizon > 1 else ""
+        say(f"{total - start:,} iterations of {most}{steps:,} env steps")
+    with bar(agent.name, total, start, "iterations", steps) as advance:
         run.train(agent, start, lambda done, total, metrics: advance(done, _headline(metrics)))
     say(f"trained: {run.path}")
 
@@ -163,20 +200,26 @@ def run_eval(options: EvalOptions) -> None:
         raise InvalidValueError("--out", str(options.out), "nothing where there are several splits: a file each")
     if len(set(splits)) < len(splits):
         raise InvalidValueError("--split", list(splits), "names that are all different")
-    sets = {split: family.tasks(split, options.num_tasks, options.task_seed) for split in splits}
+    chosen = options.num_tasks
+    counts = {split: default_tasks(family, split) if chosen is None else chosen for split in splits}
+    sets = {split: family.tasks(split, count, options.task_seed) for split, count in counts.items()}
     settings = {"k": k, "trials": options.trials, "episodes": options.episodes, "seed": options.seed}
-    names = [learned[0].name, *[agent_class(name).name for name in options.beside]]
+    settings["floor_episodes"] = options.floor_episodes
+    groups = [learned, *_others(learned, options.beside, options.k, options.device)]
+    _set_budget(groups, options.eval_steps)
+    names = [group[0].name for group in groups]
     outputs = {split: _outputs(options.out or where / "results" / f"{split}.json", names) for split in splits}
     for path in (path for paths in outputs.values() for path in paths.values()):
         check_results(path)
     results: list[Results] = []
     for split, tasks in sets.items():
-        allowed = {"allow_train_tasks": split == "train"}
-        found = _evaluate_beside(learned, options.beside, tasks, settings | allowed, options.device)
-        found[0].meta["iterations"] = trained
-        for result in found:
+        for result in _evaluate_each(groups, tasks, settings | {"allow_train_tasks": split == "train"}):
+            if result.agent == learned[0].name:
+                result.meta["iterations"] = trained
+            if options.eval_steps is not None and "eval_steps" in result.meta["config"]:
+                result.meta["overrides"] = {"eval_steps": options.eval_steps}
             say(f"wrote {result.save(outputs[split][result.agent])}")
-        results += found
+            results.append(result)
     say(*table_text(results).split("\n"))
 
 
@@ -201,7 +244,7 @@ def run_report(options: ReportOptions) -> None:
 
 def run_watch(options: WatchOptions) -> None:
     """`metarl watch RUN`."""
-    choose_renderer()
+    quiet_windows()
     loaded, _, where, _ = _load((options.run,), options.family, options.device, _config(options), options.k)
     out = options.out or where / "results" / f"{options.split}-task{options.task}.gif"
     settings: Any = {"mode": options.mode, "split": options.split, "task_seed": options.task_seed, "seed": options.seed}
@@ -216,13 +259,23 @@ def run_watch(options: WatchOptions) -> None:
 def run_check_family(options: CheckFamilyOptions) -> None:
     """`metarl check-family ID`."""
     problems = check_family(options.id, seed=options.seed, device=str(metarl.agent.resolve_device(options.device)))
+    _refuse("family", options.id, problems)
+    say(f"{options.id}: clean")
+
+
+def run_check_agent(options: CheckAgentOptions) -> None:
+    """`metarl check-agent NAME`."""
+    settings: Any = {"seed": options.seed, "device": options.device, "config": _config(options)}
+    _refuse("agent", options.name, check_agent(options.name, options.family, **settings))
+    say(f"{options.name}: clean")
+
+
+def _refuse(what: str, name: str, problems: Sequence[str]) -> None:
+    """Print what is wrong with a family or an agent, and raise, if there is anything."""
     for problem in problems:
         say(f"- {problem}")
     if problems:
-        raise InvalidValueError(
-            "family", options.id, f"no violation of the contract ({len(problems)} found, listed above)"
-        )
-    say(f"{options.id}: clean")
+        raise InvalidValueError(what, name, f"no violation of the contract ({len(problems)} found, listed above)")
 
 
 def run_quickstart(options: QuickstartOptions) -> None:
@@ -236,12 +289,13 @@ def run_quickstart(options: QuickstartOptions) -> None:
         _train(run, agent, 0)
         tasks = agent.family.tasks("test", study.num_tasks if not options.short else min(study.num_tasks, 1000))
         settings = {"k": study.k, "episodes": study.episodes, "seed": options.seed}
-        found = _evaluate_beside([agent], study.beside, tasks, settings, options.device)
-        for result in found:
+        k = (study.k,) if isinstance(study.k, int) else study.k
+        groups = [[agent], *_others([agent], study.beside, k, options.device)]
+        for result in _evaluate_each(groups, tasks, settings):
             result.save(
                 run.path / "results" / ("test.json" if result.agent == agent.name else f"test-{result.agent}.json")
             )
-        results += found
+            results.append(result)
     say(*table_text(results).split("\n"))
     say(f"wrote {write_report(results, options.out, title='metarl quickstart')}")
 
@@ -334,26 +388,43 @@ def _open_run(path: str) -> Run:
     return Run.open(path)
 
 
-def _evaluate_beside(
-    learned: list[Agent], beside: Sequence[str], tasks: Tasks, settings: Mapping[str, Any], device: str
-) -> list[Results]:
-    """Evaluate some seeds' agents, and others that need no training, on the same tasks."""
-    most = int(np.max(settings["k"]))
-    others = [
-        make_agent(name, learned[0].family, device=device, config=_for_trials(name, None, most)) for name in beside
-    ]
-    for agent in others:
-        if agent.learns:
-            raise InvalidValueError("--beside", agent.name, "an agent that needs no training")
+def _others(learned: list[Agent], beside: Sequence[str], k: Sequence[int], device: str) -> list[list[Agent]]:
+    """Agents that need no training, to stand beside some seeds' agents: they adapt on as many environment steps."""
     names = [learned[0].name, *beside]
     if len(set(names)) < len(names):
         raise InvalidValueError("--beside", list(beside), f"names that are all different, and not {names[0]!r}")
-    out = []
-    for group in [learned, *([a] for a in others)]:
-        with bar(f"evaluate {group[0].name}", 1, 0, "k") as advance:
-            out.append(evaluate(group, tasks, **settings, progress=lambda done, total: advance(done, "", total)))
-        out[-1].meta["command"] = shlex.join(["metarl", *sys.argv[1:]])
-    return out
+    family = learned[0].family
+    others = [make_agent(n, family, device=device, config=_for_trials(n, None, max(k, default=0))) for n in beside]
+    for agent in others:
+        if agent.learns:
+            raise InvalidValueError("--beside", agent.name, "an agent that needs no training")
+        _eat(agent, getattr(learned[0].config, "eval_steps", None))
+    return [[agent] for agent in others]
+
+
+def _set_budget(groups: list[list[Agent]], steps: int | None) -> None:
+    """Give agents that have one another budget for an adaptation step; refused where none has."""
+    if not any([_eat(agent, steps) for group in groups for agent in group]) and steps is not None:
+        names = ", ".join(group[0].name for group in groups)
+        raise InvalidValueError("--eval-steps", steps, f"nothing: {names} has no hyperparameter eval_steps")
+
+
+def _eat(agent: Agent, steps: int | None) -> bool:
+    """Let an agent's adaptation steps eat so many environment steps at most, where it has such a hyperparameter."""
+    if steps is None or not hasattr(agent.config, "eval_steps"):
+        return False
+    agent.config = replace(agent.config, eval_steps=steps)
+    check_number(agent.name, agent.config, eval_steps=(1, 1e9))
+    return True
+
+
+def _evaluate_each(groups: list[list[Agent]], tasks: Tasks, settings: Mapping[str, Any]) -> Iterator[Results]:
+    """Evaluate some seeds' agents, and others, on the same tasks; each one's results as soon as they are there."""
+    for group in groups:
+        with bar(f"evaluate {group[0].name}", None, 0, "adaptation steps") as advance:
+            result = evaluate(group, tasks, **settings, progress=lambda done, total: advance(done, total=total))
+        result.meta["command"] = shlex.join(["metarl", *sys.argv[1:]])
+        yield result
 
 
 def _for_trials(name: str, config: Any, episodes: int) -> Any:
@@ -374,10 +445,9 @@ def _fresh(path: Path) -> Path:
     return candidate
 
 
-def _headline(metrics: Mapping[str, float]) -> str:
+def _headline(metrics: Mapping[str, float]) -> list[str]:
     """The returns among some metrics, the last two of them."""
-    shown = [f"{k} {v:.2f}" for k, v in metrics.items() if "return" in k]
-    return "  ".join(shown[-2:])
+    return [f"{k} {v:.2f}" for k, v in metrics.items() if "return" in k][-2:]
 
 
 # --- entry -----------------------------------------------------------------------------------------------------------
@@ -388,6 +458,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "report": (ReportOptions, run_report),
     "watch": (WatchOptions, run_watch),
     "check-family": (CheckFamilyOptions, run_check_family),
+    "check-agent": (CheckAgentOptions, run_check_agent),
     "quickstart": (QuickstartOptions, run_quickstart),
 }
 
@@ -400,7 +471,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             _dispatch(arguments)
             sys.stdout.flush()
     except MetaRLError as error:
-        _tell(str(error))
+        _tell("; ".join([str(error), *_notes(error)]))
         raise SystemExit(2) from None
     except Interrupted as stop:
         sources = "".join(f" --load {shlex.quote(source)}" for source in _loaded)
@@ -414,6 +485,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads: what is left to print must not fail at the end
         raise SystemExit(1) from None
+    except Exception as error:  # not ours: its traceback follows
+        if notes := _notes(error):
+            _tell("; ".join([f"{type(error).__name__}: {' '.join(str(error).split())}", *notes]))
+        raise
+
+
+def _notes(error: Exception) -> list[str]:
+    """Sentences that were added to an exception: where it happened, and where the run stands."""
+    return [note for note in getattr(error, "__notes__", ()) if "\n" not in note]
 
 
 def _tell(sentence: str) -> None:
@@ -433,7 +513,7 @@ def _plain_warnings() -> Iterator[None]:
     usual = warnings.formatwarning
 
     def plain(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> str:
-        own = issubclass(category, DivergedWarning)
+        own = issubclass(category, (DivergedWarning, FamilyWarning))
         text = printable(str(message))
         return f"metarl: {text}\n" if own else usual(text, category, *args, **kwargs)
 
@@ -464,7 +544,8 @@ def _load_sources(arguments: list[str]) -> list[str]:
 def _load_source(source: str) -> None:
     """Import what `--load` names; what a user's own file raises keeps its traceback, after a sentence."""
     try:
-        load_source(source)
+        with drawing():
+            load_source(source)
     except MetaRLError:
         raise
     except Exception as error:
@@ -485,6 +566,8 @@ def _parse(kind: Any, arguments: list[str], command: str) -> Any:
 
 
 def _dispatch(arguments: list[str]) -> None:
+    if "watch" in arguments:  # before anything is loaded that may import MuJoCo
+        choose_renderer()
     arguments = _load_sources(arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(f"metarl {metarl.__version__}: meta-reinforcement learning on Gymnasium and PyTorch\n")
@@ -501,8 +584,8 @@ def _dispatch(arguments: list[str]) -> None:
         _dispatch_train(rest)
     elif command in COMMANDS:
         options, run = COMMANDS[command]
-        if command in ("eval", "watch") and rest and rest[0] in agents and not Path(rest[0]).exists():
-            config = agent_class(rest[0]).Config
+        if command in ("eval", "watch", "check-agent") and rest and rest[0] in agents and not Path(rest[0]).exists():
+            config = _config_class(rest[0])
             options = make_dataclass(
                 options.__name__, [("agent", config, field(default=config()))], bases=(options,), frozen=True
             )
@@ -512,11 +595,20 @@ def _dispatch(arguments: list[str]) -> None:
         raise InvalidValueError("command", command, did_you_mean(command, [*COMMANDS, "train"]))
 
 
+def _config_class(name: str) -> type[Any]:
+    """The class of an agent's hyperparameters, which become options."""
+    cls = agent_class(name)
+    if not is_built_in(cls):
+        _refuse("agent", name, declared(cls, name))
+    config: type[Any] = cls.Config
+    return config
+
+
 def _dispatch_train(rest: list[str]) -> None:
     """`train` takes an agent's name first, whose hyperparameters become options; or `--resume RUN`."""
     if rest and not rest[0].startswith("-"):
         name = rest[0]
-        config = agent_class(name).Config
+        config = _config_class(name)
         flat: Any = Annotated[config, tyro.conf.OmitArgPrefixes]
         options = make_dataclass(
             "Options", [("config", flat, field(default=config()))], bases=(TrainOptions,), frozen=True

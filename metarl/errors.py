@@ -40,6 +40,10 @@ class DivergedWarning(UserWarning):
     """An adaptation step gave numbers that are not finite; it was undone and counted as failed."""
 
 
+class FamilyWarning(UserWarning):
+    """What may be meant, and is worth knowing before hours of training: a task that the observation shows, say."""
+
+
 class _Verbatim(str):
     """A value that is shown as it is, without quotes."""
 

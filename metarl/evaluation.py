@@ -25,9 +25,10 @@ from metarl.results import Floats, Results
 from metarl.rng import Rng
 from metarl.rollout import Budget, Feedback, Rollout, SlotPool, Step, Trials
 from metarl.runs import git_revision, versions
-from metarl.tasks import Tasks
+from metarl.tasks import Tasks, content_hash
 
 MODES = ("sampled", "mean")
+_TASKS = 40  # that are played if nobody says otherwise
 _SMALL = 4  # numbers in an observation that is kept of a trial
 _PRIOR = ("train", "test")  # splits that the Bayes optimum under the family's prior is about
 
@@ -38,7 +39,7 @@ def evaluate(
     *,
     k: int | Sequence[int] = 3,
     split: str = "test",
-    num_tasks: int = 40,
+    num_tasks: int | None = None,
     task_seed: int = 0,
     trials: int = 1,
     episodes: int = 20,
@@ -57,7 +58,7 @@ def evaluate(
         tasks: what to play; by default tasks 0, ..., `num_tasks` - 1 of (split, task_seed).
         k: the last adaptation step (the grid is then 0, ..., k), or the grid itself.
         split: of the default tasks.
-        num_tasks: how many of them.
+        num_tasks: how many of them; by default 40, or the next multiple of a split's tasks where it has fewer.
         task_seed: seed of the split.
         trials: independent trials of each task.
         episodes: fresh episodes played for each R_k, in each trial and mode.
@@ -75,9 +76,11 @@ def evaluate(
     """
     group: list[Any] = list(agents) if isinstance(agents, (list, tuple)) else [agents]
     family = _one_family(group)
-    tasks = family.tasks(split, num_tasks, task_seed) if tasks is None else tasks
+    if tasks is None:
+        tasks = family.tasks(split, default_tasks(family, split) if num_tasks is None else num_tasks, task_seed)
     grid = adaptation_grid(k)
-    _check(group[0], family, tasks, {"trials": trials, "episodes": episodes}, modes, allow_train_tasks)
+    counts = {"trials": (trials, 1), "episodes": (episodes, 1), "floor_episodes": (floor_episodes, 0)}
+    _check(group[0], family, tasks, counts, modes, allow_train_tasks)
     width = max(group[0].budget.slots, 1 if group[0].remembers else episodes)
     size = max(1, (rows_at_once or max(1, 65_536 // width)) // trials)
     starts = range(0, len(tasks), size)
@@ -102,6 +105,7 @@ def evaluate(
         "config": asdict(group[0].config),
         "floor": floor,
         "train_equals_test": family.finite,
+        "every_task": _plays_every(family, tasks),
         "failed_steps": sum(part.failed for played in outcomes for part in played),
         "versions": versions(),
         "git": git_revision(),
@@ -124,6 +128,19 @@ def _one_family(group: Sequence[Agent]) -> Family:
     return group[0].family
 
 
+def default_tasks(family: Family, split: str) -> int:
+    """How many tasks are played if nobody says: 40, or the next multiple of a split's tasks where there are fewer."""
+    every = family.listed(split)
+    count = 1 if every is None or len(every) >= _TASKS else len(every)
+    return -(-_TASKS // count) * count
+
+
+def _plays_every(family: Family, tasks: Tasks) -> bool:
+    """Whether these are all tasks of a family whose train and test tasks are the same few."""
+    every = family.listed(tasks.split) if family.finite and tasks.split in family.splits else None
+    return every is not None and bool(np.isin(content_hash(every.values), content_hash(tasks.values)).all())
+
+
 def adaptation_grid(k: int | Sequence[int]) -> list[int]:
     """The declared grid of adaptation steps, ascending."""
     given = list(range(int(k) + 1)) if isinstance(k, (int, np.integer)) else list(k)
@@ -137,14 +154,14 @@ def _check(
     agent: Agent,
     family: Family,
     tasks: Tasks,
-    counts: dict[str, int],
+    counts: dict[str, tuple[int, int]],
     modes: Sequence[str],
     allow_train_tasks: bool,
 ) -> None:
-    """Refuse what cannot be measured."""
-    for name, value in counts.items():
-        if value < 1:
-            raise InvalidValueError(name, value, "at least 1")
+    """Refuse what cannot be measured; `counts` have their least value beside them."""
+    for name, (value, least) in counts.items():
+        if value < least:
+            raise InvalidValueError(name, value, f"at least {least}")
     if isinstance(modes, str) or not modes:
         raise InvalidValueError("modes", modes, f"a list of some of {list(MODES)}")
     for mode in modes:
@@ -294,6 +311,14 @@ def _paths(rollout: Rollout, keep: slice) -> Floats:
     return points.transpose(0, 1).cpu().numpy()
 
 
+def _lined_up(paths: list[Floats]) -> Floats:
+    """Paths of several parts `[path, t, 2]` as those of one, NaN after the end of the shorter ones."""
+    longest = max(p.shape[1] for p in paths)
+    padded = [np.pad(p, ((0, 0), (0, longest - p.shape[1]), (0, 0)), constant_values=np.nan) for p in paths]
+    kept = np.concatenate(padded)
+    return kept if kept.size else np.zeros((0, 0, 2))
+
+
 def _lives(agent: Agent) -> bool:
     """Whether an adaptation step is one episode, so that a trial is lived through one episode at a time."""
     return agent.budget == Budget(slots=1, episodes=1)
@@ -416,10 +441,7 @@ def _assemble(
         seconds=np.stack([np.sum([p.seconds for p in played], 0) for played in outcomes]),
         references=references,
         bayes_optimal=agent.family.bayes_optimal_return(grid[-1]) if in_prior else None,
-        paths={
-            k: np.concatenate([p.paths[k] for p in outcomes[0] if p.paths[k].size] or [np.zeros((0, 0, 2))])
-            for k in grid
-        },
+        paths={k: _lined_up([p.paths[k] for p in outcomes[0]]) for k in grid},
         landmarks=None,
         task_hash=tasks.hash,
         trial=_joined([part.trial for part in outcomes[0] if part.trial]),

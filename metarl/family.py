@@ -11,6 +11,7 @@ import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from importlib.metadata import packages_distributions
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -23,6 +24,7 @@ from torch import Tensor
 from metarl.drawing import canvas
 from metarl.errors import InvalidValueError, MetaRLError, did_you_mean
 from metarl.named import check_environment
+from metarl.opengl import drawing
 from metarl.rng import Rng
 from metarl.tasks import (
     Choice,
@@ -246,6 +248,7 @@ class TorchFamily(Family):
 
 APPLY_MODES = ("options", "set_task", "kwargs", "attrs", "seed")
 STEPPING = ("auto", "sync", "async")
+_KIND = inspect.Parameter
 NUMERIC = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Dict, spaces.Tuple)
 
 
@@ -253,7 +256,7 @@ class GymFamily(Family):
     """Any Gymnasium environment with a task space.
 
     Observations that are not one Box or Discrete space (Dict, Tuple, MultiDiscrete, MultiBinary) are flattened into a
-    Box, without the texts of a Dict, and pixels, numbers from 0 to 255, are divided by 255.
+    Box, without the texts of a Dict and the keys to drop, and pixels, numbers from 0 to 255, are divided by 255.
 
     Args:
         env: a registered Gymnasium id, or a callable that builds the environment.
@@ -268,6 +271,7 @@ class GymFamily(Family):
         env_kwargs: keywords for building the environment.
         stepping: "sync" steps all environments in this process, "async" shares them among processes, one for each core;
             "auto" measures a step and takes what should be faster. They play the same.
+        drop: keys of a Dict observation that the agent does not see, such as a goal that is the task.
     """
 
     def __init__(
@@ -279,9 +283,15 @@ class GymFamily(Family):
         ood: Mapping[str, TaskSpace] | None = None,
         env_kwargs: Mapping[str, Any] | None = None,
         stepping: str = "auto",
+        drop: Sequence[str] = (),
     ) -> None:
         if not callable(apply) and apply not in APPLY_MODES:
             raise InvalidValueError("apply", apply, f"{did_you_mean(str(apply), APPLY_MODES)}, or callable")
+        check_task_space("task_space", task_space)
+        for name, space in (ood or {}).items():
+            check_task_space(f"ood[{name!r}]", space)
+        if isinstance(drop, str) or not all(isinstance(key, str) for key in drop):
+            raise InvalidValueError("drop", drop, "a tuple of keys, for example ('desired_goal',)")
         if stepping not in STEPPING:
             raise InvalidValueError("stepping", stepping, did_you_mean(str(stepping), STEPPING))
         if apply == "seed" and len(task_space) != 1:
@@ -289,6 +299,7 @@ class GymFamily(Family):
             raise InvalidValueError("task_space", sorted(task_space), expected)
         check_environment(env, env_kwargs or {})
         self.env, self.apply, self.env_kwargs, self.stepping = env, apply, dict(env_kwargs or {}), stepping
+        self.drop = tuple(drop)
         self.task_space, self.ood = dict(task_space), dict(ood or {})
         if apply == "seed":
             for dist in (d for space in (self.task_space, *self.ood.values()) for d in space.values()):
@@ -298,9 +309,6 @@ class GymFamily(Family):
         if horizon is not None and not (isinstance(horizon, int) and horizon > 0):
             raise InvalidValueError("horizon", horizon, "a whole number of steps, at least 1")
         self.horizon = 0 if horizon is None else horizon
-        for name, dist in ((k, d) for space in (self.task_space, *self.ood.values()) for k, d in space.items()):
-            if not isinstance(dist, Distribution):
-                raise InvalidValueError(f"task_space[{name!r}]", dist, "a metarl distribution such as Uniform(0, 1)")
         probe = self.make_env(self.tasks("train", 1))
         try:
             if apply == "set_task" and not probe.has_wrapper_attr("set_task"):
@@ -318,20 +326,19 @@ class GymFamily(Family):
         finally:
             probe.close()
         if self.horizon < 1:
-            raise InvalidValueError("horizon", horizon, f"a number of steps, because {env!r} has no max_episode_steps")
+            expected = f"a number of steps, because {env!r} has no time limit of its own: horizon=200, or --horizon 200"
+            raise InvalidValueError("horizon", horizon, expected)
 
     def build(self, **task: Any) -> gym.Env[Any, Any]:
         """The user's environment, with the task as keywords where that is how it is applied."""
+        keywords = {**self.env_kwargs, **task}
         if callable(self.env):
-            _check_keywords(self.env, {**self.env_kwargs, **task})
-            env = self.env(**self.env_kwargs, **task)
+            check_keywords(getattr(self.env, "__name__", repr(self.env)), self.env, keywords)
+            env = self.env(**keywords)
             env = gym.wrappers.TimeLimit(env, self.horizon) if self.horizon else env
         else:
-            try:
-                env = gym.make(self.env, max_episode_steps=self.horizon or None, **self.env_kwargs, **task)
-            except (gym.error.Error, ImportError) as error:
-                raise InvalidValueError("env", self.env, f"a registered Gymnasium id ({error})") from error
-        return numeric(env)
+            env = _registered(self.env, self.horizon, keywords)
+        return numeric(env, self.drop)
 
     def make_env(self, task: Tasks) -> TaskedEnv:
         """One environment that plays `task` (a set of one)."""
@@ -348,23 +355,67 @@ class GymFamily(Family):
         return seen
 
 
-def _check_keywords(env: Callable[..., Any], keywords: Mapping[str, Any]) -> None:
-    """Refuse keywords that an environment does not take."""
+def _registered(id: str, horizon: int, keywords: Mapping[str, Any]) -> gym.Env[Any, Any]:
+    """`gym.make`, with one sentence where Gymnasium does not know the id or the environment not a keyword."""
     try:
-        inspect.signature(env).bind(**keywords)
+        return gym.make(id, max_episode_steps=horizon or None, **keywords)
+    except (gym.error.Error, ImportError) as error:
+        known = isinstance(error, gym.error.DependencyNotInstalled) or id in gym.registry
+        expected = f"a registered Gymnasium id ({error}{'' if known else f'; {registering_module(id)}'})"
+        raise InvalidValueError("env", id, expected) from error
     except TypeError as error:
-        name = getattr(env, "__name__", repr(env))
-        raise InvalidValueError(f"keywords of {name}", sorted(keywords), f"those that it takes ({error})") from error
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise InvalidValueError(f"keywords of {id}", sorted(keywords), f"those that it takes ({error})") from error
+
+
+def registering_module(id: str) -> str:
+    """What to do about an id that Gymnasium does not know: load the module that registers it, by name if it is found.
+
+    A module is found where its name begins as the id does: `highway_env` for `highway-fast-v0`.
+    """
+
+    def letters(name: str) -> str:
+        return "".join(c for c in name.lower() if c.isalnum())
+
+    words = id.partition(":")[2] or id
+    words = words.partition("/")[0] if "/" in words else words.rpartition("-v")[0] or words
+    installed = {name for name in packages_distributions() if not name.startswith("_")}
+    near = [name for name in installed if letters(name).startswith(letters(words.split("-")[0]) or "?")]
+    module = min(near, key=len) if near else "MODULE"
+    named = f"{module}:{id.rpartition(':')[2]}"
+    return f"if a package registers it, name its module: {named!r}, or --load {module} (in Python: import {module})"
+
+
+def check_keywords(what: str, build: Callable[..., Any], keywords: Mapping[str, Any]) -> None:
+    """Refuse keywords that a callable does not take, and say which it does."""
+    try:
+        signature = inspect.signature(build)
     except ValueError:  # a builtin has no signature to check
-        pass
+        return
+    takes = {k: p.kind for k, p in signature.parameters.items()}
+    known = [k for k, kind in takes.items() if kind in (_KIND.POSITIONAL_OR_KEYWORD, _KIND.KEYWORD_ONLY)]
+    for name in keywords if _KIND.VAR_KEYWORD not in takes.values() else ():
+        if name not in known:
+            raise InvalidValueError(f"keyword of {what}", name, did_you_mean(name, known) if known else "none")
+    try:
+        signature.bind(**keywords)
+    except TypeError as error:
+        raise InvalidValueError(f"keywords of {what}", sorted(keywords), f"those that it needs ({error})") from error
 
 
-def numeric(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-    """The environment with observations that networks take: a Box or Discrete space, pixels from 0 to 1."""
+def numeric(env: gym.Env[Any, Any], drop: Sequence[str] = ()) -> gym.Env[Any, Any]:
+    """The environment with observations that networks take: a Box or Discrete space, pixels from 0 to 1.
+
+    Args:
+        env: any environment.
+        drop: keys of a Dict observation to leave out, besides those that are no numbers.
+    """
+    if drop and not isinstance(env.observation_space, spaces.Dict):
+        raise InvalidValueError("drop", list(drop), f"nothing: the observation is {env.observation_space}, not a Dict")
     if isinstance(env.observation_space, spaces.Dict):
-        parts = env.observation_space.spaces
-        numbers = [key for key, part in parts.items() if isinstance(part, NUMERIC)]
-        env = gym.wrappers.FilterObservation(env, numbers) if 0 < len(numbers) < len(parts) else env
+        kept = _kept(env.observation_space, drop)
+        env = env if kept == list(env.observation_space) else gym.wrappers.FilterObservation(env, kept)
     if not isinstance(env.observation_space, (spaces.Box, spaces.Discrete)):
         env = gym.wrappers.FlattenObservation(env)
     space = env.observation_space
@@ -376,6 +427,17 @@ def numeric(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
     scale = np.where(pixels, np.float32(255), np.float32(1))
     seen = spaces.Box((space.low / scale).astype(np.float32), (space.high / scale).astype(np.float32), dtype=np.float32)
     return gym.wrappers.TransformObservation(env, lambda obs: np.asarray(obs, dtype=np.float32) / scale, seen)
+
+
+def _kept(space: spaces.Dict, drop: Sequence[str]) -> list[str]:
+    """The keys that are neither dropped nor texts and the like; all that are not dropped if there is no other."""
+    for key in drop:
+        if key not in space.spaces:
+            raise InvalidValueError("drop", key, did_you_mean(key, space.spaces))
+    left = [key for key in space.spaces if key not in drop]
+    if not left:
+        raise InvalidValueError("drop", list(drop), "fewer keys: nothing would be left to observe")
+    return [key for key in left if isinstance(space[key], NUMERIC)] or left
 
 
 def time_limit(env: gym.Env[Any, Any]) -> int | None:
@@ -406,6 +468,15 @@ class TaskedEnv(gym.Wrapper[Any, Any, Any, Any]):
     def set_metarl_task(self, task: dict[str, Any], episode: int = 0, label: str = "its task") -> None:
         """Play `task` from the next reset on, which starts episode number `episode` of a trial."""
         self.task, self.episodes, self.label = task, episode, label
+
+    def render(self) -> Any:
+        """What the environment renders.
+
+        Raises:
+            InvalidValueError: MuJoCo finds no OpenGL to draw with.
+        """
+        with drawing():
+            return super().render()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Apply the task, then start an episode in it."""
@@ -530,11 +601,24 @@ def check_family_fields(family: Family) -> None:
         raise InvalidValueError(f"{name}.horizon", family.horizon, "a whole number of steps, at least 1")
     every: Sequence[tuple[str, TaskSpace]] = [("task_space", family.task_space), *family.ood.items()]
     for label, space in every:
-        if not isinstance(space, Mapping) or not space:
-            raise InvalidValueError(f"{name}.{label}", space, "a dict from parameter name to distribution, not empty")
-        for key, dist in space.items():
-            if not isinstance(dist, Distribution):
-                raise InvalidValueError(f"{name}.{label}[{key!r}]", dist, "a metarl distribution such as Uniform(0, 1)")
+        check_task_space(f"{name}.{label}", space)
     for label, space in family.ood.items():
         if label in _SIDES or not set(space) <= set(family.task_space):
             raise InvalidValueError(f"{name}.ood[{label!r}]", sorted(space), f"some of {sorted(family.task_space)}")
+
+
+def check_task_space(field: str, space: Any) -> None:
+    """Refuse what is no dict from parameter name to distribution."""
+    if not isinstance(space, Mapping) or not space:
+        raise InvalidValueError(field, space, "a dict from parameter name to distribution, not empty")
+    for key, dist in space.items():
+        if not isinstance(dist, Distribution):
+            raise InvalidValueError(f"{field}[{key!r}]", dist, f"a metarl distribution{_meant(dist)}")
+
+
+def _meant(value: Any) -> str:
+    """The distribution that a value in place of one may stand for."""
+    if isinstance(value, (tuple, list)) and value:
+        numbers = len(value) == 2 and all(isinstance(x, (int, float)) for x in value) and value[0] < value[1]
+        return f": Uniform({value[0]}, {value[1]})?" if numbers else f": Choice({list(value)})?"
+    return " such as Uniform(0, 1)"

@@ -70,7 +70,7 @@ def _is_file(path: Path) -> bool:
     """Whether it is a regular file: reading a pipe would wait for ever."""
     try:
         return path.is_file()
-    except ValueError:  # a null character
+    except (OSError, ValueError):  # a name that is too long, or has a null character
         return False
 
 

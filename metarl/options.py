@@ -9,17 +9,17 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from metarl.errors import InvalidValueError
+from metarl.errors import InvalidValueError, verbatim
 
 Device = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)
 class ListOptions:
-    """Show the registered families and agents, or all there is to know of some families."""
+    """Show the registered families and agents, or all there is to know of some of them."""
 
-    families: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Family ids, with a preset or keywords where wanted."""
+    names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Family ids, with a preset or keywords where wanted, and names of agents."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class TrainOptions:
     family: str | None = None
     """Family id, for example metarl/PointNavigation-v0, or ID:PRESET."""
     env: str | None = None
-    """In place of a family: a registered Gymnasium id, whose attributes --param makes the task."""
+    """In place of a family: a registered Gymnasium id, or MODULE:ID, whose attributes --param makes the task."""
     param: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Of --env, repeated: NAME=LOW:HIGH, NAME=log:LOW:HIGH, NAME=int:LOW:HIGH, NAME=normal:MEAN:STD or NAME=A,B,C."""
     apply: Literal["attrs", "options", "set_task", "kwargs", "seed"] = "attrs"
@@ -74,14 +74,20 @@ class EvalOptions:
     split: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """test (if none is given), train, or the name of an out-of-distribution split; repeated: --split test --split train
     give the gap between them."""
-    num_tasks: int = 40
-    """Tasks 0, ..., num_tasks - 1 of the split."""
+    num_tasks: int | None = None
+    """Tasks 0, ..., num_tasks - 1 of the split; by default 40, or the next multiple of a split's tasks where it has
+    fewer."""
     task_seed: int = 0
     """Seed of the split."""
     trials: int = 1
     """Independent trials of each task."""
     episodes: int = 20
     """Fresh episodes per task, trial, k and mode."""
+    eval_steps: int | None = None
+    """Environment steps that an adaptation step eats at most, of agents whose hyperparameters have this one; by default
+    the runs' own, for agents beside them as well."""
+    floor_episodes: int = 20
+    """Random episodes per task that measure the floor of a family that does not know its own; 0 for none."""
     seed: int = 0
     """Of the evaluation's randomness."""
     device: Device = "cpu"
@@ -147,6 +153,20 @@ class CheckFamilyOptions:
 
 
 @dataclass(frozen=True)
+class CheckAgentOptions:
+    """Test an agent against the contract; one sentence per violation."""
+
+    name: Annotated[str, tyro.conf.Positional]
+    """Name of the agent; its hyperparameters are then options, --agent.NAME."""
+    family: str | None = None
+    """Family id, to play with short episodes; by default those of four small built-in ones that the agent takes."""
+    seed: int = 0
+    """Of the agent, the tasks and all that is drawn."""
+    device: Device = "cpu"
+    """Where to play and train."""
+
+
+@dataclass(frozen=True)
 class QuickstartOptions:
     """Train MAML and RL2, evaluate both on held-out tasks, print a table, write a report: minutes on 2 cores."""
 
@@ -163,9 +183,9 @@ class QuickstartOptions:
 MOST: dict[str, int] = {  # how large an option may be, or how far below zero; commands know their least values
     **dict.fromkeys(("seed", "task_seed"), (1 << 63) - 1),
     "task": 10**12,
-    **dict.fromkeys(("iterations", "checkpoint_every", "horizon"), 10**9),
+    **dict.fromkeys(("iterations", "checkpoint_every", "horizon", "eval_steps"), 10**9),
     "num_tasks": 10**7,
-    **dict.fromkeys(("trials", "episodes"), 10**6),
+    **dict.fromkeys(("trials", "episodes", "floor_episodes"), 10**6),
     "k": 10**5,
     "size": 1 << 12,
     "fps": 1000,
@@ -180,6 +200,8 @@ def check_options(options: Any) -> None:
     """
     for field in fields(options):
         value = getattr(options, field.name)
+        if field.name == "k" and value == ():
+            raise InvalidValueError("--k", verbatim("nothing"), "one number or more")
         for one in value if isinstance(value, tuple) else (value,):
             if isinstance(one, Path) or field.name in ("runs", "run"):
                 _check_path(f"--{field.name}" if isinstance(one, Path) else field.name, one)

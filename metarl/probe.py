@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import re
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import gymnasium
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -15,14 +18,16 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl.errors import MetaRLError
-from metarl.family import Family, TorchFamily
+from metarl.family import Family, GymFamily, TorchFamily
+from metarl.returned import watch_returns
 from metarl.rng import Rng, fold_in, make_key
 from metarl.rollout import SlotPool
 from metarl.tasks import Tasks
 
 MAX_STEPS, MAX_COMPARED = 2000, 200  # of a rollout, however long the horizon; of one that is only played again
 WIDE, EPISODES = 64, 8  # tasks of torch families at once; episodes of each against its references
-LIBRARIES = [Path(module.__file__ or "").parent for module in (torch, gymnasium, np)]
+LIBRARIES = ("torch", "gymnasium", "numpy", "stable_baselines3", "sb3_contrib", "cloudpickle")
+CORE, STDLIB = Path(__file__).parent, Path(sysconfig.get_path("stdlib"))
 
 
 class Tape(NamedTuple):
@@ -55,8 +60,25 @@ class Subject:
             with torch.no_grad():
                 found.extend(check(self))
         except Exception as error:
-            found.append(crash_sentence(self.name, error, (check.__doc__ or "").rstrip(".")))
+            found.append(crash_sentence(self.name, error, (check.__doc__ or "").rstrip("."), self.owner))
         return found
+
+    @property
+    def owner(self) -> str:
+        """The class or environment that a person wrote."""
+        built_from = self.family.env if isinstance(self.family, GymFamily) else type(self.family)
+        return built_from if isinstance(built_from, str) else getattr(built_from, "__qualname__", repr(built_from))
+
+    def watched_episode(self) -> None:
+        """One episode of a Gymnasium environment in this process; what it returns is checked as it comes."""
+        actions = copy.deepcopy(self.family.action_space)
+        actions.seed(self.seed)
+        with closing(self.family.make_env(self.tasks(1))) as env:
+            watch_returns(env)
+            env.reset(seed=self.seed)
+            for _ in range(min(int(self.family.horizon), MAX_COMPARED)):
+                if any(env.step(actions.sample())[2:4]):
+                    return
 
     def say(self, field: str, found: object, expected: object, fix: str) -> str:
         """One violation."""
@@ -122,23 +144,59 @@ class Subject:
         return torch.where(first_episode, tape.reward.double(), 0.0).sum(0).view(len(tasks), EPISODES).numpy()
 
 
-def crash_sentence(name: str, error: Exception, checked: str) -> str:
+def crash_sentence(name: str, error: Exception, checked: str, owner: str = "") -> str:
     """An exception as a sentence."""
     if isinstance(error, MetaRLError):
         return f"{name}: {error}; to fix it, declare or return what is expected there."
     where, found = culprit(error), f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    return f"{name}: {where} raised {found}, expected no exception while checking {checked!r}; to fix it, mend {where}."
+    fix = f"mend {where}" if where else "compare what it takes and returns with what it declares"
+    raised = f"{where or owner or name} raised {found}"
+    return f"{name}: {raised}, expected no exception while checking {checked!r}; to fix it, {fix}."
+
+
+class Place(NamedTuple):
+    """A line of a traceback."""
+
+    file: Path
+    line: int
+    function: str
+
+    @property
+    def package(self) -> str:
+        """The installed package that it lies in; empty for code that was not installed."""
+        parts = self.file.parts
+        at = next((i for i, part in enumerate(parts) if part in ("site-packages", "dist-packages")), len(parts))
+        below = parts[at + 1 :]
+        if below[:2] == ("gymnasium", "envs") and len(below) > 3:  # its environments, not its machinery
+            return "gymnasium.envs"
+        return below[0] if below else ""
+
+    @property
+    def theirs(self) -> bool:
+        """Whether it may be the fault of whoever wrote the environment: neither metarl's core nor a library's line."""
+        if self.file.is_relative_to(CORE) and self.file.relative_to(CORE).parts[0] not in ("envs", "agents"):
+            return False
+        standard = not self.package and (self.file.is_relative_to(STDLIB) or str(self.file).startswith("<frozen"))
+        return not standard and self.package not in LIBRARIES
 
 
 def culprit(error: Exception) -> str:
-    """The innermost function outside metarl's core and the libraries: `Class.function (file:line)`."""
-    frames = list(traceback.walk_tb(error.__traceback__))
-    frame, line = ([x for x in frames if not _in_library(Path(x[0].f_code.co_filename))] or frames)[-1]
-    return f"{frame.f_code.co_qualname.rpartition('<locals>.')[2]} ({Path(frame.f_code.co_filename).name}:{line})"
+    """The innermost function that its author can mend, `Class.function (file:line)`; empty if there is none.
+
+    Code that was not installed comes first; else the package that was entered first, where the environment lives.
+    """
+    places = [place for place in _places(error) if place.theirs]
+    home = "" if any(not place.package for place in places) else next((place.package for place in places), "")
+    own = [place for place in places if place.package == home]
+    return f"{own[-1].function} ({own[-1].file.name}:{own[-1].line})" if own else ""
 
 
-def _in_library(path: Path) -> bool:
-    return path.parent == Path(__file__).parent or any(path.is_relative_to(folder) for folder in LIBRARIES)
+def _places(error: Exception) -> list[Place]:
+    """The lines of a traceback, and of those that other processes noted as text."""
+    frames = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    here = [Place(Path(c.co_filename), line, c.co_qualname.rpartition("<locals>.")[2]) for c, line in frames]
+    told = re.findall(r'File "(.+?)", line (\d+), in (\S+)', "\n".join(getattr(error, "__notes__", [])))
+    return here + [Place(Path(file), int(line), function) for file, line, function in told]
 
 
 def difference(a: Tape, b: Tape, tolerance: float = 0.0) -> str:

@@ -8,9 +8,9 @@ calls `register_family` or `register_agent` when it is imported (or called). The
 from __future__ import annotations
 
 import importlib.util
-import inspect
 import json
 import re
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,12 +20,14 @@ from typing import Any
 import gymnasium as gym
 
 from metarl.errors import InvalidValueError, MetaRLError, MissingExtraError, did_you_mean
-from metarl.family import Family, GymFamily, check_family_fields
+from metarl.family import Family, GymFamily, check_family_fields, check_keywords, check_task_space
 from metarl.files import parse_json, reading, reason
 from metarl.named import Factory, load_entry_point, registered
+from metarl.opengl import drawing
 from metarl.tasks import TaskSpace
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9_\-]+/[A-Za-z0-9_\-]+-v\d+")
+GYM_ENTRY_POINT = "metarl.vector:make_env"
 EXTRAS = {"digits": "sklearn"}  # where the package that an extra brings has another name than the extra
 
 
@@ -54,11 +56,14 @@ class FamilySpec:
         """
         if not self.available:
             raise MissingExtraError(self.id, EXTRAS.get(self.requires, self.requires), self.requires)
-        return load_entry_point(self.entry_point)
+        with drawing():  # MuJoCo looks for OpenGL when it is imported
+            return load_entry_point(self.entry_point)
 
 
 families: dict[str, FamilySpec] = {}
 agents: dict[str, Factory] = {}
+_owners: dict[str, tuple[str, str]] = {}  # id or agent's name to the module that registered it: its name and its file
+kinds: dict[str, str] = {}  # a family's id or an agent's name to the group that `metarl list` shows it in
 
 
 def register_family(
@@ -68,6 +73,7 @@ def register_family(
     env: str | Callable[..., Any] | None = None,
     task_space: TaskSpace | None = None,
     requires: str = "",
+    kind: str = "",
     **kwargs: Any,
 ) -> None:
     """Make a family known by its id, to metarl and to Gymnasium (`gym.make`, `gym.make_vec`).
@@ -79,34 +85,61 @@ def register_family(
         env: any-Gymnasium form: a Gymnasium id or a callable that builds the environment.
         task_space: any-Gymnasium form: parameter name to distribution.
         requires: the extra of metarl, such as "mujoco", without which the family cannot be built.
-        kwargs: keywords for the constructor; JSON-able where the Gymnasium spec must be.
+        kind: the group that `metarl list` shows it in; "yours" where none is given.
+        kwargs: keywords for the constructor; JSON-able where the Gymnasium spec must be. Of the any-Gymnasium form
+            those of `GymFamily`: `apply`, `horizon`, `ood`, `env_kwargs`, `stepping`, `drop`.
+
+    Raises:
+        InvalidValueError: a wrong argument, or an id that another module or Gymnasium has; a module may register its
+            own ids again.
     """
     if not isinstance(id, str) or not ID_PATTERN.fullmatch(id):
         raise InvalidValueError("family id", id, "namespace/Name-vN, for example 'mine/PointGoal-v0'")
     if (entry_point is None) == (env is None):
         raise InvalidValueError("register_family", id, "either an entry_point or env=..., and not both")
     if env is not None:
-        if task_space is None:
-            raise InvalidValueError("task_space", None, "a dict from parameter name to distribution, beside env=...")
+        check_task_space("task_space", task_space)
         entry_point, kwargs = GymFamily, {"env": env, "task_space": task_space, **kwargs}
     assert entry_point is not None
-    if id in families:
-        gym.registry.pop(id, None)  # ours: the later registration counts, as when a module is loaded again
+    owner = _claim("family id", id, families, sys._getframe(1).f_globals)
+    if id in gym.registry and gym.registry[id].entry_point != GYM_ENTRY_POINT:
+        found = f"an id that is not taken: Gymnasium's registry holds it, as {gym.registry[id].entry_point}"
+        raise InvalidValueError("family id", id, found)
+    gym.registry.pop(id, None)
+    _owners[id] = owner
+    kinds[id] = kind
     families[id] = FamilySpec(id, entry_point, kwargs, requires)
     gym.register(
         id,
-        entry_point="metarl.vector:make_env",
+        entry_point=GYM_ENTRY_POINT,
         vector_entry_point="metarl.vector:make_vec_env",
         kwargs={"family": id},
         disable_env_checker=True,
     )
 
 
-def register_agent(name: str, entry_point: Factory) -> None:
-    """Make an agent known by its name: an `Agent` subclass, or `"module:Class"`, imported when first used."""
+def register_agent(name: str, entry_point: Factory, *, kind: str = "") -> None:
+    """Make an agent known by its name: an `Agent` subclass, or `"module:Class"`, imported when first used.
+
+    `kind` is the group that `metarl list` shows it in; "yours" where none is given.
+
+    Raises:
+        InvalidValueError: no such name can be, or another module registered an agent by it.
+    """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise InvalidValueError("agent name", name, "lower-case letters, digits and underscores, for example 'maml'")
+    _owners[name] = _claim("agent name", name, agents, sys._getframe(1).f_globals)
+    kinds[name] = kind
     agents[name] = entry_point
+
+
+def _claim(field: str, name: str, table: Mapping[str, Any], caller: Mapping[str, Any]) -> tuple[str, str]:
+    """The module that registers `name`, as `_owners` has it; refuse a name that another one registered."""
+    module, file = str(caller.get("__name__")), str(caller.get("__file__"))
+    owner = _owners.get(name, (module, file))
+    if name in table and module != owner[0] and file != owner[1]:
+        raise InvalidValueError(field, name, f"a name that is not taken: {owner[0]} registered it")
+    return module, file
 
 
 def make_family(id: str | Family, **kwargs: Any) -> Family:
@@ -134,14 +167,9 @@ def make_family(id: str | Family, **kwargs: Any) -> Family:
         raise InvalidValueError(f"preset of {name}", preset, did_you_mean(preset, presets))
     own = {**given, **kwargs}
     merged = {**spec.kwargs, **presets.get(preset, {}), **own}
+    check_keywords(name, build, merged)
     try:
-        inspect.signature(build).bind(**merged)
-    except TypeError as error:
-        raise InvalidValueError(f"keywords of {name}", sorted(merged), f"those of its constructor ({error})") from error
-    except ValueError:  # a builtin has no signature to check
-        pass
-    try:
-        with registered({**spec.kwargs, **presets.get(preset, {})}):
+        with drawing(), registered({**spec.kwargs, **presets.get(preset, {})}):
             family = build(**merged)
     except (TypeError, ValueError, ArithmeticError, AttributeError, MemoryError, RuntimeError) as error:
         if isinstance(error, MetaRLError) or not own:

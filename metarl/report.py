@@ -52,7 +52,7 @@ __all__ = [
 ABOUT = (
     "<b>R<sub>k</sub></b> is the undiscounted return of one fresh episode played with the state after k adaptation "
     "steps; what happens in that episode is thrown away. Means are over seeds, tasks and episodes, and "
-    "<b>[low, high]</b> is a 95&nbsp;% percentile bootstrap interval over seeds and tasks, crossed. "
+    "<b>[low, high]</b> is a 95&nbsp;% interval over seeds and tasks, crossed (of a single seed: over tasks alone). "
     "<b>IQM</b> is the interquartile mean of the tasks’ returns: the mean of their middle half. "
     "<b>Environment steps</b> are all that an agent used before it was measured: compare agents on them, never on k "
     "alone. <b>Normalised score</b> = (mean &minus; floor) / (informed optimum &minus; floor), unclipped: 0 is "
@@ -68,6 +68,7 @@ TRIAL = (
     "positive; open, it was not. Paths: dot, start; star, the task’s goal; what an episode’s last step led to is not "
     "seen."
 )
+DASH = "\u2013"  # where there is no number
 CSS = """
 :root{color-scheme:light dark;--bg:#f7f8f9;--card:#fff;--ink:#202327;--soft:#5f6670;--line:#dfe2e6;--tint:#f3f5f7}
 @media(prefers-color-scheme:dark){:root{--bg:#16181b;--card:#1e2125;--ink:#e6e8ea;--soft:#a2a9b1;--line:#363b41;
@@ -126,7 +127,11 @@ def write_report(results: Sequence[Results], out: str | Path, *, title: str = "m
 
 
 def table_text(results: Sequence[Results]) -> str:
-    """A markdown table per family and split: R_k [low, high] for up to 4 k, and lifetime return where known."""
+    """A markdown table per family and split: R_k [low, high] for up to 4 k, and what else was measured at these.
+
+    Environment steps and, where the family reports it, success stand in one column each, for these k from left to
+    right; the lifetime return in one where it is known.
+    """
     return "\n\n".join([*map(_text_section, grouped(results)), *map(_text_gap, gaps(results))])
 
 
@@ -266,14 +271,14 @@ def _table(head: Sequence[str], groups: Sequence[tuple[str, list[list[str]]]]) -
 def _number(value: float | None, decimals: int) -> str:
     """A number as it is read, with its full precision in `value`; infinite: not reached."""
     if value is None:
-        return "\u2013"
+        return DASH
     if value == math.inf:
         return '<data value="inf">not reached</data>'
     return f'<data value="{float(value)!r}">{value:,.{decimals}f}</data>'.replace(">-", ">\u2212")
 
 
 def _interval(row: Mapping[str, float], decimals: int) -> str:
-    return f"[{_number(row['low'], decimals)}, {_number(row['high'], decimals)}]" if "low" in row else "\u2013"
+    return f"[{_number(row['low'], decimals)}, {_number(row['high'], decimals)}]" if "low" in row else DASH
 
 
 def _details(entry: Entry) -> str:
@@ -291,7 +296,8 @@ def _details(entry: Entry) -> str:
 def _text_section(entries: Sequence[Entry]) -> str:
     first, chosen = entries[0].results, evenly(sorted({k for e in entries for k in e.results.k}), 4)
     rows = [_text_row(e, mode, chosen, _decimals(_ends(entries))) for e in entries for mode in e.rows]
-    rows = [["agent", "actions", *(f"k = {k}" for k in chosen), "lifetime return"], *rows]
+    head = ["agent", "actions", *(f"k = {k}" for k in chosen), "environment steps", "success", "lifetime return"]
+    rows = [head, *rows]
     columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
     widths = [max(map(len, column)) for column in columns]
     lines = [" | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in zip(*columns, strict=True)]
@@ -310,7 +316,9 @@ def _text_gap(found: tuple[Results, list[Row]]) -> str:
 
 def _text_row(entry: Entry, mode: str, chosen: Sequence[int], decimals: int) -> list[str]:
     by_k = {int(row["k"]): row for row in entry.rows[mode]}
-    cells = [_text_cell(by_k.get(k), decimals) for k in chosen]
+    shown = [by_k.get(k) for k in chosen]
+    cells = [_text_cell(row, decimals) for row in shown]
+    cells += [_text_list(shown, "env_steps", ",.0f"), _text_list(shown, "success", ".2f")]
     life = entry.results.lifetime_summary() if mode == next(iter(entry.rows)) else None
     cells.append(_text_cell(life, _decimals([life["low"], life["high"]]) if life else 0))
     return [entry.label.replace("|", r"\|"), mode, *cells]
@@ -318,3 +326,9 @@ def _text_row(entry: Entry, mode: str, chosen: Sequence[int], decimals: int) -> 
 
 def _text_cell(row: Row | None, n: int) -> str:
     return f"{row['mean']:.{n}f} [{row['low']:.{n}f}, {row['high']:.{n}f}]" if row else ""
+
+
+def _text_list(rows: Sequence[Row | None], name: str, form: str) -> str:
+    """One number of some rows, side by side; nothing where none of them has it."""
+    cells = [format(row[name], form) if row and name in row else DASH for row in rows]
+    return " / ".join(cells) if set(cells) != {DASH} else ""

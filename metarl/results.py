@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,9 +28,10 @@ from metarl.files import (
     write_json,
     write_npz,
 )
+from metarl.intervals import Floats as Floats
+from metarl.intervals import crossed_parts, interval, iqm, iqm_interval, mean_interval, seed_parts, task_parts
 from metarl.lock import together
 
-Floats = npt.NDArray[np.float64]
 FORMAT = "metarl-results-2"
 _PLAIN = ("collected", "lifetime", "episodes", "env_steps", "seconds")  # arrays, each a field
 _OPTIONAL = ("landmarks", "bayes_episodes")
@@ -85,7 +86,7 @@ class Results:
         landmarks: a point to mark for each path, `[path, 2]`.
         task_hash: content hash of the tasks.
         meta: what made it: settings, config, seeds, versions, git revision, whether the floor is exact or measured, and
-            whether train = test.
+            whether train = test, and if so whether all tasks were played.
         trial: the first trial of each of the first tasks, as the first seed's agent played it while adapting; for
             agents that live through a trial one episode at a time, else empty. `action` and `obs` (the environment's
             action, and what was seen before it) are `[path, episode, t]` and one axis more where they are vectors,
@@ -114,7 +115,6 @@ class Results:
     meta: dict[str, Any] = field(default_factory=dict)
     trial: dict[str, Floats] = field(default_factory=dict)
     bayes_episodes: Floats | None = None
-    _resampled: dict[str, dict[str, Floats]] = field(default_factory=dict, repr=False, compare=False)
 
     def summary(self, mode: str | None = None) -> list[dict[str, float]]:
         """One row per k: mean and interquartile mean of R_k with 95 % intervals, steps used, normalised score.
@@ -123,12 +123,14 @@ class Results:
         """
         mode = self._mode(mode)
         per_task = self.scores[mode].mean(-1)  # [seed, task, k]
-        intervals = self._intervals(mode, per_task)
+        (low, high), (iqm_low, iqm_high) = (
+            f(per_task, fixed_tasks=self.every_task) for f in (mean_interval, iqm_interval)
+        )
+        columns = {"iqm": iqm(per_task), "low": low, "high": high, "iqm_low": iqm_low, "iqm_high": iqm_high}
         rows = []
         for i, k in enumerate(self.k):
             mean = float(per_task[:, :, i].mean())
-            row = {"k": float(k), "mean": mean, "iqm": float(iqm(per_task[:, :, i]))}
-            row |= {name: float(ends[i]) for name, ends in intervals.items()}
+            row = {"k": float(k), "mean": mean} | {name: float(values[i]) for name, values in columns.items()}
             row |= {"episodes": float(self.episodes[i]), "env_steps": float(self.env_steps[i])}
             if mode in self.success:
                 row["success"] = float(self.success[mode][:, :, i].mean())
@@ -142,13 +144,10 @@ class Results:
             raise InvalidValueError("mode", mode, did_you_mean(mode, self.scores))
         return mode
 
-    def _intervals(self, mode: str, per_task: Floats) -> dict[str, Floats]:
-        """Ends of the intervals `[k]` by name, resampled once and kept."""
-        if mode not in self._resampled:
-            mean, middle = bootstrap_intervals(per_task, mean_batch, iqm_batch)
-            ends = {"low": mean[0], "high": mean[1], "iqm_low": middle[0], "iqm_high": middle[1]}
-            self._resampled[mode] = ends
-        return self._resampled[mode]
+    @property
+    def every_task(self) -> bool:
+        """Whether the family's few tasks were all played: intervals then take them as they are, not as drawn."""
+        return bool(self.meta.get("every_task"))
 
     def normalised(self, mean: float) -> float | None:
         """(mean - mean floor) / (mean reference - mean floor), unclipped; None where either is unknown."""
@@ -162,7 +161,7 @@ class Results:
         if not self.lifetime.size:
             return None
         per_task = self.lifetime.mean(-1)
-        low, high = (float(end[0]) for end in bootstrap_intervals(per_task[..., None], mean_batch)[0])
+        low, high = (float(end[0]) for end in mean_interval(per_task[..., None], fixed_tasks=self.every_task))
         out = {"mean": float(per_task.mean()), "low": low, "high": high, "episodes": float(self.collected.shape[-1])}
         return out if self.bayes_optimal is None else out | {"bayes_optimal": self.bayes_optimal}
 
@@ -184,19 +183,14 @@ class Results:
         if not {"floor", "informed_optimum"} <= self.references.keys():
             return None
         floor, best = self.references["floor"], self.references["informed_optimum"]
-        needed, steps = floor + share * (best - floor), np.append(self.env_steps, np.inf)
-        # what a task's returns have beyond its own share: resampled tasks bring their references with them
-        margin = self.scores[self._mode(mode)].mean(-1) - needed[:, None]
-
-        def first(margins: Floats) -> Floats:
-            """Place in the grid, `[..., 1]`; after its end: never."""
-            below = mean_batch(margins) < 0
-            last = below.shape[-1] - below[..., ::-1].argmax(-1)
-            return np.where(below.any(-1), last, 0)[..., None].astype(np.float64)
-
-        low, high = bootstrap_intervals(margin, first, method="nearest")[0]
-        ends = {"steps": first(margin)[0], "low": low[0], "high": high[0]}
-        return {name: float(steps[int(place)]) for name, place in ends.items()}
+        steps, span = np.append(self.env_steps, np.inf), (best - floor)[:, None]
+        gain = self.scores[self._mode(mode)].mean(-1) - floor[:, None]  # [seed, task, k]
+        margin = (gain - share * span).mean((0, 1))
+        # the normalised score is a ratio: what varies is how a task's gain differs from its share of what can be gained
+        rest = gain - gain.mean((0, 1)) / span.mean() * span
+        low, high = interval(margin, crossed_parts(rest, fixed_tasks=self.every_task))
+        ends = {"steps": margin, "low": high, "high": low}  # with the highest margins it takes the fewest
+        return {name: float(steps[_stays(values >= 0)]) for name, values in ends.items()}
 
     def save(self, path: str | Path) -> Path:
         """Write `path` (JSON: what it is, and summaries) and the arrays beside it (`.npz`).
@@ -320,25 +314,9 @@ def _json_path(path: str | Path) -> Path:
 # --- statistics ------------------------------------------------------------------------------------------------------
 
 
-def mean_batch(scores: Floats) -> Floats:
-    """Mean over seeds and tasks: `[..., seed, task, k]` to `[..., k]`."""
-    return np.asarray(scores.mean((-3, -2)))
-
-
-def iqm_batch(scores: Floats) -> Floats:
-    """Interquartile mean over seeds and tasks, the mean of the middle half: `[..., seed, task, k]` to `[..., k]`."""
-    flat = scores.reshape(*scores.shape[:-3], -1, scores.shape[-1])
-    count = flat.shape[-2]
-    cut = count // 4
-    if cut == 0:
-        return np.asarray(flat.mean(-2))
-    parted = np.partition(np.moveaxis(flat, -2, -1), (cut, count - cut - 1), -1)
-    return np.asarray(parted[..., cut : count - cut].mean(-1))
-
-
-def iqm(scores: Floats) -> float:
-    """Interquartile mean of `[seed, task]`."""
-    return float(iqm_batch(scores[..., None])[0])
+def _stays(reached: npt.NDArray[np.bool_]) -> int:
+    """The first place from which on all of `[k]` is true; the number of places if the last is not."""
+    return len(reached) - int(np.logical_and.accumulate(reached[::-1]).sum())
 
 
 def train_test_gap(train: Results, test: Results, mode: str | None = None) -> list[dict[str, float]]:
@@ -350,8 +328,8 @@ def train_test_gap(train: Results, test: Results, mode: str | None = None) -> li
         mode: "sampled" or "mean"; by default the first that was measured.
 
     Returns:
-        a row per k: "k", "gap", and the ends "low" and "high" of its 95 % bootstrap interval; seeds are drawn once for
-        both, tasks for each.
+        a row per k: "k", "gap", and the ends "low" and "high" of its 95 % interval; seeds are the same ones on both
+        sides, tasks are drawn for each.
 
     Raises:
         InvalidValueError: the results are of different agents, seeds or k.
@@ -366,62 +344,10 @@ def train_test_gap(train: Results, test: Results, mode: str | None = None) -> li
         if train.meta.get(name) != test.meta.get(name):
             raise InvalidValueError(f"{name} of the train results", train.meta.get(name), repr(test.meta.get(name)))
     a, b = (results.scores[results._mode(mode)].mean(-1) for results in (train, test))  # [seed, task, k]
-    generator, resamples = np.random.default_rng(0), 2000
-    seeds = _drawn(generator, len(a), resamples)
-    means = []
-    for x in (a, b):
-        by_seed = np.einsum("rt,stk->rsk", _drawn(generator, x.shape[1], resamples), x, optimize=True)
-        means.append(np.einsum("rs,rsk->rk", seeds, by_seed))
-    low, high = np.percentile(means[0] - means[1], [2.5, 97.5], axis=0)
+    parts = seed_parts(a.mean(1) - b.mean(1)) + task_parts(a) + task_parts(b)
     gap = a.mean((0, 1)) - b.mean((0, 1))
+    low, high = interval(gap, parts)
     return [
         {"k": float(k), "gap": float(gap[i]), "low": float(low[i]), "high": float(high[i])}
         for i, k in enumerate(test.k)
     ]
-
-
-def _drawn(generator: np.random.Generator, count: int, resamples: int) -> Floats:
-    """Which share of each resample each of `count` things is, drawn with replacement: `[resample, count]`."""
-    return generator.multinomial(count, np.full(count, 1.0 / count), size=resamples) / count
-
-
-def bootstrap_intervals(
-    scores: Floats,
-    *statistics: Callable[[Floats], Floats],
-    level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-    method: Literal["linear", "nearest"] = "linear",
-) -> list[tuple[Floats, Floats]]:
-    """Percentile bootstrap over seeds and tasks, crossed: one trained agent plays all tasks.
-
-    Seeds and tasks are drawn with replacement, independently of each other. Drawing the seeds anew within each task
-    (stratified, as Agarwal et al. 2021, arXiv:2108.13264, do for runs that are independent in each task) would divide
-    the variance between seeds by the number of tasks. With fewer than about 10 seeds percentile intervals are still
-    somewhat narrow. All k and all statistics share the resamples.
-
-    Args:
-        scores: `[seed, task, k]`.
-        statistics: each `[resample, seed, task, k]` to `[resample, k]`.
-        level: of the interval.
-        resamples: how many.
-        seed: of the resampling.
-        method: how a percentile is read off the resamples, as `numpy.percentile` has it.
-
-    Returns:
-        for each statistic the lower and the upper ends, `[k]`.
-    """
-    generator = np.random.default_rng(seed)
-    seeds, tasks, _ = scores.shape
-    values: list[list[Floats]] = [[] for _ in statistics]
-    chunk = max(1, 2_000_000 // scores.size)
-    for start in range(0, resamples, chunk):
-        n = min(chunk, resamples - start)
-        task = generator.integers(tasks, size=(n, 1, tasks), dtype=np.int32)
-        one_of = generator.integers(seeds, size=(n, seeds, 1), dtype=np.int32) if seeds > 1 else 0
-        drawn = scores[one_of, task] if seeds > 1 else scores[0][task]
-        for kept, statistic in zip(values, statistics, strict=True):
-            kept.append(statistic(drawn))
-    tail = 50 * (1 - level)
-    ends = [np.percentile(np.concatenate(kept), [tail, 100 - tail], axis=0, method=method) for kept in values]
-    return [(low, high) for low, high in ends]

@@ -184,6 +184,9 @@ class Run:
         if not _COUNT.holds(iterations):
             raise InvalidValueError("iterations", iterations, _COUNT.words)
         agent.check_iterations(iterations)
+        if agent.learns and not agent.tensors():
+            expected = "all that training changes: without it a checkpoint holds nothing (see metarl check-agent)"
+            raise InvalidValueError(f"tensors() of {agent.name}", verbatim("empty"), expected)
         config = {
             "format": FORMAT,
             "agent": agent.name,
@@ -234,6 +237,13 @@ class Run:
             with suppress(OSError):
                 path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
         self._made = []
+
+    def keep_notes(self, notes: Sequence[str]) -> None:
+        """Write down what was warned of before training, in `notes.txt`, a line each; nothing where there is none."""
+        path = self.path / "notes.txt"
+        if notes:
+            self._will_make(path)
+            write_atomic(path, "".join(f"{note}\n" for note in notes).encode())
 
     def _will_make(self, *paths: Path) -> None:
         """Remember which of some files are not there before they are written."""
@@ -363,8 +373,8 @@ class Run:
     def train(self, agent: Agent, start: int = 0, progress: Progress | None = None) -> int:
         """Train to the run's number of iterations, with metrics and checkpoints.
 
-        An interrupt (Ctrl-C, SIGTERM) finishes the iteration, writes a checkpoint and raises `Interrupted`; a second
-        one stops at once, and the last checkpoint stands.
+        An interrupt (Ctrl-C, SIGTERM) finishes the iteration, or gives it up where it takes longer than a few seconds,
+        writes a checkpoint and raises `Interrupted`; a second one gives the iteration up at once.
 
         Args:
             agent: the run's, as `load_agent` gives it.
@@ -375,40 +385,51 @@ class Run:
             InvalidValueError: another process trains this run, or did so since the agent was loaded.
         """
         try:
-            with self.lock(), _stop_requests() as asked:
-                done = self._train(agent, start, progress, asked)
+            with self.lock(), _StopRequests() as stop:
+                done = self._train(agent, start, progress, stop)
         except KeyboardInterrupt:
             raise Interrupted(self.path, self._done()) from None
+        except Exception as error:
+            if done := self._done():
+                error.add_note(f"{self.path} keeps {done} iterations, with which metarl train --resume goes on")
+            raise
         if done < self.config["iterations"]:
             raise Interrupted(self.path, done)
         return done
 
-    def _train(self, agent: Agent, start: int, progress: Progress | None, asked: Callable[[], bool]) -> int:
+    def _train(self, agent: Agent, start: int, progress: Progress | None, stop: _StopRequests) -> int:
         if (found := self._done()) != start:
             raise InvalidValueError("start", start, f"{found}, as many iterations as the last checkpoint has behind it")
         total, every, checkpoint = self.config["iterations"], self.config["checkpoint_every"], self.path / "checkpoint"
-        last_saved = start
+        done, last_saved, finished = start, start, _copies(agent)
         self._will_make(self.path / "metrics.jsonl", self.path / "tensorboard")
         with _Metrics(self.path, start) as log:
             self._made += log.made
 
             def on_iteration(iteration: int, metrics: dict[str, float]) -> None:
-                nonlocal last_saved
-                log.write(iteration, metrics)
-                if (iteration + 1) % every == 0:
-                    save_checkpoint(checkpoint, agent, iteration + 1)
-                    last_saved = iteration + 1
+                nonlocal done, last_saved, finished
+                with stop.put_off():
+                    log.write(iteration, metrics)
+                    done, finished = iteration + 1, _copies(agent)
+                    if done % every == 0:
+                        save_checkpoint(checkpoint, agent, done)
+                        last_saved = done
                 if progress is not None:
-                    progress(iteration + 1, total, metrics)
+                    progress(done, total, metrics)
 
             if start == 0:
                 self._will_make(checkpoint.with_name("checkpoint-0.safetensors"), checkpoint.with_suffix(".json"))
                 save_checkpoint(checkpoint, agent, 0)
-            if asked():
-                return start
-            done = train(agent, total, start=start, on_iteration=on_iteration, should_stop=asked)
-            if done != last_saved:
-                save_checkpoint(checkpoint, agent, done)
+            try:
+                if not stop.asked:
+                    train(agent, total, start=start, on_iteration=on_iteration, should_stop=lambda: stop.asked)
+            except KeyboardInterrupt:  # the iteration that was begun is given up
+                stop.asked = True
+            with stop.put_off():
+                if stop.asked:
+                    agent.load_tensors(finished)
+                if done != last_saved:
+                    save_checkpoint(checkpoint, agent, done)
         return done
 
     def _done(self) -> int:
@@ -580,7 +601,8 @@ def _writing(path: Path) -> Iterator[None]:
         raise InvalidValueError("output path", str(path), f"a place that can be written ({error.strerror})") from error
 
 
-STOPPING = b"metarl: stopping after this iteration; Ctrl-C again stops at once\n"
+PATIENCE = 3.0  # seconds that an iteration is given to end after the first Ctrl-C
+STOPPING = b"metarl: stopping after this iteration, or within %d s; Ctrl-C again stops at once\n" % PATIENCE
 
 
 def _lines_before(file: Path, start: int) -> list[str]:
@@ -606,28 +628,52 @@ def _iteration_of(line: str, place: int) -> int:
     return int(data["iteration"])
 
 
-@contextmanager
-def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a request, and say so; the second acts as usual."""
-    asked = False
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: asked
-        return
+class _StopRequests:
+    """The first Ctrl-C or SIGTERM is a request, and said to be; the second one raises `KeyboardInterrupt`.
 
-    def handle(number: int, frame: object) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
+    An iteration that hangs, or takes long, gets the second one of itself after `PATIENCE` seconds.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._put_off = False
+        self._patience = threading.Timer(PATIENCE, os.kill, (os.getpid(), signal.SIGINT))
+        self._patience.daemon = True
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _StopRequests:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._patience.cancel()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: object) -> None:
+        if self.asked:
+            if not self._put_off:
+                raise KeyboardInterrupt
+            return
+        self.asked = True
+        self._patience.start()
         with suppress(OSError):
             os.write(2, STOPPING)  # sys.stderr may be in the middle of a line of its own
 
-    old = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
+    @contextmanager
+    def put_off(self) -> Iterator[None]:
+        """Let nothing be interrupted inside: it is short, and leaves files and memory in one state."""
+        self._put_off = True
+        try:
+            yield
+        finally:
+            self._put_off = False
+
+
+def _copies(agent: Agent) -> dict[str, torch.Tensor]:
+    """The agent's tensors as they are now."""
+    return {name: value.detach().clone() for name, value in agent.tensors().items()}
 
 
 def versions() -> dict[str, str]:

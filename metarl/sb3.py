@@ -13,9 +13,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
-import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +31,7 @@ from metarl.agent import Agent, resolve_device
 from metarl.errors import InvalidValueError, did_you_mean
 from metarl.family import Family, GymFamily, TaskedEnv, task_dict
 from metarl.networks import ObservationEncoder, PolicyHead
+from metarl.pulse import pulse
 from metarl.registry import agent_class, make_family
 from metarl.rollout import Rollout
 from metarl.tasks import Tasks
@@ -309,6 +308,7 @@ class Recorder(VecEnvWrapper):
     def step_wait(self) -> VecEnvStepReturn:
         """See `VecEnv.step_wait`; copies are kept, because models add bootstrapped values to the rewards."""
         obs, reward, done, infos = self.venv.step_wait()
+        pulse(self.num_envs)
         truncated = np.array([info["TimeLimit.truncated"] for info in infos], dtype=bool) & done
         success = [info.get("success", info.get("is_success")) for info in infos]
         self.tells_success |= any(s is not None for s in success)
@@ -368,29 +368,6 @@ def recorder_of(model: BaseAlgorithm) -> Recorder:
 
 
 # --- models ----------------------------------------------------------------------------------------------------------
-
-
-def seed_torch(seed: int, device: torch.device) -> None:
-    """Seed the generators that a model on `device` draws from; `torch.manual_seed` also queues for absent devices."""
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        number = torch.cuda.current_device() if device.index is None else device.index
-        torch.cuda.default_generators[number].manual_seed(seed)
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Models draw from the global generators: seed them for a block, then put them back as they were."""
-    kept = (random.getstate(), np.random.get_state())  # noqa: NPY002
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        try:
-            random.seed(seed)
-            np.random.seed(seed)  # noqa: NPY002
-            seed_torch(seed, device)
-            yield
-        finally:
-            random.setstate(kept[0])
-            np.random.set_state(kept[1])  # noqa: NPY002
 
 
 class ModelTensors:

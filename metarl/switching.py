@@ -48,9 +48,9 @@ def switching(
             a Box with one axis.
     """
     inner = make_family(family)
-    for name, value, least in (("every", every, 1), ("phases", phases, 2)):
-        if not (isinstance(value, int) and value >= least):
-            raise InvalidValueError(f"switching.{name}", value, f"a whole number, at least {least}")
+    for name, value, least, most in (("every", every, 1, 10**9), ("phases", phases, 2, 10**6)):
+        if not (isinstance(value, int) and least <= value <= most):
+            raise InvalidValueError(f"switching.{name}", value, f"a whole number, at least {least} and at most {most}")
     if inner.switches:
         raise InvalidValueError("switching.family", inner.id, "a family whose task does not switch already")
     space = inner.observation_space

@@ -28,7 +28,7 @@ from metarl.slots import INFO, GymSlots, Transition
 from metarl.tasks import Tasks
 
 PROBED_STEPS = 20
-CLOSE_SECONDS = 2.0  # that environments may take to close
+CLOSE_SECONDS = 1.0  # that environments may take to close
 WATCH_SECONDS = 1.0  # between a worker's looks at whether its parent is alive
 MESSAGE_SECONDS = 5e-4  # that a step through pipes costs at least, all processes together
 
@@ -139,7 +139,7 @@ class WorkerSlots:
         return [answer for _, answer in answers]
 
     def close(self) -> None:
-        """Close every environment and end the processes; one that does not end within a second or two is killed."""
+        """Close every environment and end the processes; one that does not end within a second is killed."""
         for pipe in self.pipes:
             try:
                 pipe.send(("close", ()))

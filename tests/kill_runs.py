@@ -23,17 +23,17 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.utils.tensorboard
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
 import metarl
 from metarl.agent import Agent
 from metarl.runs import Interrupted, Run
 
 ITERATIONS, EVERY = 12, 3
-WORKERS = "kill/Pole-v0"  # a family whose environments are stepped in processes of their own
 LIMIT = 120  # seconds, many times what a training needs
 SIGNALS = ((signal.SIGKILL,), (signal.SIGTERM,), (signal.SIGINT,), (signal.SIGINT, signal.SIGINT))
 SIGNALS += ((signal.SIGTERM, signal.SIGINT), (signal.SIGTERM, signal.SIGKILL))
@@ -46,15 +46,33 @@ def bandits() -> Agent:
     )
 
 
-def poles() -> Agent:
+class HangingPole(CartPoleEnv):
+    """CartPole that hangs in a step where it is told to."""
+
+    left: ClassVar[int] = -1  # steps of this process until one hangs; negative: none does
+
+    def step(self, action: Any) -> Any:
+        """One step."""
+        HangingPole.left -= 1
+        if HangingPole.left == 0:
+            time.sleep(LIMIT)
+        return super().step(action)
+
+
+def poles(id: str = "kill/Pole-v0", env: Any = "CartPole-v1") -> Agent:
     """An agent on Gymnasium environments in worker processes."""
-    if WORKERS not in metarl.registry.families:
+    if id not in metarl.registry.families:
         space = {"length": metarl.Uniform(0.25, 1.5)}
-        metarl.register_family(WORKERS, env="CartPole-v1", task_space=space, apply="attrs", horizon=4, stepping="async")
-    return metarl.make_agent("reptile", WORKERS, meta_batch_size=2, episodes=1, inner_steps=1, hidden=(4,))
+        metarl.register_family(id, env=env, task_space=space, apply="attrs", horizon=4, stepping="async")
+    return metarl.make_agent("reptile", id, meta_batch_size=2, episodes=1, inner_steps=1, hidden=(4,))
 
 
-SUBJECTS: dict[str, Callable[[], Agent]] = {"torch": bandits, "workers": poles}
+def hanging() -> Agent:
+    """The same where an environment hangs now and then, unless the training is to be finished."""
+    return poles("kill/HangingPole-v0", HangingPole)
+
+
+SUBJECTS: dict[str, Callable[[], Agent]] = {"torch": bandits, "workers": poles, "hanging": hanging}
 
 
 def outcome(run: Path) -> tuple[bytes, list[Any]]:
@@ -75,13 +93,14 @@ def train(make: Callable[[], Agent], path: Path) -> None:
         Run.create(path, agent, ITERATIONS, EVERY).train(agent)
 
 
-def start(make: Callable[[], Agent], path: Path, hits: Mapping[int, int]) -> int:
+def start(make: Callable[[], Agent], path: Path, hits: Mapping[int, int], left: int = -1) -> int:
     """Train in a forked process; its number.
 
     Args:
         make: makes the agent.
         path: of the run.
         hits: the process sends itself these signals, by the number of the call that writes or renames a file.
+        left: steps until an environment that may hang does so; negative: never.
     """
     child = os.fork()
     if child:
@@ -91,6 +110,7 @@ def start(make: Callable[[], Agent], path: Path, hits: Mapping[int, int]) -> int
         os.setsid()
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         _count_writes(dict(hits))
+        HangingPole.left = left
         train(make, path)
         code = 0
     except (Interrupted, KeyboardInterrupt):
@@ -140,12 +160,13 @@ def wait(child: int) -> int:
 
 def kill_once(make: Callable[[], Agent], path: Path, draw: random.Random, seconds: float) -> int:
     """Train and be killed, unless the training is faster; the exit code."""
-    chosen = draw.choice(SIGNALS)
-    if draw.random() < 0.5:
+    hangs = make is hanging  # then one signal is not enough, and a file may not be written any more
+    chosen = draw.choice([signals for signals in SIGNALS if signals[-1] is signal.SIGKILL or len(set(signals)) > hangs])
+    if not hangs and draw.random() < 0.5:
         first = draw.randrange(1, 16)
         child = start(make, path, {first + i: number for i, number in enumerate(chosen)})
     else:
-        child = start(make, path, {})
+        child = start(make, path, {}, draw.randrange(60) if hangs else -1)
         time.sleep(draw.uniform(0.0, seconds))
         for number in chosen:
             with contextlib.suppress(ProcessLookupError):

@@ -1,18 +1,22 @@
 """Plant a bug for each pitfall of the field, one at a time, in a copy of the code, and see a test fail.
 
-    python tests/plant_bugs.py            # all of them
-    python tests/plant_bugs.py lvc time   # those whose name contains a word
+    python tests/plant_bugs.py              # all of them
+    python tests/plant_bugs.py lvc time     # those whose name contains a word
+    python tests/plant_bugs.py --sample 6   # six, which the hash of the commit chooses
 
-Exit code 1 if any bug survives. The pitfalls are numbered as in docs/pitfalls.md.
+One runs on each core. Exit code 1 if any bug survives. The pitfalls are numbered as in docs/pitfalls.md.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
+import random
 import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,10 +86,10 @@ BUGS = (
     ),
     Bug(
         "intervals that forget the seeds",
-        "metarl/results.py",
-        "size=(n, seeds, 1), dtype",
-        "size=(n, seeds, tasks), dtype",
-        "test_evaluation",
+        "metarl/intervals.py",
+        "return seed_parts(scores.mean(1)) + task_parts(scores, kept)",
+        "return task_parts(scores, kept)",
+        "test_intervals",
     ),
     Bug(
         "4 second-order terms dropped",
@@ -177,8 +181,8 @@ BUGS = (
     Bug(
         "10 test tasks drawn in training",
         "metarl/family.py",
-        'side = None if self.finite or is_finite(space) else _SIDES.get(split, _SIDES["test"])',
-        "side = None",
+        'return None if self.finite or is_finite(self._space(split)) else _SIDES.get(split, _SIDES["test"])',
+        "return None",
         "test_tasks",
     ),
     Bug(
@@ -550,16 +554,37 @@ BUGS = (
     Bug(
         "steps to the first k that reaches 90 %",
         "metarl/results.py",
-        "last = below.shape[-1] - below[..., ::-1].argmax(-1)",
-        "last = below.argmin(-1)",
+        "len(reached) - int(np.logical_and.accumulate(reached[::-1]).sum())",
+        "int(reached.argmax())",
         "test_report",
     ),
     Bug(
         "the gap's seeds are drawn twice",
         "metarl/results.py",
-        'np.einsum("rs,rsk->rk", seeds, by_seed)',
-        'np.einsum("rs,rsk->rk", _drawn(generator, len(a), resamples), by_seed)',
+        "seed_parts(a.mean(1) - b.mean(1))",
+        "seed_parts(a.mean(1)) + seed_parts(b.mean(1))",
         "test_report",
+    ),
+    Bug(
+        "residuals that lose their orthogonality",
+        "metarl/trust_region.py",
+        "        r = r - earlier.T @ (earlier @ r)\n",
+        "",
+        "test_maml",
+    ),
+    Bug(
+        "an adaptation step rounded up",
+        "agents/maml.py",
+        "steps=self.config.eval_steps // slots",
+        "steps=-(-self.config.eval_steps // slots)",
+        "test_maml",
+    ),
+    Bug(
+        "intervals of as many seeds as there could be",
+        "metarl/intervals.py",
+        "stdtrit(part.freedom,",
+        "stdtrit(1e9,",
+        "test_intervals",
     ),
     Bug(
         "an extended run forgets what it was",
@@ -567,6 +592,27 @@ BUGS = (
         '"before": [*self.config.get("before", []), before]',
         '"before": [*self.config.get("before", []), now]',
         "test_runs",
+    ),
+    Bug(
+        "a library's line is named",
+        "metarl/probe.py",
+        "own = [place for place in places if place.package == home]",
+        "own = places",
+        "test_user_environments",
+    ),
+    Bug(
+        "a visible goal is not told of",
+        "metarl/notes.py",
+        "np.any([still.numpy(), *linear.values()], axis=0)",
+        "np.any([*linear.values()], axis=0)",
+        "test_user_environments",
+    ),
+    Bug(
+        "a parameter without effect trains",
+        "metarl/notes.py",
+        "not self.found and told is not None and told.ignored(name)",
+        "False",
+        "test_user_environments",
     ),
     Bug(
         "a temporary file's name can be foreseen",
@@ -578,8 +624,8 @@ BUGS = (
     Bug(
         "a link in a temporary file's place is followed",
         "metarl/files.py",
-        "os.O_WRONLY | os.O_CREAT | os.O_EXCL",
-        "os.O_WRONLY | os.O_CREAT | os.O_TRUNC",
+        "os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL",
+        "os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC",
         "test_files",
     ),
     Bug(
@@ -595,6 +641,8 @@ BUGS = (
         'digest_arrays({"index": self.index} | _prefixed(self.values))',
         "digest_arrays(_prefixed(self.values))",
         "test_files",
+    ),
+    Bug(
         "a failed training removes what was there before",
         "metarl/runs.py",
         "path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)",
@@ -615,6 +663,48 @@ BUGS = (
         "after_in_parent=lambda: None",
         "test_safety",
     ),
+    Bug(
+        "agents are not trained on after loading",
+        "metarl/agent_check.py",
+        "    for one in (new, agent):\n",
+        "    for one in ():\n",
+        "test_check_agent",
+    ),
+    Bug(
+        "counters that training changes are not looked for",
+        "metarl/agent_check.py",
+        "    if still:\n",
+        "    if False:\n",
+        "test_check_agent",
+    ),
+    Bug(
+        "agents from outside are trained unchecked",
+        "metarl/cli.py",
+        "if not is_built_in(type(agent)):",
+        "if False:",
+        "test_check_agent",
+    ),
+    Bug(
+        "a row's other slots are not counted as they play",
+        "metarl/rollout.py",
+        "beat(rows * width)",
+        "beat(rows)",
+        "test_progress",
+    ),
+    Bug(
+        "time left without what the present iteration has taken",
+        "metarl/progress.py",
+        "max(each, now - last.time) * rest - (now - last.time)",
+        "each * rest",
+        "test_progress",
+    ),
+    Bug(
+        "the renderer is chosen after what may import MuJoCo",
+        "metarl/cli.py",
+        'if "watch" in arguments:',
+        "if not arguments:",
+        "test_animation",
+    ),
 )
 
 
@@ -622,31 +712,46 @@ def survives(bug: Bug) -> bool:
     """Plant it in a copy and run one test file: do all tests still pass?"""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
-        ignore = shutil.ignore_patterns(".git", "__pycache__", "*.egg-info", "results", "runs", ".*_cache", ".venv")
+        left = (".git", ".venv", ".*_cache", "__pycache__", "*.egg-info", "build", "results", "runs")
+        ignore = shutil.ignore_patterns(*left)
         shutil.copytree(ROOT, copy, symlinks=True, ignore=ignore)
         target = copy / bug.file
         text = target.read_text()
         if text.count(bug.old) != 1:
             raise SystemExit(f"{bug.name}: {bug.file} holds {bug.old!r} {text.count(bug.old)} times, expected once")
         target.write_text(text.replace(bug.old, bug.new))
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"tests/{bug.test}.py"]
-        environment = {**os.environ, "PYTHONPATH": str(copy)}
-        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider"]
+        environment = {**os.environ, "PYTHONPATH": str(copy), "TMPDIR": folder, "PYTEST_DEBUG_TEMPROOT": folder}
+        done = subprocess.run(
+            [*command, f"tests/{bug.test}.py"], cwd=copy, env=environment, capture_output=True, text=True
+        )
         if done.returncode not in (0, 1):
             raise SystemExit(f"{bug.name}: the tests did not run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
         return done.returncode == 0
 
 
-def main(words: list[str]) -> None:
-    """Plant them all."""
-    chosen = [bug for bug in BUGS if not words or any(w in bug.name for w in words)]
-    alive = []
-    for bug in chosen:
-        alive += [bug.name] if survives(bug) else []
-        print(f"{'SURVIVED' if alive and alive[-1] == bug.name else 'caught'}  {bug.name}", flush=True)
-    print(f"{len(chosen) - len(alive)} of {len(chosen)} planted bugs caught")
+def sample(count: int) -> list[Bug]:
+    """Other bugs for another commit, the same for the same one."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return random.Random(commit.strip()).sample(BUGS, min(count, len(BUGS)))
+
+
+def main() -> None:
+    """Plant them, one on each core."""
+    parser = argparse.ArgumentParser(description="Plant bugs in copies of the code and see tests fail.")
+    parser.add_argument("words", nargs="*", help="plant the bugs whose name contains one of these; default: all")
+    parser.add_argument("--sample", type=int, metavar="N", help="plant N, which the hash of the commit chooses")
+    options = parser.parse_args()
+    chosen = [bug for bug in BUGS if not options.words or any(w in bug.name for w in options.words)]
+    chosen = sample(options.sample) if options.sample else chosen
+    alive = 0
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for bug, survived in zip(chosen, pool.map(survives, chosen), strict=True):
+            alive += survived
+            print(f"{'SURVIVED' if survived else 'caught'}  {bug.name}", flush=True)
+    print(f"{len(chosen) - alive} of {len(chosen)} planted bugs caught")
     sys.exit(1 if alive else 0)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -487,7 +487,7 @@ os.kill(os.getpid(), 9)
 
 def test_processes_end_with_their_parent(tmp_path):
     code = ORPHANS.format(tests=str(Path(__file__).parent))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=False)
     pids = [int(pid) for pid in done.stdout.split()]
     assert len(pids) == 2, done.stderr
     deadline = time.monotonic() + 10
@@ -527,7 +527,10 @@ def wrong_reset():
     ("build", "sentence"),
     [
         (lambda: GymFamily(Sees, SPEED, "set_task", horizon=6), "another one: Sees has no method set_task"),
-        (lambda: GymFamily(Sees, {"wind": Uniform(0.0, 1.0)}, "kwargs", horizon=6), r"keywords of Sees is \['wind'\]"),
+        (
+            lambda: GymFamily(Sees, {"wind": Uniform(0.0, 1.0)}, "kwargs", horizon=6),
+            "keyword of Sees is 'wind', expected one of",
+        ),
         (
             lambda: GymFamily("Thermostat-v7", SPEED, "attrs"),
             "env is 'Thermostat-v7', expected a registered Gymnasium id",

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-import scipy.stats
 import torch
 from gymnasium.spaces import Box
 from torch import Tensor
@@ -16,7 +15,7 @@ from torch import Tensor
 import metarl
 from metarl.agent import Agent
 from metarl.evaluation import evaluate
-from metarl.results import Results, bootstrap_intervals, iqm, mean_batch
+from metarl.results import Results
 from metarl.rollout import Budget, Rollout, Step
 
 
@@ -193,46 +192,7 @@ def test_normalised_score_is_a_ratio_of_means() -> None:
     assert "normalised" not in evaluate(counter(), k=0).summary("mean")[0]  # no reference: absent, not invented
 
 
-# --- statistics ------------------------------------------------------------------------------------------------------
-
-
-def test_iqm_equals_scipys_trimmed_mean() -> None:
-    scores = np.random.default_rng(0).standard_exponential((3, 20))
-    assert iqm(scores) == pytest.approx(scipy.stats.trim_mean(scores.flatten(), 0.25))
-
-
-def mean_interval(scores: np.ndarray[Any, Any]) -> tuple[float, float]:
-    low, high = bootstrap_intervals(scores[..., None], mean_batch)[0]
-    return float(low[0]), float(high[0])
-
-
-def test_bootstrap_interval_matches_theory_for_the_mean() -> None:
-    """For the mean of n draws the interval is mean +- 1.96 standard errors, to the bootstrap's own noise."""
-    scores = np.random.default_rng(1).standard_normal((1, 400))
-    low, high = mean_interval(scores)
-    error = scores.std() / np.sqrt(400)
-    assert low == pytest.approx(scores.mean() - 1.96 * error, abs=0.15 * error)
-    assert high == pytest.approx(scores.mean() + 1.96 * error, abs=0.15 * error)
-    assert mean_interval(scores) == (low, high)  # the same again
-
-
-def test_bootstrap_interval_covers_differences_between_seeds() -> None:
-    """Seeds that differ by 10 with tasks all alike: the interval must be wide, which task resampling alone is not."""
-    low, high = mean_interval(np.array([[0.0] * 5, [10.0] * 5]))
-    assert high - low > 3
-
-
-def test_bootstrap_interval_covers_a_pure_seed_effect() -> None:
-    """One trained agent plays all tasks: with 10 seeds that differ and tasks all alike, about 90 % must be covered.
-
-    Seeds drawn anew within each task would cover 3 %: their variance would be divided by the number of tasks.
-    """
-    generator, hits = np.random.default_rng(3), 0
-    for _ in range(100):
-        scores = np.repeat(generator.standard_normal((10, 1)), 40, 1)
-        low, high = bootstrap_intervals(scores[..., None], mean_batch, resamples=400)[0]
-        hits += int(low[0] < 0 < high[0])
-    assert hits >= 80
+# --- what else is measured -------------------------------------------------------------------------------------------
 
 
 class Ends(Offset):
@@ -259,6 +219,33 @@ def test_paths_are_those_of_the_first_tasks_whatever_the_batching() -> None:
     whole, parts = evaluate(agent, **settings), evaluate(agent, **settings, rows_at_once=12)
     assert whole.paths[0].shape == (4, 101, 2)
     np.testing.assert_allclose(whole.paths[0], parts.paths[0], atol=1e-5)
+
+
+class Walk(Offset):
+    """Terminates once the first number, which counts steps, is above 40 times the offset; the horizon is 40."""
+
+    id = "tests/Walk-v0"
+    terminates = True
+    horizon = 40
+
+    def step(self, state: Tensor, action: Tensor, task: dict[str, Tensor], rng: metarl.Rng) -> Any:
+        state = state + torch.tensor([1.0, 0.0])
+        return state, action[:, 0] + task["offset"], state[:, 0] > 40 * task["offset"]
+
+
+def test_paths_of_unequal_length_are_joined_whatever_the_batching() -> None:
+    """Batches of one task end at steps of their own: their paths are padded with NaN to those of all tasks at once."""
+    agent = Rememberer(Walk(), Nothing())
+    settings: dict[str, Any] = {"k": 1, "num_tasks": 6, "episodes": 2, "paths": 4}
+    whole, parts = evaluate(agent, **settings), evaluate(agent, **settings, rows_at_once=1)
+    lengths = np.isfinite(whole.paths[0][..., 0]).sum(1)
+    assert lengths.max() > lengths.min() + 8  # an ending is looked for every eighth step
+    for k in (0, 1):
+        np.testing.assert_array_equal(whole.paths[k], parts.paths[k])
+    for mode in whole.scores:
+        np.testing.assert_array_equal(whole.scores[mode], parts.scores[mode])
+    for name in whole.trial:
+        np.testing.assert_array_equal(whole.trial[name], parts.trial[name])
 
 
 def test_the_floor_is_measured_where_it_is_unknown() -> None:

@@ -20,7 +20,6 @@ import metarl
 from metarl import InvalidValueError, Rng
 from metarl.envs.t_maze import BACK, FORWARD, LEFT, RIGHT, TMaze, optimal_search
 from metarl.rng import fold_in, make_key
-from metarl.rollout import SlotPool
 
 UNSCALED = "ignore:.*recommend using a symmetric and normalized space:UserWarning"  # the paper's units
 
@@ -273,22 +272,6 @@ class TestSinusoid:
     def test_bad_keywords_are_named(self, shots):
         with pytest.raises(InvalidValueError, match=rf"Sinusoid.shots is {shots}, expected a whole number"):
             metarl.make_family("metarl/Sinusoid-v0", shots=shots)
-
-    @pytest.mark.learning
-    def test_rl2_predicts_better_as_values_are_shown(self):
-        """Random predictions err by 16, zeros by 4.25; the first cannot err by less than 3.0 unless the task leaks.
-
-        E y^2 = E A^2 / 2 = 4.25, of which the mean given x, -2 E A cos(x) / pi, explains
-        4 E A^2 E cos^2(x) / pi^2 = 1.25, with E A = 2.55 squared and E cos^2 = 1/2 + sin(10) / 20.
-        """
-        config = {"trial_episodes": 1, "hidden": 64, "meta_batch_size": 500, "normalize_rewards": True, "discount": 0.5}
-        agent = metarl.make_agent("rl2", SINUSOIDS[0], **config)
-        metarl.train(agent, 45)
-        trials = metarl.Trials(SlotPool(agent.family), agent.family.tasks("test", 3000))
-        state = agent.begin(trials.rows, trials.tasks)
-        error = -trials.collect(agent, state, 0, metarl.Budget(episodes=1))[0].reward[:, :, 0].mean(1)
-        assert 2.8 < error[0] < 4.5
-        assert error[-3:].mean() < 0.6 * error[0]
 
 
 class TestDigits:

@@ -146,8 +146,16 @@ EDGES = {
 }
 
 
-@pytest.mark.parametrize("edge", EDGES)
-@pytest.mark.parametrize("name", VARIANTS)
+OUTER = ("no inner step", "two inner steps", "one of each", "no hidden layer", "all steps", "all of no steps")
+OVERRIDDEN = {  # the edges of what a class overrides: its outer step, its inner step, or nothing
+    "maml": tuple(EDGES),
+    **dict.fromkeys(("reptile", "maml_pp", "promp", "e_maml"), OUTER),
+    **dict.fromkeys(("anil", "cavia", "meta_sgd"), OUTER[:4]),
+}
+CASES = [(name, edge) for name in VARIANTS for edge in OVERRIDDEN.get(name, OUTER[1:2])]
+
+
+@pytest.mark.parametrize(("name", "edge"), CASES)
 def test_every_variant_works_at_the_edges(name: str, edge: str) -> None:
     overrides = EDGES[edge]
     if name == "reptile" and overrides.get("inner_steps") == 0:
@@ -267,6 +275,33 @@ def test_conjugate_gradient_solves_a_small_system() -> None:
     torch.testing.assert_close(residual, b - a @ early)
     assert float(residual.norm()) > 0.01
     torch.testing.assert_close(x, torch.tensor([1 / 11, 7 / 11], dtype=torch.float64))
+
+
+def test_conjugate_gradient_keeps_its_pace_on_float32_products() -> None:
+    """Eigenvalues from 1000 to 1e-3: the error after 40 steps, in the norm that the steps minimise, is .02 of x's.
+
+    It is .29 where rounding is left to itself, and .14 with everything in float64 but residuals that drift.
+    """
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(100, 100, generator=generator, dtype=torch.float64))[0]
+    values = torch.logspace(0, -3, 100, dtype=torch.float64) * torch.tensor([1000.0, 300.0, 100.0] + [1.0] * 97)
+    a = basis @ torch.diag(values) @ basis.T
+    b = basis @ (torch.randn(100, generator=generator, dtype=torch.float64) * values.sqrt())
+    exact, single = torch.linalg.solve(a, b), a.float()
+    x, residual = conjugate_gradient(lambda v: single @ v, b.float(), 40)
+    error = x.double() - exact
+    assert x.dtype == residual.dtype == torch.float32
+    assert torch.dot(error, a @ error) < 0.05**2 * torch.dot(exact, b)
+
+
+@pytest.mark.parametrize(
+    ("horizon", "eval_steps", "used"), [(15, 4000, 3990), (3, 4000, 3999), (100, 4000, 4000), (7, 5, 5)]
+)
+def test_an_adaptation_step_uses_at_most_eval_steps(counting: Any, horizon: int, eval_steps: int, used: int) -> None:
+    """266 slots of 15 steps; 1,333 of 3; 40 of 100; and one of 5, whose episode is cut off."""
+    agent = metarl.make_agent("maml", counting(horizon), hidden=(4,), eval_steps=eval_steps)
+    results = evaluate(agent, k=2, num_tasks=1, episodes=1, modes=["mean"])
+    assert results.env_steps.tolist() == [0.0, used, 2.0 * used]
 
 
 def test_chunks_change_rounding_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -418,20 +453,6 @@ def test_dice_needs_monte_carlo_returns() -> None:
 def test_config_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         MAML.Config().inner_lr = 1.0  # type: ignore[misc]
-
-
-@pytest.mark.learning
-def test_learns_to_adapt_on_held_out_goals() -> None:
-    """20 meta-updates on few tasks: one step must gain, and gain more than it does for an untrained start."""
-    agent = metarl.make_agent("maml", "metarl/PointNavigation-v0", meta_batch_size=10, episodes=10, hidden=(64, 64))
-    gains = []
-    for iterations in (0, 20):
-        metarl.train(agent, iterations)
-        results = evaluate(agent, k=1, num_tasks=20, episodes=10, modes=["sampled"])
-        gains.append(results.scores["sampled"].mean((0, 1, 3)))
-    untrained, trained = gains
-    assert trained[1] > untrained[1] + 10  # about -50 untrained, -25 trained
-    assert trained[1] > -32
 
 
 @pytest.mark.cuda

@@ -11,7 +11,6 @@ from torch import nn
 
 import metarl
 from metarl import recurrence
-from metarl.evaluation import evaluate
 from metarl.memory import GRU, MEMORIES, Memory, Transformer, make_memory, rotate, turn_at
 from metarl.recurrence import _FusedSequence, _Sequence, gru_sequence
 from metarl.rng import Rng, make_key
@@ -192,15 +191,3 @@ def test_bad_memories_are_named() -> None:
         make_memory("gro", 1, 8, 8)
     with pytest.raises(metarl.InvalidValueError, match="hidden of a transformer is 12, expected a multiple of 8"):
         Transformer(1, 12, 8)
-
-
-@pytest.mark.learning
-@pytest.mark.parametrize("kind", ["lstm", "transformer"])
-def test_other_memories_learn_bandits(kind: str) -> None:
-    """Random play collects 5.0 of 10, the Bayes optimum 6.66."""
-    settings = {"hidden": 32, "meta_batch_size": 500, "learning_rate": 5e-3 if kind == "lstm" else 1e-3}
-    agent = metarl.make_agent("rl2", "metarl/BernoulliBandit-v0", memory=kind, **settings)
-    metarl.train(agent, 40)
-    lifetime = evaluate(agent, k=10, num_tasks=2000, episodes=1, modes=["sampled"]).lifetime_summary()
-    assert lifetime is not None
-    assert 5.9 < lifetime["mean"] < 6.8

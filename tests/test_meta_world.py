@@ -57,6 +57,7 @@ def rows(array):
     return {tuple(row) for row in array.tolist()}
 
 
+@pytest.mark.filterwarnings("ignore:note.*shows the task:metarl.FamilyWarning")  # where the object lies
 @pytest.mark.parametrize("preset", [*MetaWorldML1.presets])
 def test_the_contract(preset):
     assert metarl.check_family(f'{ID}:{preset}{{"horizon": 10}}', tasks=2) == []
@@ -170,6 +171,7 @@ def test_ml10_has_the_packages_environments_and_tasks(ml10):
         assert family.held_out(served).tolist() == [split == "test"] * len(tasks)
 
 
+@pytest.mark.filterwarnings("ignore:note.*shows the task:metarl.FamilyWarning")  # where the object lies
 def test_ml10_keeps_the_contract(ml10):
     assert metarl.check_family(ml10[0], tasks=2) == []
 

@@ -354,11 +354,6 @@ def test_presets_and_ranges() -> None:
             builder[next(iter(wrong))](**wrong)
 
 
-@pytest.mark.parametrize("id", [*BY_ID, "metarl/HalfCheetahVel-v0:maml", "metarl/HalfCheetahDir-v0:promp"])
-def test_contract(id: str) -> None:
-    assert metarl.check_family(metarl.make_family(id, horizon=6)) == []
-
-
 def test_mujoco_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("metarl.envs.mujoco_core", "metarl.envs.locomotion"):
         monkeypatch.delitem(sys.modules, name)
@@ -374,7 +369,7 @@ def test_frame_without_opengl(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mujoco, "Renderer", refuse)
     family = HalfCheetahVel()
     state = family.reset(family.tasks("train", 1).tensors(), Rng(torch.arange(1)))
-    with pytest.raises(InvalidValueError, match=r"MUJOCO_GL .*egl or osmesa.*no display"):
+    with pytest.raises(InvalidValueError, match=r"MUJOCO_GL .*egl or osmesa.*no display.*MUJOCO_GL=egl"):
         family.frame({k: v[0].numpy() for k, v in state.items()}, {"velocity": np.float32(1)}, (33, 34))
 
 
@@ -402,7 +397,7 @@ for id in ("metarl/AntGoal-v0", "metarl/HalfCheetahDir-v0"):
 def test_frames() -> None:
     """In a process of its own: MuJoCo reads MUJOCO_GL when it is imported."""
     code = [sys.executable, "-c", FRAMES]
-    found = subprocess.run(code, env={**os.environ, "MUJOCO_GL": "egl"}, capture_output=True, text=True, timeout=120)
+    found = subprocess.run(code, env={**os.environ, "MUJOCO_GL": "egl"}, capture_output=True, text=True, timeout=200)
     if "no OpenGL" in found.stderr:
         pytest.skip(found.stderr.strip()[-200:])
     assert found.returncode == 0, found.stderr

@@ -70,7 +70,10 @@ def test_builtin_agents_are_registered(name):
             lambda: metarl.make_family("metarl/TabularMDP-v0:big"),
             ["preset of metarl/TabularMDP-v0 is 'big'", "none is"],
         ),
-        (lambda: metarl.make_family("metarl/BernoulliBandit-v0", arms=3), ["keywords of metarl/Bernoulli", "['arms']"]),
+        (
+            lambda: metarl.make_family("metarl/BernoulliBandit-v0", arms=3),
+            ["keyword of metarl/Bernoulli", "'arms', expected one of k"],
+        ),
         (lambda: metarl.make_family("metarl/BernoulliBandit-v0", k=0), ["BernoulliBandit.k is 0", "at least 1"]),
         (lambda: metarl.make_family(7), ["family is '7'", "metarl/TabularMDP-v0"]),
         (lambda: metarl.make_agent("mamml", "metarl/TabularMDP-v0"), ["agent is 'mamml'", "did you mean 'maml'?"]),

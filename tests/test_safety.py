@@ -110,6 +110,26 @@ def test_a_failed_first_iteration_removes_what_it_made_and_nothing_else(failing:
     assert set(tree()) == {"mine", "mine/empty", "mine/a", "mine/a/notes.txt"}
 
 
+def test_a_failure_later_on_keeps_what_was_learned(
+    failing: list[Callable[[], None]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = 2 * 4  # of an iteration: rollouts before and after the inner step, four steps each
+    for command, kept in (([*FAILING, "--out", "run"], True), ([*FAILING, "--out", "other"], False)):
+        failing[:] = [*[lambda: None] * (steps if kept else 0), fail]
+        with pytest.raises(ZeroDivisionError):
+            main(command)
+        told = capsys.readouterr().err.strip()
+        resume = "the last checkpoint stands: metarl train --resume run" if kept else "nothing was learned"
+        assert told == f"metarl: ZeroDivisionError was raised in training; {resume}"
+        assert Path(command[-1]).exists() == kept
+    failing[:] = [fail]
+    with pytest.raises(ZeroDivisionError):
+        main(["train", "--resume", "run"])
+    assert "the last checkpoint stands" in capsys.readouterr().err
+    main(["train", "--resume", "run"])
+    assert len(Path("run/metrics.jsonl").read_text().splitlines()) == 2
+
+
 def test_an_interruption_removes_nothing_and_can_be_resumed(
     failing: list[Callable[[], None]], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,7 +143,7 @@ def test_an_interruption_removes_nothing_and_can_be_resumed(
     with pytest.raises(SystemExit) as stop:
         main([*FAILING, "--out", "my [bold]run"])
     assert stop.value.code == 130
-    assert told == ["metarl: stopping after this iteration; Ctrl-C again stops at once\n"]
+    assert told == ["metarl: stopping after this iteration, or within 3 s; Ctrl-C again stops at once\n"]
     said = re.fullmatch(
         r"metarl: stopped after iteration 0; continue with: metarl train --resume '(.*)'",
         capfd.readouterr().err.strip(),

@@ -1,0 +1,173 @@
+"""What share of 95 % intervals holds the truth, on simulated scores whose effects of seeds and tasks are known.
+
+    python experiments/interval_coverage.py
+
+Every data set is scores of S seeds on T tasks: an effect of the seed, an effect of the task, and a rest, each with the
+deviation that its regime gives it. Measured are the intervals of `metarl.intervals` for the mean and the interquartile
+mean, and beside them the percentile bootstrap of the mean, seeds and tasks drawn again with replacement. Writes
+`experiments/results/interval_coverage.json`; `python experiments/make_tables.py` makes the table of docs/numbers.md.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from trial_tables import table
+
+from metarl.intervals import Floats, iqm, iqm_interval, mean_interval
+from metarl.tasks import write_atomic
+
+RESULTS = Path(__file__).parent / "results" / "interval_coverage.json"
+AT_ONCE = 4_000_000  # scores in memory
+SAMPLE = 4_000_000  # scores that tell a skewed regime's interquartile mean
+SEVERAL = 3  # seeds that an interval should have
+METHODS = {"mean": "mean", "iqm": "IQM", "bootstrap": "mean, bootstrap"}
+
+
+@dataclass(frozen=True)
+class Regime:
+    """Deviations of the three effects, and how tasks' are distributed."""
+
+    label: str
+    seed: float
+    task: float
+    rest: float
+    tasks: str = "normal"
+
+
+REGIMES = (
+    Regime("seeds dominate", 1.0, 0.3, 0.3),
+    Regime("tasks dominate", 0.1, 1.0, 0.3),
+    Regime("both", 0.3, 1.0, 1.0),
+    Regime("the rest alone", 0.0, 0.0, 1.0),
+    Regime("heavy tails: tasks t, 3 degrees", 0.2, 1.0, 0.5, "t3"),
+    Regime("skewed: tasks log-normal", 0.2, 1.0, 0.5, "lognormal"),
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to simulate."""
+
+    seeds: tuple[int, ...] = (1, 2, 3, 5, 10, 20)
+    """Numbers of seeds."""
+    tasks: tuple[int, ...] = (10, 40, 400, 2000)
+    """Numbers of tasks."""
+    sets: int = 2000
+    """Data sets for each regime, number of seeds and number of tasks."""
+    resamples: int = 1000
+    """Of the bootstrap."""
+    out: Path = RESULTS
+    """Where the results go."""
+
+
+def task_effects(regime: Regime, shape: tuple[int, ...], generator: np.random.Generator) -> Floats:
+    """Effects of tasks with mean 0 and the regime's deviation."""
+    if regime.tasks == "t3":
+        return regime.task * generator.standard_t(3, shape) / np.sqrt(3.0)
+    drawn = generator.standard_normal(shape)
+    if regime.tasks == "lognormal":
+        drawn = (np.exp(drawn) - np.exp(0.5)) / np.sqrt(np.exp(2.0) - np.exp(1.0))
+    return regime.task * drawn
+
+
+def simulated(regime: Regime, seeds: int, tasks: int, sets: int, generator: np.random.Generator) -> Floats:
+    """Scores `[seed, task, set]` whose mean is 0."""
+    by_seed = regime.seed * generator.standard_normal((seeds, 1, sets))
+    rest = regime.rest * generator.standard_normal((seeds, tasks, sets))
+    return by_seed + task_effects(regime, (1, tasks, sets), generator) + rest
+
+
+def true_iqm(regime: Regime, generator: np.random.Generator) -> float:
+    """The interquartile mean of all scores that a regime can give: 0 where they are symmetric."""
+    if regime.tasks != "lognormal":
+        return 0.0
+    around = np.hypot(regime.seed, regime.rest) * generator.standard_normal((1, SAMPLE, 1))
+    return float(iqm(around + task_effects(regime, (1, SAMPLE, 1), generator))[0])
+
+
+def bootstrapped(scores: Floats, resamples: int) -> tuple[Floats, Floats]:
+    """The percentile bootstrap's ends for the mean, `[set]`: seeds and tasks drawn again, independently."""
+    generator = np.random.default_rng(0)
+    seeds, tasks, _ = scores.shape
+    of_seed, of_task = (generator.multinomial(n, np.full(n, 1 / n), resamples) / n for n in (seeds, tasks))
+    small, of_task = scores.astype(np.float32), of_task.astype(np.float32)
+    means = sum(share[:, None] * (of_task @ one) for share, one in zip(of_seed.T, small, strict=True))
+    low, high = np.percentile(means, [2.5, 97.5], axis=0)
+    return low, high
+
+
+def coverage(
+    regime: Regime, seeds: int, tasks: int, middle: float, options: Options, generator: np.random.Generator
+) -> dict[str, float]:
+    """The share of data sets whose intervals hold the truth, by method; `middle` is the true interquartile mean."""
+    truth = {"mean": 0.0, "bootstrap": 0.0, "iqm": middle}
+    hits = dict.fromkeys(METHODS, 0)
+    chunk = max(1, AT_ONCE // (seeds * tasks))
+    for start in range(0, options.sets, chunk):
+        scores = simulated(regime, seeds, tasks, min(chunk, options.sets - start), generator)
+        ends = {"mean": mean_interval(scores), "iqm": iqm_interval(scores)}
+        ends["bootstrap"] = bootstrapped(scores, options.resamples)
+        for name, (low, high) in ends.items():
+            hits[name] += int(((low <= truth[name]) & (truth[name] <= high)).sum())
+    return {name: count / options.sets for name, count in hits.items()}
+
+
+def share(value: float) -> str:
+    """A share as it is read: .95."""
+    return f"{value:.2f}".replace("0.", ".")
+
+
+def coverage_table(report: dict[str, Any]) -> str:
+    """Rows by regime and method, columns by number of seeds: the lowest and the highest share over numbers of tasks."""
+    rows = []
+    for regime in report["regimes"]:
+        for method, label in METHODS.items():
+            cells = []
+            for seeds in report["options"]["seeds"]:
+                mine = [c for c in report["cells"] if (c["regime"], c["seeds"]) == (regime["label"], seeds)]
+                found = sorted(c["coverage"][method] for c in mine)
+                cells.append(f"{share(found[0])} to {share(found[-1])}")
+            rows.append([regime["label"] if method == "mean" else "", label, *cells])
+    head = ["", "of the", *(f"{n} seed{'s' if n > 1 else ''}" for n in report["options"]["seeds"])]
+    return caption(report) + "\n\n" + table(head, rows)
+
+
+def caption(report: dict[str, Any]) -> str:
+    """What was simulated, and what is to be known of it first."""
+    options, several = report["options"], [c for c in report["cells"] if c["seeds"] >= SEVERAL]
+    plain = sorted(c["coverage"]["mean"] for c in several if not c["regime"].startswith("skewed"))
+    tasks = ", ".join(f"{n:,}" for n in options["tasks"])
+    worst = min(several, key=lambda c: float(c["coverage"]["mean"]))
+    return (
+        f"Share of 95 % intervals that hold the truth, lowest to highest over {tasks} tasks; {options['sets']:,} "
+        "simulated data sets for each number of seeds and tasks (standard error .005). Of the mean, "
+        f"{SEVERAL} seeds or more: {share(plain[0])} to {share(plain[-1])} where tasks' effects are symmetric; the "
+        f"least of all is {share(worst['coverage']['mean'])}, {worst['seeds']} seeds on {worst['tasks']:,} tasks, "
+        f"{worst['regime']}. Bootstrap: percentiles of seeds and tasks drawn again, beside it. Again: "
+        "`python experiments/interval_coverage.py`."
+    )
+
+
+def main(options: Options) -> None:
+    """Simulate everything, and write it down."""
+    generator, cells = np.random.default_rng(0), []
+    for regime in REGIMES:
+        middle = true_iqm(regime, generator)
+        for seeds, tasks in itertools.product(options.seeds, options.tasks):
+            found = coverage(regime, seeds, tasks, middle, options, generator)
+            cells.append({"regime": regime.label, "seeds": seeds, "tasks": tasks, "coverage": found})
+            print(cells[-1], flush=True)
+    told = {k: v for k, v in asdict(options).items() if k != "out"}
+    report = {"options": told, "regimes": [asdict(regime) for regime in REGIMES], "cells": cells}
+    write_atomic(options.out, (json.dumps(report, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
