@@ -37,13 +37,13 @@ class BanditAgent(Agent):
 
     remembers: ClassVar[bool] = True
     learns: ClassVar[bool] = False
+    takes: ClassVar[str] = "a bandit: a Discrete action space, and a horizon of 1 or the class attribute bandit = True"
 
     def __init__(self, family: Family, config: Any, seed: int = 0, device: torch.device | str = "cpu") -> None:
         super().__init__(family, config, seed, device)
         discrete = isinstance(family.action_space, Discrete)
         if not (discrete and getattr(family, "bandit", family.horizon == 1)):
-            expected = "a bandit: a Discrete action space, and a horizon of 1 or the class attribute bandit = True"
-            raise InvalidValueError(f"family of {self.name}", family.id, expected)
+            raise InvalidValueError(f"family of {self.name}", family.id, BanditAgent.takes)
         self.arms = int(cast("Discrete", family.action_space).n)
 
     @property

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -46,13 +46,14 @@ class Gittins(BanditAgent):
 
     name = "gittins"
     Config = GittinsConfig
+    takes: ClassVar[str] = "a bandit of one-pull episodes, whose arms stay"
 
     def __init__(
         self, family: Family, config: GittinsConfig, seed: int = 0, device: torch.device | str = "cpu"
     ) -> None:
         super().__init__(family, config, seed, device)
         if family.horizon != 1:
-            raise InvalidValueError("family of gittins", family.id, "a bandit of one-pull episodes, whose arms stay")
+            raise InvalidValueError("family of gittins", family.id, self.takes)
         check_number("gittins", config, trial_episodes=(1, MAX_PULLS))
         self.table = torch.from_numpy(index_table(config.trial_episodes)).to(self.device)
 

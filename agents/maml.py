@@ -271,6 +271,12 @@ class MAML(Agent):
 
     # --- the meta-update ---------------------------------------------------------------------------------------------
 
+    @property
+    def train_env_steps(self) -> int:
+        """`episodes` of every task before and after each inner step."""
+        cfg = self.config
+        return cfg.meta_batch_size * cfg.episodes * self.family.horizon * (cfg.inner_steps + 1)
+
     def train_step(self, trials: Trials) -> dict[str, float]:
         """Algorithm 3 of the paper, on one batch of tasks."""
         start = time.perf_counter()

@@ -28,11 +28,12 @@ class Oracle(Agent):
     Config = OracleConfig
     privileged: ClassVar[bool] = True
     learns: ClassVar[bool] = False
+    takes: ClassVar[str] = "a torch family that implements optimal_action"
 
     def __init__(self, family: Family, config: OracleConfig, seed: int = 0, device: torch.device | str = "cpu") -> None:
         super().__init__(family, config, seed, device)
         if not (isinstance(family, TorchFamily) and family.has_optimal_action):
-            raise InvalidValueError("family of oracle", family.id, "a torch family that implements optimal_action")
+            raise InvalidValueError("family of oracle", family.id, self.takes)
 
     @property
     def budget(self) -> Budget:

@@ -35,6 +35,12 @@ class Reptile(MAML):
         super()._check()
         check_number(self.name, self.config, outer_lr=(0, 1), inner_steps=(1, 1e9))
 
+    @property
+    def train_env_steps(self) -> int:
+        """MAML's, without the batch after the last inner step."""
+        cfg = self.config
+        return cfg.meta_batch_size * cfg.episodes * self.family.horizon * cfg.inner_steps
+
     def train_step(self, trials: Trials) -> dict[str, float]:
         """Algorithm 2 on one batch of tasks; a task whose steps failed counts with the parameters that it has."""
         start, sampling, metrics = time.perf_counter(), 0.0, {}

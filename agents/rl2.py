@@ -212,6 +212,11 @@ class RL2(Agent):
 
     # --- training ----------------------------------------------------------------------------------------------------
 
+    @property
+    def train_env_steps(self) -> int:
+        """Whole trials."""
+        return self.config.meta_batch_size * self.trial_steps
+
     def train_step(self, trials: Trials) -> dict[str, float]:
         """Play whole trials, then PPO on them.
 

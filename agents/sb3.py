@@ -343,6 +343,11 @@ class SB3Pretrained(SB3):
         check_number(self.name, config, meta_batch_size=(1, 1e9))
         self.learner = self.make_model()
 
+    @property
+    def train_env_steps(self) -> int:
+        """What one call of `learn` consumes."""
+        return self.config.steps
+
     def train_step(self, trials: Trials) -> dict[str, float]:
         """`learn` for `steps` steps, a new train task in every episode."""
         start = time.perf_counter()

@@ -126,6 +126,10 @@ class TabularAgent(Agent):
 
     remembers: ClassVar[bool] = True
     learns: ClassVar[bool] = False
+    takes: ClassVar[str] = (
+        "a family of finite MDPs with attributes `states` and `actions`, one-hot observations [states] and Discrete "
+        "actions: metarl/TabularMDP-v0"
+    )
     epsilon: float = 0.0  # probability of a random action; such agents plan without draws
 
     def __init__(self, family: Family, config: Any, seed: int = 0, device: torch.device | str = "cpu") -> None:
@@ -188,8 +192,7 @@ def _finite_sizes(family: Family, user: str) -> tuple[int, int]:
     states, actions = getattr(family, "states", None), getattr(family, "actions", None)
     known = isinstance(states, int) and isinstance(observation, Box) and observation.shape == (states,)
     if not (known and isinstance(action, Discrete) and actions == action.n):
-        expected = "a family of finite MDPs with attributes `states` and `actions`, one-hot observations [states] and "
-        raise InvalidValueError(f"family of {user}", family.id, expected + "Discrete actions: metarl/TabularMDP-v0")
+        raise InvalidValueError(f"family of {user}", family.id, TabularAgent.takes)
     return cast("int", states), int(action.n)
 
 

@@ -30,8 +30,9 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor
 
-from metarl.errors import InvalidValueError, require_extra
+from metarl.errors import require_extra
 from metarl.family import TorchFamily
+from metarl.opengl import cannot_draw, has_display
 from metarl.rng import Rng
 
 mujoco = require_extra("metarl's MuJoCo families", "mujoco", "mujoco")
@@ -40,6 +41,7 @@ rollout = require_extra("metarl's MuJoCo families", "mujoco.rollout", "mujoco")
 Floats = npt.NDArray[np.float64]
 State = dict[str, Tensor]
 ASSETS = Path(gym.__file__).parent / "envs" / "mujoco" / "assets"
+GLFW = "mujoco.glfw"  # where MuJoCo's contexts come from that need a display
 PHYSICS = int(mujoco.mjtState.mjSTATE_FULLPHYSICS)  # time, positions, velocities, activations
 RESUMED = PHYSICS | int(mujoco.mjtState.mjSTATE_WARMSTART)
 CONTROL = int(mujoco.mjtState.mjSTATE_CTRL)
@@ -173,11 +175,12 @@ def _renderer(xml: str, size: tuple[int, int], process: int, thread: int) -> Any
     model = mujoco.MjModel.from_xml_path(str(ASSETS / xml))
     height, width = size
     model.vis.global_.offwidth, model.vis.global_.offheight = max(width, 640), max(height, 480)
+    if getattr(mujoco, "GLContext", None) is None or (mujoco.GLContext.__module__ == GLFW and not has_display()):
+        raise cannot_draw()  # what fails leaves a renderer that complains once more when it is collected
     try:
         renderer = mujoco.Renderer(model, height, width)
     except Exception as error:  # whichever of GLFW, EGL and OSMesa was asked for
-        expected = f"egl or osmesa, set before Python starts and installed ({type(error).__name__}: {error})"
-        raise InvalidValueError("MUJOCO_GL", os.environ.get("MUJOCO_GL"), expected) from error
+        raise cannot_draw(error) from error
     atexit.register(_renderer.cache_clear)  # runs before OpenGL, which registered itself above, is taken down
     return renderer
 

@@ -435,9 +435,20 @@ def render(options: Options, say: Callable[[str], object] = print) -> dict[str, 
     return pages | {"README.md": index(rows)}
 
 
+FRACTION = re.compile(r"(?<!arXiv:)-?\b\d+\.\d+(?:e[+-]\d+)?")
+
+
+def alike(a: str, b: str) -> bool:
+    """Two pages are equal but for the last of the four digits that fractions have, which processors may round apart."""
+    numbers = [[float(found) for found in FRACTION.findall(text)] for text in (a, b)]
+    return FRACTION.sub("#", a) == FRACTION.sub("#", b) and np.allclose(*numbers, rtol=2e-3, atol=0.0)
+
+
 def stale(pages: dict[str, str], every: bool) -> list[str]:
     """The files that differ from what they should be; with `every`, also pages of families that are no more."""
-    found = [name for name, text in pages.items() if not (OUT / name).exists() or (OUT / name).read_text() != text]
+    found = [
+        name for name, text in pages.items() if not (OUT / name).exists() or not alike((OUT / name).read_text(), text)
+    ]
     known = {f"{page_name(id)}.md" for id in registry.families} | {"README.md"}
     gone = [path.name for path in sorted(OUT.glob("*.md")) if path.name not in known]
     return found + (gone if every else [])

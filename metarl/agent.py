@@ -47,6 +47,7 @@ class Agent(ABC):
         privileged: whether it may see the task and the environments.
         remembers: whether `observe` must be called after every step; such agents have one slot per row.
         learns: whether `train_step` does anything.
+        takes: which families it takes, in words; what the constructor says when it refuses another.
         recordable: whether `act` and `observe` are the same kernels at every call, on the state and on parameters that
             stay where they are, nothing read back and nothing copied from the host; CUDA rollouts of torch families are
             then recorded and replayed (`metarl.recording`).
@@ -57,6 +58,7 @@ class Agent(ABC):
     privileged: ClassVar[bool] = False
     remembers: ClassVar[bool] = False
     learns: ClassVar[bool] = True
+    takes: ClassVar[str] = "any family"
     recordable: ClassVar[bool] = False
 
     def __init__(self, family: Family, config: Any, seed: int = 0, device: torch.device | str = "cpu") -> None:
@@ -112,6 +114,11 @@ class Agent(ABC):
         """Train tasks per meta-update."""
         return int(getattr(self.config, "meta_batch_size", 1))
 
+    @property
+    def train_env_steps(self) -> int | None:
+        """Environment steps that one meta-update plays where no episode ends early; None: not known beforehand."""
+        return None
+
     def fork(self, state: AgentState, rows: Tensor | None = None) -> AgentState:
         """A copy of the rows `int64 [R']` (all by default), safe from what happens to the original."""
         return {k: v.clone() if rows is None else v[rows] for k, v in state.items()}
@@ -157,8 +164,7 @@ def build_agent(
         if key not in known:
             raise InvalidValueError(f"hyperparameter of {name}", key, did_you_mean(key, known))
     built = make_family(family)
-    adapts = (cls.adapt, cls.interact) != (Agent.adapt, Agent.interact)
-    if built.switches and adapts and not cls.remembers:
+    if built.switches and adapts_between_episodes(cls):
         expected = f"one whose task stays: each adaptation step of {name} would begin the schedule of tasks anew"
         raise InvalidValueError(f"family of {name}", built.id, expected)
     chosen = replace(cast("Any", config), **overrides)
@@ -179,6 +185,11 @@ def _check_kinds(name: str, config: Any) -> None:
             fits, words = fits and all(isinstance(part, Real) for part in value), "a list of numbers"
         if not fits:
             raise InvalidValueError(f"{name}.{field.name}", value, words)
+
+
+def adapts_between_episodes(cls: type[Agent]) -> bool:
+    """Whether an agent adapts on what it has collected, and not at every step by what it remembers."""
+    return (cls.adapt, cls.interact) != (Agent.adapt, Agent.interact) and not cls.remembers
 
 
 def adam_tensors(optimizer: torch.optim.Optimizer, params: Mapping[str, Tensor]) -> dict[str, Tensor]:

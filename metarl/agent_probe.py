@@ -125,7 +125,8 @@ class AgentSubject:
 
     def crash(self, error: Exception, checked: str) -> str:
         """An exception as a sentence."""
-        where, said = culprit(error), f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        where = culprit(error) or "what it returns"
         return self.say(where, f"raising {said}", f"no exception while checking {checked!r}", f"mend {where}")
 
     def say(self, field: str, found: object, expected: object, fix: str) -> str:

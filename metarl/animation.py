@@ -9,13 +9,11 @@ plays of a task (trial 0, episode 0), and the returns are its scores.
 from __future__ import annotations
 
 import copy
-import ctypes.util
 import importlib.util
 import io
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +35,7 @@ from metarl.errors import InvalidValueError, did_you_mean
 from metarl.evaluation import MODES, adaptation_grid
 from metarl.family import Family, GymFamily, TorchFamily
 from metarl.files import write_atomic
+from metarl.opengl import drawing
 from metarl.results import Floats
 from metarl.rollout import Budget, SlotPool, Trials
 from metarl.slots import GymSlots, Slots, TorchSlots, Transition
@@ -150,20 +149,6 @@ def film(
     return takes
 
 
-def choose_renderer() -> None:
-    """Let MuJoCo draw without a screen where there is none; to be called before MuJoCo is imported.
-
-    It looks at the environment variable MUJOCO_GL once, when it is imported. This sets it, unless it is set or there is
-    a display, to a library that is installed: "egl" or "osmesa".
-    """
-    if sys.platform != "linux" or {"MUJOCO_GL", "DISPLAY"} & os.environ.keys() or "mujoco" in sys.modules:
-        return
-    for name, library in (("osmesa", "OSMesa"), ("egl", "EGL")):
-        if ctypes.util.find_library(library):
-            os.environ["MUJOCO_GL"] = name
-            return
-
-
 def _one_task(family: Family, task: int | Mapping[str, Any] | Tasks, split: str, seed: int) -> Tasks:
     tasks = family.resolve(task, split, seed)
     if len(tasks) != 1:
@@ -242,16 +227,21 @@ class _FilmedEnv(gym.Wrapper[Any, Any, Any, Any]):
         super().__init__(env)
         self.frames = frames
 
+    def film(self) -> None:
+        """Keep a picture."""
+        with drawing():
+            self.frames.append(np.asarray(self.render(), dtype=np.uint8))
+
     def reset(self, **given: Any) -> tuple[Any, dict[str, Any]]:
         """Start, and render."""
         out = super().reset(**given)
-        self.frames.append(np.asarray(self.render(), dtype=np.uint8))
+        self.film()
         return out
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Step, and render."""
         out = super().step(action)
-        self.frames.append(np.asarray(self.render(), dtype=np.uint8))
+        self.film()
         return out
 
 

@@ -26,7 +26,7 @@ import metarl
 from metarl.adopt import parse_parameters
 from metarl.agent import Agent, check_number, make_agent
 from metarl.agent_check import check_agent, check_briefly, declared, is_built_in
-from metarl.animation import choose_renderer, watch
+from metarl.animation import watch
 from metarl.check import check_family
 from metarl.errors import (
     DivergedWarning,
@@ -42,6 +42,7 @@ from metarl.family import Family
 from metarl.listing import run_list
 from metarl.named import load_source
 from metarl.notes import look_first
+from metarl.opengl import choose_renderer, drawing, quiet_windows
 from metarl.options import (
     CheckAgentOptions,
     CheckFamilyOptions,
@@ -180,8 +181,12 @@ def run_resume(options: ResumeOptions) -> None:
 
 
 def _train(run: Run, agent: Agent, start: int) -> None:
+    steps, total = agent.train_env_steps, run.config["iterations"]
     say(f"training {agent.name} on {agent.family.id}")
-    with bar(agent.name, run.config["iterations"], start, "it") as advance:
+    if steps:
+        most = "up to " if agent.family.terminates and agent.family.horizon > 1 else ""
+        say(f"{total - start:,} iterations of {most}{steps:,} env steps")
+    with bar(agent.name, total, start, "iterations", steps) as advance:
         run.train(agent, start, lambda done, total, metrics: advance(done, _headline(metrics)))
     say(f"trained: {run.path}")
 
@@ -239,7 +244,7 @@ def run_report(options: ReportOptions) -> None:
 
 def run_watch(options: WatchOptions) -> None:
     """`metarl watch RUN`."""
-    choose_renderer()
+    quiet_windows()
     loaded, _, where, _ = _load((options.run,), options.family, options.device, _config(options), options.k)
     out = options.out or where / "results" / f"{options.split}-task{options.task}.gif"
     settings: Any = {"mode": options.mode, "split": options.split, "task_seed": options.task_seed, "seed": options.seed}
@@ -416,8 +421,8 @@ def _eat(agent: Agent, steps: int | None) -> bool:
 def _evaluate_each(groups: list[list[Agent]], tasks: Tasks, settings: Mapping[str, Any]) -> Iterator[Results]:
     """Evaluate some seeds' agents, and others, on the same tasks; each one's results as soon as they are there."""
     for group in groups:
-        with bar(f"evaluate {group[0].name}", 1, 0, "k") as advance:
-            result = evaluate(group, tasks, **settings, progress=lambda done, total: advance(done, "", total))
+        with bar(f"evaluate {group[0].name}", None, 0, "adaptation steps") as advance:
+            result = evaluate(group, tasks, **settings, progress=lambda done, total: advance(done, total=total))
         result.meta["command"] = shlex.join(["metarl", *sys.argv[1:]])
         yield result
 
@@ -440,10 +445,9 @@ def _fresh(path: Path) -> Path:
     return candidate
 
 
-def _headline(metrics: Mapping[str, float]) -> str:
+def _headline(metrics: Mapping[str, float]) -> list[str]:
     """The returns among some metrics, the last two of them."""
-    shown = [f"{k} {v:.2f}" for k, v in metrics.items() if "return" in k]
-    return "  ".join(shown[-2:])
+    return [f"{k} {v:.2f}" for k, v in metrics.items() if "return" in k][-2:]
 
 
 # --- entry -----------------------------------------------------------------------------------------------------------
@@ -540,7 +544,8 @@ def _load_sources(arguments: list[str]) -> list[str]:
 def _load_source(source: str) -> None:
     """Import what `--load` names; what a user's own file raises keeps its traceback, after a sentence."""
     try:
-        load_source(source)
+        with drawing():
+            load_source(source)
     except MetaRLError:
         raise
     except Exception as error:
@@ -561,6 +566,8 @@ def _parse(kind: Any, arguments: list[str], command: str) -> Any:
 
 
 def _dispatch(arguments: list[str]) -> None:
+    if "watch" in arguments:  # before anything is loaded that may import MuJoCo
+        choose_renderer()
     arguments = _load_sources(arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(f"metarl {metarl.__version__}: meta-reinforcement learning on Gymnasium and PyTorch\n")

@@ -24,6 +24,7 @@ from torch import Tensor
 from metarl.drawing import canvas
 from metarl.errors import InvalidValueError, MetaRLError, did_you_mean
 from metarl.named import check_environment
+from metarl.opengl import drawing
 from metarl.rng import Rng
 from metarl.tasks import (
     Choice,
@@ -467,6 +468,15 @@ class TaskedEnv(gym.Wrapper[Any, Any, Any, Any]):
     def set_metarl_task(self, task: dict[str, Any], episode: int = 0, label: str = "its task") -> None:
         """Play `task` from the next reset on, which starts episode number `episode` of a trial."""
         self.task, self.episodes, self.label = task, episode, label
+
+    def render(self) -> Any:
+        """What the environment renders.
+
+        Raises:
+            InvalidValueError: MuJoCo finds no OpenGL to draw with.
+        """
+        with drawing():
+            return super().render()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Apply the task, then start an episode in it."""

@@ -16,10 +16,10 @@ Device = Literal["auto", "cpu", "cuda"]
 
 @dataclass(frozen=True)
 class ListOptions:
-    """Show the registered families and agents, or all there is to know of some families."""
+    """Show the registered families and agents, or all there is to know of some of them."""
 
-    families: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Family ids, with a preset or keywords where wanted."""
+    names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Family ids, with a preset or keywords where wanted, and names of agents."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from metarl.errors import InvalidValueError, MetaRLError, MissingExtraError, did
 from metarl.family import Family, GymFamily, check_family_fields, check_keywords, check_task_space
 from metarl.files import parse_json, reading, reason
 from metarl.named import Factory, load_entry_point, registered
+from metarl.opengl import drawing
 from metarl.tasks import TaskSpace
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9_\-]+/[A-Za-z0-9_\-]+-v\d+")
@@ -55,12 +56,14 @@ class FamilySpec:
         """
         if not self.available:
             raise MissingExtraError(self.id, EXTRAS.get(self.requires, self.requires), self.requires)
-        return load_entry_point(self.entry_point)
+        with drawing():  # MuJoCo looks for OpenGL when it is imported
+            return load_entry_point(self.entry_point)
 
 
 families: dict[str, FamilySpec] = {}
 agents: dict[str, Factory] = {}
 _owners: dict[str, tuple[str, str]] = {}  # id or agent's name to the module that registered it: its name and its file
+kinds: dict[str, str] = {}  # a family's id or an agent's name to the group that `metarl list` shows it in
 
 
 def register_family(
@@ -70,6 +73,7 @@ def register_family(
     env: str | Callable[..., Any] | None = None,
     task_space: TaskSpace | None = None,
     requires: str = "",
+    kind: str = "",
     **kwargs: Any,
 ) -> None:
     """Make a family known by its id, to metarl and to Gymnasium (`gym.make`, `gym.make_vec`).
@@ -81,6 +85,7 @@ def register_family(
         env: any-Gymnasium form: a Gymnasium id or a callable that builds the environment.
         task_space: any-Gymnasium form: parameter name to distribution.
         requires: the extra of metarl, such as "mujoco", without which the family cannot be built.
+        kind: the group that `metarl list` shows it in; "yours" where none is given.
         kwargs: keywords for the constructor; JSON-able where the Gymnasium spec must be. Of the any-Gymnasium form
             those of `GymFamily`: `apply`, `horizon`, `ood`, `env_kwargs`, `stepping`, `drop`.
 
@@ -102,6 +107,7 @@ def register_family(
         raise InvalidValueError("family id", id, found)
     gym.registry.pop(id, None)
     _owners[id] = owner
+    kinds[id] = kind
     families[id] = FamilySpec(id, entry_point, kwargs, requires)
     gym.register(
         id,
@@ -112,8 +118,10 @@ def register_family(
     )
 
 
-def register_agent(name: str, entry_point: Factory) -> None:
+def register_agent(name: str, entry_point: Factory, *, kind: str = "") -> None:
     """Make an agent known by its name: an `Agent` subclass, or `"module:Class"`, imported when first used.
+
+    `kind` is the group that `metarl list` shows it in; "yours" where none is given.
 
     Raises:
         InvalidValueError: no such name can be, or another module registered an agent by it.
@@ -121,6 +129,7 @@ def register_agent(name: str, entry_point: Factory) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise InvalidValueError("agent name", name, "lower-case letters, digits and underscores, for example 'maml'")
     _owners[name] = _claim("agent name", name, agents, sys._getframe(1).f_globals)
+    kinds[name] = kind
     agents[name] = entry_point
 
 
@@ -160,7 +169,7 @@ def make_family(id: str | Family, **kwargs: Any) -> Family:
     merged = {**spec.kwargs, **presets.get(preset, {}), **own}
     check_keywords(name, build, merged)
     try:
-        with registered({**spec.kwargs, **presets.get(preset, {})}):
+        with drawing(), registered({**spec.kwargs, **presets.get(preset, {})}):
             family = build(**merged)
     except (TypeError, ValueError, ArithmeticError, AttributeError, MemoryError, RuntimeError) as error:
         if isinstance(error, MetaRLError) or not own:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from metarl.errors import InvalidValueError, verbatim
 from metarl.family import Family
+from metarl.pulse import Listener, pulse
 from metarl.rng import Rng, fold_in, make_key
 from metarl.slots import INFO, Slots, TorchSlots, Transition, engine_threads, make_slots
 from metarl.tasks import Tasks
@@ -292,14 +293,15 @@ def play(
     if not (is_recorded(agent, slots) and isinstance(slots, TorchSlots)):
         with engine_threads(agent.family):
             obs = slots.begin(tasks, keys, total, episode)
-            return _play(agent, state, slots, obs, keys, rows, budget, mode, final_obs)
+            return _play(agent, state, slots, obs, keys, rows, budget, mode, final_obs, pulse)
 
     def run(given: Mapping[str, Any]) -> tuple[Rollout, AgentState]:
         obs = slots.start(given["task"], given["keys"], total, episode)
-        return _play(agent, given["state"], slots, obs, given["keys"], rows, budget, mode, final_obs)
+        return _play(agent, given["state"], slots, obs, given["keys"], rows, budget, mode, final_obs, lambda _: None)
 
     given = {"task": tasks.tensors(slots.device), "keys": keys.to(slots.device), "state": state}
     played: tuple[Rollout, AgentState] = slots.recorder((agent, rows, budget, mode, final_obs, episode), run, given)
+    pulse(rows * budget.slots * total)
     return played
 
 
@@ -326,8 +328,9 @@ def _play(
     budget: Budget,
     mode: str,
     final_obs: bool,
+    beat: Listener,
 ) -> tuple[Rollout, AgentState]:
-    """The inner loop of everything, from the first observations on."""
+    """The inner loop of everything, from the first observations on; `beat` hears of the steps."""
     family, width = agent.family, budget.slots
     total = budget.steps if budget.steps is not None else (budget.episodes or 1) * family.horizon
     shape = (rows, width)
@@ -350,6 +353,7 @@ def _play(
             told = Feedback(action, *(x.view(shape) for x in (out.reward, out.terminated, out.truncated)))
             state = agent.observe(state, told, None if active is None else active.view(shape))
         obs = out.obs
+        beat(rows * width)
         if episodes_left is not None:
             episodes_left -= (out.terminated | out.truncated).long()
             active = episodes_left > 0

@@ -31,6 +31,7 @@ from metarl.agent import Agent, resolve_device
 from metarl.errors import InvalidValueError, did_you_mean
 from metarl.family import Family, GymFamily, TaskedEnv, task_dict
 from metarl.networks import ObservationEncoder, PolicyHead
+from metarl.pulse import pulse
 from metarl.registry import agent_class, make_family
 from metarl.rollout import Rollout
 from metarl.tasks import Tasks
@@ -307,6 +308,7 @@ class Recorder(VecEnvWrapper):
     def step_wait(self) -> VecEnvStepReturn:
         """See `VecEnv.step_wait`; copies are kept, because models add bootstrapped values to the rewards."""
         obs, reward, done, infos = self.venv.step_wait()
+        pulse(self.num_envs)
         truncated = np.array([info["TimeLimit.truncated"] for info in infos], dtype=bool) & done
         success = [info.get("success", info.get("is_success")) for info in infos]
         self.tells_success |= any(s is not None for s in success)

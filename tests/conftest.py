@@ -27,6 +27,7 @@ LARGE = {"metarl/MetaWorldML10-v0", "metarl/MetaWorldML45-v0"}  # dozens of envi
 SLOW = {"metarl/MetaWorldML1-v0", "metarl/MiniGrid-v0"}  # files of their own test their presets
 LONG, SHORT = 100, 12  # horizons that contract tests play, and what they play of longer ones
 
+DELICATE = {"test_golden_tasks", "test_learning", "test_maml", "test_memory", "test_meta_gradient", "test_rl2"}
 PRIVATE = pytest.StashKey[Path]()
 AT_EXIT = ("pymp-", "torchinductor_")  # multiprocessing's and PyTorch's own, which are not a test's to remove
 
@@ -48,6 +49,21 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     tempfile.tempdir = None
     os.environ["TMPDIR"] = str(config.stash[PRIVATE].parent)
     shutil.rmtree(config.stash[PRIVATE])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the files whose every test is delicate, before tests are chosen by their marks."""
+    for item in items:
+        if item.path.stem in DELICATE:
+            item.add_marker(pytest.mark.delicate)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_folder_is_empty_at_the_end(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Fail when what several tests share leaves something."""
+    yield
+    assert left_behind(pytestconfig.stash[PRIVATE]) == []
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +92,20 @@ def contract_family(id: str) -> metarl.Family:
     if family.horizon > LONG:
         family.horizon = SHORT
     return family
+
+
+def family_class(id: str) -> type[metarl.Family]:
+    """The class of a family, which is not built where its class is registered: tests are collected with this."""
+    made = registry.families[id].load()
+    return made if isinstance(made, type) else type(contract_family(id))
+
+
+def quiet(model):
+    """A model of Stable-Baselines3 that logs nothing: by itself `learn` makes a folder of logs and leaves it."""
+    from stable_baselines3.common.logger import Logger
+
+    model.set_logger(Logger(folder=None, output_formats=[]))
+    return model
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ def measure(processor: str, names: list[str]) -> None:
     done = read()
     for seed, name in ((s, n) for s in SEEDS for n in names):
         if (processor, name, seed) not in done:
-            scores = {k: float(v) for k, v in LEARNING[name].scores(seed).items()}
+            scores = {k: float(v) for k, v in LEARNING[name].scores(seed=seed).items()}
             with SCORES.open("a") as file:
                 file.write(json.dumps({"processor": processor, "name": name, "seed": seed, "scores": scores}) + "\n")
 

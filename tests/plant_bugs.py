@@ -613,6 +613,8 @@ BUGS = (
         "not self.found and told is not None and told.ignored(name)",
         "False",
         "test_user_environments",
+    ),
+    Bug(
         "a temporary file's name can be foreseen",
         "metarl/files.py",
         'f".metarl-{secrets.token_hex(8)}.part"',
@@ -622,8 +624,8 @@ BUGS = (
     Bug(
         "a link in a temporary file's place is followed",
         "metarl/files.py",
-        "os.O_WRONLY | os.O_CREAT | os.O_EXCL",
-        "os.O_WRONLY | os.O_CREAT | os.O_TRUNC",
+        "os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL",
+        "os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC",
         "test_files",
     ),
     Bug(
@@ -639,6 +641,8 @@ BUGS = (
         'digest_arrays({"index": self.index} | _prefixed(self.values))',
         "digest_arrays(_prefixed(self.values))",
         "test_files",
+    ),
+    Bug(
         "a failed training removes what was there before",
         "metarl/runs.py",
         "path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)",
@@ -658,6 +662,8 @@ BUGS = (
         "after_in_child=_forget",
         "after_in_parent=lambda: None",
         "test_safety",
+    ),
+    Bug(
         "agents are not trained on after loading",
         "metarl/agent_check.py",
         "    for one in (new, agent):\n",
@@ -677,6 +683,27 @@ BUGS = (
         "if not is_built_in(type(agent)):",
         "if False:",
         "test_check_agent",
+    ),
+    Bug(
+        "a row's other slots are not counted as they play",
+        "metarl/rollout.py",
+        "beat(rows * width)",
+        "beat(rows)",
+        "test_progress",
+    ),
+    Bug(
+        "time left without what the present iteration has taken",
+        "metarl/progress.py",
+        "max(each, now - last.time) * rest - (now - last.time)",
+        "each * rest",
+        "test_progress",
+    ),
+    Bug(
+        "the renderer is chosen after what may import MuJoCo",
+        "metarl/cli.py",
+        'if "watch" in arguments:',
+        "if not arguments:",
+        "test_animation",
     ),
 )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from gymnasium.spaces import Box
 from PIL import Image
 
 import metarl
-from metarl import animation
+from metarl import animation, cli, opengl
 from metarl.agents.random import Random
 from metarl.animation import Take, compose, film, watch, write_gif
 from metarl.drawing import Canvas, one_slot
@@ -272,3 +274,94 @@ def test_white_stays_white_in_a_gif(tmp_path: Path) -> None:
     write_gif(tmp_path / "film.gif", compose(takes(), "title", size=64), 2.0)
     with Image.open(tmp_path / "film.gif") as gif:
         assert gif.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+
+
+# --- without OpenGL --------------------------------------------------------------------------------------------------
+
+REMEDY = "MUJOCO_GL is {given}, expected egl or osmesa where there is no display: install its library and set "
+REMEDY += "MUJOCO_GL=egl before Python starts"
+
+
+def raiser(module: str, error: str) -> Any:
+    """A function of a module that raises."""
+    space: dict[str, Any] = {"__name__": module}
+    exec(f"def fail(*_):\n    raise {error}", space)
+    return space["fail"]
+
+
+class Blind(Slide):
+    """Renders with MuJoCo, which finds nothing to draw with."""
+
+    fail = raiser("mujoco.renderer", "RuntimeError('no OpenGL, which most likely means this or that')")
+
+    def render(self) -> Any:
+        return self.fail()
+
+
+def test_one_sentence_names_the_remedy_where_mujoco_cannot_draw(
+    monkeypatch: pytest.MonkeyPatch, scratch_registry: Any
+) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "glfw")
+    expected = REMEDY.format(given="'glfw'") + " (RuntimeError: no OpenGL)"
+    with pytest.raises(InvalidValueError) as refused:
+        film(metarl.make_agent("random", slide(Blind)), 0, 0)
+    assert str(refused.value) == expected
+    metarl.register_family("mine/Blind-v0", env=Blind, task_space={"slope": metarl.Uniform(0.5, 2.0)}, horizon=9)
+    env = gym.make("mine/Blind-v0", render_mode="rgb_array")
+    env.reset(seed=0)
+    with pytest.raises(InvalidValueError) as refused:
+        env.render()
+    assert str(refused.value) == expected
+
+
+def test_what_else_goes_wrong_in_rendering_is_left_as_it_is() -> None:
+    for module, error in (("my_environment", "RuntimeError('mine')"), ("mujoco.renderer", "ValueError('too wide')")):
+        with pytest.raises(Exception, match=r"mine|too wide") as raised, opengl.drawing():
+            raiser(module, error)()
+        assert not isinstance(raised.value, InvalidValueError)
+
+
+def test_a_family_whose_module_cannot_look_for_opengl_says_so(
+    monkeypatch: pytest.MonkeyPatch, scratch_registry: Any
+) -> None:
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    lost = "AttributeError(\"'NoneType' object has no attribute 'glGetError'\")"
+    metarl.register_family("mine/Lost-v0", raiser("OpenGL.platform", lost))
+    with pytest.raises(InvalidValueError) as refused:
+        metarl.make_family("mine/Lost-v0")
+    assert str(refused.value).startswith(REMEDY.format(given="not set") + " (AttributeError: 'NoneType' object")
+
+
+def test_watch_chooses_a_renderer_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    monkeypatch.setattr(cli, "choose_renderer", lambda: called.append("choose"))
+    monkeypatch.setattr(cli, "_load_source", called.append)
+    for arguments in (["watch"], ["train"]):
+        with pytest.raises(SystemExit):
+            cli.main(["--load", "mine.py", *arguments, "--no-such-option"])
+    assert called == ["choose", "mine.py", "mine.py"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "installed", "chosen"),
+    [
+        ({}, ("EGL",), "egl"),
+        ({}, ("OSMesa", "EGL"), "osmesa"),
+        ({}, (), None),
+        ({"DISPLAY": ":0"}, ("EGL",), None),
+        ({"MUJOCO_GL": "glfw"}, ("EGL",), "glfw"),
+    ],
+)
+def test_a_renderer_is_chosen_where_there_is_no_display(
+    variables: dict[str, str], installed: tuple[str, ...], chosen: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.delitem(sys.modules, "mujoco", raising=False)
+    monkeypatch.setattr(opengl.ctypes.util, "find_library", lambda name: name if name in installed else None)
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # what is chosen must not stay
+    opengl.choose_renderer()
+    assert os.environ.get("MUJOCO_GL") == chosen

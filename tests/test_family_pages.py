@@ -181,6 +181,21 @@ def test_pictures_are_small_and_what_the_family_draws() -> None:
     assert len(data) < 2 * pages.LARGEST  # even noise is small
 
 
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        ("floor 0.1236 of 10", True),
+        ("floor 0.1246 of 10", False),
+        ("floor 0.1235 of 11", False),
+        ("floor 0.1235 of ten", False),
+        ("floor 0.1235", False),
+    ],
+)
+def test_pages_may_differ_in_the_last_digit_of_fractions_alone(other: str, expected: bool) -> None:
+    assert pages.alike("floor 0.1235 of 10", other) is expected
+    assert not pages.alike("arXiv:1611.02779", "arXiv:1611.02780")
+
+
 def test_the_committed_pages_are_current() -> None:
     assert pages.stale(pages.render(pages.Options(check=True, only=QUICK)), every=False) == []
     for name in QUICK:

@@ -7,7 +7,7 @@ import json
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import contract_ids
+from conftest import contract_ids, family_class, quiet
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
@@ -16,9 +16,7 @@ import metarl
 from metarl import InvalidValueError
 
 FAMILIES = sorted(contract_ids())
-OWN = [
-    id for id in FAMILIES if isinstance(metarl.make_family(id), metarl.TorchFamily)
-]  # the others wrap an environment
+OWN = [id for id in FAMILIES if issubclass(family_class(id), metarl.TorchFamily)]  # the others wrap an environment
 PRESETS = ["metarl/BernoulliBandit-v0:k10", "metarl/PointNavigation-v0:semicircle", "metarl/PointNavigation-v0:corners"]
 UNBOUNDED = "ignore:.*Box observation space (min|max)imum value is -?infinity:UserWarning"
 ACTIONS = "ignore:.*symmetric and normalized space:UserWarning"  # papers' boxes are what they are
@@ -301,7 +299,7 @@ def test_stable_baselines_trains(keywords):
     sb3 = pytest.importorskip("stable_baselines3")
     env = gym.make("metarl/PointNavigation-v0", horizon=20, **keywords)
     model = sb3.PPO("MlpPolicy", env, n_steps=64, batch_size=32, n_epochs=2, device="cpu", seed=0)
-    model.learn(256)
+    quiet(model).learn(256)
     assert model.num_timesteps == 256
     # Monitor, which SB3 puts around it, saw whole episodes: at most 20 steps, returns at most 0
     assert len(model.ep_info_buffer) >= 12
@@ -315,6 +313,6 @@ def test_stable_baselines_evaluates_a_family_with_discrete_actions():
     # p = (0, 0, 1): a policy that has learned the task earns 1 a pull, a random one a third
     env = gym.make("metarl/BernoulliBandit-v0", k=3, task={"p": [0, 0, 1]})
     model = sb3.PPO("MlpPolicy", env, n_steps=64, batch_size=64, learning_rate=0.03, device="cpu", seed=0)
-    model.learn(320)
+    quiet(model).learn(320)
     mean, _ = evaluate_policy(model, env, n_eval_episodes=20, warn=False)
     assert mean == 1.0

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import contract_family, contract_ids
+from conftest import contract_ids, family_class
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
@@ -23,8 +23,8 @@ META = torch.device("meta")
 MEMORIES = ("gru", "lstm", "transformer")
 FIELDS = ("obs", "action", "reward", "terminated", "truncated", "valid", "last_obs")
 RECORDABLE = [name for name in agents if metarl.registry.agent_class(name).recordable]
-BUILT = {name: contract_family(name) for name in contract_ids()}
-TORCH = [name for name, family in BUILT.items() if isinstance(family, TorchFamily) and not family.on_host]
+CLASSES = {name: family_class(name) for name in contract_ids()}
+TORCH = [name for name, cls in CLASSES.items() if issubclass(cls, TorchFamily) and not cls.on_host]
 
 
 def rollout_of(value: Tensor) -> Rollout:

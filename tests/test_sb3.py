@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from conftest import quiet
 from gymnasium.spaces import Box, Discrete
 
 import metarl
@@ -505,7 +506,7 @@ def test_action_noise_explores():
 
 def own_model(**kwargs):
     env = make_sb3_env(POINTS, 2, 0, horizon=20)
-    return sb3.PPO("MlpPolicy", env, seed=0, device="cpu", **(ON | kwargs)).learn(40)
+    return quiet(sb3.PPO("MlpPolicy", env, seed=0, device="cpu", **(ON | kwargs))).learn(40)
 
 
 def test_a_wrapped_model_is_evaluated_as_it_is():
