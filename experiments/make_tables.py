@@ -391,7 +391,7 @@ def main(options: Options) -> None:
     save_figure(gradient_bias.figure(bias_report()), ROOT / "docs" / "gradient_bias.png")
     save_figure(robots.figure(robot_results()), ROOT / "docs" / "robots.png")
     for name, (study, rows) in trial_tables.FIGURES.items():
-        found = [Results.load(RESULTS / f"{study}-{row}.json") for row in rows]
+        found = [Results.load(RESULTS / f"{study}-{row}.json") for row in rows if trial_tables.lifetime(study, row)]
         save_figure(trial_figure(found), ROOT / "docs" / f"{name}.png")
     for page, text in after.items():
         write_atomic(ROOT / page, text.encode())

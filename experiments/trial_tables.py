@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from trials import BANDITS, MDPS, STUDIES
+from trials import BANDITS, MDPS, STUDIES, rows_of
 
 from metarl.agents.rl2 import RL2Config
 from metarl.results import Results
@@ -97,6 +97,15 @@ def trained(studies: Sequence[str]) -> list[tuple[str, str]]:
     return [(study, row) for study in studies for row in STUDIES[study].rl2 if lifetime(study, row)]
 
 
+def missing(kind: str) -> str:
+    """A sentence about rows that experiments/trials.py declares and that were not measured on today's tasks."""
+    rows = {s: [r for r in rows_of(STUDIES[s]) if not lifetime(s, r)] for s in STUDIES if s.startswith(f"{kind}-")}
+    whole = [s for s, lacking in rows.items() if len(lacking) == len(rows_of(STUDIES[s]))]
+    single = [f"`{r}` of {s}" for s, lacking in rows.items() if s not in whole for r in lacking]
+    names = [*single, *(f"all of {s}" for s in whole)]
+    return f" Not measured on these tasks yet: {', '.join(names)}." if names else ""
+
+
 def meta(study: str, row: str) -> dict[str, Any]:
     """How a row came about."""
     return dict(json.loads((RESULTS / f"{study}-{row}.json").read_text())["meta"])
@@ -162,6 +171,12 @@ def bandits() -> str:
     )
 
 
+def learned(studies: Sequence[str]) -> str:
+    """A sentence about RL2's columns; nothing where they are empty."""
+    rows = trained(studies)
+    return f"RL2: mean of {seeds(rows)} seeds with its 95 % interval. " if rows else ""
+
+
 def seeds(rows: Sequence[tuple[str, str]]) -> str:
     """How many seeds some rows of rl2 have."""
     return "/".join(sorted({str(len(meta(*row)["seeds"])) for row in rows}))
@@ -200,9 +215,9 @@ def mdps() -> str:
     head = ["n", *(NAMES[c] for c in columns), "RL2, GRU", "RL2, transformer", "informed optimum"]
     return (
         f"Lifetime return of n episodes of 10 steps on {tasks_played(studies)} held-out MDPs, exploration included, "
-        f"sampled actions. RL2: mean of {seeds(trained(studies))} seeds with its 95 % interval. Half the widest "
-        f"95 % interval of the other columns: {widest(studies, columns)}. Hyperparameters of UCRL2, BEB and "
-        "e-greedy were chosen on train tasks (`experiments/tuned.json`; some at the edge of what was tried). Paper: "
+        f"sampled actions. {learned(studies)}Half the widest 95 % interval of the other columns: "
+        f"{widest(studies, columns)}.{missing('mdp')} Hyperparameters of UCRL2, BEB and e-greedy were "
+        "chosen on train tasks (`experiments/tuned.json`; some at the edge of what was tried). Paper: "
         f"{PUBLISHED['mdp']['source']}. Commands: `python "
         "experiments/tune.py --studies mdp`, `python experiments/trials.py --studies mdp`.\n\n" + table(head, rows)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import metarl
+from metarl import registry
 from metarl.files import write_json
 from metarl.runs import Run
 
@@ -73,6 +75,19 @@ def test_the_command_names_the_device_that_trained(studies: dict[str, Study], tm
     write_json(files[1], configs[1])
     command = trials.measured(agents, "short", "rl2", options).meta["command"]
     assert command.endswith("--seeds 0 1 --device cuda --tasks 6")
+
+
+def test_published_rows_stand_on_the_tasks_that_families_give() -> None:
+    """A results file names the hash of its tasks; the same hash is computed here from the family."""
+    heads = [json.loads(file.read_text()) for file in trials.RESULTS.glob("*.json")]
+    played = {
+        (head["family"], head["split"], head["meta"]["tasks"], head["meta"]["task_seed"], head["task_hash"])
+        for head in heads
+        if "task_hash" in head and registry.families[registry.base_id(head["family"])].available
+    }
+    assert len(played) > 5
+    for family, split, count, seed, found in played:
+        assert metarl.make_family(family).tasks(split, count, seed).hash == found, (family, split, count)
 
 
 def test_every_row_can_be_trained() -> None:
