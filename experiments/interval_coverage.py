@@ -20,8 +20,8 @@ import numpy as np
 import tyro
 from trial_tables import table
 
+from metarl.files import write_atomic
 from metarl.intervals import Floats, iqm, iqm_interval, mean_interval
-from metarl.tasks import write_atomic
 
 RESULTS = Path(__file__).parent / "results" / "interval_coverage.json"
 AT_ONCE = 4_000_000  # scores in memory

@@ -32,7 +32,7 @@ from metarl.figures import (
     rendered,
     save_figure,
 )
-from metarl.files import write_atomic
+from metarl.files import reason, write_atomic
 from metarl.results import Floats, Results, train_test_gap
 from metarl.trial_figure import draw_trial, trial_figure, with_trials
 
@@ -107,7 +107,13 @@ def write_report(results: Sequence[Results], out: str | Path, *, title: str = "m
     """
     if not results:
         raise InvalidValueError("results", list(results), "at least one evaluation")
-    sections = "".join(map(_section, grouped(results))) + _gap_section(gaps(results))
+    try:
+        sections = "".join(map(_section, grouped(results))) + _gap_section(gaps(results))
+    except (ArithmeticError, ValueError) as error:  # of what draws, on numbers that are not finite or near the largest
+        if isinstance(error, InvalidValueError):
+            raise
+        expected = f"numbers that can be drawn ({reason(error)})"
+        raise InvalidValueError("results", [r.agent for r in results], expected) from error
     page = (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="generator" content="metarl"><meta name="viewport" content="width=device-width, initial-scale=1">'

@@ -326,6 +326,15 @@ def test_the_order_of_the_arrays_in_a_file_does_not_matter(made: Path) -> None:
     assert after.summary() == before.summary()
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_numbers_that_cannot_be_drawn_are_a_sentence(whole: Path, tmp_path: Path) -> None:
+    found = Results.load(whole / "run/results/test.json")
+    paths = {0: np.full((1, 2, 2), np.inf)}
+    path = replace(found, paths=paths, trial={}).save(tmp_path / "r.json")
+    with pytest.raises(InvalidValueError, match=r"results is \['rl2'\], expected numbers that can be drawn \("):
+        metarl.report.write_report([Results.load(path)], tmp_path / "page")
+
+
 # --- tasks -----------------------------------------------------------------------------------------------------------
 
 
