@@ -538,7 +538,7 @@ def test_a_full_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 def test_a_sample_of_odd_commands() -> None:
     lines = list(fuzz_commands.commands())
-    counts = fuzz_commands.fuzz(lines[5::37])
+    counts = fuzz_commands.fuzz(lines[2::37])  # "--version" first
     assert (counts["traceback"], counts["hang"], counts["lost"]) == (0, 0, 0)
     assert counts["refused"] > counts["fine"] > 0
 
