@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +13,10 @@ import scipy.stats
 
 from metarl.intervals import Floats, interval, iqm, iqm_interval, mean_interval, seed_parts, task_parts
 from metarl.results import Results
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "experiments"))
+
+import interval_coverage
 
 
 def one(scores: Any, of: Any = mean_interval, **settings: bool) -> tuple[float, float]:
@@ -134,3 +141,21 @@ def test_a_finite_familys_tasks_are_taken_as_they_are() -> None:
         life, row = found.lifetime_summary(), found.summary()[0]
         assert life is not None
         assert (life["low"], life["high"]) == pytest.approx((row["low"], row["high"]))
+
+
+def test_the_study_of_coverage_writes_what_its_table_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether in one chunk or several; bootstraps of three seeds that dominate cover least."""
+    monkeypatch.setattr(interval_coverage, "SAMPLE", 1000)
+    found = []
+    for at_once in (10**6, 3000):
+        monkeypatch.setattr(interval_coverage, "AT_ONCE", at_once)
+        options = interval_coverage.Options(seeds=(1, 3), tasks=(10,), sets=200, resamples=200, out=tmp_path / "c.json")
+        interval_coverage.main(options)
+        found.append(json.loads(options.out.read_text()))
+    one, several = ([c["coverage"] for c in report["cells"]] for report in found)
+    assert len(one) == len(interval_coverage.REGIMES) * 2
+    assert all(abs(a[name] - b[name]) < 0.15 for a, b in zip(one, several, strict=True) for name in a)
+    three = one[1]  # seeds dominate, 3 of them
+    assert three["bootstrap"] < 0.85 < 0.9 < three["mean"]
+    line = interval_coverage.coverage_table(found[0]).splitlines()[4]
+    assert line.endswith(f"| {interval_coverage.share(three['mean'])} to {interval_coverage.share(three['mean'])} |")
