@@ -302,7 +302,7 @@ def jax_arrays(data: dict[str, torch.Tensor]) -> dict[str, Any]:
 
 def run_script(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(EXPERIMENTS / "benchmark_speed.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
 
 
 def test_script_reports_every_part(tmp_path):
