@@ -147,6 +147,8 @@ def commands() -> Iterator[list[str]]:
     for name in NAMES:
         yield from ([name], ["train", name, *RUN], ["eval", name], ["list", name], ["check-family", name])
         yield from (["watch", name], [*EVAL, "--split", name], [*EVAL, "--beside", name], [*TRAIN, f"--{name}"])
+        yield from ([["check-agent", name]] if name != "maml" else [])  # that takes long
+        yield ["check-agent", "random", "--family", name]
         yield from (["train", "maml", "--env", name, "--param", "length=0:1"], [*TRAIN, "--device", name])
     for path in PATHS:
         yield from ([*TRAIN, "--out", path], [*TRAIN, f"--out={path}"], ["train", "--resume", path], ["eval", path])
@@ -164,6 +166,7 @@ def commands() -> Iterator[list[str]]:
         yield from (["watch", "random", *EVAL[2:], f"--{n}", number] for n in ("k", "task", "size", "fps", "task-seed"))
         yield from ([*POLE, "--param", "length=0:1", "--horizon", number], ["check-family", EVAL[3], "--seed", number])
         yield ["train", "--resume", "run", "--iterations", number]
+        yield from ([*EVAL, "--floor-episodes", number], ["eval", "run", "--eval-steps", number])
     yield from ([*POLE, "--param", param, "--out", "pole"] for param in PARAMS)
     for family in FAMILIES:
         yield from (["list", family], ["train", "rl2", "--family", family, *RUN[2:]])
