@@ -288,6 +288,11 @@ class OldGymEnv(gym.Env[Any, Any]):
         self.old = env
         self.observation_space, self.action_space = _space(env.observation_space), _space(env.action_space)
 
+    @property
+    def metarl_translates(self) -> Any:
+        """What a person wrote."""
+        return self.old
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode; `seed` goes to the environment's own `seed` method, if it has one."""
         super().reset(seed=seed)

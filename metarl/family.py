@@ -25,6 +25,7 @@ from metarl.drawing import canvas
 from metarl.errors import InvalidValueError, MetaRLError, did_you_mean
 from metarl.named import check_environment
 from metarl.opengl import drawing
+from metarl.returned import check_observation, checked, class_name, fits
 from metarl.rng import Rng
 from metarl.tasks import (
     Choice,
@@ -463,7 +464,7 @@ class TaskedEnv(gym.Wrapper[Any, Any, Any, Any]):
         self.told: tuple[str, ...] | None = None  # keys of info that are passed on; None: all of them
         self._steps = 0  # in this episode
         self._built_with = family.task_at(task, 0) if family.apply == "kwargs" else {}
-        super().__init__(family.build(**self._built_with))
+        super().__init__(checked(family.build(**self._built_with), self._place))
 
     def set_metarl_task(self, task: dict[str, Any], episode: int = 0, label: str = "its task") -> None:
         """Play `task` from the next reset on, which starts episode number `episode` of a trial."""
@@ -517,11 +518,9 @@ class TaskedEnv(gym.Wrapper[Any, Any, Any, Any]):
             if seed is None:  # the new environment goes on where the old one's generator was
                 seed = int(self.env.unwrapped.np_random.integers(1 << 31))
             self.env.close()
-            self.env, self._built_with = self.family.build(**task), task
-        out: Any = self.env.reset(seed=seed, options=options)
-        if not (isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], dict)):
-            expected = "(observation, info); metarl.adopt takes environments with Gym's old signatures"
-            raise InvalidValueError(f"what {type(self.unwrapped).__name__}.reset returns", out, expected)
+            self.env, self._built_with = checked(self.family.build(**task), self._place), task
+        out: tuple[Any, dict[str, Any]] = self.env.reset(seed=seed, options=options)
+        self._check("reset", out[0])
         return out
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -531,6 +530,7 @@ class TaskedEnv(gym.Wrapper[Any, Any, Any, Any]):
         except Exception as error:
             self._tell(error, "step")
             raise
+        self._check("step", obs)
         self._steps += 1
         return obs, reward, terminated, truncated, info if self.told is None else self._passed_on(info)
 
@@ -543,8 +543,19 @@ class TaskedEnv(gym.Wrapper[Any, Any, Any, Any]):
     def _tell(self, error: Exception, method: str) -> None:
         """Let an exception of the environment's say where it happened."""
         if not isinstance(error, MetaRLError):
-            name = type(self.unwrapped).__name__
-            error.add_note(f"{name}.{method} raised it at step {self._steps} of an episode in {self.label}")
+            error.add_note(f"{class_name(self.env)}.{method} raised it at {self._place()}")
+
+    def _check(self, method: str, obs: Any) -> None:
+        """Refuse observations that the wrappers around an environment made of another form than they declare."""
+        if fits(self.env.observation_space, obs):
+            return
+        try:
+            check_observation(f"observation of {class_name(self.env)}.{method}", self.env.observation_space, obs)
+        except InvalidValueError as error:
+            raise InvalidValueError(error.field, error.value, f"{error.expected} ({self._place()})") from None
+
+    def _place(self) -> str:
+        return f"step {self._steps} of an episode in {self.label}"
 
 
 # What Gymnasium's own environments compute once from attributes that may be a task: class to derived attributes.

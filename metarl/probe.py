@@ -19,7 +19,6 @@ from torch import Tensor
 
 from metarl.errors import MetaRLError
 from metarl.family import Family, GymFamily, TorchFamily
-from metarl.returned import watch_returns
 from metarl.rng import Rng, fold_in, make_key
 from metarl.rollout import SlotPool
 from metarl.tasks import Tasks
@@ -74,7 +73,6 @@ class Subject:
         actions = copy.deepcopy(self.family.action_space)
         actions.seed(self.seed)
         with closing(self.family.make_env(self.tasks(1))) as env:
-            watch_returns(env)
             env.reset(seed=self.seed)
             for _ in range(min(int(self.family.horizon), MAX_COMPARED)):
                 if any(env.step(actions.sample())[2:4]):

@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from metarl.adopt import OldGymEnv
 from metarl.errors import InvalidValueError
 
 NUMBERS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+SUCCESS = ("success", "is_success")
+_REWARDS, _FLAGS = (float, int, np.float64, np.float32), (bool, np.bool_)
 NUMERIC_WRAPPERS = (
     gym.wrappers.FilterObservation,
     gym.wrappers.FlattenObservation,
@@ -35,43 +36,85 @@ def own_part(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
 
 def class_name(env: gym.Env[Any, Any]) -> str:
     """The name of the class that a person wrote: not Gymnasium's wrappers, not the translation of old signatures."""
-    env = env.unwrapped if type(env).__module__.startswith("gymnasium.") else env
-    return type(env.old if isinstance(env, OldGymEnv) else env).__name__
+    while isinstance(env, gym.Wrapper) and _is_library(env):
+        env = env.env
+    return type(getattr(env, "metarl_translates", env)).__name__
 
 
-def watch_returns(env: gym.Env[Any, Any]) -> None:
-    """Let `reset` and `step` of the user's part of a family's environment raise a sentence where they return nonsense.
+def checked(env: gym.Env[Any, Any], place: Callable[[], str]) -> gym.Env[Any, Any]:
+    """The environment with `Checked` around what its author wrote, within Gymnasium's wrappers, which would stumble."""
+    outer, inner = None, env
+    while isinstance(inner, gym.Wrapper) and not isinstance(inner, Checked) and _is_library(inner):
+        outer, inner = inner, inner.env
+    watched = Checked(inner.env if isinstance(inner, Checked) else inner, place)
+    if outer is None:
+        return watched
+    outer.env = watched
+    return env
 
-    Gymnasium's own wrappers may stumble over it first: then what the unwrapped environment returned is looked at.
+
+def _is_library(env: gym.Env[Any, Any]) -> bool:
+    return type(env).__module__.startswith(("gymnasium.", "metarl."))
+
+
+class Checked(gym.Wrapper[Any, Any, Any, Any]):
+    """An environment whose `reset` and `step` are compared with its declarations; its attributes stay its own.
+
+    Args:
+        env: what its author wrote.
+        place: says where in training it is, for the sentence.
     """
-    outer = own_part(env)
-    for method, check in (("reset", check_reset), ("step", check_step)):
-        _watch(outer, outer.unwrapped, method, check)
 
+    def __init__(self, env: gym.Env[Any, Any], place: Callable[[], str]) -> None:
+        vars(self).update(env=env, place=place)
+        super().__init__(env)
 
-def _watch(
-    outer: gym.Env[Any, Any], inner: gym.Env[Any, Any], method: str, check: Callable[[gym.Env[Any, Any], Any], None]
-) -> None:
-    last: list[Any] = []
-    within, around = getattr(inner, method), getattr(outer, method)
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in vars(self) or name.startswith("_") or hasattr(type(self), name):
+            super().__setattr__(name, value)
+        else:
+            setattr(self.env, name, value)
 
-    def remembered(*args: Any, **kwargs: Any) -> Any:
-        last[:] = [within(*args, **kwargs)]
-        return last[0]
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "env":
+            raise AttributeError(name)
+        return getattr(self.env, name)
 
-    def checked(*args: Any, **kwargs: Any) -> Any:
-        last.clear()
-        try:
-            out = around(*args, **kwargs)
-        except Exception:
-            if last:
-                check(inner, last[0])
-            raise
-        check(outer, out)
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode."""
+        out = self.env.reset(seed=seed, options=options)
+        self._check(check_reset, out)
         return out
 
-    setattr(inner, method, remembered)
-    setattr(outer, method, checked)
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """One step."""
+        out = self.env.step(action)
+        if not _is_usual(self.env.observation_space, out):
+            self._check(check_step, out)
+        return out
+
+    def _check(self, check: Callable[[gym.Env[Any, Any], Any], None], out: Any) -> None:
+        try:
+            check(self.env, out)
+        except InvalidValueError as error:
+            raise InvalidValueError(error.field, error.value, f"{error.expected} ({self.place()})") from None
+
+
+def fits(space: spaces.Space[Any], observation: Any) -> bool:
+    """Whether an observation is an array of numbers of a Box's shape; False says that it must be looked at closely."""
+    if type(observation) is not np.ndarray or type(space) is not spaces.Box:
+        return False
+    return observation.shape == space.shape and observation.dtype.kind in "biuf"
+
+
+def _is_usual(space: spaces.Space[Any], out: Any) -> bool:
+    """Whether what `step` returned is of the types that most environments return, which is fast to tell."""
+    if type(out) is not tuple or len(out) != 5 or not fits(space, out[0]):
+        return False
+    _, reward, terminated, truncated, info = out
+    if type(reward) not in _REWARDS or type(terminated) not in _FLAGS or type(truncated) not in _FLAGS:
+        return False
+    return type(info) is dict and "success" not in info and "is_success" not in info
 
 
 def check_reset(env: gym.Env[Any, Any], out: Any) -> None:
@@ -107,7 +150,7 @@ def check_step(env: gym.Env[Any, Any], out: Any) -> None:
             raise InvalidValueError(f"{word} of {name}", flag, "True or False")
     if not isinstance(info, Mapping):
         raise InvalidValueError(f"info of {name}", info, "a dict")
-    for word in ("success", "is_success"):
+    for word in SUCCESS:
         if word in info and not _is_flag(info[word]):
             raise InvalidValueError(f"info[{word!r}] of {name}", info[word], "True or False")
 

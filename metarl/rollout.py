@@ -267,7 +267,13 @@ class Trials:
         tasks = self.tasks[np.repeat(np.arange(self.rows), budget.slots)] if budget.slots > 1 else self.tasks
         slots = self.pool.get(self.rows * budget.slots)
         episode = stage * _episodes(agent) if self.family.switches else 0
-        rollout, state = play(agent, state, slots, tasks, keys, self.rows, budget, mode, final_obs, episode)
+        begun: list[Rollout] = []
+        try:
+            rollout, state = play(agent, state, slots, tasks, keys, self.rows, budget, mode, final_obs, episode, begun)
+        except Exception:
+            for part in begun:  # what is no number may be why
+                check_finite(part, self.family, self.tasks)
+            raise
         check_finite(rollout, self.family, self.tasks)
         return rollout, state
 
@@ -284,16 +290,18 @@ def play(
     mode: str = "sampled",
     final_obs: bool = False,
     episode: int = 0,
+    begun: list[Rollout] | None = None,
 ) -> tuple[Rollout, AgentState]:
     """Step `slots` with `agent`, from episode number `episode` on. Arguments as in `Trials.collect`, flat over N slots.
 
-    On CUDA, agents that are `recordable` have their second rollout of a kind recorded and from then on replayed.
+    What was played before an exception is appended to `begun`. On CUDA, agents that are `recordable` have their second
+    rollout of a kind recorded and from then on replayed.
     """
     total = budget.steps if budget.steps is not None else (budget.episodes or 1) * agent.family.horizon
     if not (is_recorded(agent, slots) and isinstance(slots, TorchSlots)):
         with engine_threads(agent.family):
             obs = slots.begin(tasks, keys, total, episode)
-            return _play(agent, state, slots, obs, keys, rows, budget, mode, final_obs, pulse)
+            return _play(agent, state, slots, obs, keys, rows, budget, mode, final_obs, pulse, begun)
 
     def run(given: Mapping[str, Any]) -> tuple[Rollout, AgentState]:
         obs = slots.start(given["task"], given["keys"], total, episode)
@@ -329,6 +337,7 @@ def _play(
     mode: str,
     final_obs: bool,
     beat: Listener,
+    begun: list[Rollout] | None = None,
 ) -> tuple[Rollout, AgentState]:
     """The inner loop of everything, from the first observations on; `beat` hears of the steps."""
     family, width = agent.family, budget.slots
@@ -341,24 +350,30 @@ def _play(
     if budget.episodes is not None and family.terminates:
         episodes_left = torch.full((rows * width,), budget.episodes, device=slots.device)
     active = None  # None: all are
-    for t in range(total):
-        step = Step(obs.view(*shape, *obs.shape[1:]), privileged)
-        action, extras, state = agent.act(state, step, act_rng.seek(t), mode)
-        flat = action.flatten(0, 1)
-        out = slots.step(agent.to_env(flat))
-        buffers.write(t, obs, flat, out, extras, active)
-        if final_obs:
-            buffers.put(t, "extra.final_obs", out.final_obs)
-        if agent.remembers:
-            told = Feedback(action, *(x.view(shape) for x in (out.reward, out.terminated, out.truncated)))
-            state = agent.observe(state, told, None if active is None else active.view(shape))
-        obs = out.obs
-        beat(rows * width)
-        if episodes_left is not None:
-            episodes_left -= (out.terminated | out.truncated).long()
-            active = episodes_left > 0
-            if slots.device.type == "cpu" and t % 8 == 7 and not active.any():
-                return buffers.rollout(t + 1, shape, obs), state
+    t = 0
+    try:
+        for t in range(total):
+            step = Step(obs.view(*shape, *obs.shape[1:]), privileged)
+            action, extras, state = agent.act(state, step, act_rng.seek(t), mode)
+            flat = action.flatten(0, 1)
+            out = slots.step(agent.to_env(flat))
+            buffers.write(t, obs, flat, out, extras, active)
+            if final_obs:
+                buffers.put(t, "extra.final_obs", out.final_obs)
+            if agent.remembers:
+                told = Feedback(action, *(x.view(shape) for x in (out.reward, out.terminated, out.truncated)))
+                state = agent.observe(state, told, None if active is None else active.view(shape))
+            obs = out.obs
+            beat(rows * width)
+            if episodes_left is not None:
+                episodes_left -= (out.terminated | out.truncated).long()
+                active = episodes_left > 0
+                if slots.device.type == "cpu" and t % 8 == 7 and not active.any():
+                    return buffers.rollout(t + 1, shape, obs), state
+    except Exception:
+        if begun is not None:
+            begun.append(buffers.begun(t, shape, obs))
+        raise
     return buffers.rollout(total, shape, obs), state
 
 
@@ -402,12 +417,21 @@ class _Buffers:
             fields["valid"] = torch.ones((total, *shape), dtype=torch.bool, device=self.device)
         return Rollout(**fields, last_obs=last_obs.view(*shape, *last_obs.shape[1:]).clone(), extras=extras)
 
+    def begun(self, t: int, shape: tuple[int, int], last_obs: Tensor) -> Rollout:
+        """The first `t` steps, and what was seen then, of a rollout that broke off."""
+        if t:
+            return self.rollout(t, shape, last_obs)
+        seen = last_obs.view(*shape, *last_obs.shape[1:])
+        none, never = seen.new_empty((0, *shape)), torch.empty((0, *shape), dtype=torch.bool, device=self.device)
+        return Rollout(seen.unsqueeze(0)[:0], none, none, never, never, never, last_obs=seen)
+
 
 def check_finite(rollout: Rollout, family: Family, tasks: Tasks) -> None:
     """Name the first observation, action or reward that is not finite; one look at the device per rollout."""
     if bool(torch.isfinite(rollout.reward.sum() + rollout.obs.sum() + rollout.last_obs.sum())):
         return
-    valid = torch.cat([rollout.valid, rollout.valid[-1:]])
+    last = rollout.valid[-1] if len(rollout.valid) else rollout.valid.new_ones(rollout.valid.shape[1:])
+    valid = torch.cat([rollout.valid, last.unsqueeze(0)])
     seen = torch.cat([rollout.obs, rollout.last_obs.unsqueeze(0)])
     found = [
         (t, order, row, value, name)

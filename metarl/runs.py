@@ -69,6 +69,7 @@ from metarl.named import names_of
 from metarl.registry import agent_class, agents, base_id, families, make_family
 from metarl.rollout import SlotPool, Trials
 from metarl.tasks import Tasks
+from metarl.workers import ProcessesEndedError
 
 FORMAT = "metarl-run-2"
 _COUNT = whole(0)
@@ -425,6 +426,9 @@ class Run:
                     train(agent, total, start=start, on_iteration=on_iteration, should_stop=lambda: stop.asked)
             except KeyboardInterrupt:  # the iteration that was begun is given up
                 stop.asked = True
+            except ProcessesEndedError:  # the signal may have reached them too
+                if not stop.asked:
+                    raise
             with stop.put_off():
                 if stop.asked:
                     agent.load_tensors(finished)

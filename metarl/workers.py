@@ -6,16 +6,19 @@ number of processes changes nothing but the speed.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NamedTuple
 
 import cloudpickle
 import numpy as np
@@ -28,9 +31,15 @@ from metarl.slots import INFO, GymSlots, Transition
 from metarl.tasks import Tasks
 
 PROBED_STEPS = 20
-CLOSE_SECONDS = 1.0  # that environments may take to close
-WATCH_SECONDS = 1.0  # between a worker's looks at whether its parent is alive
 MESSAGE_SECONDS = 5e-4  # that a step through pipes costs at least, all processes together
+LOOK_SECONDS = 0.5  # between two looks of a process at whether those it works with are alive
+CLOSING_SECONDS = 1.0  # that environments have to close before their processes are killed
+_LIBC: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
+
+
+class ProcessesEndedError(InvalidValueError):
+    """A process that steps environments ended by itself, or was ended by somebody else."""
 
 
 def worker_count(family: GymFamily, n: int) -> int:
@@ -77,18 +86,19 @@ class WorkerSlots:
 
     def __init__(self, family: GymFamily, n: int, device: torch.device | str, count: int) -> None:
         self.family, self.n, self.device = family, n, torch.device(device)
+        self.pipes: list[Connection] = []
+        self.processes: list[Any] = []
+        self.owner, self.sending = os.getpid(), False
         bounds = np.linspace(0, n, count + 1).astype(int)
         self.shares = [slice(int(a), int(b)) for a, b in itertools.pairwise(bounds)]
         # forked workers need no importable __main__; where there is no fork, or CUDA forbids it, they are spawned
         fork = _can_fork()
         context: Any = multiprocessing.get_context("fork" if fork else "spawn")
-        self.pipes: list[Connection] = []
-        self.processes = []
         for share in self.shares:
             ours, theirs = context.Pipe()
             inherited = [*self.pipes, ours] if fork else []  # a worker that kept them would outlive its parent
             given = family if fork else cloudpickle.dumps(family)
-            arguments = (theirs, given, share.stop - share.start, inherited, os.getpid())
+            arguments = (theirs, given, share.stop - share.start, inherited, _Parent.here())
             process = context.Process(target=_serve, args=arguments, daemon=True)
             process.start()
             theirs.close()
@@ -118,13 +128,15 @@ class WorkerSlots:
     def _ask(self, what: str, parts: list[tuple[Any, ...]]) -> list[Any]:
         """Every worker's answer, in order; what went wrong in one is raised here."""
         try:
+            self.sending = True
             for pipe, arguments in zip(self.pipes, parts, strict=True):
                 pipe.send((what, arguments))
-            answers = [pipe.recv() for pipe in self.pipes]
+            self.sending = False
+            answers = [_receive(*pair) for pair in zip(self.pipes, self.processes, strict=True)]
         except (EOFError, OSError) as error:
             self.close()
             expected = "to go on (one died: out of memory, or no __main__ guard?); stepping='sync' needs none"
-            raise InvalidValueError(
+            raise ProcessesEndedError(
                 f"environment processes of {self.family.id}", verbatim("ended"), expected
             ) from error
         except BaseException:  # an interrupt: some have answered, others have not
@@ -133,37 +145,73 @@ class WorkerSlots:
         for fine, answer in answers:
             if not fine:
                 self.close()
-                raised, trace = cloudpickle.loads(answer)
-                raised.add_note(f"in a process that steps environments of {self.family.id}:\n{trace}")
-                raise raised
+                raise _raised(answer, self.family.id)
         return [answer for _, answer in answers]
 
     def close(self) -> None:
-        """Close every environment and end the processes; one that does not end within a second is killed."""
-        for pipe in self.pipes:
-            try:
-                pipe.send(("close", ()))
-                pipe.close()
-            except OSError:
-                pass  # it has ended already
-        patience = time.monotonic() + CLOSE_SECONDS
-        for process in self.processes:
-            process.join(timeout=max(0.0, patience - time.monotonic()))
-            if process.is_alive():
-                process.kill()
-                process.join()
-            process.close()
+        """Close every environment and end the processes; those that are not done in a second are killed."""
+        pipes, processes = self.pipes, self.processes
         self.pipes, self.processes = [], []
+        if self.owner != os.getpid():  # a copy in a forked process
+            return
+        for pipe in pipes:
+            with suppress(OSError):  # it has ended already
+                if not self.sending:  # what stands behind half a message is not understood
+                    pipe.send(("close", ()))
+            pipe.close()
+        end = time.monotonic() + CLOSING_SECONDS
+        try:
+            for process in processes:
+                process.join(max(0.0, end - time.monotonic()))
+        finally:
+            for process in processes:
+                process.kill()
+            for process in processes:
+                process.join(CLOSING_SECONDS)
+                if process.exitcode is not None:
+                    process.close()
 
     def __del__(self) -> None:
         self.close()
 
 
-def _serve(pipe: Connection, given: GymFamily | bytes, n: int, inherited: list[Connection], parent: int) -> None:
-    """What a worker does until it is told to close, or until its parent, a process id, has gone."""
+def _receive(pipe: Connection, process: Any) -> Any:
+    """A worker's answer; EOFError if it died, even where another process holds its end of the pipe."""
+    while not pipe.poll(LOOK_SECONDS):
+        if not process.is_alive():
+            raise EOFError
+    return pipe.recv()
+
+
+class _Parent(NamedTuple):
+    """The process that workers work for."""
+
+    number: int
+    in_main_thread: bool  # whether a worker may end with the thread that made it
+
+    @classmethod
+    def here(cls) -> _Parent:
+        """This process."""
+        return cls(os.getpid(), threading.current_thread() is threading.main_thread())
+
+    def end_with(self) -> None:
+        """End this worker when its parent ends, whatever it is doing: by a thread, and on Linux by the system."""
+        if _LIBC is not None and self.in_main_thread:
+            _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        known = multiprocessing.parent_process()
+        while known is None or known.is_alive() if os.name == "nt" else os.getppid() == self.number:
+            time.sleep(LOOK_SECONDS)
+        os._exit(1)
+
+
+def _serve(pipe: Connection, given: GymFamily | bytes, n: int, inherited: list[Connection], parent: _Parent) -> None:
+    """What a worker does until it is told to close, or until its parent has gone."""
+    parent.end_with()
     for other in inherited:
         other.close()
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent finishes its iteration and then closes
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
@@ -187,30 +235,50 @@ def _serve(pipe: Connection, given: GymFamily | bytes, n: int, inherited: list[C
                     slots = GymSlots(family, n, torch.device("cpu"))
                 answer = (True, calls[message[0]](*message[1]))
             except Exception as error:
-                answer = (False, _portable(error))
+                answer = (False, _told(error))
             pipe.send(answer)
-    except (EOFError, KeyboardInterrupt):
+    except (EOFError, OSError, KeyboardInterrupt):
         pass  # whoever asks has gone
     if slots is not None:
         slots.close()
 
 
-def _end_with(parent: int) -> None:
-    """End this process when its parent has ended, also while an environment hangs."""
-    while os.getppid() == parent:
-        time.sleep(WATCH_SECONDS)
-    os._exit(1)
+class _Told(NamedTuple):
+    """An exception on its way from a worker, which need not be one that can be pickled."""
+
+    parts: bytes | None  # its class, arguments and attributes, where these can be sent
+    words: str
+    trace: str
+    notes: list[str]
 
 
-def _portable(error: Exception) -> bytes:
-    """An exception and its traceback's text, or their text alone where the exception does not survive pickling."""
-    text = "".join(traceback.format_exception(error))
-    try:
-        packed = bytes(cloudpickle.dumps((error, text)))
-        cloudpickle.loads(packed)
-        return packed
-    except Exception:
-        stated = RuntimeError(f"{type(error).__name__}: {error}")
-        for note in getattr(error, "__notes__", ()):
-            stated.add_note(note)
-        return bytes(cloudpickle.dumps((stated, text)))
+def _told(error: Exception) -> _Told:
+    parts: bytes | None = None
+    with suppress(Exception):
+        data = bytes(cloudpickle.dumps((type(error), error.args, vars(error))))
+        _rebuilt(data)
+        parts = data
+    words, notes = f"{type(error).__name__}: {error}", list(getattr(error, "__notes__", []))
+    return _Told(parts, words, "".join(traceback.format_exception(error)), notes)
+
+
+def _rebuilt(parts: bytes) -> Exception:
+    """An exception made without its constructor, whose arguments are not always those that it keeps."""
+    cls, arguments, attributes = cloudpickle.loads(parts)
+    error: Exception = cls.__new__(cls, *arguments)
+    vars(error).update(attributes)
+    str(error)
+    return error
+
+
+def _raised(told: _Told, family: str) -> Exception:
+    """What to raise for what was raised in a worker: the same exception, or its words where it cannot be sent."""
+    error: Exception | None = None
+    with suppress(Exception):
+        error = None if told.parts is None else _rebuilt(told.parts)
+    if error is None:
+        error = RuntimeError(told.words)
+        for note in told.notes:
+            error.add_note(note)
+    error.add_note(f"in a process that steps environments of {family}:\n{told.trace}")
+    return error
