@@ -342,7 +342,11 @@ def test_script_reports_every_part(tmp_path):
         assert total == pytest.approx(sum(parts))
     strided = report["details"]["meta_iteration"]["stride 5"]
     assert len(strided["seconds_total"]) == len(strided["sampling_share"]) == 2
-    assert 0 < statistics.median(strided["difference"]) < 1  # another update than the exact one, in its direction
+    # another update than the exact one, less than two steps away from it; one in five of few samples is very few
+    assert 0 < statistics.median(strided["difference"]) < 2
+    # the same Fisher matrix: rounding alone, which conjugate gradients that stay orthogonal do not make larger
+    loop = report["details"]["meta_iteration"]["loop"]
+    assert statistics.median(loop["difference"]) < 0.01
     many = report["details"]["many_tasks"]
     assert [(case["tasks"], case["stride"]) for case in many["cases"]] == [(3, 1), (3, 5)]
     for memory in (report["details"]["memory"], *(case["memory"] for case in many["cases"])):
