@@ -42,7 +42,8 @@ def locked(run: Path) -> Iterator[None]:
         if descriptor in _held:  # not in a forked process
             _held.discard(descriptor)
             with suppress(OSError):
-                path.unlink(missing_ok=True)
+                if _is_there(path, descriptor):  # else the run was removed, and another one made there
+                    path.unlink()
             os.close(descriptor)
 
 

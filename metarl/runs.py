@@ -232,8 +232,9 @@ class Run:
 
     def discard(self) -> None:
         """Remove the files that this object made, and the directories that it made where nothing else is in them."""
-        with suppress(OSError):
-            (self.path / LOCK).unlink(missing_ok=True)
+        if self._locked:  # else it is another process's
+            with suppress(OSError):
+                (self.path / LOCK).unlink(missing_ok=True)
         for path in reversed(self._made):
             with suppress(OSError):
                 path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
@@ -651,7 +652,10 @@ class _StopRequests:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._put_off = True  # a second signal that comes now finds nothing to interrupt
         self._patience.cancel()
+        if self.asked:
+            self._patience.join()
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
