@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-from metarl.errors import InvalidValueError, verbatim
+from metarl.errors import InvalidValueError, printable, verbatim
 
 Array = npt.NDArray[Any]
 LARGEST_ARRAYS = (1 << 31) - (1 << 24)  # bytes of a file's arrays: the list of members of a larger one has another form
@@ -169,7 +169,7 @@ def reason(error: BaseException) -> str:
     told = " ".join(told.split())
     if not told or isinstance(error, KeyError):
         told = f"{type(error).__name__} {told}".strip()
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in told[:400])
+    shown = printable(told[:400])
     return shown if len(shown) <= 300 else f"{shown[:297]}..."
 
 

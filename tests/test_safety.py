@@ -287,6 +287,17 @@ HOSTILE: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.parametrize("text", ["spy-beside:Id-v0", "\u00e9spy:Id-v0", "spy_beside: any text"])
+def test_no_text_that_gymnasium_would_import_from_reaches_it(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = text.partition(":")[0]
+    Path(f"{module}.py").write_text("raise SystemExit('it was imported')")
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    with named.names_of("run"), pytest.raises(metarl.InvalidValueError, match="an environment in run is"):
+        named.check_environment("CartPole-v1", {"inner": [text]})
+    with named.names_of("run"):
+        named.check_environment("CartPole-v1", {"title": "Goal: reach the end", "time": "12:30"})
+
+
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of an agent that has names among its hyperparameters."""
