@@ -15,6 +15,7 @@ Every draw is keyed by the iteration, so a checkpoint is the agent's tensors and
 
 from __future__ import annotations
 
+import _thread
 import dataclasses
 import errno
 import json
@@ -642,7 +643,7 @@ class _StopRequests:
     def __init__(self) -> None:
         self.asked = False
         self._put_off = False
-        self._patience = threading.Timer(PATIENCE, os.kill, (os.getpid(), signal.SIGINT))
+        self._patience = threading.Timer(PATIENCE, _interrupt)
         self._patience.daemon = True
         self._before: dict[int, Any] = {}
 
@@ -677,6 +678,14 @@ class _StopRequests:
             yield
         finally:
             self._put_off = False
+
+
+def _interrupt() -> None:
+    """Send this process a Ctrl-C, from another thread than the main one."""
+    if os.name == "nt":  # where os.kill would end it
+        _thread.interrupt_main()
+    else:
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def _copies(agent: Agent) -> dict[str, torch.Tensor]:
