@@ -389,16 +389,22 @@ class Run:
         """
         try:
             with self.lock(), _StopRequests() as stop:
-                done = self._train(agent, start, progress, stop)
+                done = self._noted(agent, start, progress, stop)
         except KeyboardInterrupt:
             raise Interrupted(self.path, self._done()) from None
-        except Exception as error:
-            if done := self._done():
-                error.add_note(f"{self.path} keeps {done} iterations, with which metarl train --resume goes on")
-            raise
         if done < self.config["iterations"]:
             raise Interrupted(self.path, done)
         return done
+
+    def _noted(self, agent: Agent, start: int, progress: Progress | None, stop: _StopRequests) -> int:
+        """`_train`; what is raised in it says where the run stands then."""
+        try:
+            return self._train(agent, start, progress, stop)
+        except Exception as error:
+            kept = self._done()
+            stands = f"{self.path} keeps {kept} iterations, with which metarl train --resume goes on"
+            error.add_note(stands if kept else "no finished iteration is kept")
+            raise
 
     def _train(self, agent: Agent, start: int, progress: Progress | None, stop: _StopRequests) -> int:
         if (found := self._done()) != start:
