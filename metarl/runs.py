@@ -359,7 +359,8 @@ class Run:
         """Refuse a run whose checkpoint was lost."""
         if self.has_checkpoint:
             return
-        kept = [path.name for path in self.path.glob("checkpoint-*.safetensors") if _saved_iteration(path.name) > 0]
+        names = [path.name for path in self.path.glob("checkpoint-*.safetensors")]
+        kept = [name for name in names if _saved_iteration("checkpoint", name) > 0]
         if kept or self.has_metrics:
             beside = kept[0] if kept else "metrics.jsonl"
             expected = f"there, beside {beside}: without it the agent would be an untrained one"
@@ -490,16 +491,17 @@ def save_checkpoint(path: Path, agent: Agent, iteration: int) -> None:
     head = {"format": FORMAT, "agent": agent.name, "family": agent.family.id, "iteration": iteration}
     name = f"{path.name}-{iteration}.safetensors"
     write_atomic(path.with_name(name), data)
-    before = [old for old in path.parent.glob(f"{path.name}-*.safetensors") if _saved_iteration(old.name) >= 0]
+    files = path.parent.glob(f"{path.name}-*.safetensors")
+    before = [old for old in files if _saved_iteration(path.name, old.name) >= 0]
     write_json(path.with_suffix(".json"), {**head, "file": name, "tensors_sha256": digest_bytes(data)})
     for old in before:
         if old.name != name:
             old.unlink(missing_ok=True)
 
 
-def _saved_iteration(name: str) -> int:
-    """The number in a name as `save_checkpoint` gives it to the tensors' file; -1 for another name."""
-    found = re.fullmatch(r".*-(\d{1,18})\.safetensors", name)
+def _saved_iteration(checkpoint: str, name: str) -> int:
+    """The number in a name as `save_checkpoint` gives it to the tensors' file of a checkpoint; -1 for another name."""
+    found = re.fullmatch(rf"{re.escape(checkpoint)}-(\d{{1,18}})\.safetensors", name, re.ASCII)
     return int(found[1]) if found else -1
 
 
