@@ -11,9 +11,7 @@ named. Version history: v0, first.
 from __future__ import annotations
 
 import inspect
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -23,6 +21,7 @@ from gymnasium import spaces
 
 from metarl.errors import InvalidValueError
 from metarl.family import GymFamily, registering_module
+from metarl.global_rng import seeded
 from metarl.tasks import Choice, Distribution, Integers, LogUniform, Normal, TaskSpace, Uniform
 
 SETTERS = ("set_task", "reset_task")
@@ -149,8 +148,7 @@ def adopt(
         env: the class, or a callable that builds the environment.
         horizon: steps per episode; by default the environment's own time limit.
         count: tasks to draw.
-        seed: of NumPy's and Python's global generators during that draw, which most such classes use; their states are
-            restored.
+        seed: of the global generators during that draw, which most such classes use; their states are restored.
         env_kwargs: keywords for building the environment.
         stepping: as in `GymFamily`.
 
@@ -239,19 +237,6 @@ def _like(row: npt.NDArray[Any], pattern: Any) -> Any:
         return int(row[0]) if whole else float(row[0])
     values = row.reshape(np.shape(pattern)).astype(np.asarray(pattern).dtype)
     return values if isinstance(pattern, np.ndarray) else type(pattern)(values.tolist())
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """NumPy's and Python's global generators seeded, and put back afterwards."""
-    held = np.random.get_state(), random.getstate()  # noqa: NPY002 - the classes that are adopted use it
-    np.random.seed(seed)  # noqa: NPY002
-    random.seed(seed)
-    try:
-        yield
-    finally:
-        np.random.set_state(held[0])  # noqa: NPY002
-        random.setstate(held[1])
 
 
 class _Modern:

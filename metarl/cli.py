@@ -225,7 +225,8 @@ def run_eval(options: EvalOptions) -> None:
 
 def _outputs(first: Path, names: Sequence[str]) -> dict[str, Path]:
     """A results file for each of some agents, the first agent's under the name that was asked for."""
-    return {name: first if name == names[0] else first.with_name(f"{first.stem}-{name}.json") for name in names}
+    stem = first.name.removesuffix(".json")
+    return {name: first if name == names[0] else first.with_name(f"{stem}-{name}.json") for name in names}
 
 
 def run_report(options: ReportOptions) -> None:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-from metarl.errors import InvalidValueError, verbatim
+from metarl.errors import InvalidValueError, printable, verbatim
 
 Array = npt.NDArray[Any]
 LARGEST_ARRAYS = (1 << 31) - (1 << 24)  # bytes of a file's arrays: the list of members of a larger one has another form
@@ -32,6 +32,7 @@ LARGEST_HEAD = 1 << 24  # bytes of a JSON file that describes something
 LARGEST_JSON = 1 << 29  # bytes of a JSON file with numbers in it
 _DIRECTORY = 1 << 20  # bytes of an npz file's list of members
 _CHUNK = 1 << 20
+NO_WAITING = getattr(os, "O_NONBLOCK", 0)  # to open a pipe would wait for who writes into it; Windows has none to open
 _NPY = re.compile(rb"\{'descr': '([<|][fiu][1248])', 'fortran_order': False, 'shape': \(([0-9, ]*)\), \} *\n")
 
 
@@ -169,7 +170,7 @@ def reason(error: BaseException) -> str:
     told = " ".join(told.split())
     if not told or isinstance(error, KeyError):
         told = f"{type(error).__name__} {told}".strip()
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in told[:400])
+    shown = printable(told[:400])
     return shown if len(shown) <= 300 else f"{shown[:297]}..."
 
 
@@ -180,7 +181,7 @@ def read_bytes(path: Path, largest: int) -> bytes:
         OSError: it cannot be opened.
         ValueError: it is a folder, a pipe or a device, or larger than `largest`.
     """
-    with open(path, "rb", opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK)) as file:  # a pipe would block
+    with open(path, "rb", opener=lambda p, flags: os.open(p, flags | NO_WAITING)) as file:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
             raise ValueError("it is no regular file")

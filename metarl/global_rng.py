@@ -1,4 +1,4 @@
-"""The global generators of torch, NumPy and Python, which nothing here draws from but models of other libraries."""
+"""The global generators of torch, NumPy and Python, which nothing here draws from but code of other people."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+CPU = torch.device("cpu")
 
 
 def random_states() -> dict[str, Any]:
@@ -27,7 +29,7 @@ def seed_torch(seed: int, device: torch.device) -> None:
 
 
 @contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
+def seeded(seed: int, device: torch.device = CPU) -> Iterator[None]:
     """Seed the global generators for a block, then put them back as they were."""
     kept = (random.getstate(), np.random.get_state())  # noqa: NPY002
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

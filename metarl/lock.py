@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from metarl.errors import InvalidValueError
+from metarl.files import NO_WAITING
 
 NAME = ".metarl-lock"
 LONGEST = 10.0  # seconds to wait for files that are written in milliseconds
@@ -42,7 +43,8 @@ def locked(run: Path) -> Iterator[None]:
         if descriptor in _held:  # not in a forked process
             _held.discard(descriptor)
             with suppress(OSError):
-                path.unlink(missing_ok=True)
+                if _is_there(path, descriptor):  # else the run was removed, and another one made there
+                    path.unlink()
             os.close(descriptor)
 
 
@@ -53,7 +55,7 @@ def together(directory: Path, write: bool) -> Iterator[None]:
     Where there are no locks, or somebody does not go on, nothing is waited for.
     """
     try:
-        descriptor = os.open(directory, os.O_RDONLY | os.O_NONBLOCK)
+        descriptor = os.open(directory, os.O_RDONLY | NO_WAITING)
     except (OSError, ValueError):
         yield  # what is wrong with the directory is said by who writes or reads
         return
@@ -84,7 +86,7 @@ def _await(descriptor: int, write: bool) -> None:
 def _acquire(path: Path, run: Path) -> int:
     """The descriptor of the lock's file, locked and with this process's number in it."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | NO_WAITING, 0o644)
         try:
             _lock(descriptor, run)
             if _is_there(path, descriptor):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +25,6 @@ from metarl.errors import InvalidValueError
 Factory = str | Callable[..., Any]
 _source: ContextVar[str] = ContextVar("source", default="")  # whose names are being looked up; empty for a person's
 _registered: ContextVar[frozenset[str]] = ContextVar("registered", default=frozenset())
-_NAMED = re.compile(r"[A-Za-z_][\w.]*:\S+")  # what Gymnasium would take for a module and an id
 _trusted: set[str] = set()  # modules that a person loaded
 
 
@@ -157,12 +155,21 @@ def check_environment(env: object, kwargs: Mapping[str, Any]) -> None:
     """
     if not (source := _source.get()):
         return
-    named = [text for text in _texts(kwargs) if _NAMED.fullmatch(text)]
+    named = [text for text in _texts(kwargs) if _names_module(text)]
     for text in [env, *named] if isinstance(env, str) else named:
         module, colon, id = text.rpartition(":")
         if colon and text not in _registered.get() and not (module in sys.modules and id in gym.registry):
             expected = f"one that is registered, or of a module that you trust and {_advice(module)}"
             raise InvalidValueError(f"an environment in {source}", text, expected)
+
+
+def _names_module(text: str) -> bool:
+    """Whether Gymnasium would take a text for MODULE:ID and find such a module; looked for, not imported."""
+    module, *ids = text.split(":")
+    try:
+        return len(ids) == 1 and importlib.util.find_spec(module.partition(".")[0]) is not None
+    except (ImportError, ValueError):  # no name of a module, or one that was made and not imported
+        return module in sys.modules
 
 
 def _texts(tree: object) -> Iterator[str]:

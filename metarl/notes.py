@@ -22,9 +22,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from metarl.adopt import seeded
 from metarl.errors import FamilyWarning, InvalidValueError, verbatim
 from metarl.family import Family, GymFamily
+from metarl.global_rng import seeded
 from metarl.probe import Subject
 from metarl.returned import class_name, own_part
 from metarl.tasks import Tasks

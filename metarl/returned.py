@@ -66,17 +66,17 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
     """
 
     def __init__(self, env: gym.Env[Any, Any], place: Callable[[], str]) -> None:
-        vars(self).update(env=env, place=place)
         super().__init__(env)
+        self.place = place  # what is set from now on is set for the environment
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in vars(self) or name.startswith("_") or hasattr(type(self), name):
+        if "place" not in vars(self) or name in vars(self) or hasattr(type(self), name):
             super().__setattr__(name, value)
         else:
             setattr(self.env, name, value)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name == "env":
+        if name.startswith("__") or name == "env":
             raise AttributeError(name)
         return getattr(self.env, name)
 

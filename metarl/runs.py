@@ -15,6 +15,7 @@ Every draw is keyed by the iteration, so a checkpoint is the agent's tensors and
 
 from __future__ import annotations
 
+import _thread
 import dataclasses
 import errno
 import json
@@ -232,8 +233,9 @@ class Run:
 
     def discard(self) -> None:
         """Remove the files that this object made, and the directories that it made where nothing else is in them."""
-        with suppress(OSError):
-            (self.path / LOCK).unlink(missing_ok=True)
+        if self._locked:  # else it is another process's
+            with suppress(OSError):
+                (self.path / LOCK).unlink(missing_ok=True)
         for path in reversed(self._made):
             with suppress(OSError):
                 path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
@@ -641,7 +643,7 @@ class _StopRequests:
     def __init__(self) -> None:
         self.asked = False
         self._put_off = False
-        self._patience = threading.Timer(PATIENCE, os.kill, (os.getpid(), signal.SIGINT))
+        self._patience = threading.Timer(PATIENCE, _interrupt)
         self._patience.daemon = True
         self._before: dict[int, Any] = {}
 
@@ -651,7 +653,10 @@ class _StopRequests:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._put_off = True  # a second signal that comes now finds nothing to interrupt
         self._patience.cancel()
+        if self.asked:
+            self._patience.join()
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -673,6 +678,14 @@ class _StopRequests:
             yield
         finally:
             self._put_off = False
+
+
+def _interrupt() -> None:
+    """Send this process a Ctrl-C, from another thread than the main one."""
+    if os.name == "nt":  # where os.kill would end it
+        _thread.interrupt_main()
+    else:
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def _copies(agent: Agent) -> dict[str, torch.Tensor]:

@@ -399,7 +399,7 @@ def is_finite(space: TaskSpace) -> bool:
 
 def count_tasks(space: TaskSpace) -> float:
     """How many tasks a space has, infinite where a parameter is continuous."""
-    return math.prod(_count(dist) for dist in space.values())
+    return math.prod(float(_count(dist)) for dist in space.values())
 
 
 def _count(dist: Distribution) -> float:

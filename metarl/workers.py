@@ -255,7 +255,8 @@ class _Told(NamedTuple):
 def _told(error: Exception) -> _Told:
     parts: bytes | None = None
     with suppress(Exception):
-        data = bytes(cloudpickle.dumps((type(error), error.args, vars(error))))
+        arguments = _builtin(type(error)).__reduce__(error)[1]  # also the name of a file, which `args` leaves out
+        data = bytes(cloudpickle.dumps((type(error), arguments, vars(error))))
         _rebuilt(data)
         parts = data
     words, notes = f"{type(error).__name__}: {error}", list(getattr(error, "__notes__", []))
@@ -263,12 +264,18 @@ def _told(error: Exception) -> _Told:
 
 
 def _rebuilt(parts: bytes) -> Exception:
-    """An exception made without its constructor, whose arguments are not always those that it keeps."""
+    """An exception made without its author's constructor, whose arguments are not always those that it keeps."""
     cls, arguments, attributes = cloudpickle.loads(parts)
     error: Exception = cls.__new__(cls, *arguments)
+    _builtin(cls).__init__(error, *arguments)
     vars(error).update(attributes)
     str(error)
     return error
+
+
+def _builtin(cls: type[Exception]) -> Any:
+    """Python's own exception that a class is, or is derived from."""
+    return next(base for base in cls.__mro__ if base.__module__ == "builtins")
 
 
 def _raised(told: _Told, family: str) -> Exception:

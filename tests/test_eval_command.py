@@ -51,6 +51,16 @@ def test_agents_beside_adapt_on_as_many_steps_as_what_they_stand_beside(capsys: 
     )
 
 
+def test_names_with_a_dot_stay_apart() -> None:
+    few = ["--k", "0", "--num-tasks", "1", "--episodes", "1", "--beside", "oracle"]
+    for name in ("r.1", "r.2"):
+        main(["eval", "random", *NAVIGATION, *few, "--out", name])
+    assert sorted(path.name for path in Path().glob("*.json")) == [
+        *("r.1-oracle.json", "r.1.json"),
+        *("r.2-oracle.json", "r.2.json"),
+    ]
+
+
 def test_the_floor_is_measured_with_as_many_episodes_as_asked(
     counting: Any, scratch_registry: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -154,6 +154,18 @@ def test_an_exception_arrives_whole_with_its_place(processes, two_processes):
     assert (processes == 1) or "in step" in caught.value.__notes__[1]
 
 
+@pytest.mark.parametrize(
+    "fails",
+    [lambda: os.stat("/nothing/here"), lambda: b"\xff".decode(), lambda: compile("a b", "f", "exec"), {}.popitem],
+)
+def test_pythons_own_exceptions_arrive_whole(fails):
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        fails()
+    told = metarl.workers._told(caught.value)
+    raised = metarl.workers._raised(told, "mine/Family-v0")
+    assert (type(raised), str(raised)) == (caught.type, str(caught.value))
+
+
 def test_an_exception_that_cannot_be_sent_arrives_in_words(two_processes):
     env = type("Mine", (Breaks,), {"raises": partial(UnsendableError, "stuck")})
     with pytest.raises(RuntimeError, match="UnsendableError: stuck") as caught:
@@ -215,8 +227,30 @@ def test_a_checked_environment_keeps_its_attributes():
     env = Checked(Moves(), lambda: "nowhere")
     env.speed = 7.0
     assert (env.env.speed, env.speed, env.unwrapped.speed) == (7.0, 7.0, 7.0)
+    env._hidden = 3
+    assert (env.env._hidden, env._hidden) == (3, 3)
+    assert (env.observation_space, env.render_mode) == (Moves.observation_space, None)
     with pytest.raises(AttributeError):
         env.nothing  # noqa: B018
+
+
+class Own(gym.Wrapper):
+    """A wrapper of a user's, with an attribute that only it reads."""
+
+    def __init__(self):
+        super().__init__(gym.wrappers.TimeLimit(Moves(), 6))
+        self._pay = 0.0
+
+    def step(self, action):
+        observation, _, *rest = super().step(action)
+        return observation, self._pay, *rest
+
+
+def test_a_users_function_sets_private_attributes_of_a_users_wrapper():
+    built = metarl.GymFamily(Own, SPEED, lambda env, task: setattr(env.env, "_pay", task["speed"]))
+    with closing(built.make_env(built.tasks("train", 1))) as env:
+        env.reset(seed=0)
+        assert env.step(0)[1] == env.task["speed"]
 
 
 def test_one_environment_that_is_built_again_is_checked_once():

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,41 @@ def test_the_race_for_a_run_is_lost_at_the_last_moment(monkeypatch: pytest.Monke
     assert not list(Path("run").glob(".*"))
 
 
+def test_who_loses_the_race_leaves_the_winners_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    link = os.link
+
+    with ExitStack() as winner:
+
+        def late(source: Any, target: Any) -> None:
+            monkeypatch.setattr(os, "link", link)
+            winner.enter_context(Run.create("run", bandits(), 5).lock())
+            link(source, target)
+
+        monkeypatch.setattr(os, "link", late)
+        with pytest.raises(metarl.InvalidValueError, match="another process has just made it"):
+            Run.create("run", bandits(), 5)
+        assert Path("run", NAME).exists()
+
+
+def test_a_lock_that_another_one_replaced_is_left() -> None:
+    Path("run").mkdir()
+    with locked(Path("run")):
+        Path("run", NAME).unlink()  # as a run is discarded
+        Path("run", NAME).write_text("of another process")
+    assert Path("run", NAME).exists()
+
+
+def test_a_second_signal_at_the_very_end_interrupts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "STOPPING", b"")
+    before = signal.getsignal(signal.SIGINT)
+    with runs._StopRequests() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        cancel = stop._patience.cancel
+        monkeypatch.setattr(stop._patience, "cancel", lambda: (os.kill(os.getpid(), signal.SIGINT), cancel()))
+    assert stop.asked
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def test_results_reports_and_films_replace_only_their_like(capsys: pytest.CaptureFixture[str]) -> None:
     command = ["eval", "random", *BANDITS, *EVAL, "--out", "thesis.json"]
     for name in ("thesis.json", "thesis.npz", "thesis-oracle.json"):
@@ -249,6 +285,17 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "id of a package": {"family": 'metarl/MiniGrid-v0{"env_id": "spy_beside:Id-v0"}'},
     "name of a package's": {"family": 'metarl/MetaWorldML1-v0{"env_name": "spy_beside:Thing"}'},
 }
+
+
+@pytest.mark.parametrize("text", ["spy-beside:Id-v0", "\u00e9spy:Id-v0", "spy_beside: any text"])
+def test_no_text_that_gymnasium_would_import_from_reaches_it(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = text.partition(":")[0]
+    Path(f"{module}.py").write_text("raise SystemExit('it was imported')")
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    with named.names_of("run"), pytest.raises(metarl.InvalidValueError, match="an environment in run is"):
+        named.check_environment("CartPole-v1", {"inner": [text]})
+    with named.names_of("run"):
+        named.check_environment("CartPole-v1", {"title": "Goal: reach the end", "time": "12:30"})
 
 
 @pytest.fixture(scope="module")

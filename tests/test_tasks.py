@@ -616,6 +616,8 @@ def test_spaces_are_listed_by_every_combination():
     assert list_tasks("mine/Many-v0", space | {"d": metarl.Integers(0, 1000)}, "test", None) is None
     assert list_tasks("mine/Many-v0", {"d": metarl.Uniform(0, 1)}, "test", None) is None
     assert metarl.tasks.count_tasks({"d": metarl.Integers(0, 9, (400,))}) == float("inf")
+    maps = {name: metarl.Integers(0, 9, (300,)) for name in "ef"}  # 10^600 of them: more than a float holds
+    assert list_tasks("mine/Maps-v0", {**maps, "g": metarl.Uniform(0, 1)}, "test", 0) is None
 
 
 COLOURS = metarl.Choice(["red", "green", {"r": 1}, None])
