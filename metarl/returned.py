@@ -18,7 +18,7 @@ from metarl.errors import InvalidValueError
 
 NUMBERS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 SUCCESS = ("success", "is_success")
-_REWARDS, _FLAGS = (float, int, np.float64, np.float32), (bool, np.bool_)
+_REWARDS, _FLAGS, _WHOLE = {float, int, np.float64, np.float32}, {bool, np.bool_}, {int, np.int64}
 NUMERIC_WRAPPERS = (
     gym.wrappers.FilterObservation,
     gym.wrappers.FlattenObservation,
@@ -89,7 +89,9 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
     def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """One step."""
         out = self.env.step(action)
-        if not _is_usual(self.env.observation_space, out):
+        usual = type(out) is tuple and len(out) == 5 and type(out[1]) in _REWARDS
+        usual = usual and type(out[2]) in _FLAGS and type(out[3]) in _FLAGS and type(out[4]) is dict
+        if not usual or "success" in out[4] or "is_success" in out[4] or not fits(self.env.observation_space, out[0]):
             self._check(check_step, out)
         return out
 
@@ -101,20 +103,12 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def fits(space: spaces.Space[Any], observation: Any) -> bool:
-    """Whether an observation is an array of numbers of a Box's shape; False says that it must be looked at closely."""
+    """Whether an observation is of the usual type and form of a Box or Discrete; if not, look at it closely."""
+    if type(space) is spaces.Discrete:
+        return type(observation) in _WHOLE and bool(space.start <= observation < space.start + space.n)
     if type(observation) is not np.ndarray or type(space) is not spaces.Box:
         return False
-    return observation.shape == space.shape and observation.dtype.kind in "biuf"
-
-
-def _is_usual(space: spaces.Space[Any], out: Any) -> bool:
-    """Whether what `step` returned is of the types that most environments return, which is fast to tell."""
-    if type(out) is not tuple or len(out) != 5 or not fits(space, out[0]):
-        return False
-    _, reward, terminated, truncated, info = out
-    if type(reward) not in _REWARDS or type(terminated) not in _FLAGS or type(truncated) not in _FLAGS:
-        return False
-    return type(info) is dict and "success" not in info and "is_success" not in info
+    return observation.shape == space._shape and observation.dtype.kind in "biuf"
 
 
 def check_reset(env: gym.Env[Any, Any], out: Any) -> None:

@@ -454,6 +454,27 @@ BUGS = (
         "test_any_gymnasium",
     ),
     Bug(
+        "a worker that hangs in C outlives its parent",
+        "metarl/workers.py",
+        "if _LIBC is not None and self.in_main_thread:",
+        "if False:",
+        "test_misbehaviour",
+    ),
+    Bug(
+        "an exception's constructor is called again",
+        "metarl/workers.py",
+        "cls.__new__(cls, *arguments)",
+        "cls(*arguments)",
+        "test_misbehaviour",
+    ),
+    Bug(
+        "what step returns is not looked at",
+        "metarl/returned.py",
+        "            self._check(check_step, out)\n",
+        "            pass\n",
+        "test_misbehaviour",
+    ),
+    Bug(
         "adopted tasks in another order",
         "metarl/adopt.py",
         "out[key], at = _like(row[at : at + size], part), at + size",
