@@ -5,6 +5,7 @@
     RUN/metrics.jsonl      one line per iteration
     RUN/tensorboard/       the same for TensorBoard
     RUN/checkpoint-N.safetensors, checkpoint.json  the last checkpoint; loading one executes nothing
+    RUN/notes.txt          what was warned of before training, if anything was
     RUN/results/           what evaluations of the run found
     RUN/.metarl-lock       while it is trained: by which process
 
@@ -479,7 +480,8 @@ def _make_directory(path: Path) -> list[Path]:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
     except OSError as error:
         for place in reversed(made):
-            place.rmdir()
+            with suppress(OSError):  # somebody put something there meanwhile
+                place.rmdir()
         raise InvalidValueError("output path", str(path), f"a place that can be written ({error.strerror})") from error
     return made
 
