@@ -474,8 +474,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(1) from None
     except Exception as error:  # not ours: its traceback follows
         if notes := _notes(error):
-            words = " ".join(str(error).split())
-            _tell("; ".join([type(error).__name__ + (f": {words}" if words else ""), *notes]))
+            _tell("; ".join([f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": "), *notes]))
         raise
 
 

@@ -403,9 +403,9 @@ class Run:
         try:
             return self._train(agent, start, progress, stop)
         except Exception as error:
-            kept = self._done()
-            stands = f"{self.path} keeps {kept} iterations, with which metarl train --resume goes on"
-            error.add_note(stands if kept else "no finished iteration is kept")
+            resume = f"metarl train --resume {shlex.quote(str(self.path))}"
+            stands = f"the checkpoint after {self._done()} iterations stands: {resume}"
+            error.add_note(stands if self.has_metrics else "no iteration was finished")
             raise
 
     def _train(self, agent: Agent, start: int, progress: Progress | None, stop: _StopRequests) -> int:
@@ -431,16 +431,20 @@ class Run:
             if start == 0:
                 self._will_make(checkpoint.with_name("checkpoint-0.safetensors"), checkpoint.with_suffix(".json"))
                 save_checkpoint(checkpoint, agent, 0)
+            cut = False  # whether an iteration that was begun is given up
             try:
                 if not stop.asked:
                     train(agent, total, start=start, on_iteration=on_iteration, should_stop=lambda: stop.asked)
-            except KeyboardInterrupt:  # the iteration that was begun is given up
-                stop.asked = True
+            except KeyboardInterrupt:
+                cut = True
             except ProcessesEndedError:  # the signal may have reached them too
                 if not stop.asked:
                     raise
+                cut = True
             with stop.put_off():
-                if stop.asked:
+                if cut and finished is None:
+                    done = last_saved
+                elif cut and finished is not None:
                     agent.load_tensors(finished)
                 if done != last_saved:
                     save_checkpoint(checkpoint, agent, done)
@@ -617,6 +621,7 @@ def _writing(path: Path) -> Iterator[None]:
         raise InvalidValueError("output path", str(path), f"a place that can be written ({error.strerror})") from error
 
 
+LARGEST_KEPT = 1 << 28  # bytes of an agent that are copied after each iteration
 PATIENCE = 3.0  # seconds that an iteration is given to end after the first Ctrl-C
 STOPPING = b"metarl: stopping after this iteration, or within %d s; Ctrl-C again stops at once\n" % PATIENCE
 
@@ -698,9 +703,12 @@ def _interrupt() -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
 
-def _copies(agent: Agent) -> dict[str, torch.Tensor]:
-    """The agent's tensors as they are now."""
-    return {name: value.detach().clone() for name, value in agent.tensors().items()}
+def _copies(agent: Agent) -> dict[str, torch.Tensor] | None:
+    """The agent's tensors as they are now; None where they are large, such as a replay memory."""
+    tensors = agent.tensors()
+    if sum(value.nbytes for value in tensors.values()) > LARGEST_KEPT:
+        return None
+    return {name: value.detach().clone() for name, value in tensors.items()}
 
 
 def versions() -> dict[str, str]:
