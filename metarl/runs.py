@@ -590,6 +590,8 @@ class _Metrics:
         from torch.utils.tensorboard import SummaryWriter
 
         file, board = self.path / "metrics.jsonl", self.path / "tensorboard"
+        if board.is_symlink():  # TensorBoard would write into what it points to
+            raise InvalidValueError("tensorboard of the run", str(board), "a directory, and no symbolic link")
         with _writing(self.path):
             write_atomic(file, "".join(f"{line}\n" for line in _lines_before(file, self.start)).encode())
             before = set(board.glob("*"))

@@ -136,6 +136,17 @@ def test_a_failure_later_on_keeps_what_was_learned(
     assert len(Path("run/metrics.jsonl").read_text().splitlines()) == 2
 
 
+def test_a_link_among_the_metrics_is_not_followed(capsys: pytest.CaptureFixture[str]) -> None:
+    trained()
+    Path("elsewhere").mkdir()
+    shutil.rmtree("run/tensorboard")
+    Path("run/tensorboard").symlink_to(Path("elsewhere").resolve())
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "--resume", "run", "--iterations", "3"])
+    assert "no symbolic link" in capsys.readouterr().err
+    assert not list(Path("elsewhere").iterdir())
+
+
 def test_an_interruption_removes_nothing_and_can_be_resumed(
     failing: list[Callable[[], None]], capfd: pytest.CaptureFixture[str]
 ) -> None:
