@@ -136,9 +136,14 @@ def _tell_where(error: Exception, run: Run) -> None:
     """Say where training was when somebody's own code raised, before the traceback says what."""
     if isinstance(error, (MetaRLError, Interrupted)):
         return
+    kept = "nothing was learned"
+    if run.has_checkpoint:
+        kept = f"the last checkpoint stands: metarl train --resume {_quoted(run.path)}"
+    if _notes(error):  # which are told with the exception
+        error.add_note(kept)
+        return
     notes = [*getattr(error, "__notes__", ()), f"{type(error).__name__} was raised in training"]
-    kept = f"the last checkpoint stands: metarl train --resume {_quoted(run.path)}" if run.has_checkpoint else ""
-    _tell(f"{notes[0].splitlines()[0]}; {kept or 'nothing was learned'}")
+    _tell(f"{notes[0].splitlines()[0]}; {kept}")
 
 
 def _family_of(options: TrainOptions) -> Family:
@@ -172,7 +177,9 @@ def run_resume(options: ResumeOptions) -> None:
         agent, start = run.load_agent(options.device)
         if options.iterations is not None:
             run.set_iterations(options.iterations, agent, start)
-        say(f"{options.resume}: {start} of {run.config['iterations']} iterations are done")
+        total = run.config["iterations"]
+        longer = "; --iterations N beside it trains for longer" if start == total else ""
+        say(f"{options.resume}: {start} of {total} iterations are done{longer}")
         try:
             _train(run, agent, start)
         except Exception as error:
@@ -182,8 +189,9 @@ def run_resume(options: ResumeOptions) -> None:
 
 def _train(run: Run, agent: Agent, start: int) -> None:
     steps, total = agent.train_env_steps, run.config["iterations"]
-    say(f"training {agent.name} on {agent.family.id}")
-    if steps:
+    if start < total:
+        say(f"training {agent.name} on {agent.family.id}")
+    if steps and start < total:
         most = "up to " if agent.family.terminates and agent.family.horizon > 1 else ""
         say(f"{total - start:,} iterations of {most}{steps:,} env steps")
     with bar(agent.name, total, start, "iterations", steps) as advance:
@@ -324,7 +332,7 @@ def _load(
         raise InvalidValueError("runs", "nothing", "one or more run directories")
     if len(runs) == 1 and runs[0] in agents and not Path(runs[0]).exists():
         if family is None:
-            raise InvalidValueError("family", None, f"an id, because {runs[0]} is no run: --family ID")
+            raise InvalidValueError("--family", verbatim("missing"), f"an id, because {runs[0]} is no run: --family ID")
         agent = make_agent(runs[0], family, device=device, config=_for_trials(runs[0], config, max(k, default=0)))
         if agent.learns:
             raise InvalidValueError("runs", runs[0], f"run directories: {runs[0]} must be trained first")
