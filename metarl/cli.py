@@ -56,7 +56,7 @@ from metarl.options import (
     check_options,
 )
 from metarl.outputs import check_film, check_report, check_results
-from metarl.progress import bar, say
+from metarl.progress import bar, console, say
 from metarl.registry import agent_class, agents, make_family
 from metarl.report import table_text, write_report
 from metarl.results import Results
@@ -228,7 +228,7 @@ def run_eval(options: EvalOptions) -> None:
                 result.meta["overrides"] = {"eval_steps": options.eval_steps}
             say(f"wrote {result.save(outputs[split][result.agent])}")
             results.append(result)
-    say(*table_text(results).split("\n"))
+    _say_table(results)
 
 
 def _outputs(first: Path, names: Sequence[str]) -> dict[str, Path]:
@@ -305,7 +305,7 @@ def run_quickstart(options: QuickstartOptions) -> None:
                 run.path / "results" / ("test.json" if result.agent == agent.name else f"test-{result.agent}.json")
             )
             results.append(result)
-    say(*table_text(results).split("\n"))
+    _say_table(results)
     say(f"wrote {write_report(results, options.out, title='metarl quickstart')}")
 
 
@@ -443,6 +443,11 @@ def _for_trials(name: str, config: Any, episodes: int) -> Any:
     if getattr(config, "trial_episodes", None) == getattr(default, "trial_episodes", None) is not None:
         config = replace(config, trial_episodes=max(1, episodes))
     return config
+
+
+def _say_table(results: Sequence[Results]) -> None:
+    """Print the table, in a terminal no wider than that."""
+    say(*table_text(results, console.width if console.is_terminal else None).split("\n"))
 
 
 def _fresh(path: Path) -> Path:
