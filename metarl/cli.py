@@ -139,8 +139,9 @@ def _tell_where(error: Exception, run: Run) -> None:
     kept = "nothing was learned"
     if run.has_checkpoint:
         kept = f"the last checkpoint stands: metarl train --resume {_quoted(run.path)}"
-    if _notes(error):  # which are told with the exception
-        error.add_note(kept)
+    if told := _notes(error):  # which are told with the exception
+        if not any("metarl train --resume" in note for note in told):
+            error.add_note(kept)
         return
     notes = [*getattr(error, "__notes__", ()), f"{type(error).__name__} was raised in training"]
     _tell(f"{notes[0].splitlines()[0]}; {kept}")

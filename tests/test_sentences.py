@@ -90,3 +90,23 @@ def test_an_exception_is_told_once_with_where_it_leaves_the_run(
     assert len(told) == 1
     assert "Windless.step raised it at step 0 of" in told[0]
     assert told[0].endswith("; nothing was learned")
+
+
+def test_nothing_is_computed_for_a_place_that_cannot_be_written(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compute(*_: Any, **__: Any) -> None:
+        raise AssertionError("it was computed")
+
+    monkeypatch.setattr("metarl.cli.evaluate", compute)
+    monkeypatch.setattr("metarl.cli.watch", compute)
+    Path("file").touch()
+    Path("folder").mkdir()
+    family = ["--family", "metarl/PointNavigation-v0"]
+    for command, name in (("eval", "r.json"), ("watch", "film.gif")):
+        told = refused([command, "random", *family, "--out", f"file/{name}"], capsys)
+        assert told.endswith("expected a place that can be written (file is no folder)")
+        with monkeypatch.context() as patched:
+            patched.setattr("os.access", lambda path, mode: Path(path).name != "folder")
+            told = refused([command, "random", *family, "--out", f"folder/new/{name}"], capsys)
+        assert told.endswith("folder cannot be)")
