@@ -123,28 +123,12 @@ def _train_first(run: Run, agent: Agent) -> None:
                 _train(run, agent, 0)
             except Interrupted:
                 raise
-            except Exception as error:
+            except Exception:
                 if not run.has_metrics:
                     run.discard()
-                _tell_where(error, run)
                 raise
     except KeyboardInterrupt:
         raise Interrupted(run.path, 0) from None
-
-
-def _tell_where(error: Exception, run: Run) -> None:
-    """Say where training was when somebody's own code raised, before the traceback says what."""
-    if isinstance(error, (MetaRLError, Interrupted)):
-        return
-    kept = "nothing was learned"
-    if run.has_checkpoint:
-        kept = f"the last checkpoint stands: metarl train --resume {_quoted(run.path)}"
-    if told := _notes(error):  # which are told with the exception
-        if not any("metarl train --resume" in note for note in told):
-            error.add_note(kept)
-        return
-    notes = [*getattr(error, "__notes__", ()), f"{type(error).__name__} was raised in training"]
-    _tell(f"{notes[0].splitlines()[0]}; {kept}")
 
 
 def _family_of(options: TrainOptions) -> Family:
@@ -181,11 +165,7 @@ def run_resume(options: ResumeOptions) -> None:
         total = run.config["iterations"]
         longer = "; --iterations N beside it trains for longer" if start == total else ""
         say(f"{options.resume}: {start} of {total} iterations are done{longer}")
-        try:
-            _train(run, agent, start)
-        except Exception as error:
-            _tell_where(error, run)
-            raise
+        _train(run, agent, start)
 
 
 def _train(run: Run, agent: Agent, start: int) -> None:
@@ -502,7 +482,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(1) from None
     except Exception as error:  # not ours: its traceback follows
         if notes := _notes(error):
-            _tell("; ".join([f"{type(error).__name__}: {' '.join(str(error).split())}", *notes]))
+            _tell("; ".join([f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": "), *notes]))
         raise
 
 

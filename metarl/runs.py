@@ -393,8 +393,9 @@ class Run:
         except KeyboardInterrupt:
             raise Interrupted(self.path, self._done()) from None
         except Exception as error:
-            if done := self._done():
-                error.add_note(f"{self.path} keeps {done} iterations, with which metarl train --resume goes on")
+            resume = f"metarl train --resume {shlex.quote(str(self.path))}"
+            stands = f"the checkpoint after {self._done()} iterations stands: {resume}"
+            error.add_note(stands if self.has_metrics else "no iteration was finished")
             raise
         if done < self.config["iterations"]:
             raise Interrupted(self.path, done)
@@ -432,7 +433,9 @@ class Run:
                 if not stop.asked:
                     raise
             with stop.put_off():
-                if stop.asked:
+                if stop.asked and finished is None:
+                    done = last_saved
+                elif stop.asked and finished is not None:
                     agent.load_tensors(finished)
                 if done != last_saved:
                     save_checkpoint(checkpoint, agent, done)
@@ -608,6 +611,7 @@ def _writing(path: Path) -> Iterator[None]:
         raise InvalidValueError("output path", str(path), f"a place that can be written ({error.strerror})") from error
 
 
+LARGEST_KEPT = 1 << 28  # bytes of an agent that are copied after each iteration
 PATIENCE = 3.0  # seconds that an iteration is given to end after the first Ctrl-C
 STOPPING = b"metarl: stopping after this iteration, or within %d s; Ctrl-C again stops at once\n" % PATIENCE
 
@@ -689,9 +693,12 @@ def _interrupt() -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
 
-def _copies(agent: Agent) -> dict[str, torch.Tensor]:
-    """The agent's tensors as they are now."""
-    return {name: value.detach().clone() for name, value in agent.tensors().items()}
+def _copies(agent: Agent) -> dict[str, torch.Tensor] | None:
+    """The agent's tensors as they are now; None where they are large, such as a replay memory."""
+    tensors = agent.tensors()
+    if sum(value.nbytes for value in tensors.values()) > LARGEST_KEPT:
+        return None
+    return {name: value.detach().clone() for name, value in tensors.items()}
 
 
 def versions() -> dict[str, str]:

@@ -87,7 +87,7 @@ def test_the_command_line_says_so_first_and_where_the_run_stands(scratch_registr
     assert told.startswith(
         "metarl: ValueError: no more sand; Faulty.step raised it at step 1 of an episode in task 4 of"
     )
-    assert told.endswith("run keeps 2 iterations, with which metarl train --resume goes on")
+    assert told.endswith(f"; the checkpoint after 2 iterations stands: metarl train --resume {out}")
 
 
 def test_what_is_not_finite_first_is_named(scratch_registry, capsys):

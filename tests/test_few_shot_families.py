@@ -47,6 +47,7 @@ def drawn(family, state, task):
 
 
 @pytest.mark.filterwarnings(UNSCALED)
+@pytest.mark.filterwarnings("ignore:note.*shows the task:metarl.FamilyWarning")  # the cue
 @pytest.mark.parametrize("id", [*MAZES, *SINUSOIDS, *DIGITS])
 def test_contract(id):
     if id in DIGITS:

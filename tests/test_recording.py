@@ -99,7 +99,7 @@ def played_on_meta(agent: Any, family: TorchFamily, budget: Budget, rows: int = 
         with torch.no_grad(), watch:
             watch.copies.clear() if number else None
             obs = slots.start(task, keys, steps)
-            _play(agent, state, slots, obs, keys, rows, budget, "sampled", False)
+            _play(agent, state, slots, obs, keys, rows, budget, "sampled", False, lambda _: None)
     return watch.copies
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ import pytest
 import torch
 
 import metarl
+from metarl import runs
 from metarl.agent import Agent
 from metarl.files import write_json
+from metarl.rollout import Trials
 from metarl.runs import Interrupted, Run, _train_tasks, load_checkpoint, save_checkpoint, train
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -286,3 +290,33 @@ def test_tasks_drawn_ahead_are_those_of_their_iteration(monkeypatch: pytest.Monk
         found = list(_train_tasks(agent, start, 5))
         assert [t.hash for t in found] == [t.hash for t in wanted[start:]]
         assert drawn == [16 * i for i in range(start, 5)]
+
+
+@pytest.mark.parametrize(("largest", "kept"), [(runs.LARGEST_KEPT, 3), (0, 2)])
+def test_an_iteration_that_is_cut_off_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest: int, kept: int
+) -> None:
+    """The last finished one is saved; of an agent that is too large to be copied, the last checkpoint stands."""
+    monkeypatch.setattr(runs, "LARGEST_KEPT", largest)
+    monkeypatch.setattr(runs, "PATIENCE", 0.1)
+    agent, numbers = small("rl2"), itertools.count()
+    learn = agent.train_step
+
+    def hang_in_the_fourth(trials: Trials) -> dict[str, float]:
+        metrics = learn(trials)
+        if next(numbers) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+        return metrics
+
+    agent.train_step = hang_in_the_fourth  # type: ignore[method-assign]
+    run = Run.create(tmp_path / "run", agent, 6, checkpoint_every=2)
+    with pytest.raises(Interrupted) as stopped:
+        run.train(agent)
+    assert stopped.value.iteration == kept
+    resumed, start = Run.open(run.path).load_agent()
+    assert start == kept
+    run.train(resumed, start)
+    unbroken = small("rl2")
+    train(unbroken, 6)
+    assert equal(resumed, unbroken)

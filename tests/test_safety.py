@@ -120,13 +120,17 @@ def test_a_failure_later_on_keeps_what_was_learned(
         with pytest.raises(ZeroDivisionError):
             main(command)
         told = capsys.readouterr().err.strip()
-        resume = "the last checkpoint stands: metarl train --resume run" if kept else "nothing was learned"
-        assert told == f"metarl: ZeroDivisionError was raised in training; {resume}"
+        resume = (
+            "the checkpoint after 0 iterations stands: metarl train --resume run"
+            if kept
+            else "no iteration was finished"
+        )
+        assert told == f"metarl: ZeroDivisionError; {resume}"
         assert Path(command[-1]).exists() == kept
     failing[:] = [fail]
     with pytest.raises(ZeroDivisionError):
         main(["train", "--resume", "run"])
-    assert "the last checkpoint stands" in capsys.readouterr().err
+    assert "no iteration was finished" in capsys.readouterr().err
     main(["train", "--resume", "run"])
     assert len(Path("run/metrics.jsonl").read_text().splitlines()) == 2
 

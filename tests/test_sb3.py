@@ -251,7 +251,7 @@ def test_success_of_an_episode_is_any_in_it():
         ({"split": "tset"}, "split is 'tset'.*did you mean 'test'"),
         ({"task": 3, "redraw": "episode"}, "task is 3, expected none or Tasks"),
         ({"task": {"goal": [0, 3]}}, r"task\.goal is 3"),
-        ({"horizn": 3}, "keywords of metarl/PointNavigation-v0"),
+        ({"horizn": 3}, "keyword of metarl/PointNavigation-v0"),
     ],
 )
 def test_wrong_environments_are_named(keywords, words):

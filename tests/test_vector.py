@@ -388,7 +388,7 @@ class TestMetaVectorEnv:
     def test_wrong_arguments_are_named(self, counting):
         with pytest.raises(InvalidValueError, match=r"redraw is 'episodes'.*did you mean 'episode'"):
             MetaVectorEnv(counting(), 2, redraw="episodes")
-        with pytest.raises(InvalidValueError, match=r"keywords of metarl/PointNavigation-v0 is \['horizn'\]"):
+        with pytest.raises(InvalidValueError, match="keyword of metarl/PointNavigation-v0 is 'horizn'"):
             MetaVectorEnv("metarl/PointNavigation-v0", 2, horizn=3)
         with pytest.raises(InvalidValueError, match="split is 'tets'"):
             MetaVectorEnv(counting(), 2, split="tets")
