@@ -1,7 +1,7 @@
 """The command line: `metarl COMMAND --help` shows every option with its default and unit.
 
 Commands: `list`, `train AGENT --family ID`, `train --resume RUN`, `eval RUN... --k 3 --split test`,
-`report RUN... --out DIR`, `check-family ID`, `check-agent NAME`, `quickstart`.
+`report RUN... --out DIR`, `watch RUN`, `check-family ID`, `check-agent NAME`, `quickstart`.
 """
 
 from __future__ import annotations

@@ -86,8 +86,8 @@ class Family:
     def tasks(self, split: str, count: int, seed: int = 0, start: int = 0) -> Tasks:
         """Tasks `start, ..., start + count - 1` of (this family, `split`, `seed`)."""
         for name, value, least in (("count of tasks", count, 1), ("number of the first task", start, 0)):
-            if value < least:
-                raise InvalidValueError(name, value, f"at least {least}")
+            if not isinstance(value, (int, np.integer)) or not least <= value < 1 << 62:
+                raise InvalidValueError(name, value, f"a whole number, at least {least}")
         return self.tasks_at(split, np.arange(start, start + count, dtype=np.int64), seed)
 
     def tasks_at(self, split: str, index: npt.NDArray[np.int64], seed: int = 0) -> Tasks:

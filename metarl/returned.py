@@ -177,8 +177,12 @@ def _check_numbers(field: str, space: spaces.Space[Any], value: Any) -> None:
         raise InvalidValueError(field, value, f"numbers of shape {shape}, as observation_space has")
     if array.shape != shape:
         raise InvalidValueError(f"shape of the {field.rstrip(',')}", array.shape, f"{shape}, as observation_space has")
-    whole = array.dtype.kind in "iub"
-    if not isinstance(space, spaces.Box) and not (whole and space.contains(array.astype(space.dtype))):
+    if isinstance(space, spaces.Box):
+        return
+    with np.errstate(invalid="ignore"):
+        member = array.astype(space.dtype)
+    whole = array.dtype.kind in "iub" or (not isinstance(space, spaces.Discrete) and np.array_equal(member, array))
+    if not (whole and space.contains(member)):  # Gymnasium's MultiBinary and MultiDiscrete take whole floats
         raise InvalidValueError(field, value, f"a member of {space}")
 
 

@@ -5,6 +5,7 @@
     RUN/metrics.jsonl      one line per iteration
     RUN/tensorboard/       the same for TensorBoard
     RUN/checkpoint-N.safetensors, checkpoint.json  the last checkpoint; loading one executes nothing
+    RUN/notes.txt          what was warned of before training, if anything was
     RUN/results/           what evaluations of the run found
     RUN/.metarl-lock       while it is trained: by which process
 
@@ -359,7 +360,8 @@ class Run:
         """Refuse a run whose checkpoint was lost."""
         if self.has_checkpoint:
             return
-        kept = [path.name for path in self.path.glob("checkpoint-*.safetensors") if _saved_iteration(path.name) > 0]
+        names = [path.name for path in self.path.glob("checkpoint-*.safetensors")]
+        kept = [name for name in names if _saved_iteration("checkpoint", name) > 0]
         if kept or self.has_metrics:
             beside = kept[0] if kept else "metrics.jsonl"
             expected = f"there, beside {beside}: without it the agent would be an untrained one"
@@ -389,17 +391,22 @@ class Run:
         """
         try:
             with self.lock(), _StopRequests() as stop:
-                done = self._train(agent, start, progress, stop)
+                done = self._noted(agent, start, progress, stop)
         except KeyboardInterrupt:
             raise Interrupted(self.path, self._done()) from None
+        if done < self.config["iterations"]:
+            raise Interrupted(self.path, done)
+        return done
+
+    def _noted(self, agent: Agent, start: int, progress: Progress | None, stop: _StopRequests) -> int:
+        """`_train`; what is raised in it says where the run stands then."""
+        try:
+            return self._train(agent, start, progress, stop)
         except Exception as error:
             resume = f"metarl train --resume {shlex.quote(str(self.path))}"
             stands = f"the checkpoint after {self._done()} iterations stands: {resume}"
             error.add_note(stands if self.has_metrics else "no iteration was finished")
             raise
-        if done < self.config["iterations"]:
-            raise Interrupted(self.path, done)
-        return done
 
     def _train(self, agent: Agent, start: int, progress: Progress | None, stop: _StopRequests) -> int:
         if (found := self._done()) != start:
@@ -424,18 +431,20 @@ class Run:
             if start == 0:
                 self._will_make(checkpoint.with_name("checkpoint-0.safetensors"), checkpoint.with_suffix(".json"))
                 save_checkpoint(checkpoint, agent, 0)
+            cut = False  # whether an iteration that was begun is given up
             try:
                 if not stop.asked:
                     train(agent, total, start=start, on_iteration=on_iteration, should_stop=lambda: stop.asked)
-            except KeyboardInterrupt:  # the iteration that was begun is given up
-                stop.asked = True
+            except KeyboardInterrupt:
+                cut = True
             except ProcessesEndedError:  # the signal may have reached them too
                 if not stop.asked:
                     raise
+                cut = True
             with stop.put_off():
-                if stop.asked and finished is None:
+                if cut and finished is None:
                     done = last_saved
-                elif stop.asked and finished is not None:
+                elif cut and finished is not None:
                     agent.load_tensors(finished)
                 if done != last_saved:
                     save_checkpoint(checkpoint, agent, done)
@@ -476,7 +485,8 @@ def _make_directory(path: Path) -> list[Path]:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
     except OSError as error:
         for place in reversed(made):
-            place.rmdir()
+            with suppress(OSError):  # somebody put something there meanwhile
+                place.rmdir()
         raise InvalidValueError("output path", str(path), f"a place that can be written ({error.strerror})") from error
     return made
 
@@ -488,16 +498,17 @@ def save_checkpoint(path: Path, agent: Agent, iteration: int) -> None:
     head = {"format": FORMAT, "agent": agent.name, "family": agent.family.id, "iteration": iteration}
     name = f"{path.name}-{iteration}.safetensors"
     write_atomic(path.with_name(name), data)
-    before = [old for old in path.parent.glob(f"{path.name}-*.safetensors") if _saved_iteration(old.name) >= 0]
+    files = path.parent.glob(f"{path.name}-*.safetensors")
+    before = [old for old in files if _saved_iteration(path.name, old.name) >= 0]
     write_json(path.with_suffix(".json"), {**head, "file": name, "tensors_sha256": digest_bytes(data)})
     for old in before:
         if old.name != name:
             old.unlink(missing_ok=True)
 
 
-def _saved_iteration(name: str) -> int:
-    """The number in a name as `save_checkpoint` gives it to the tensors' file; -1 for another name."""
-    found = re.fullmatch(r".*-(\d{1,18})\.safetensors", name)
+def _saved_iteration(checkpoint: str, name: str) -> int:
+    """The number in a name as `save_checkpoint` gives it to the tensors' file of a checkpoint; -1 for another name."""
+    found = re.fullmatch(rf"{re.escape(checkpoint)}-(\d{{1,18}})\.safetensors", name, re.ASCII)
     return int(found[1]) if found else -1
 
 
@@ -580,6 +591,8 @@ class _Metrics:
         from torch.utils.tensorboard import SummaryWriter
 
         file, board = self.path / "metrics.jsonl", self.path / "tensorboard"
+        if board.is_symlink():  # TensorBoard would write into what it points to
+            raise InvalidValueError("tensorboard of the run", str(board), "a directory, and no symbolic link")
         with _writing(self.path):
             write_atomic(file, "".join(f"{line}\n" for line in _lines_before(file, self.start)).encode())
             before = set(board.glob("*"))

@@ -18,7 +18,7 @@ import metarl
 import metarl.runs
 import metarl.workers
 from metarl import GymFamily, InvalidValueError
-from metarl.returned import Checked
+from metarl.returned import Checked, check_observation
 from metarl.rollout import Budget, SlotPool, Trials
 from metarl.slots import GymSlots
 from metarl.workers import WorkerSlots
@@ -221,6 +221,17 @@ def test_numbers_of_any_type_are_observations(usual):
     rollout = collected(returning(observation=usual, reward=np.array(2), terminated=np.False_, truncated=0))
     assert rollout.obs[3, 0, 0].tolist() == [float(x) for x in usual]
     assert rollout.reward[2].flatten().tolist() == [2.0, 2.0]
+
+
+def test_whole_floats_are_bits():
+    """As for Gymnasium, whose MultiBinary and MultiDiscrete contain them and whose Discrete does not."""
+    for space in (spaces.MultiBinary(3), spaces.MultiDiscrete([2, 2, 2])):
+        check_observation("what it shows", space, np.array([1.0, 0.0, 1.0]))
+        for wrong in ([0.5, 0.0, 1.0], [2.0, 0.0, 1.0], [np.nan, 0.0, 1.0]):
+            with pytest.raises(InvalidValueError, match="what it shows is"):
+                check_observation("what it shows", space, np.array(wrong))
+    with pytest.raises(InvalidValueError, match=r"is 1\.0, expected a member of Discrete\(2\)"):
+        check_observation("what it shows", spaces.Discrete(2), 1.0)
 
 
 def test_a_checked_environment_keeps_its_attributes():

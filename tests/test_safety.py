@@ -18,6 +18,7 @@ from typing import Any
 import fuzz_commands
 import gymnasium as gym
 import kill_runs
+import numpy as np
 import pytest
 
 import metarl
@@ -135,6 +136,17 @@ def test_a_failure_later_on_keeps_what_was_learned(
     assert len(Path("run/metrics.jsonl").read_text().splitlines()) == 2
 
 
+def test_a_link_among_the_metrics_is_not_followed(capsys: pytest.CaptureFixture[str]) -> None:
+    trained()
+    Path("elsewhere").mkdir()
+    shutil.rmtree("run/tensorboard")
+    Path("run/tensorboard").symlink_to(Path("elsewhere").resolve())
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "--resume", "run", "--iterations", "3"])
+    assert "no symbolic link" in capsys.readouterr().err
+    assert not list(Path("elsewhere").iterdir())
+
+
 def test_an_interruption_removes_nothing_and_can_be_resumed(
     failing: list[Callable[[], None]], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -236,6 +248,28 @@ def test_a_second_signal_at_the_very_end_interrupts_nothing(monkeypatch: pytest.
         monkeypatch.setattr(stop._patience, "cancel", lambda: (os.kill(os.getpid(), signal.SIGINT), cancel()))
     assert stop.asked
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_checkpoints_replace_only_their_like() -> None:
+    run = trained("run", 1)
+    for name in ("checkpoint-best-1.safetensors", "checkpoint-1.safetensors.kept"):
+        Path("run", name).write_text("a copy of somebody's")
+    agent, _ = run.load_agent()
+    save_checkpoint(run.path / "checkpoint", agent, 2)
+    assert sorted(path.name for path in Path("run").glob("checkpoint*")) == [
+        *("checkpoint-1.safetensors.kept", "checkpoint-2.safetensors"),
+        *("checkpoint-best-1.safetensors", "checkpoint.json"),
+    ]
+
+
+def test_a_damaged_archive_is_nobodys_results(capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez("test.npz", mine=np.zeros(2))
+    data = bytearray(Path("test.npz").read_bytes())
+    data[data.index(b"PK\x01\x02") + 6] = 200  # the version that is needed to read a member
+    Path("test.npz").write_bytes(data)
+    evaluate = ["eval", "random", "--family", "metarl/BernoulliBandit-v0", "--k", "0", "--num-tasks", "1"]
+    assert "output path is 'test.npz'" in refused(capsys, *evaluate, "--out", "test.json")
+    assert Path("test.npz").read_bytes() == data
 
 
 def test_results_reports_and_films_replace_only_their_like(capsys: pytest.CaptureFixture[str]) -> None:

@@ -196,8 +196,14 @@ def test_numpy_seeds_are_seeds():
 
 
 def test_count_must_be_positive():
-    with pytest.raises(InvalidValueError, match="count of tasks is 0, expected at least 1"):
+    with pytest.raises(InvalidValueError, match="count of tasks is 0, expected a whole number, at least 1"):
         FAMILY.tasks("train", 0)
+
+
+@pytest.mark.parametrize(("count", "start"), [(2.5, 0), (True, -1), (1, 1 << 63), (1, 0.5)])
+def test_counts_and_numbers_of_tasks_are_whole(count, start):
+    with pytest.raises(InvalidValueError, match="expected a whole number, at least"):
+        metarl.make_family("metarl/PointNavigation-v0").tasks("train", count, start=start)
 
 
 def test_train_and_test_lie_on_different_sides():
