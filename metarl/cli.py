@@ -56,7 +56,7 @@ from metarl.options import (
     check_options,
 )
 from metarl.outputs import check_film, check_report, check_results
-from metarl.progress import bar, say
+from metarl.progress import bar, console, say
 from metarl.registry import agent_class, agents, make_family
 from metarl.report import table_text, write_report
 from metarl.results import Results
@@ -162,14 +162,17 @@ def run_resume(options: ResumeOptions) -> None:
         agent, start = run.load_agent(options.device)
         if options.iterations is not None:
             run.set_iterations(options.iterations, agent, start)
-        say(f"{options.resume}: {start} of {run.config['iterations']} iterations are done")
+        total = run.config["iterations"]
+        longer = "; --iterations N beside it trains for longer" if start == total else ""
+        say(f"{options.resume}: {start} of {total} iterations are done{longer}")
         _train(run, agent, start)
 
 
 def _train(run: Run, agent: Agent, start: int) -> None:
     steps, total = agent.train_env_steps, run.config["iterations"]
-    say(f"training {agent.name} on {agent.family.id}")
-    if steps:
+    if start < total:
+        say(f"training {agent.name} on {agent.family.id}")
+    if steps and start < total:
         most = "up to " if agent.family.terminates and agent.family.horizon > 1 else ""
         say(f"{total - start:,} iterations of {most}{steps:,} env steps")
     with bar(agent.name, total, start, "iterations", steps) as advance:
@@ -206,7 +209,7 @@ def run_eval(options: EvalOptions) -> None:
                 result.meta["overrides"] = {"eval_steps": options.eval_steps}
             say(f"wrote {result.save(outputs[split][result.agent])}")
             results.append(result)
-    say(*table_text(results).split("\n"))
+    _say_table(results)
 
 
 def _outputs(first: Path, names: Sequence[str]) -> dict[str, Path]:
@@ -283,7 +286,7 @@ def run_quickstart(options: QuickstartOptions) -> None:
                 run.path / "results" / ("test.json" if result.agent == agent.name else f"test-{result.agent}.json")
             )
             results.append(result)
-    say(*table_text(results).split("\n"))
+    _say_table(results)
     say(f"wrote {write_report(results, options.out, title='metarl quickstart')}")
 
 
@@ -310,7 +313,7 @@ def _load(
         raise InvalidValueError("runs", "nothing", "one or more run directories")
     if len(runs) == 1 and runs[0] in agents and not Path(runs[0]).exists():
         if family is None:
-            raise InvalidValueError("family", None, f"an id, because {runs[0]} is no run: --family ID")
+            raise InvalidValueError("--family", verbatim("missing"), f"an id, because {runs[0]} is no run: --family ID")
         agent = make_agent(runs[0], family, device=device, config=_for_trials(runs[0], config, max(k, default=0)))
         if agent.learns:
             raise InvalidValueError("runs", runs[0], f"run directories: {runs[0]} must be trained first")
@@ -421,6 +424,11 @@ def _for_trials(name: str, config: Any, episodes: int) -> Any:
     if getattr(config, "trial_episodes", None) == getattr(default, "trial_episodes", None) is not None:
         config = replace(config, trial_episodes=max(1, episodes))
     return config
+
+
+def _say_table(results: Sequence[Results]) -> None:
+    """Print the table, in a terminal no wider than that."""
+    say(*table_text(results, console.width if console.is_terminal else None).split("\n"))
 
 
 def _fresh(path: Path) -> Path:

@@ -319,10 +319,10 @@ class GymFamily(Family):
             self.observation_space, self.action_space = probe.observation_space, probe.action_space
             for name in self.task_space if apply == "attrs" else ():
                 if not hasattr(probe.unwrapped, name):
-                    numbers = [k for k, v in vars(probe.unwrapped).items() if isinstance(v, (int, float, np.ndarray))]
-                    known = [k for k in numbers if k[0] != "_" and not isinstance(getattr(probe.unwrapped, k), bool)]
+                    known = _number_attributes(probe.unwrapped)
+                    choices = did_you_mean(name, known) if known else "it has none that are numbers"
                     owner = type(probe.unwrapped).__name__
-                    raise InvalidValueError("task_space", name, f"an attribute of {owner}: {did_you_mean(name, known)}")
+                    raise InvalidValueError("task_space", name, f"an attribute of {owner}: {choices}")
                 _check_replaceable(probe.unwrapped, name)
         finally:
             probe.close()
@@ -565,6 +565,13 @@ DERIVED: dict[str, Callable[[Any], Mapping[str, float]]] = {
         "polemass_length": env.masspole * env.length,
     },
 }
+
+
+def _number_attributes(env: Any) -> list[str]:
+    """The public attributes of an environment or of its class that are numbers, and no truth values."""
+    values = {name: value for cls in reversed(type(env).__mro__) for name, value in vars(cls).items()} | vars(env)
+    kept = {k: v for k, v in values.items() if isinstance(v, (int, float, np.ndarray)) and not isinstance(v, bool)}
+    return [name for name in kept if name[0] != "_"]
 
 
 def _check_replaceable(env: Any, name: str) -> None:

@@ -161,7 +161,13 @@ def reading(field: str, value: object, expected: str) -> Iterator[None]:
     except Exception as error:  # bytes may be anything, and so may what a parser says of them
         if isinstance(error, InvalidValueError) and str(value) in str(error):
             raise
-        raise InvalidValueError(field, value, f"{expected} ({reason(error)})") from error
+        raise InvalidValueError(field, value, f"{expected} ({_other(error, value)}{reason(error)})") from error
+
+
+def _other(error: BaseException, value: object) -> str:
+    """The name of the file that an error is about, where it is another than the one that a sentence names."""
+    name = error.filename if isinstance(error, OSError) else None
+    return f"{printable(Path(name).name)}: " if isinstance(name, (str, Path)) and str(name) != str(value) else ""
 
 
 def reason(error: BaseException) -> str:

@@ -37,11 +37,23 @@ def check_film(path: Path) -> None:
 
 def _check(path: Path, is_ours: Callable[[Path], bool], what: str) -> None:
     try:
+        _check_folder(path)
         if not os.path.lexists(path) or (path.is_file() and is_ours(path)):
             return
+    except InvalidValueError:
+        raise
     except (OSError, ValueError) as error:
         raise InvalidValueError("output path", str(path), f"a place that can be read ({error})") from error
     raise InvalidValueError("output path", str(path), f"a new one, or {what}: another file is there")
+
+
+def _check_folder(path: Path) -> None:
+    """Refuse a file that could not be made, before anything is computed that would then be lost."""
+    folder = next((parent for parent in path.absolute().parents if os.path.lexists(parent)), Path("/"))
+    if not folder.is_dir():
+        raise InvalidValueError("output path", str(path), f"a place that can be written ({folder.name} is no folder)")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InvalidValueError("output path", str(path), f"a place that can be written ({folder} cannot be)")
 
 
 def _head(path: Path) -> bytes:

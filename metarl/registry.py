@@ -27,6 +27,7 @@ from metarl.opengl import drawing
 from metarl.tasks import TaskSpace
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9_\-]+/[A-Za-z0-9_\-]+-v\d+")
+_HINT = "; metarl list shows them all; if a file of yours registers it: --load FILE.py"
 GYM_ENTRY_POINT = "metarl.vector:make_env"
 EXTRAS = {"digits": "sklearn"}  # where the package that an extra brings has another name than the extra
 
@@ -158,8 +159,7 @@ def make_family(id: str | Family, **kwargs: Any) -> Family:
     base, given = _split_id(str(id))
     name, _, preset = base.partition(":")
     if name not in families:
-        hint = "; metarl list shows them all; if a file of yours registers it: --load FILE.py"
-        raise InvalidValueError("family", name, did_you_mean(name, families) + hint)
+        raise InvalidValueError("family", name, did_you_mean(name, families) + _HINT)
     spec = families[name]
     build = spec.load()
     presets: Mapping[str, Mapping[str, Any]] = getattr(build, "presets", {})
@@ -207,7 +207,7 @@ def _keywords(name: str, kwargs: Mapping[str, Any]) -> str:
 def agent_class(name: str) -> Any:
     """The class of a registered agent."""
     if name not in agents:
-        raise InvalidValueError("agent", name, did_you_mean(name, agents))
+        raise InvalidValueError("agent", name, did_you_mean(name, agents) + _HINT)
     return load_entry_point(agents[name])
 
 

@@ -126,13 +126,15 @@ def write_report(results: Sequence[Results], out: str | Path, *, title: str = "m
     return path
 
 
-def table_text(results: Sequence[Results]) -> str:
+def table_text(results: Sequence[Results], width: int | None = None) -> str:
     """A markdown table per family and split: R_k [low, high] for up to 4 k, and what else was measured at these.
 
     Environment steps and, where the family reports it, success stand in one column each, for these k from left to
-    right; the lifetime return in one where it is known.
+    right; the lifetime return in one where it is known. A table that is wider than `width` characters is continued
+    below, where agents and actions are repeated.
     """
-    return "\n\n".join([*map(_text_section, grouped(results)), *map(_text_gap, gaps(results))])
+    sections = [_text_section(entries, width) for entries in grouped(results)]
+    return "\n\n".join([*sections, *map(_text_gap, gaps(results))])
 
 
 def gaps(results: Sequence[Results]) -> list[tuple[Results, list[Row]]]:
@@ -293,17 +295,34 @@ def _details(entry: Entry) -> str:
 # --- text ------------------------------------------------------------------------------------------------------------
 
 
-def _text_section(entries: Sequence[Entry]) -> str:
+def _text_section(entries: Sequence[Entry], width: int | None) -> str:
     first, chosen = entries[0].results, evenly(sorted({k for e in entries for k in e.results.k}), 4)
     rows = [_text_row(e, mode, chosen, _decimals(_ends(entries))) for e in entries for mode in e.rows]
     head = ["agent", "actions", *(f"k = {k}" for k in chosen), "environment steps", "success", "lifetime return"]
     rows = [head, *rows]
     columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    tables = "\n\n".join(map(_text_table, _parts(columns, width)))
+    finite = " \u00b7 train = test: a finite family" if first.meta.get("train_equals_test") else ""
+    return f"{first.family}: {_subtitle(first)}{finite}\n\n{tables}"
+
+
+def _parts(columns: Sequence[Sequence[str]], width: int | None) -> list[list[Sequence[str]]]:
+    """The columns of a table, the first two with as many others as fit beside them, at least one."""
+    first, parts = list(columns[:2]), [list(columns[:2])]
+    for column in columns[2:]:
+        wide = 1 + sum(max(map(len, c)) + 3 for c in [*parts[-1], column])
+        if width is not None and wide > width and len(parts[-1]) > 2:
+            parts.append([*first])
+        parts[-1].append(column)
+    return parts
+
+
+def _text_table(columns: Sequence[Sequence[str]]) -> str:
+    """Columns, the head of each first, as a markdown table."""
     widths = [max(map(len, column)) for column in columns]
     lines = [" | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in zip(*columns, strict=True)]
     lines.insert(1, " | ".join("-" * w for w in widths))
-    finite = " \u00b7 train = test: a finite family" if first.meta.get("train_equals_test") else ""
-    return "\n".join([f"{first.family}: {_subtitle(first)}{finite}", "", *(f"| {line} |" for line in lines)])
+    return "\n".join(f"| {line} |" for line in lines)
 
 
 def _text_gap(found: tuple[Results, list[Row]]) -> str:

@@ -228,7 +228,8 @@ class Results:
         Raises:
             InvalidValueError: these are no such files, whatever their bytes, or they do not belong together.
         """
-        with together(Path(path).parent, write=False), reading("results file", str(path), "files of Results.save"):
+        expected = "whole results of an evaluation, a .json file and the .npz file beside it"
+        with together(Path(path).parent, write=False), reading("results file", str(path), expected):
             target = _json_path(path)
             head = read_json(target, FORMAT, "evaluate again")
             _check_head(head, str(target))

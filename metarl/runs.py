@@ -462,7 +462,8 @@ def _check_free(path: Path) -> None:
     """Refuse a place where something is already."""
     try:
         if os.path.lexists(path / "config.json"):
-            raise InvalidValueError("run directory", str(path), "a new one (or resume it: metarl train --resume)")
+            resume = f"metarl train --resume {shlex.quote(str(path))}"
+            raise InvalidValueError("run directory", str(path), f"a new one (or resume it: {resume})")
         if path.is_dir() and any(not _TEMPORARY.fullmatch(name) for name in os.listdir(path)):
             raise InvalidValueError("run directory", str(path), "a new or an empty one: this holds other files")
     except (OSError, ValueError) as error:

@@ -558,6 +558,18 @@ def test_text_holds_the_summary():
     assert [cell.strip() for cell in row.split("|")[1:-1]] == ["maml", "sampled", *cells, "0 / 2,000 / 4,000 / 6,000"]
 
 
+def test_a_text_table_that_is_too_wide_is_continued_below():
+    made = [make_results(grid=(0, 1, 2, 3)), make_results("a" * 20)]
+    whole = table_text(made).splitlines()[2:]
+    parts = [part.splitlines() for part in table_text(made, width=80).split("\n\n")[1:]]
+    assert len(parts) > 1
+    assert all(len(line) <= 80 for part in parts for line in part)
+    rows = [[[cell.strip() for cell in line.split("|")[1:-1]] for line in part] for part in (whole, *parts)]
+    joined = [[*first[:2], *(cell for cells in same for cell in cells[2:])] for first, *same in zip(*rows, strict=True)]
+    assert [row for i, row in enumerate(joined) if i != 1] == [row for i, row in enumerate(rows[0]) if i != 1]
+    assert table_text(made, width=10).count("| agent") == len(rows[0][0]) - 2
+
+
 def test_text_shows_success_and_steps_at_the_ks_of_its_columns():
     """Grids of k that differ: an agent's cell has a dash at a k that it was not measured at."""
     success = np.zeros((2, 3, 2, 4))
