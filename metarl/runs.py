@@ -593,8 +593,11 @@ class _Metrics:
         file, board = self.path / "metrics.jsonl", self.path / "tensorboard"
         if board.is_symlink():  # TensorBoard would write into what it points to
             raise InvalidValueError("tensorboard of the run", str(board), "a directory, and no symbolic link")
+        kept = _lines_before(file, self.start)
+        if len(kept) < self.start:
+            warnings.warn(f"{file} has {len(kept)} of {self.start} iterations: metrics were lost", stacklevel=2)
         with _writing(self.path):
-            write_atomic(file, "".join(f"{line}\n" for line in _lines_before(file, self.start)).encode())
+            write_atomic(file, "".join(f"{line}\n" for line in kept).encode())
             before = set(board.glob("*"))
             self.board = SummaryWriter(str(board), purge_step=self.start)
             self.made = list(set(board.glob("*")) - before)

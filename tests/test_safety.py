@@ -136,6 +136,15 @@ def test_a_failure_later_on_keeps_what_was_learned(
     assert len(Path("run/metrics.jsonl").read_text().splitlines()) == 2
 
 
+def test_metrics_that_are_missing_are_told_of() -> None:
+    run = trained()
+    Path("run/metrics.jsonl").unlink()
+    agent, start = run.load_agent()
+    run.set_iterations(3, agent, start)
+    with pytest.warns(UserWarning, match=r"metrics.jsonl has 0 of 2 iterations: metrics were lost"):
+        run.train(agent, start)
+
+
 def test_a_link_among_the_metrics_is_not_followed(capsys: pytest.CaptureFixture[str]) -> None:
     trained()
     Path("elsewhere").mkdir()
