@@ -15,6 +15,8 @@ import metarl
 from metarl import exact
 from metarl.rng import Rng, make_key
 
+pytestmark = pytest.mark.delicate
+
 GOLDEN = json.loads(golden_tasks.FILE.read_text())
 
 
