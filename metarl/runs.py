@@ -676,7 +676,7 @@ class _StopRequests:
     def __exit__(self, *_: object) -> None:
         self._put_off = True  # a second signal that comes now finds nothing to interrupt
         self._patience.cancel()
-        if self.asked:
+        with suppress(RuntimeError):  # it was not started: nobody asked, or a second signal came before it was
             self._patience.join()
         for number, handler in self._before.items():
             signal.signal(number, handler)

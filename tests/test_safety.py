@@ -259,6 +259,16 @@ def test_a_second_signal_at_the_very_end_interrupts_nothing(monkeypatch: pytest.
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_a_second_signal_while_the_first_is_told_is_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "STOPPING", b"")
+    before = signal.getsignal(signal.SIGINT)
+    stop = runs._StopRequests()
+    monkeypatch.setattr(stop._patience, "start", lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt), stop:
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def test_checkpoints_replace_only_their_like() -> None:
     run = trained("run", 1)
     for name in ("checkpoint-best-1.safetensors", "checkpoint-1.safetensors.kept"):
