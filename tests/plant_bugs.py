@@ -366,7 +366,7 @@ BUGS = (
         "agents/maml.py",
         "{k: tensors[k].to(self.device) for k in self.theta}",
         "{k: v.to(self.device) for k, v in tensors.items()}",
-        "test_runs",
+        "test_maml",
     ),
     Bug("ANIL adapts the body", "agents/anil.py", ' if k in (f"w{last}", f"b{last}")', "", "test_variants"),
     Bug(

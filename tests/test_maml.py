@@ -474,3 +474,11 @@ def test_cuda_agrees_with_cpu() -> None:
     error, step = (sum(float((a[k] - b[k]).square().sum()) for k in before) for a, b in (trained, (trained[0], before)))
     assert step > 0
     assert error < 0.05**2 * step
+
+
+def test_loaded_parameters_keep_their_own_order():
+    """A file has its names in another one, and sums over parameters would round otherwise."""
+    agent = metarl.make_agent("maml", "metarl/PointNavigation-v0", hidden=(4,))
+    order = list(agent.tensors())
+    agent.load_tensors({k: agent.tensors()[k] for k in reversed(order)})
+    assert list(agent.tensors()) == order
