@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -38,7 +40,7 @@ def run_page(page: str) -> dict[str, object]:
     """Execute a page's code in one namespace; what it defined."""
     namespace: dict[str, object] = {"__name__": "docs"}
     for block in blocks(page):
-        exec(compile(block, page, "exec"), namespace)
+        exec(compile(block, page, "exec", dont_inherit=True), namespace)
     return namespace
 
 
@@ -47,6 +49,7 @@ def test_a_page_runs_as_printed(
     page: str, small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scratch_registry: object
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # Stable-Baselines3 logs there
     if page in OPEN_A_RUN:
         shutil.copytree(small_run, tmp_path / "runs" / "nav0")
     run_page(page)
@@ -60,7 +63,7 @@ def test_tutorials_are_among_the_pages_that_run() -> None:
 
 
 def test_the_navigation_has_every_page() -> None:
-    """The hook in docs/navigation.py adds the families' pages, which are not listed one by one."""
+    """The hook in docs/hooks.py adds the families' pages, which are not listed one by one."""
     listed = set(re.findall(r"[\w/-]+\.md$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
     pages = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
     families = {page for page in pages if page.startswith("families/")}
@@ -72,3 +75,14 @@ def test_links_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_tables_of_options_are_those_of_the_command_line() -> None:
+    hooks = runpy.run_path(str(DOCS / "hooks.py"))
+    table = hooks["on_page_markdown"]("before\n<!-- options: TrainOptions -->\nafter").splitlines()
+    assert (table[0], table[-1]) == ("before", "after")
+    assert "| `--checkpoint-every` | `10` | Iterations between checkpoints. |" in table
+    assert "| `--out` |  | Run directory to make; runs/AGENT-FAMILY-seedSEED by default. |" in table
+    assert "\n| `RUN` |  | Run directory" in hooks["options_table"]("WatchOptions")
+    with pytest.raises(LookupError, match="no class Missing"):
+        hooks["options_table"]("Missing")
