@@ -4,7 +4,7 @@
     python experiments/bandit_bounds.py --studies bandit-n500-k5     # minutes; added to what the file has
 
 Exact by dynamic programming where the arms' counts are few enough; otherwise an information relaxation, known up to a
-standard error (see `metarl.envs.bandit_bounds`). Writes `experiments/results/bandit_bounds.json`.
+standard error (see `metarl.envs.bandits.bandit_bounds`). Writes `experiments/results/bandit_bounds.json`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import tyro
 from trials import RESULTS, STUDIES, selected
 
 import metarl
-from metarl.envs.bandit_bounds import bayes_upper_bound, sampled_upper_bound
-from metarl.envs.bernoulli_bandit import BernoulliBandit
+from metarl.envs.bandits.bandit_bounds import bayes_upper_bound, sampled_upper_bound
+from metarl.envs.bandits.bernoulli_bandit import BernoulliBandit
 from metarl.files import write_atomic
 
 

@@ -5,7 +5,7 @@
 Parts: (f) HalfCheetah with a policy in the loop (two layers of 64 units, normal actions, the same on both sides),
 beside Gymnasium's SyncVectorEnv and AsyncVectorEnv of HalfCheetah-v5; (g) CartPole with actions drawn beforehand,
 beside Gymnasium's CartPoleVectorEnv and its SyncVectorEnv. Every number is environment steps per second, restarts
-included: medians over repeats, after one warm-up each. Tasks differ by slot on our side; Gymnasium's have none.
+included: medians over repeats, after one warm-up each. Tasks differ by environment on our side; Gymnasium's have none.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from baselines.measure import Side, compare, interleave, lines_of, machine, time
 from torch import Tensor, nn
 
 from metarl import make_family
+from metarl.engine.environments import engine_threads
+from metarl.engine.pool import make_environments
 from metarl.files import write_atomic
 from metarl.rng import fold_in, make_key
-from metarl.slots import engine_threads, make_slots
 
 HERE = Path(__file__).resolve().parent
 PARTS = ("f", "g")
@@ -52,7 +53,7 @@ class Sizes:
     """Of the work."""
 
     cheetahs: tuple[int, ...] = (64, 256, 1024)
-    """(f): slots of ours."""
+    """(f): environments of ours."""
     sync: int = 64
     """(f), (g): environments of Gymnasium's SyncVectorEnv."""
     processes: int = 16
@@ -60,7 +61,7 @@ class Sizes:
     cheetah_steps: int = 40_000
     """(f): environment steps per repeat."""
     carts: int = 16_384
-    """(g): slots."""
+    """(g): environments."""
     cart_steps: int = 8_000_000
     """(g): environment steps per repeat of ours and of CartPoleVectorEnv; a hundredth of it of SyncVectorEnv."""
 
@@ -79,17 +80,17 @@ def policy(inputs: int, outputs: int) -> Callable[[Tensor], Tensor]:
 
 
 def slots_side(id: str, n: int, total: int, threads: int, act: Callable[[Tensor, int], Tensor]) -> Side:
-    """Ours: the engine over `n` slots in tasks of their own."""
+    """Ours: the engine over `n` environments in tasks of their own."""
     family: Any = make_family(id)
     if family.on_host:
         family.threads = threads
-    slots, tasks, steps = make_slots(family, n), family.tasks("train", n), max(1, total // n)
+    envs, tasks, steps = make_environments(family, n), family.tasks("train", n), max(1, total // n)
 
     def work(repeat: int) -> None:
         with engine_threads(family):  # as rollouts do
-            obs = slots.begin(tasks, fold_in(make_key("speed", repeat), torch.arange(n)), steps)
+            obs = envs.begin(tasks, fold_in(make_key("speed", repeat), torch.arange(n)), steps)
             for t in range(steps):
-                obs = slots.step(act(obs, t)).obs
+                obs = envs.step(act(obs, t)).obs
 
     return lambda i: {"rate": steps * n / timed("cpu", lambda: work(i))[0]}
 
@@ -110,7 +111,9 @@ def cheetah(o: Options, s: Sizes) -> Iterator[dict[str, Any]]:
     """(f)."""
     net = policy(17, 6)
     sides = {
-        f"{n} slots": slots_side("metarl/HalfCheetahVel-v0", n, s.cheetah_steps, o.threads, lambda obs, t: net(obs))
+        f"{n} environments": slots_side(
+            "metarl/HalfCheetahVel-v0", n, s.cheetah_steps, o.threads, lambda obs, t: net(obs)
+        )
         for n in s.cheetahs
     }
     theirs = {"SyncVectorEnv": (s.sync, "sync"), "AsyncVectorEnv": (s.processes, "async")}
@@ -122,8 +125,8 @@ def cheetah(o: Options, s: Sizes) -> Iterator[dict[str, Any]]:
         envs.close()
     for n in s.cheetahs:
         for name, (count, _) in theirs.items():
-            what, other = f"HalfCheetahVel, {n:,} slots", f"{name}, {count}"
-            yield compare("f", what, other, raw[f"{n} slots"]["rate"], raw[name]["rate"])
+            what, other = f"HalfCheetahVel, {n:,} environments", f"{name}, {count}"
+            yield compare("f", what, other, raw[f"{n} environments"]["rate"], raw[name]["rate"])
 
 
 def cart_pole(o: Options, s: Sizes) -> Iterator[dict[str, Any]]:
@@ -138,7 +141,7 @@ def cart_pole(o: Options, s: Sizes) -> Iterator[dict[str, Any]]:
     }
     raw = interleave(sides, o.repeats)
     for name, count in (("CartPoleVectorEnv", s.carts), ("SyncVectorEnv", s.sync)):
-        what = f"CartPole, {s.carts:,} slots"
+        what = f"CartPole, {s.carts:,} environments"
         yield compare("g", what, f"{name}, {count:,}", raw["ours"]["rate"], raw[name]["rate"])
 
 

@@ -30,13 +30,15 @@ from baselines import bandit_loop, maml_loop, navigation_loop
 from baselines.bandit_loop import Case, large
 from baselines.measure import Sample, Side, compare, interleave, lines_of, machine, timed
 
-from metarl import Trials, make_agent
-from metarl.agents.maml import MAML
+from metarl import make_agent
+from metarl.agent import Budget
+from metarl.agents.gradient.maml import MAML
+from metarl.engine.pool import EnvironmentPool
+from metarl.engine.rollout import PoolTrials
 from metarl.files import write_atomic
-from metarl.memory import GRU
-from metarl.meta_gradient import GRAPH_BYTES
+from metarl.learning.memory import GRU
+from metarl.learning.meta_gradient import GRAPH_BYTES
 from metarl.rng import Rng
-from metarl.rollout import Budget, SlotPool
 
 HERE = Path(__file__).resolve().parent
 Part = tuple[list[dict[str, Any]], dict[str, Any]]  # rows of the table, and details by name
@@ -71,7 +73,7 @@ class Sizes:
     many_tasks: int = 1000
     """(d): tasks per iteration."""
     episodes: int = 20
-    """(a), (b), (d): slots per task, each for an episode."""
+    """(a), (b), (d): environments per task, each for an episode."""
     hidden: tuple[int, ...] = (100, 100)
     """(a), (b), (d): the policy's layers."""
     cases: tuple[Case, ...] = (Case(64), Case(256), large(204), large(205))
@@ -163,20 +165,20 @@ def print_alone(given: dict[str, Any], tasks: int, stride: int, repeats: int) ->
     print(json.dumps({"memory": memory, "seconds": seconds}))
 
 
-def navigation(o: Options, s: Sizes, stride: int = 1) -> tuple[MAML, Callable[[int], Trials]]:
+def navigation(o: Options, s: Sizes, stride: int = 1) -> tuple[MAML, Callable[[int], PoolTrials]]:
     """A MAML agent, and the trials of its iteration i."""
     family, sizes = "metarl/PointNavigation-v0", {"meta_batch_size": s.tasks, "episodes": s.episodes}
     agent = make_agent("maml", family, device=o.device, hidden=s.hidden, fvp_stride=stride, **sizes)
     assert isinstance(agent, MAML)
-    pool = SlotPool(agent.family, agent.device)
+    pool = EnvironmentPool(agent.family, agent.device)
 
-    def trials(i: int) -> Trials:
-        return Trials(pool, agent.family.tasks("train", s.tasks, start=i * s.tasks), iteration=i)
+    def trials(i: int) -> PoolTrials:
+        return PoolTrials(pool, agent.family.tasks("train", s.tasks, start=i * s.tasks), iteration=i)
 
     return agent, trials
 
 
-def navigation_sampler(agent: MAML, trials: Trials, s: Sizes) -> Callable[[], int]:
+def navigation_sampler(agent: MAML, trials: PoolTrials, s: Sizes) -> Callable[[], int]:
     """The plain loop over the trials' tasks, its environments and networks made already: returns how many steps."""
     theta, generator = agent.theta, torch.Generator().manual_seed(0)
     made = [
@@ -195,12 +197,12 @@ def navigation_sampler(agent: MAML, trials: Trials, s: Sizes) -> Callable[[], in
 
 
 def stepping(o: Options, s: Sizes) -> Part:
-    """(a) Collect one episode in every slot of every task, with each task's own policy."""
+    """(a) Collect one episode in every environment of every task, with each task's own policy."""
     agent, trials = navigation(o, s)
 
     def metarl(i: int) -> Sample:
         def work() -> int:
-            state, budget = agent.begin(s.tasks), Budget(slots=s.episodes, steps=agent.family.horizon)
+            state, budget = agent.begin(s.tasks), Budget(envs=s.episodes, steps=agent.family.horizon)
             return int(trials(i).collect(agent, state, 0, budget)[0].env_steps.sum())
 
         seconds, steps = timed(o.device, work)

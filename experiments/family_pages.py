@@ -33,13 +33,14 @@ from gymnasium.error import DependencyNotInstalled
 from gymnasium.spaces import Box, Discrete
 from PIL import Image
 
-from metarl import Family, GymFamily, TorchFamily, make_family, registry
-from metarl.drawing import one_slot
+from metarl import Family, GymFamily, TorchFamily, make_family
+from metarl.engine.torch_environments import TorchEnvironments, one_environment
 from metarl.errors import InvalidValueError
+from metarl.families import registry
+from metarl.families.distributions import Distribution
 from metarl.files import write_atomic
+from metarl.report.rendering import frame
 from metarl.rng import fold_in, make_key
-from metarl.slots import TorchSlots
-from metarl.tasks import Distribution
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "families"
 NAMESPACE = "metarl/"
@@ -373,18 +374,18 @@ def picture(family: Family) -> npt.NDArray[np.uint8]:
                     env.reset(seed=0)
             return np.asarray(env.render(), dtype=np.uint8)
     assert isinstance(family, TorchFamily)
-    slots = TorchSlots(family, 1, torch.device("cpu"))
-    slots.begin(tasks, fold_in(make_key(0), torch.arange(1)), RANDOM_STEPS)
-    kept = one_slot(slots.state), one_slot(slots.task)
+    envs = TorchEnvironments(family, 1, torch.device("cpu"))
+    envs.begin(tasks, fold_in(make_key(0), torch.arange(1)), RANDOM_STEPS)
+    kept = one_environment(envs.state), one_environment(envs.task)
     for _ in range(min(family.horizon - 1, OPTIMAL_STEPS if family.has_optimal_action else RANDOM_STEPS)):
         if family.has_optimal_action:
-            action = family.optimal_action(slots.state, slots.task, slots.t)
+            action = family.optimal_action(envs.state, envs.task, envs.t)
         else:
             action = torch.as_tensor(random_action(family.action_space, draws))[None]
-        if slots.advance(action)[0].terminated.item():
+        if envs.advance(action)[0].terminated.item():
             break
-        kept = one_slot(slots.state), one_slot(slots.task)
-    return family.frame(*kept, (PIXELS, PIXELS))
+        kept = one_environment(envs.state), one_environment(envs.task)
+    return frame(family, *kept, (PIXELS, PIXELS))
 
 
 def random_action(space: Any, draws: np.random.Generator) -> Any:

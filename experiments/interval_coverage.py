@@ -3,9 +3,10 @@
     python experiments/interval_coverage.py
 
 Every data set is scores of S seeds on T tasks: an effect of the seed, an effect of the task, and a rest, each with the
-deviation that its regime gives it. Measured are the intervals of `metarl.intervals` for the mean and the interquartile
-mean, and beside them the percentile bootstrap of the mean, seeds and tasks drawn again with replacement. Writes
-`experiments/results/interval_coverage.json`; `python experiments/make_tables.py` makes the table of docs/numbers.md.
+deviation that its regime gives it. Measured are the intervals of `metarl.evaluation.intervals` for the mean and the
+interquartile mean, and beside them the percentile bootstrap of the mean, seeds and tasks drawn again with replacement.
+Writes `experiments/results/interval_coverage.json`; `python experiments/make_tables.py` makes the table of
+docs/numbers.md.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ import numpy as np
 import tyro
 from trial_tables import table
 
+from metarl.evaluation.intervals import Floats, iqm, iqm_interval, mean_interval
 from metarl.files import write_atomic
-from metarl.intervals import Floats, iqm, iqm_interval, mean_interval
 
 RESULTS = Path(__file__).parent / "results" / "interval_coverage.json"
 AT_ONCE = 4_000_000  # scores in memory

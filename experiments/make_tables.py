@@ -24,11 +24,11 @@ import tyro
 from point_navigation import SETTINGS
 from trial_tables import table
 
-from metarl import registry
+from metarl.evaluation.results import Results
+from metarl.families import registry
 from metarl.files import write_atomic
-from metarl.report import adaptation_figure, save_figure
-from metarl.results import Results
-from metarl.trial_figure import trial_figure
+from metarl.report.page import adaptation_figure, save_figure
+from metarl.report.trial_figure import trial_figure
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "experiments" / "results"
@@ -198,7 +198,7 @@ SPEED_SUMMARY = {  # file: rows by what is measured and what stands beside it
         ("RL2, GRU 204, 1,024 trials", "JAX loop"),
     ],
     "speed_rl2_cuda.json": [("RL2, LSTM 256, 64 trials", "RecurrentPPO")],
-    "speed_families.json": [("HalfCheetahVel, 256 slots", "SyncVectorEnv, 64")],
+    "speed_families.json": [("HalfCheetahVel, 256 environments", "SyncVectorEnv, 64")],
 }
 
 
@@ -249,7 +249,7 @@ def speed_table(data: dict[str, Any]) -> str:
     parts = "(b) one exact MAML-TRPO meta-iteration, 40 tasks x 20 episodes x 100 steps, "
     parts += "beside the same update task by task"
     if "a" in data["options"]["only"]:
-        parts = f"(a) 40 tasks x 20 slots with a 2x100 policy per task, no training; {parts}"
+        parts = f"(a) 40 tasks x 20 environments with a 2x100 policy per task, no training; {parts}"
     return (
         f"Environment steps per second, medians of {data['options']['repeats']} interleaved repeats with "
         f"{device}: {parts}.\n\n"

@@ -25,9 +25,9 @@ import tyro
 from rich.progress import Progress
 
 import metarl
-from metarl.cli import QUICKSTART
+from metarl.cli.main import QUICKSTART
 from metarl.errors import InvalidValueError, did_you_mean
-from metarl.runs import Run
+from metarl.runs.run import Run
 
 RESULTS = Path(__file__).parent / "results"
 DECAY = (1.0, 0.35, 0.175)  # chosen on train goals: experiments/LOG.md

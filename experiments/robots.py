@@ -25,8 +25,8 @@ from point_navigation import trained_run
 
 import metarl
 from metarl.errors import InvalidValueError, did_you_mean
-from metarl.figures import PALETTE
-from metarl.results import Results
+from metarl.evaluation.results import Results
+from metarl.report.figures import PALETTE
 
 RESULTS = Path(__file__).parent / "results"
 MAML = {"hidden": (64, 64), "inner_lr": 0.1, "fvp_stride": 5}

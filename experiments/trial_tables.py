@@ -10,8 +10,8 @@ from typing import Any
 
 from trials import BANDITS, MDPS, STUDIES, rows_of
 
-from metarl.agents.rl2 import RL2Config
-from metarl.results import Results
+from metarl.agents.memory.rl2 import RL2Config
+from metarl.evaluation.results import Results
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"

@@ -25,8 +25,8 @@ from point_navigation import trained_run
 
 import metarl
 from metarl.errors import InvalidValueError, did_you_mean
-from metarl.results import Results
-from metarl.runs import Run
+from metarl.evaluation.results import Results
+from metarl.runs.run import Run
 
 HERE = Path(__file__).parent
 RESULTS, TUNED = HERE / "results", HERE / "tuned.json"
@@ -173,7 +173,7 @@ def trained(options: Options, name: str, row: str, seed: int) -> metarl.Agent:
 def made(study: str, row: str, **settings: Any) -> metarl.Agent:
     """An agent that needs no training, told how long a trial is if it must know."""
     agent, changed = VARIANTS.get(row, (row, {}))
-    if hasattr(metarl.registry.agent_class(agent).Config, "trial_episodes"):
+    if hasattr(metarl.families.registry.agent_class(agent).Config, "trial_episodes"):
         settings["trial_episodes"] = STUDIES[study].episodes
     return metarl.make_agent(agent, STUDIES[study].family, **changed, **settings)
 

@@ -1,23 +1,61 @@
-"""metarl: meta-reinforcement learning on Gymnasium and PyTorch. Task families in, adaptation curves out."""
+"""metarl: meta-reinforcement learning on Gymnasium and PyTorch. Task families in, adaptation curves out.
 
-from importlib.metadata import PackageNotFoundError, version
+What is heavy (figures, Stable-Baselines3, the evaluator's and the report's modules) is loaded when it is first used.
+"""
 
-from metarl.adopt import adopt
-from metarl.agent import Agent, make_agent
-from metarl.agent_check import check_agent
-from metarl.check import check_family
-from metarl.errors import DivergedWarning, FamilyWarning, InvalidValueError, MetaRLError
-from metarl.evaluation import evaluate
-from metarl.family import Family, GymFamily, TorchFamily
-from metarl.named import load_source
-from metarl.registry import load_plugins, make_family, register_agent, register_family
-from metarl.report import write_report
-from metarl.results import Results
-from metarl.rng import Rng
-from metarl.rollout import Budget, Rollout, Trials
-from metarl.runs import Run, train
-from metarl.tasks import Choice, FlatDirichlet, Integers, LogUniform, Normal, Tasks, Uniform
-from metarl.vector import MetaEnv, MetaVectorEnv
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from metarl.families.registry import load_plugins
+from metarl.provenance import __version__
+
+if TYPE_CHECKING:
+    from metarl.agent import Agent, Budget, Rollout, Trials, make_agent
+    from metarl.contract.agent_contract import check_agent
+    from metarl.contract.family_contract import check_family
+    from metarl.errors import DivergedWarning, FamilyWarning, InvalidValueError, MetaRLError
+    from metarl.evaluation.evaluate import evaluate
+    from metarl.evaluation.results import Results
+    from metarl.families.distributions import Choice, FlatDirichlet, Integers, LogUniform, Normal, Uniform
+    from metarl.families.family import Family, TorchFamily
+    from metarl.families.gym_family import GymFamily
+    from metarl.families.legacy import adopt
+    from metarl.families.registry import make_family, register_agent, register_family
+    from metarl.families.switching import switching
+    from metarl.families.tasks import Tasks
+    from metarl.interop import sb3
+    from metarl.interop.facades import MetaEnv, MetaVectorEnv
+    from metarl.named import load_source
+    from metarl.report.films import watch
+    from metarl.report.page import write_report
+    from metarl.rng import Rng
+    from metarl.runs.run import Run, train
+
+_HOMES = {
+    "metarl.agent": ("Agent", "Budget", "Rollout", "Trials", "make_agent"),
+    "metarl.contract.agent_contract": ("check_agent",),
+    "metarl.contract.family_contract": ("check_family",),
+    "metarl.errors": ("DivergedWarning", "FamilyWarning", "InvalidValueError", "MetaRLError"),
+    "metarl.evaluation.evaluate": ("evaluate",),
+    "metarl.evaluation.results": ("Results",),
+    "metarl.families.distributions": ("Choice", "FlatDirichlet", "Integers", "LogUniform", "Normal", "Uniform"),
+    "metarl.families.family": ("Family", "TorchFamily"),
+    "metarl.families.gym_family": ("GymFamily",),
+    "metarl.families.legacy": ("adopt",),
+    "metarl.families.registry": ("make_family", "register_agent", "register_family"),
+    "metarl.families.switching": ("switching",),
+    "metarl.families.tasks": ("Tasks",),
+    "metarl.interop": ("sb3",),
+    "metarl.interop.facades": ("MetaEnv", "MetaVectorEnv"),
+    "metarl.named": ("load_source",),
+    "metarl.report.films": ("watch",),
+    "metarl.report.page": ("write_report",),
+    "metarl.rng": ("Rng",),
+    "metarl.runs.run": ("Run", "train"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Agent",
@@ -53,13 +91,27 @@ __all__ = [
     "make_family",
     "register_agent",
     "register_family",
+    "sb3",
+    "switching",
     "train",
+    "watch",
     "write_report",
 ]
 
-try:
-    __version__ = version("metarl")
-except PackageNotFoundError:  # a clone that was never installed
-    __version__ = "0+uninstalled"
+
+def __getattr__(name: str) -> Any:
+    """A public name, from the module that holds it."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = importlib.import_module(_HOME[name])
+    value = importlib.import_module(f"{_HOME[name]}.{name}") if name == "sb3" else getattr(home, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__
+
 
 load_plugins()

@@ -1,6 +1,6 @@
 """`python -m metarl` is the `metarl` command."""
 
-from metarl.cli import main
+from metarl.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -1,39 +1,224 @@
-"""The agent contract: adaptation is an explicit value, never a mutated module.
+"""The agent contract and its data: adaptation is an explicit value, never a mutated module.
 
 `begin` makes a state, `act` and `observe` play with it, `adapt` returns the next one; `train_step` alone changes the
 agent itself, and evaluation never calls it. A state that was passed on is dead: `fork` first to keep it.
+
+A row is one trial in one task; its E environments share the row's adaptation state. Tensors are `[T, R, E, ...]`, time
+first.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass, replace
-from numbers import Real
-from typing import Any, ClassVar, cast
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Generic, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import TypeVar
 
+from metarl.config import Range, check_config
 from metarl.errors import InvalidValueError, did_you_mean
-from metarl.family import Family
-from metarl.registry import agent_class, make_family
+from metarl.families.family import Family, State
+from metarl.families.registry import agent_class, make_family
+from metarl.families.tasks import Tasks
 from metarl.rng import Rng
-from metarl.rollout import AgentState, Budget, Feedback, Rollout, Step, Trials
-from metarl.tasks import Tasks
 
-__all__ = ["Agent", "AgentState", "adam_tensors", "check_number", "load_adam", "make_agent", "resolve_device"]
+__all__ = [
+    "Agent",
+    "AgentState",
+    "Budget",
+    "Family",
+    "Feedback",
+    "InvalidValueError",
+    "Range",
+    "Rng",
+    "Rollout",
+    "SimulatorState",
+    "Step",
+    "Tasks",
+    "Trials",
+    "make_agent",
+]
 
-_KINDS: dict[type[Any], tuple[tuple[type[Any], ...], str]] = {  # of a hyperparameter, by its default
-    bool: ((bool,), "True or False"),
-    Real: ((Real,), "a number"),
-    str: ((str,), "text"),
-    tuple: ((tuple, list), "a list"),
-    dict: ((dict,), "names with values"),
+ConfigT = TypeVar("ConfigT", default=Any)
+# What a step may report besides its reward: the type, and what stands where it does not.
+REPORTED: dict[str, tuple[torch.dtype, Any]] = {
+    "success": (torch.bool, np.False_),
+    "expected_reward": (torch.float32, np.float32("nan")),
 }
 
+AgentState = dict[str, Tensor]
 
-class Agent(ABC):
+
+class SimulatorState(NamedTuple):
+    """What N environments of a torch family are in. Only privileged agents see it."""
+
+    state: State  # of the family, tensors [N, ...]
+    task: dict[str, Tensor]  # [N, ...]
+    time: Tensor  # int64 [N], steps since the episode began
+
+
+class Step(NamedTuple):
+    """What an agent sees when it acts."""
+
+    obs: Tensor  # [R, E, *obs]
+    simulator: SimulatorState | None  # of the N = R * E environments, for privileged agents alone
+
+
+class Feedback(NamedTuple):
+    """What a recurrent agent is given after every step. Tensors are `[R, E, ...]`."""
+
+    action: Tensor
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What one adaptation step eats: `envs` side by side, each for `steps` steps or for `episodes` whole episodes.
+
+    With `steps`, an environment restarts when its episode ends and its last episode may be cut; with `episodes`, it
+    stops after that many, and the rest of the rollout is masked.
+    """
+
+    envs: int = 1
+    steps: int | None = None
+    episodes: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.episodes is None):
+            raise InvalidValueError("Budget", (self.steps, self.episodes), "either steps or episodes, and not both")
+        for name in ("envs", "steps", "episodes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidValueError(f"Budget.{name}", value, "at least 1")
+
+
+@dataclass
+class Rollout:
+    """What R rows of E environments did for T steps.
+
+    Attributes:
+        obs: `[T, R, E, *obs]`.
+        action: as the policy sees it, `[T, R, E, *action]`.
+        reward: `float32 [T, R, E]`.
+        terminated: `bool [T, R, E]`, the MDP ended with this step.
+        truncated: `bool [T, R, E]`, the horizon was reached with this step.
+        valid: `bool [T, R, E]`, False where an environment had finished its episodes.
+        last_obs: `[R, E, *obs]`, what would be seen next.
+        success: `bool [T, R, E]` where the family reports it.
+        expected_reward: `float32 [T, R, E]`, the mean that each reward was drawn around, where the family reports it.
+        extras: what the agent's `act` returned beside its action, `[T, R, E, ...]`.
+    """
+
+    obs: Tensor
+    action: Tensor
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    valid: Tensor
+    last_obs: Tensor
+    success: Tensor | None = None
+    expected_reward: Tensor | None = None
+    extras: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def ended(self) -> Tensor:
+        """`bool [T, R, E]`: the episode was over with this step, for either reason."""
+        return self.terminated | self.truncated
+
+    @property
+    def episode_start(self) -> Tensor:
+        """`bool [T, R, E]`: this step is an episode's first."""
+        return torch.cat([torch.ones_like(self.ended[:1]), self.ended[:-1]])
+
+    @property
+    def time(self) -> Tensor:
+        """`int64 [T, R, E]`: steps since the episode began."""
+        t = torch.arange(len(self.reward), device=self.reward.device).view(-1, 1, 1)
+        started = torch.where(self.episode_start, t, torch.zeros_like(t))
+        return t - started.cummax(0).values
+
+    @property
+    def last_time(self) -> Tensor:
+        """`int64 [R, E]`: the time that `last_obs` is at."""
+        return torch.where(self.ended[-1], torch.zeros_like(self.time[-1]), self.time[-1] + 1)
+
+    @property
+    def env_steps(self) -> Tensor:
+        """`int64 [R]`: environment steps each row used."""
+        return self.valid.sum((0, 2))
+
+    def by_row(self, values: Tensor) -> Tensor:
+        """`[T, R, E, ...]` to `[R, T * E, ...]`, a row's samples together."""
+        return values.transpose(0, 1).flatten(1, 2)
+
+    def episodes(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums of `values` `[T, R, E]` over each episode, and which episodes are whole.
+
+        Returns:
+            sums and `bool` of the same shape `[R, E, M]`, M the largest number of episodes begun in an environment.
+        """
+        # on the CPU, because CUDA's scatter_add_ adds in any order
+        number = (self.episode_start.long().cumsum(0) - 1).cpu().permute(1, 2, 0)
+        shape = (*self.reward.shape[1:], int(number.max()) + 1)
+        counted = torch.where(self.valid, values, 0).double().cpu().permute(1, 2, 0)
+        sums = torch.zeros(shape, dtype=torch.float64).scatter_add_(2, number, counted)
+        ended = (self.ended & self.valid).long().cpu().permute(1, 2, 0)
+        whole = torch.zeros(shape, dtype=torch.int64).scatter_add_(2, number, ended) > 0
+        return sums.to(values.device), whole.to(values.device)
+
+    def mean_return(self) -> Tensor:
+        """`float64 [R]`: mean undiscounted return of the whole episodes of each row (NaN without any)."""
+        sums, whole = self.episodes(self.reward)
+        return (sums * whole).sum((1, 2)) / whole.sum((1, 2))
+
+    def rows(self, which: slice | Tensor) -> Rollout:
+        """A subset of the rows."""
+        cut = {n: getattr(self, n)[:, which] for n in ("obs", "action", "reward", "terminated", "truncated", "valid")}
+        reported = {n: getattr(self, n) for n in REPORTED}
+        reported = {n: None if v is None else v[:, which] for n, v in reported.items()}
+        extras = {k: v[:, which] for k, v in self.extras.items()}
+        return Rollout(**cut, last_obs=self.last_obs[which], **reported, extras=extras)
+
+
+class Trials(ABC):
+    """R trials in given tasks, one per row: what an agent trains and adapts on.
+
+    Attributes:
+        tasks: one per row.
+        rows: R.
+        keys: `int64 [R]`, which all that is drawn for a row descends from.
+        key: `int`, which all that an update draws for the batch as a whole descends from.
+    """
+
+    tasks: Tasks
+    rows: int
+    keys: Tensor
+    key: int
+
+    @abstractmethod
+    def collect(
+        self, agent: Agent, state: AgentState, adaptation_step: int, budget: Budget, deterministic: bool = False
+    ) -> tuple[Rollout, AgentState]:
+        """Play `budget` in every row.
+
+        Args:
+            agent: who acts.
+            state: its state, leading axis R; dead afterwards (fork it first to keep it).
+            adaptation_step: adaptation steps taken before, part of the keys.
+            budget: environments per row and steps or episodes per environment.
+            deterministic: the likeliest actions instead of sampled ones.
+
+        Raises:
+            InvalidValueError: a reward, an observation or an action is not finite.
+        """
+
+
+class Agent(ABC, Generic[ConfigT]):
     """Base of all agents.
 
     Args:
@@ -45,24 +230,26 @@ class Agent(ABC):
     Attributes:
         Config: frozen dataclass of hyperparameters, the paper's values as defaults.
         privileged: whether it may see the task and the environments.
-        remembers: whether `observe` must be called after every step; such agents have one slot per row.
+        is_recurrent: whether `observe` must be called after every step; such agents have one environment per row.
         learns: whether `train_step` does anything.
         takes: which families it takes, in words; what the constructor says when it refuses another.
-        recordable: whether `act` and `observe` are the same kernels at every call, on the state and on parameters that
+        capturable: whether `act` and `observe` are the same kernels at every call, on the state and on parameters that
             stay where they are, nothing read back and nothing copied from the host; CUDA rollouts of torch families are
-            then recorded and replayed (`metarl.recording`).
+            then captured as CUDA graphs (`metarl.engine.cuda_graphs`).
     """
 
     name: ClassVar[str]
     Config: ClassVar[type[Any]]
     privileged: ClassVar[bool] = False
-    remembers: ClassVar[bool] = False
+    is_recurrent: ClassVar[bool] = False
     learns: ClassVar[bool] = True
     takes: ClassVar[str] = "any family"
-    recordable: ClassVar[bool] = False
+    capturable: ClassVar[bool] = False
 
-    def __init__(self, family: Family, config: Any, seed: int = 0, device: torch.device | str = "cpu") -> None:
-        self.family, self.config, self.seed, self.device = family, config, seed, torch.device(device)
+    def __init__(self, family: Family, config: ConfigT, seed: int = 0, device: torch.device | str = "cpu") -> None:
+        check_config(self.name, config)
+        self.family, self.seed, self.device = family, seed, torch.device(device)
+        self.config: ConfigT = config
 
     @property
     @abstractmethod
@@ -74,17 +261,19 @@ class Agent(ABC):
         """The state at a trial's start, tensors `[R, ...]`; privileged agents alone are given `tasks`, one per row."""
 
     @abstractmethod
-    def act(self, state: AgentState, step: Step, rng: Rng, mode: str) -> tuple[Tensor, dict[str, Tensor], AgentState]:
+    def act(
+        self, state: AgentState, step: Step, rng: Rng, deterministic: bool
+    ) -> tuple[Tensor, dict[str, Tensor], AgentState]:
         """Actions `[R, E, *action]`, extras to store beside them, and the state.
 
         Args:
             state: tensors `[R, ...]`.
             step: what is seen, `[R, E, ...]`.
-            rng: keyed draws, one key for each of the R * E slots.
-            mode: "sampled", or "mean" for the likeliest action.
+            rng: keyed draws, one key for each of the R * E environments.
+            deterministic: the likeliest action instead of a sampled one.
         """
 
-    def observe(self, state: AgentState, told: Feedback, active: Tensor | None) -> AgentState:
+    def observe(self, state: AgentState, feedback: Feedback, active: Tensor | None) -> AgentState:
         """The state after a step; rows where `active` `[R, E]` is False must keep theirs (None: all are active)."""
         return state
 
@@ -96,9 +285,9 @@ class Agent(ABC):
         """
         return state
 
-    def interact(self, state: AgentState, trials: Trials, stage: int) -> tuple[Rollout, AgentState]:
+    def interact(self, state: AgentState, trials: Trials, adaptation_step: int) -> tuple[Rollout, AgentState]:
         """One adaptation step: collect the budget, then adapt."""
-        rollout, state = trials.collect(self, state, stage, self.budget)
+        rollout, state = trials.collect(self, state, adaptation_step, self.budget)
         return rollout, self.adapt(state, rollout)
 
     def train_step(self, trials: Trials) -> dict[str, float]:
@@ -168,48 +357,12 @@ def build_agent(
         expected = f"one whose task stays: each adaptation step of {name} would begin the schedule of tasks anew"
         raise InvalidValueError(f"family of {name}", built.id, expected)
     chosen = replace(cast("Any", config), **overrides)
-    _check_kinds(name, chosen)
     return cls(built, chosen, seed, resolve_device(device))
-
-
-def _check_kinds(name: str, config: Any) -> None:
-    """Refuse hyperparameters of another kind than their defaults are of."""
-    for field in fields(config):
-        default = field.default if field.default_factory is MISSING else field.default_factory()
-        value, kind = getattr(config, field.name), next((k for k in _KINDS if isinstance(default, k)), None)
-        if kind is None:
-            continue
-        taken, words = _KINDS[kind]
-        fits = isinstance(value, taken) and not (kind is Real and isinstance(value, bool))
-        if isinstance(default, tuple) and all(isinstance(part, Real) for part in default):
-            fits, words = fits and all(isinstance(part, Real) for part in value), "a list of numbers"
-        if not fits:
-            raise InvalidValueError(f"{name}.{field.name}", value, words)
 
 
 def adapts_between_episodes(cls: type[Agent]) -> bool:
     """Whether an agent adapts on what it has collected, and not at every step by what it remembers."""
-    return (cls.adapt, cls.interact) != (Agent.adapt, Agent.interact) and not cls.remembers
-
-
-def adam_tensors(optimizer: torch.optim.Optimizer, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Adam's moments and step counts of named parameters, for checkpoints; zeros before its first step."""
-    out: dict[str, Tensor] = {}
-    for name, p in params.items():
-        slots = optimizer.state.get(p) or {
-            "step": torch.zeros((), device=p.device),
-            "exp_avg": torch.zeros_like(p),
-            "exp_avg_sq": torch.zeros_like(p),
-        }
-        out |= {f"adam.{name}.{k}": v for k, v in slots.items()}
-    return out
-
-
-def load_adam(optimizer: torch.optim.Optimizer, params: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of `adam_tensors`."""
-    for name, p in params.items():
-        slots = {k: tensors[f"adam.{name}.{k}"].to(p.device).clone() for k in ("step", "exp_avg", "exp_avg_sq")}
-        optimizer.state[p] = slots
+    return (cls.adapt, cls.interact) != (Agent.adapt, Agent.interact) and not cls.is_recurrent
 
 
 def resolve_device(device: str) -> torch.device:
@@ -220,15 +373,3 @@ def resolve_device(device: str) -> torch.device:
     if str(device).startswith("cuda") and not available:
         raise InvalidValueError("device", device, "'cpu': this PyTorch finds no CUDA device")
     return torch.device("cuda" if device == "auto" and available else "cpu" if device == "auto" else device)
-
-
-def check_number(agent: str, config: Any, **limits: tuple[float, float]) -> None:
-    """Refuse hyperparameters outside [low, high], and fractions where the default is a whole number, by name."""
-    defaults = {f.name: f.default for f in fields(config)} if is_dataclass(config) else {}
-    for field, (low, high) in limits.items():
-        value = getattr(config, field)
-        whole = type(defaults.get(field)) is int
-        kind = (int,) if whole else (int, float)
-        if not (isinstance(value, kind) and low <= value <= high):
-            expected = f"a {'whole ' if whole else ''}number from {low:g} to {high:g}"
-            raise InvalidValueError(f"{agent}.{field}", value, expected)

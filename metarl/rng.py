@@ -1,9 +1,10 @@
 """Randomness that is keyed, not carried: a draw is a function of who asks and when, never of who asked before.
 
-A slot's key is hashed from (seed, purpose, iteration, task, trial, slot); draw number `c` of a slot is output `c`
-of the SplitMix64 generator seeded with that key (Steele, Lea and Flood, 2014, "Fast splittable pseudorandom number
-generators", figure 16). SplitMix64 is a counter hashed by a bijection, so any output is computed directly: a batch
-draws what its members would draw alone, a GPU what a CPU draws, a resumed run what an unbroken one draws.
+An environment's key is hashed from (seed, purpose, iteration, task, trial, environment); draw number `c` of an
+environment is output `c` of the SplitMix64 generator seeded with that key (Steele, Lea and Flood, 2014, "Fast
+splittable pseudorandom number generators", figure 16). SplitMix64 is a counter hashed by a bijection, so any output is
+computed directly: a batch draws what its members would draw alone, a GPU what a CPU draws, a resumed run what an
+unbroken one draws.
 
 Integers are torch `int64`, whose arithmetic wraps; shifts are masked to be logical.
 """
@@ -19,9 +20,9 @@ from torch import Tensor
 
 _WORD = (1 << 64) - 1
 _GAMMA, _MUL1, _MUL2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-_STEP_STRIDE = 1 << 24  # numbers reserved for one environment step of one slot
+_STEP_STRIDE = 1 << 24  # numbers reserved for one environment step of one environment
 _TRIES = 8  # proposals of a gamma draw
-_BLOCK = 1 << 17  # hashes made ahead at once: one hash costs 60 us alone at 800 slots, 9 us within a block
+_BLOCK = 1 << 17  # hashes made ahead at once: one hash costs 60 us alone at 800 environments, 9 us within a block
 
 
 def _signed(word: int) -> int:
@@ -66,15 +67,15 @@ def fold_in(key: Tensor | int, data: Tensor | int) -> Tensor:
 
 
 class Rng:
-    """Keyed draws for a batch of slots.
+    """Keyed draws for a batch of environments.
 
-    Every method draws one value per slot: with keys `[N]`, `uniform(2)` is `[N, 2]`. Draws within one step are told
-    apart by their order, so a family's or policy's function must draw the same numbers in the same order whatever the
-    data; `seek(t)` moves to step `t`. Values are made ahead for a block of steps when steps are visited in order,
+    Every method draws one value per environment: with keys `[N]`, `uniform(2)` is `[N, 2]`. Draws within one step are
+    kept apart by their order, so a family's or policy's function must draw the same numbers in the same order whatever
+    the data; `seek(t)` moves to step `t`. Values are made ahead for a block of steps when steps are visited in order,
     which changes when they are computed and not what they are.
 
     Args:
-        keys: one key per slot, `int64 [N]` (see `make_key` and `fold_in`); draws live on its device.
+        keys: one key per environment, `int64 [N]` (see `make_key` and `fold_in`); draws live on its device.
         steps: how many steps will be visited, a hint for the blocks; 1 makes nothing ahead.
     """
 
@@ -91,12 +92,12 @@ class Rng:
         return self
 
     def rekey(self, mask: Tensor, keys: Tensor, t: int) -> None:
-        """Give the slots in `mask` `[N]` new keys, which at step `t` draw what they would draw at step 0."""
+        """Give the environments in `mask` `[N]` new keys, which at step `t` draw what they would draw at step 0."""
         self.keys = torch.where(mask, keys - _signed(_GAMMA * _STEP_STRIDE * t), self.keys)
         self._cache.clear()
 
     def bits(self, count: int) -> Tensor:
-        """`count` raw 64-bit outputs for each slot, `int64 [N, count]`."""
+        """`count` raw 64-bit outputs for each environment, `int64 [N, count]`."""
         return self._take("bits", count, lambda bits: bits)
 
     def uniform(self, *shape: int) -> Tensor:
@@ -117,7 +118,7 @@ class Rng:
         return (self.uniform(*shape) * high).long()
 
     def categorical(self, probs: Tensor) -> Tensor:
-        """One index per slot by inversion: `probs` `[N, n]` (rows sum to 1) to `int64 [N]`."""
+        """One index per environment by inversion: `probs` `[N, n]` (rows sum to 1) to `int64 [N]`."""
         edges = probs.cumsum(-1)
         u = self.uniform(1) * edges[:, -1:]
         return (edges <= u).sum(-1).clamp_(max=probs.shape[-1] - 1)
@@ -137,8 +138,12 @@ class Rng:
         count, offset = alpha.shape[1], self._offset
         self._offset += 2 * _TRIES * count
         if self._offset > _STEP_STRIDE:
-            raise ValueError(f"one step drew {self._offset} numbers per slot, at most {_STEP_STRIDE} are possible")
-        first = self.keys + _signed(_GAMMA * (self._t * _STEP_STRIDE + offset + 1))  # [N]: of each slot's first draw
+            raise ValueError(
+                f"one step drew {self._offset} numbers per environment, at most {_STEP_STRIDE} are possible"
+            )
+        first = self.keys + _signed(
+            _GAMMA * (self._t * _STEP_STRIDE + offset + 1)
+        )  # [N]: of each environment's first draw
         rows = max(1, _BLOCK // max(1, count))  # chunks that stay in the cache
         parts = [_gamma(first[i : i + rows], alpha[i : i + rows]) for i in range(0, len(alpha), rows)]
         return torch.cat(parts).view_as(shape)
@@ -154,10 +159,12 @@ class Rng:
         return x / x.sum(-1, keepdim=True)
 
     def _take(self, kind: str, count: int, convert: Callable[[Tensor], Tensor]) -> Tensor:
-        """The next `count` outputs of every slot at the present step, converted: `[N, ...]`."""
+        """The next `count` outputs of every environment at the present step, converted: `[N, ...]`."""
         offset, self._offset = self._offset, self._offset + count
         if self._offset > _STEP_STRIDE:
-            raise ValueError(f"one step drew {self._offset} numbers per slot, at most {_STEP_STRIDE} are possible")
+            raise ValueError(
+                f"one step drew {self._offset} numbers per environment, at most {_STEP_STRIDE} are possible"
+            )
         block = max(1, min(self.steps - self._t, _BLOCK // max(1, self.keys.numel() * count)))
         if self.steps == 1 or block == 1:
             return convert(self._hash(self._t, 1, offset, count))[0]
@@ -185,8 +192,8 @@ def _to_normal(bits: Tensor) -> Tensor:
 
 
 def _gamma(first: Tensor, alpha: Tensor) -> Tensor:
-    """Of slots whose first draws are `first` `[N]`: `alpha` `[N, n]` to `[N, n]`."""
-    slots, count = alpha.shape
+    """Of environments whose first draws are `first` `[N]`: `alpha` `[N, n]` to `[N, n]`."""
+    envs, count = alpha.shape
     d = (alpha - 1.0 / 3.0).flatten()
     c = (9.0 * d).rsqrt()
     key = (first.unsqueeze(1) + _signed(2 * _GAMMA) * torch.arange(count, device=first.device)).flatten()
@@ -207,4 +214,4 @@ def _gamma(first: Tensor, alpha: Tensor) -> Tensor:
             break
         kept = left if number == 0 else (~taken).nonzero()[:, 0]
         d, c, key = d[kept], c[kept], key[kept]
-    return out.view(slots, count)
+    return out.view(envs, count)

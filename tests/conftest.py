@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import shutil
 import tempfile
@@ -20,14 +19,19 @@ import torch
 from gymnasium.spaces import Box
 
 import metarl
-from metarl import registry
+from metarl.families import registry
 
 torch.set_num_threads(1)
-LARGE = {"metarl/MetaWorldML10-v0", "metarl/MetaWorldML45-v0"}  # dozens of environments: tests/test_meta_world.py
-SLOW = {"metarl/MetaWorldML1-v0", "metarl/MiniGrid-v0"}  # files of their own test their presets
-LONG, SHORT = 100, 12  # horizons that contract tests play, and what they play of longer ones
 
-DELICATE = {"test_golden_tasks", "test_learning", "test_maml", "test_memory", "test_meta_gradient", "test_rl2"}
+DELICATE = {
+    "families/test_golden_tasks",
+    "agents/test_learning",
+    "agents/test_maml",
+    "learning/test_memory",
+    "learning/test_meta_gradient",
+    "agents/test_rl2",
+}
+TESTS = Path(__file__).parent
 PRIVATE = pytest.StashKey[Path]()
 AT_EXIT = ("pymp-", "torchinductor_")  # multiprocessing's and PyTorch's own, which are not a test's to remove
 
@@ -55,7 +59,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the files whose every test is delicate, before tests are chosen by their marks."""
     for item in items:
-        if item.path.stem in DELICATE:
+        if str(item.path.relative_to(TESTS).with_suffix("")) in DELICATE:
             item.add_marker(pytest.mark.delicate)
 
 
@@ -73,39 +77,6 @@ def empty_temporary_folder(pytestconfig: pytest.Config) -> Iterator[None]:
     before = left_behind(folder)
     yield
     assert left_behind(folder) == before
-
-
-def contract_ids(presets: bool = False) -> list[str]:
-    """Ids of the registered families that can be built here: what contract tests loop over."""
-    out = []
-    for name, spec in registry.families.items():
-        if spec.available and name not in LARGE:
-            chosen = getattr(spec.load(), "presets", {}) if presets and name not in SLOW else ()
-            out += [name, *(f"{name}:{preset}" for preset in chosen)]
-    return out
-
-
-@functools.cache
-def contract_family(id: str) -> metarl.Family:
-    """A family for contract tests, its episodes cut short where they are long."""
-    family = metarl.make_family(id)
-    if family.horizon > LONG:
-        family.horizon = SHORT
-    return family
-
-
-def family_class(id: str) -> type[metarl.Family]:
-    """The class of a family, which is not built where its class is registered: tests are collected with this."""
-    made = registry.families[id].load()
-    return made if isinstance(made, type) else type(contract_family(id))
-
-
-def quiet(model):
-    """A model of Stable-Baselines3 that logs nothing: by itself `learn` makes a folder of logs and leaves it."""
-    from stable_baselines3.common.logger import Logger
-
-    model.set_logger(Logger(folder=None, output_formats=[]))
-    return model
 
 
 @pytest.fixture

@@ -69,6 +69,6 @@ def hang(kind):
 
 def hanging_agent(stepping="async"):
     """A small agent that learns on `Hangs`."""
-    if HANGING not in metarl.registry.families:
+    if HANGING not in metarl.families.registry.families:
         metarl.register_family(HANGING, env=Hangs, task_space=SPEED, apply="attrs", horizon=4, stepping=stepping)
     return metarl.make_agent("reptile", HANGING, meta_batch_size=2, episodes=1, inner_steps=1, hidden=(4,))

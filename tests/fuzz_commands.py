@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 
 import metarl
-from metarl.cli import main
+from metarl.cli.main import main
 
 LIMIT = 60  # seconds, many times what any of them needs
 RUN = ["--family", "metarl/BernoulliBandit-v0", "--iterations", "1", "--meta-batch-size", "8", "--hidden", "4"]
@@ -127,7 +127,7 @@ LOADS = (
     "a\0b.py",
     "json.py",
 )
-LOADS += ("a" * 300, "a" * 300 + ".py", "broken.py", "text.json", "loop.py", "metarl.cli:main", "-x", "/dev/zero")
+LOADS += ("a" * 300, "a" * 300 + ".py", "broken.py", "text.json", "loop.py", "metarl.cli.main:main", "-x", "/dev/zero")
 
 
 def commands() -> Iterator[list[str]]:

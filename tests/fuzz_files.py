@@ -38,12 +38,13 @@ import numpy as np
 import torch
 
 import metarl
-from metarl import cli, runs
+from metarl.cli import main as cli
+from metarl.evaluation.results import Results
+from metarl.families.tasks import Tasks
 from metarl.files import digest_arrays, digest_bytes, digest_json
-from metarl.report import table_text
-from metarl.results import Results
-from metarl.runs import Run, load_checkpoint
-from metarl.tasks import Tasks
+from metarl.report.page import table_text
+from metarl.runs import run as runs
+from metarl.runs.run import Run, load_checkpoint
 
 BAD = ("SILENT", "TRACEBACK", "HANG")
 SECONDS = 20.0  # that one case may take

@@ -3,7 +3,7 @@
     python tests/golden_tasks.py            # compares them with golden_tasks.json, exits with 1 where one differs
     python tests/golden_tasks.py --write    # writes the file anew, after a change that is meant
 
-`tests/test_golden_tasks.py` compares all but those of the two largest families, which take a minute to build.
+`tests/families/test_golden_tasks.py` compares all but those of the two largest families, which take a minute to build.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import metarl
-from metarl import registry
-from metarl.tasks import Repeated, sample_tasks
+from metarl.families import registry
+from metarl.families.distributions import Repeated
+from metarl.families.tasks import sample_tasks
 
 FILE = Path(__file__).with_name("golden_tasks.json")
 COUNT = 1000

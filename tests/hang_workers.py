@@ -23,8 +23,8 @@ import torch
 import torch.utils.tensorboard
 from faulty import hanging_agent
 
-import metarl.workers
-from metarl.runs import Interrupted, Run
+import metarl.engine.workers
+from metarl.runs.run import Interrupted, Run
 
 LAST, HANG_AFTER = 4, 2  # iterations in all, and before the environments hang
 LIMIT = 60.0  # seconds, many times what anything here needs
@@ -71,9 +71,9 @@ def begin(path, workers="fork", kind="sleep", hangs=True):
         trigger.parent.mkdir(exist_ok=True)
         os.environ |= {"FAULTY_TRIGGER": str(trigger), "FAULTY_KIND": kind}
         trigger.unlink(missing_ok=True)
-        metarl.workers.worker_count = lambda family, n: 1 if workers == "none" else 2
+        metarl.engine.workers.worker_count = lambda family, n: 1 if workers == "none" else 2
         if workers == "spawn":
-            metarl.workers._can_fork = lambda: False
+            metarl.engine.workers._can_fork = lambda: False
             os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *sys.path])
 
         def progress(done, total, metrics):

@@ -31,7 +31,7 @@ from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
 import metarl
 from metarl.agent import Agent
-from metarl.runs import Interrupted, Run
+from metarl.runs.run import Interrupted, Run
 
 ITERATIONS, EVERY = 12, 3
 LIMIT = 120  # seconds, many times what a training needs
@@ -61,7 +61,7 @@ class HangingPole(CartPoleEnv):
 
 def poles(id: str = "kill/Pole-v0", env: Any = "CartPole-v1") -> Agent:
     """An agent on Gymnasium environments in worker processes."""
-    if id not in metarl.registry.families:
+    if id not in metarl.families.registry.families:
         space = {"length": metarl.Uniform(0.25, 1.5)}
         metarl.register_family(id, env=env, task_space=space, apply="attrs", horizon=4, stepping="async")
     return metarl.make_agent("reptile", id, meta_batch_size=2, episodes=1, inner_steps=1, hidden=(4,))

@@ -1,4 +1,4 @@
-"""Measure the bounds of tests/test_learning.py: seeds 0, ..., 19 on the processor as it is and as an old one.
+"""Measure the bounds of tests/agents/test_learning.py: seeds 0, ..., 19 on the processor as it is and as an old one.
 
     python tests/learning_thresholds.py              # all of them, some 25 minutes of two cores
     python tests/learning_thresholds.py maml 'rl2'   # those whose name contains a word

@@ -16,12 +16,12 @@ import pytest
 import torch
 
 import metarl
-from metarl import results
 from metarl.errors import InvalidValueError
+from metarl.evaluation import results
+from metarl.evaluation.results import Results
+from metarl.families.tasks import Tasks
 from metarl.files import NpzReader, digest_arrays, digest_json, write_atomic, write_json, write_npz
-from metarl.results import Results
-from metarl.runs import Run, _lines_before, load_checkpoint, save_checkpoint
-from metarl.tasks import Tasks
+from metarl.runs.run import Run, _lines_before, load_checkpoint, save_checkpoint
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -332,7 +332,7 @@ def test_numbers_that_cannot_be_drawn_are_a_sentence(whole: Path, tmp_path: Path
     paths = {0: np.full((1, 2, 2), np.inf)}
     path = replace(found, paths=paths, trial={}).save(tmp_path / "r.json")
     with pytest.raises(InvalidValueError, match=r"results is \['rl2'\], expected numbers that can be drawn \("):
-        metarl.report.write_report([Results.load(path)], tmp_path / "page")
+        metarl.report.page.write_report([Results.load(path)], tmp_path / "page")
 
 
 # --- tasks -----------------------------------------------------------------------------------------------------------

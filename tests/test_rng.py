@@ -37,7 +37,7 @@ def unsigned(tensor):
     return [int(x) % WORD for x in tensor.flatten()]
 
 
-def slots(name, count=DRAWS):
+def envs(name, count=DRAWS):
     return Rng(fold_in(make_key("test", name), torch.arange(count)))
 
 
@@ -127,7 +127,7 @@ def same(a, b):
 
 
 def test_shapes():
-    shapes = [tuple(x.shape) for x in draw(slots("shapes", 5), 0)]
+    shapes = [tuple(x.shape) for x in draw(envs("shapes", 5), 0)]
     assert shapes == [(5, 2), (5, 3), (5,), (5, 2, 2), (5,), (5,), (5,), (5, 2), (5, 2)]
 
 
@@ -156,7 +156,7 @@ def test_making_draws_ahead_changes_nothing(hint, order):
 
 
 def test_making_draws_ahead_in_several_blocks_changes_nothing():
-    # 3 000 slots * 20 numbers leave room for 2 steps in a block of 2^17
+    # 3 000 environments * 20 numbers leave room for 2 steps in a block of 2^17
     keys = fold_in(make_key("blocks"), torch.arange(3000))
     ahead, plain = Rng(keys, 7), Rng(keys)
     for t in range(7):
@@ -165,7 +165,7 @@ def test_making_draws_ahead_in_several_blocks_changes_nothing():
 
 def test_global_generators_are_not_touched():
     torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    draw(slots("global", 3), 0)
+    draw(envs("global", 3), 0)
     assert torch.equal(torch.get_rng_state(), torch_before)
     assert (np.random.get_state()[1] == numpy_before).all()  # noqa: NPY002
 
@@ -210,15 +210,15 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("along", ["slots", "numbers", "steps"])
+@pytest.mark.parametrize("along", ["envs", "numbers", "steps"])
 def test_continuous_draws_follow_their_law(kind, along):
     law, mean, variance = KINDS[kind]
-    if along == "slots":
-        x = getattr(slots(kind), kind)()
+    if along == "envs":
+        x = getattr(envs(kind), kind)()
     elif along == "numbers":
-        x = getattr(slots(kind, 1), kind)(DRAWS)[0]
+        x = getattr(envs(kind, 1), kind)(DRAWS)[0]
     else:
-        rng = slots(kind, DRAWS // 100)
+        rng = envs(kind, DRAWS // 100)
         x = torch.cat([getattr(rng.seek(t), kind)() for t in range(100)])
     x = x.double().numpy()
     assert len(x) == DRAWS
@@ -230,13 +230,13 @@ def test_continuous_draws_follow_their_law(kind, along):
 
 
 def test_supports():
-    u = slots("support").uniform(10)
+    u = envs("support").uniform(10)
     assert float(u.min()) >= 0.0
     assert float(u.max()) < 1.0
     assert u.dtype == torch.float32
-    assert float(slots("support").exponential(10).min()) >= 0.0
+    assert float(envs("support").exponential(10).min()) >= 0.0
     # Box and Muller from 24 bits: at most sqrt(2 * 24 * ln 2) = 5.768
-    assert float(slots("support").normal(10).abs().max()) < 5.77
+    assert float(envs("support").normal(10).abs().max()) < 5.77
 
 
 def test_the_ends_of_the_uniform_range_are_reached_and_harmless():
@@ -256,7 +256,7 @@ def test_the_ends_of_the_uniform_range_are_reached_and_harmless():
 
 
 def test_both_halves_of_box_and_muller_are_independent():
-    pair = slots("pair").normal(2).double().numpy()
+    pair = envs("pair").normal(2).double().numpy()
     assert abs(np.corrcoef(pair.T)[0, 1]) < 4 / np.sqrt(DRAWS)
     assert abs(np.corrcoef((pair**2).T)[0, 1]) < 4 / np.sqrt(DRAWS)
     assert stats.kstest(pair[:, 1], "norm").pvalue > 1e-3
@@ -264,7 +264,7 @@ def test_both_halves_of_box_and_muller_are_independent():
 
 def test_integers_are_uniform():
     for high in (2, 7, 100):
-        x = slots(f"integers {high}").integers(high)
+        x = envs(f"integers {high}").integers(high)
         counts = torch.bincount(x, minlength=high).numpy()
         assert len(counts) == high
         assert stats.chisquare(counts).pvalue > 1e-3
@@ -272,13 +272,13 @@ def test_integers_are_uniform():
 
 def test_categorical_follows_its_probabilities():
     probs = torch.tensor([0.5, 0.25, 0.2, 0.05])
-    x = slots("categorical").categorical(probs.expand(DRAWS, 4))
+    x = envs("categorical").categorical(probs.expand(DRAWS, 4))
     assert stats.chisquare(torch.bincount(x, minlength=4).numpy(), probs.double().numpy() * DRAWS).pvalue > 1e-3
 
 
 def test_categorical_takes_a_distribution_per_slot_and_never_the_impossible():
     probs = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.5, 0.5]])
-    rng = slots("per slot", 4)
+    rng = envs("per environment", 4)
     x = torch.stack([rng.seek(t).categorical(probs) for t in range(2000)])
     assert (x[:, :3] == torch.tensor([1, 0, 2])).all()
     assert set(x[:, 3].tolist()) == {1, 2}
@@ -296,7 +296,7 @@ def test_streams_are_uncorrelated():
 
 
 def test_neighbours_in_a_stream_are_uncorrelated():
-    x = slots("lag", 1).uniform(DRAWS)[0].double().numpy()
+    x = envs("lag", 1).uniform(DRAWS)[0].double().numpy()
     for lag in (1, 2, 3, 4):
         assert abs(np.corrcoef(x[:-lag], x[lag:])[0, 1]) < 4 / np.sqrt(DRAWS)
 

@@ -23,10 +23,11 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 
 from baselines.measure import MISSING, Side, compare, interleave, timed
-from metarl import Trials, make_agent
-from metarl.agents.rl2 import RL2, RL2Config
-from metarl.agents.rl2_network import RL2Network
-from metarl.rollout import SlotPool
+from metarl import make_agent
+from metarl.agents.memory.rl2 import RL2, RL2Config
+from metarl.agents.memory.rl2_network import RL2Network
+from metarl.engine.pool import EnvironmentPool
+from metarl.engine.rollout import PoolTrials
 
 Array = npt.NDArray[Any]
 GATES = {"gru": 3, "lstm": 4}
@@ -40,7 +41,7 @@ class Case:
     hidden: int
     """Units of the memory."""
     trials: int = 64
-    """Trials per update."""
+    """PoolTrials per update."""
     pulls: int = 100
     """Pulls per trial."""
     minibatches: int = 1
@@ -142,7 +143,7 @@ class GRUPolicy(nn.Module):
 
 @torch.no_grad()
 def play(net: GRUPolicy, p: Tensor, pulls: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Trials on arms `p` `[R, k]`: `x` `[T, R, k + 2]`, and `action`, `log_prob`, `value`, `reward` `[T, R]`."""
+    """PoolTrials on arms `p` `[R, k]`: `x` `[T, R, k + 2]`, and `action`, `log_prob`, `value`, `reward` `[T, R]`."""
     rows, k = p.shape
     h, seen = p.new_zeros(rows, net.cell.hidden_size), []
     x = torch.cat([p.new_zeros(rows, k + 1), p.new_ones(rows, 1)], 1)
@@ -225,11 +226,15 @@ def rl2_agent(case: Case, memory: str, device: str) -> RL2:
 
 def metarl_side(agent: RL2) -> Callable[[], Any]:
     """One of its updates at each call, on tasks of its own."""
-    iterations, pool, trials = itertools.count(), SlotPool(agent.family, agent.device), agent.config.meta_batch_size
+    iterations, pool, trials = (
+        itertools.count(),
+        EnvironmentPool(agent.family, agent.device),
+        agent.config.meta_batch_size,
+    )
 
     def work() -> None:
         i = next(iterations)
-        agent.train_step(Trials(pool, agent.family.tasks("train", trials, start=i * trials), iteration=i))
+        agent.train_step(PoolTrials(pool, agent.family.tasks("train", trials, start=i * trials), iteration=i))
 
     return work
 

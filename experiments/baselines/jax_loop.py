@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from baselines.bandit_loop import GRUPolicy
-from metarl.agents.rl2 import RL2Config
+from metarl.agents.memory.rl2 import RL2Config
 
 Arrays = dict[str, jax.Array]  # by name
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from metarl import Budget, Trials
-from metarl.agents.maml import MAML, MAMLConfig
-from metarl.policy_gradient import Batch
-from metarl.trust_region import conjugate_gradient
+from metarl.agents.gradient.maml import MAML, MAMLConfig
+from metarl.learning.policy_gradient import Batch
+from metarl.learning.trust_region import conjugate_gradient
 
 Theta = dict[str, Tensor]
 ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
@@ -33,7 +33,7 @@ class Task(NamedTuple):
 
 def collect(agent: MAML, trials: Trials) -> tuple[list[Batch], Batch]:
     """The batches that `agent.train_step(trials)` makes: all its draws are keyed, so they are the same to the bit."""
-    budget = Budget(slots=agent.config.episodes, steps=agent.family.horizon)
+    budget = Budget(envs=agent.config.episodes, steps=agent.family.horizon)
     state, batches = agent.begin(trials.rows), []
     for j in range(agent.config.inner_steps + 1):
         rollout, state = trials.collect(agent, state, j, budget)

@@ -50,7 +50,7 @@ class PointNavigation(gym.Env[Array, Array]):
 
 
 def vector_env(goal: Array, count: int) -> SyncVectorEnv:
-    """`count` environments of one task; a finished one restarts in the same step, as metarl's slots do."""
+    """`count` environments of one task; a finished one restarts in the same step, as metarl's environments do."""
     return SyncVectorEnv([lambda: PointNavigation(goal)] * count, autoreset_mode=AutoresetMode.SAME_STEP)
 
 

@@ -1,0 +1,53 @@
+"""The informed optimum, played: the family's `optimal_action` with the task known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor
+
+from metarl.agent import Agent, AgentState, Budget, Step
+from metarl.errors import InvalidValueError
+from metarl.families.family import Family, TorchFamily
+from metarl.families.tasks import Tasks
+from metarl.rng import Rng
+
+
+@dataclass(frozen=True)
+class OracleConfig:
+    """Nothing to choose."""
+
+
+class Oracle(Agent):
+    """Plays the best action of the task it is shown; only families that know theirs have one."""
+
+    name = "oracle"
+    Config = OracleConfig
+    privileged: ClassVar[bool] = True
+    learns: ClassVar[bool] = False
+    takes: ClassVar[str] = "a torch family that implements optimal_action"
+
+    def __init__(self, family: Family, config: OracleConfig, seed: int = 0, device: torch.device | str = "cpu") -> None:
+        super().__init__(family, config, seed, device)
+        if not (isinstance(family, TorchFamily) and family.has_optimal_action):
+            raise InvalidValueError("family of oracle", family.id, self.takes)
+
+    @property
+    def budget(self) -> Budget:
+        """One episode per adaptation step, which changes nothing."""
+        return Budget(envs=1, episodes=1)
+
+    def begin(self, rows: int, tasks: Tasks | None = None) -> AgentState:
+        """Nothing is kept but the rows."""
+        return {"row": torch.arange(rows, device=self.device)}
+
+    def act(
+        self, state: AgentState, step: Step, rng: Rng, deterministic: bool
+    ) -> tuple[Tensor, dict[str, Tensor], AgentState]:
+        """The optimal action `[R, E, *action]`, in the environment's own units."""
+        simulator = step.simulator
+        assert simulator is not None  # the constructor refuses families without one
+        action = cast("TorchFamily", self.family).optimal_action(simulator.state, simulator.task, simulator.time)
+        return action.view(*step.obs.shape[:2], *action.shape[1:]), {}, state

@@ -1,0 +1,437 @@
+"""Stable-Baselines3's algorithms (Raffin et al. 2021, JMLR 22(268)) as agents: what ordinary RL makes of a task.
+
+An adaptation step is `model.learn(steps)` in the task. `sb3` starts each trial from a fresh model, `sb3_pretrained`
+from one that was trained on train tasks, a new one in every episode, and `metarl.sb3.wrap` makes an agent that starts
+from a model of your own. The state holds every parameter, optimizer moment, counter and replay buffer as tensors `[R,
+...]`, one model per row.
+
+    metarl train sb3_pretrained --family metarl/PointNavigation-v0 --iterations 20
+    metarl eval sb3 --family metarl/PointNavigation-v0
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import io
+import json
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import torch
+import tyro
+from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import BaseBuffer
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.noise import NormalActionNoise
+from torch import Tensor
+
+from metarl.agent import Agent, AgentState, Budget, Rollout, Step, Trials
+from metarl.config import check_number
+from metarl.engine.rollout import check_finite
+from metarl.errors import DivergedWarning, InvalidValueError, did_you_mean, verbatim
+from metarl.families.family import Family
+from metarl.families.tasks import Tasks
+from metarl.files import parse_json
+from metarl.global_rng import seed_torch, seeded
+from metarl.interop.sb3 import (
+    SEED_BITS,
+    ModelTensors,
+    Recorder,
+    check_spaces,
+    join_rows,
+    make_sb3_env,
+    normalized_space,
+    recorder_of,
+    stack_rows,
+    steps_per_round,
+)
+from metarl.named import load_named
+from metarl.rng import Rng, fold_in, make_key
+
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {c.__name__: c for c in (A2C, DDPG, DQN, PPO, SAC, TD3)}
+KINDS = (BaseAlgorithm, BaseBuffer, torch.nn.Module, torch.optim.Optimizer)  # what a run's keywords may name
+PACKAGES = ("torch.nn", "torch.optim", "stable_baselines3")  # of these
+OURS = ("policy", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model")  # not for the user
+ON_GPU = "You are trying to run .* on the GPU"  # advice that an explicit device has overruled
+
+
+def _object(words: list[str]) -> dict[str, Any]:
+    """An object of JSON from the command line."""
+    found = parse_json(words[0])
+    if not isinstance(found, dict):
+        raise ValueError("it is no object of JSON")
+    return found
+
+
+Keywords = Annotated[
+    dict[str, Any],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="JSON",
+        instance_from_str=_object,
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda value: [json.dumps(value)],
+    ),
+]
+
+
+@dataclass(frozen=True)
+class SB3Config:
+    """Which algorithm, and how much it may play; all else is Stable-Baselines3's default."""
+
+    algorithm: str = "PPO"
+    """A2C, DDPG, DQN, PPO, SAC, TD3, or "module:Class", for example "sb3_contrib:TRPO"."""
+    policy: str = "MlpPolicy"
+    """The policy's name, as the algorithm knows it."""
+    algorithm_kwargs: Keywords = field(default_factory=dict)
+    """Keywords of the algorithm as JSON; a "module:Class" in them is imported, as in
+    {"policy_kwargs": {"activation_fn": "torch.nn:ReLU"}}; opening such a run needs --load for other packages' modules
+    than torch.nn, torch.optim and stable_baselines3."""
+    steps: int = 2048
+    """Environment steps that one adaptation step eats: a multiple of num_envs times n_steps or train_freq."""
+    num_envs: int = 1
+    """Environments that a task is learned in side by side."""
+    action_noise: float = 0.0
+    """Standard deviation of noise on the actions (in [-1, 1]) while learning; DDPG and TD3 do not explore without."""
+
+
+@dataclass(frozen=True)
+class SB3PretrainedConfig(SB3Config):
+    """Also what is pre-trained on."""
+
+    meta_batch_size: int = 20
+    """Train tasks that one training iteration goes through, an episode each, over and over for `steps` steps."""
+
+
+class SB3(Agent):
+    """A Stable-Baselines3 model from scratch in each task."""
+
+    name = "sb3"
+    Config: ClassVar[type[Any]] = SB3Config
+    learns: ClassVar[bool] = False
+
+    def __init__(self, family: Family, config: Any, seed: int = 0, device: torch.device | str = "cpu") -> None:
+        super().__init__(family, config, seed, device)
+        self.config: SB3Config = config
+        check_number(self.name, config, steps=(1, 1e9), num_envs=(1, 1e6), action_noise=(0, 1e3))
+        if family.switches:
+            expected = (
+                f"one whose task stays: each adaptation step of {self.name} would begin the schedule of tasks anew"
+            )
+            raise InvalidValueError(f"family of {self.name}", family.id, expected)
+        self.head = check_spaces(family, self.name)
+        self.normalized = True  # as all agents' policies here, in [-1, 1]
+        self.worker = self.make_model()  # holds one row's state at a time
+        self.tensors_of = ModelTensors(self.worker, _hyperparameters(type(self.worker)))
+        self.start = self.tensors_of.read(self.worker, "none")
+        self._check_model()
+        self._seen: list[tuple[Tensor, int]] = []  # the state that `_policies` hold
+        self._unused = copy.deepcopy(self.worker.policy)  # one that has acted keeps tensors that cannot be copied
+        self._policies: list[Any] = []
+
+    def make_env(self, tasks: Tasks | None = None) -> Recorder:
+        """Environments that go through train tasks, or (without `tasks`) play the one that they are told."""
+        redraw, device = "never" if tasks is None else "episode", str(self.device)
+        count, normalized = self.config.num_envs, self.normalized
+        env = make_sb3_env(self.family, count, tasks, redraw=redraw, normalize_actions=normalized, device=device)
+        return Recorder(env)
+
+    # --- the model ----------------------------------------------------------------------------------------------------
+
+    def make_model(self) -> BaseAlgorithm:
+        """A fresh model whose environment is a `Recorder`."""
+        cls = self._algorithm()
+        kwargs = self._keywords(cls)
+        env = self.make_env()
+        kwargs |= {"seed": self.seed & SEED_BITS, "device": self.device, "verbose": 0}
+        try:
+            with seeded(self.seed & SEED_BITS, self.device), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ON_GPU)
+                model = cls(self.config.policy, env, **kwargs)
+        except (AssertionError, TypeError, ValueError) as error:
+            said = " ".join(str(error).split()) or type(error).__name__
+            what, value = f"{self.name}.algorithm_kwargs", json.dumps(self.config.algorithm_kwargs)
+            if "action space" in said:
+                what, value = f"action space of {self.name}", str(self.family.action_space)
+            raise InvalidValueError(what, verbatim(value), f"what {cls.__name__} takes ({said})") from error
+        return _quiet(model)
+
+    def _algorithm(self) -> type[BaseAlgorithm]:
+        name = self.config.algorithm
+        if ":" not in name and name not in ALGORITHMS:
+            expected = f"{did_you_mean(str(name), ALGORITHMS)}, or 'module:Class'"
+            raise InvalidValueError(f"{self.name}.algorithm", name, expected)
+        cls = ALGORITHMS[name] if name in ALGORITHMS else load_named(name, KINDS, PACKAGES)
+        if not (isinstance(cls, type) and issubclass(cls, BaseAlgorithm)):
+            raise InvalidValueError(f"{self.name}.algorithm", name, "a Stable-Baselines3 algorithm")
+        if self.config.policy not in cls.policy_aliases:
+            expected = did_you_mean(str(self.config.policy), cls.policy_aliases)
+            raise InvalidValueError(f"{self.name}.policy", self.config.policy, f"{expected}, for {cls.__name__}")
+        return cls
+
+    def _keywords(self, cls: type[BaseAlgorithm]) -> dict[str, Any]:
+        """The constructor's keywords, names in them imported."""
+        given, known = self.config.algorithm_kwargs, set(_hyperparameters(cls)) - set(OURS)
+        try:
+            json.dumps(given)
+        except TypeError as error:
+            raise InvalidValueError(f"{self.name}.algorithm_kwargs", given, "what JSON can hold") from error
+        for key in given:
+            if key not in known:
+                expected = f"for {cls.__name__} {did_you_mean(key, known)}"
+                raise InvalidValueError(f"keyword of {self.name}.algorithm_kwargs", key, expected)
+        kwargs: dict[str, Any] = _imported(given)
+        if isinstance(kwargs.get("train_freq"), list):
+            kwargs["train_freq"] = tuple(kwargs["train_freq"])
+        if self.config.action_noise:
+            if "action_noise" not in known or not self.family.action_space.shape:
+                expected = f"0, because {cls.__name__} takes none here"
+                raise InvalidValueError(f"{self.name}.action_noise", self.config.action_noise, expected)
+            scale = np.full(self.family.action_space.shape, self.config.action_noise)
+            kwargs["action_noise"] = NormalActionNoise(np.zeros_like(scale), scale)
+        return kwargs
+
+    def _check_model(self) -> None:
+        """Refuse what an adaptation step could not count or a state could not hold."""
+        model = self.worker
+        if hasattr(model.policy, "lstm_actor"):
+            expected = "an algorithm whose policy keeps no memory of the episode"
+            raise InvalidValueError(f"{self.name}.algorithm", self.config.algorithm, expected)
+        if model.use_sde:
+            expected = "False: its noise is no part of a model's parameters"
+            raise InvalidValueError(f"use_sde of {self.name}", True, expected)
+        train_freq = getattr(model, "train_freq", None)
+        if train_freq is not None and train_freq.unit.value != "step":
+            raise InvalidValueError(f"train_freq of {self.name}", "episode", "a number of steps, to keep to a budget")
+        whole, steps = steps_per_round(model), self.config.steps
+        if steps % whole:
+            nearest = max(whole, round(steps / whole) * whole)
+            expected = f"a multiple of {whole}, after which {type(model).__name__} updates: for example {nearest}"
+            raise InvalidValueError(f"{self.name}.steps", steps, expected)
+
+    # --- the agent ----------------------------------------------------------------------------------------------------
+
+    @property
+    def budget(self) -> Budget:
+        """`steps` environment steps, shared by `num_envs` environments."""
+        return Budget(envs=self.config.num_envs, steps=self.config.steps // self.config.num_envs)
+
+    def begin(self, rows: int, tasks: Tasks | None = None) -> AgentState:
+        """The initial model in each row, its replay buffer empty."""
+        state = {k: v.expand(rows, *v.shape).clone() for k, v in self.start.items()}
+        return state | {"failed": torch.zeros(rows, dtype=torch.int64, device=self.device)}
+
+    def act(
+        self, state: AgentState, step: Step, rng: Rng, deterministic: bool
+    ) -> tuple[Tensor, dict[str, Tensor], AgentState]:
+        """Actions `[R, E, *action]` by `predict`, stochastic ("sampled") or deterministic ("mean")."""
+        rows, width = step.obs.shape[:2]
+        policies, seen = self._policies_of(state), step.obs.cpu().numpy()
+        epsilon = self._epsilon(state) if not deterministic else None
+        stochastic = not deterministic and epsilon is None
+        if stochastic:
+            seeds = (rng.bits(1).view(rows, width) & SEED_BITS).tolist()
+        actions = []
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [], enabled=stochastic):
+            for row in range(rows):
+                if not stochastic:
+                    actions.append(policies[row].predict(seen[row], deterministic=True)[0])
+                    continue
+                told = []
+                for env in range(width):  # one by one: what an environment draws must not depend on how many there are
+                    seed_torch(seeds[row][env], self.device)
+                    told.append(policies[row].predict(seen[row, env], deterministic=False)[0])
+                actions.append(np.stack(told))
+        action = torch.as_tensor(np.stack(actions), device=step.obs.device)
+        if epsilon is not None:  # epsilon-greedy algorithms, for each environment on its own
+            explores = rng.uniform(1).view(rows, width) < epsilon.unsqueeze(1)
+            action = torch.where(explores, rng.integers(int(self.family.action_space.n)).view(rows, width), action)  # type: ignore[attr-defined]
+        return action, {}, state
+
+    def to_env(self, action: Tensor) -> Tensor:
+        """From [-1, 1] to the action box; a user's own model may act in the box itself."""
+        return self.head.to_env(action) if self.normalized else action
+
+    def _epsilon(self, state: AgentState) -> Tensor | None:
+        """Probability of a random action `[R]`, of algorithms that explore so."""
+        if not hasattr(self.worker, "exploration_rate"):
+            return None
+        return state["counters"][:, self.tensors_of.counters.index("exploration_rate")]
+
+    def _policies_of(self, state: AgentState) -> list[Any]:
+        """A policy for each row; what was loaded last is kept while the state's tensors are the same, unchanged."""
+        seen = [(v, v._version) for v in state.values()]
+        same = len(seen) == len(self._seen)
+        if same and all(a[0] is b[0] and a[1] == b[1] for a, b in zip(seen, self._seen, strict=True)):
+            return self._policies
+        rows, prefix = len(state["failed"]), "policy/"
+        while len(self._policies) < rows:
+            self._policies.append(copy.deepcopy(self._unused))
+        for row in range(rows):
+            own = {k.removeprefix(prefix): v[row] for k, v in state.items() if k.startswith(prefix)}
+            self._policies[row].load_state_dict(own)
+        self._seen = seen
+        return self._policies
+
+    def interact(self, state: AgentState, trials: Trials, adaptation_step: int) -> tuple[Rollout, AgentState]:
+        """`learn` in every row, one after another, each from its own keys; what the model consumed is the rollout."""
+        keys = fold_in(fold_in(trials.keys, adaptation_step), make_key("sb3", "learn"))
+        model, kind = self.worker, self.tensors_of
+        rollouts, after, bad = [], [], []
+        for row in range(trials.rows):
+            before = {k: v[row] for k, v in state.items() if k != "failed"}
+            kind.write(model, before)
+            rollouts.append(self._learn(model, keys[row], trials.tasks[row]))
+            if not kind.is_finite(model):
+                bad.append(row)
+            after.append(before if row in bad else kind.read(model))
+        failed = state["failed"].clone()
+        failed[bad] += 1
+        self._warn_of_failed(bad, trials)
+        rollout = join_rows(rollouts)
+        check_finite(rollout, self.family, trials.tasks)
+        return rollout, stack_rows(after) | {"failed": failed}
+
+    def _warn_of_failed(self, bad: list[int], trials: Trials) -> None:
+        if bad:
+            more = f" (and {len(bad) - 1} more tasks)" if len(bad) > 1 else ""
+            warnings.warn(
+                f"{self.name}: learning in task {int(trials.tasks.index[bad[0]])} of split {trials.tasks.split!r}{more}"
+                " gave parameters that are not finite; it counts as failed, and those before it are kept",
+                DivergedWarning,
+                stacklevel=3,
+            )
+
+    def _learn(self, model: BaseAlgorithm, key: Tensor, task: Tasks | None = None) -> Rollout:
+        """One call of `learn`, its draws and its environments' from `key` (`int64`, one number)."""
+        env = recorder_of(model)
+        seeds = (fold_in(key, torch.arange(self.config.num_envs + 1)) & SEED_BITS).tolist()
+        env.begin(seeds[1:], task)
+        model.action_space.seed(seeds[0])
+        model._last_obs = None  # a new episode
+        never: Any = None  # log nothing
+        try:
+            with seeded(seeds[0], self.device):
+                model.learn(self.config.steps, reset_num_timesteps=False, log_interval=never)
+        except ValueError:  # what PyTorch's distributions say of a policy that diverged
+            if self.tensors_of.is_finite(model):
+                raise
+        return env.rollout(self.device)
+
+    @classmethod
+    def of_model(
+        cls, model: BaseAlgorithm, family: Family, steps: int, num_envs: int, seed: int, device: torch.device
+    ) -> SB3Model:
+        """See `metarl.sb3.wrap`."""
+        own = f"{type(model).__module__}:{type(model).__qualname__}"
+        policy = type(model.policy).__name__
+        return SB3Model(model, family, SB3Config(own, policy, steps=steps, num_envs=num_envs), seed, device)
+
+
+class SB3Pretrained(SB3):
+    """A Stable-Baselines3 model trained on train tasks, fine-tuned in each task from an empty replay buffer."""
+
+    name = "sb3_pretrained"
+    Config = SB3PretrainedConfig
+    learns: ClassVar[bool] = True
+
+    def __init__(self, family: Family, config: Any, seed: int = 0, device: torch.device | str = "cpu") -> None:
+        super().__init__(family, config, seed, device)
+        check_number(self.name, config, meta_batch_size=(1, 1e9))
+        self.learner = self.make_model()
+
+    @property
+    def train_env_steps(self) -> int:
+        """What one call of `learn` consumes."""
+        return self.config.steps
+
+    def train_step(self, trials: Trials) -> dict[str, float]:
+        """`learn` for `steps` steps, a new train task in every episode."""
+        start = time.perf_counter()
+        model = self.learner
+        env = self.make_env(trials.tasks)
+        before = self.tensors_of.read(model, "all")
+        model.set_env(env)
+        rollout = self._learn(model, torch.tensor(trials.key))
+        env.close()
+        finite = self.tensors_of.is_finite(model)
+        if not finite:
+            self.tensors_of.write(model, before)
+        self.start = self.tensors_of.read(model, "none")
+        return {
+            "return_0": float(rollout.mean_return().nanmean()),
+            "env_steps": float(rollout.env_steps.sum()),
+            "failed_steps": float(not finite),
+            "seconds_learning": time.perf_counter() - start,
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The model, its optimizers and its whole replay buffer."""
+        return self.tensors_of.read(self.learner, "all")
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `tensors`."""
+        self.tensors_of.write(self.learner, tensors)
+        self.start = self.tensors_of.read(self.learner, "none")
+
+
+class SB3Model(SB3):
+    """A user's own model, fine-tuned in each task; made by `metarl.sb3.wrap`."""
+
+    name = "sb3_model"
+
+    def __init__(
+        self, model: BaseAlgorithm, family: Family, config: SB3Config, seed: int, device: torch.device
+    ) -> None:
+        self.model = model
+        super().__init__(family, config, seed, device)
+
+    def make_model(self) -> BaseAlgorithm:
+        """A copy of the model."""
+        model = self.model
+        if model.get_vec_normalize_env() is not None:
+            expected = "none that changes observations"
+            raise InvalidValueError("environment of the model", verbatim("VecNormalize"), expected)
+        self.normalized = model.action_space != self.family.action_space
+        actions = normalized_space(self.family) if self.normalized else self.family.action_space
+        for what, own, theirs in (
+            ("observation space", self.family.observation_space, model.observation_space),
+            ("action space", actions, model.action_space),
+        ):
+            if own != theirs:
+                raise InvalidValueError(f"{what} of the model", theirs, f"{own}, for {self.family.id}")
+        file = io.BytesIO()
+        model.save(file)
+        file.seek(0)
+        env = self.make_env()
+        with seeded(self.seed & SEED_BITS, self.device), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ON_GPU)
+            return _quiet(type(model).load(file, env=env, device=self.device))
+
+
+def _quiet(model: BaseAlgorithm) -> BaseAlgorithm:
+    model.set_logger(Logger(folder=None, output_formats=[]))
+    return model
+
+
+def _hyperparameters(cls: type[BaseAlgorithm]) -> list[str]:
+    """The names of a constructor's arguments."""
+    return [n for n in inspect.signature(cls).parameters if n not in ("args", "kwargs")]
+
+
+def _imported(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy in which each "module:Class" is the thing itself."""
+
+    def one(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return _imported(value)
+        named = isinstance(value, str) and ":" in value
+        return load_named(value, KINDS, PACKAGES) if named else copy.deepcopy(value)
+
+    return {k: one(v) for k, v in given.items()}

@@ -1,0 +1,1 @@
+"""Agents that adapt by what they remember."""

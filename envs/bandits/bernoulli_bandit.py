@@ -1,0 +1,138 @@
+"""Bernoulli bandits: k arms that pay 1 with unknown probabilities.
+
+Duan et al. (2016, arXiv:1611.02779, section 3.1). Every pull is an episode of one step; a trial is n of them.
+
+Observation: the constant 0, `[1]`. Action: which arm. Reward: 1 with probability p[arm], else 0. End: every pull
+terminates its episode. Task: p, uniform on [0, 1]^k. Presets: "k10", "k50". Version history: v0, first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium.spaces import Box, Discrete
+from torch import Tensor
+
+from metarl.errors import InvalidValueError
+from metarl.families.distributions import Uniform
+from metarl.families.family import TorchFamily
+from metarl.families.tasks import Tasks
+from metarl.rng import Rng
+
+MAX_BAYES_STATES = 400_000
+
+
+class BernoulliBandit(TorchFamily):
+    """k independent arms that pay 0 or 1.
+
+    Args:
+        k: number of arms.
+    """
+
+    source = "Duan et al. 2016, arXiv:1611.02779"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"k10": {"k": 10}, "k50": {"k": 50}}
+    observation_space = Box(0.0, 1.0, (1,), np.float32)
+    horizon = 1
+
+    def __init__(self, k: int = 5) -> None:
+        if not (isinstance(k, int) and k >= 1):
+            raise InvalidValueError("BernoulliBandit.k", k, "a whole number of arms, at least 1")
+        self.k = k
+        self.action_space = Discrete(k)
+        self.task_space = {"p": Uniform(0.0, 1.0, (k,))}
+        self.ood = {"hard": {"p": Uniform(0.45, 0.55, (k,))}}
+
+    def reset(self, task: dict[str, Tensor], rng: Rng) -> Tensor:
+        """The constant observation, `[N, 1]`."""
+        return torch.zeros_like(task["p"][:, :1])
+
+    def observe(self, state: Tensor, task: dict[str, Tensor]) -> Tensor:
+        """Nothing to see."""
+        return state
+
+    def step(
+        self, state: Tensor, action: Tensor, task: dict[str, Tensor], rng: Rng
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """Pull arm `action`, `int64 [N]`."""
+        p = task["p"].gather(1, action.unsqueeze(1)).squeeze(1)
+        reward = (rng.uniform() < p).float()
+        return state, reward, torch.ones_like(reward, dtype=torch.bool), {"expected_reward": p}
+
+    def optimal_action(self, state: Tensor, task: dict[str, Tensor], t: Tensor) -> Tensor:
+        """The best arm."""
+        return task["p"].argmax(-1)
+
+    def references(self, tasks: Tasks) -> dict[str, npt.NDArray[np.float64]]:
+        """One pull: the mean of the arms, and the best of them."""
+        p = tasks.values["p"].astype(np.float64)
+        return {"floor": p.mean(1), "informed_optimum": p.max(1)}
+
+    def bayes_optimal_return(self, episodes: int) -> float | None:
+        """Exact by dynamic programming over the arms' counts, where their number allows; see `bayes_value`."""
+        return bayes_value(episodes, self.k) if bayes_states(episodes, self.k) <= MAX_BAYES_STATES else None
+
+    def draw(self, axes: Any, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
+        """The arms' probabilities, the best one's in orange."""
+        draw_arms(axes, task["p"])
+
+
+def draw_arms(axes: Any, p: npt.NDArray[Any]) -> None:
+    """Bars of probabilities `[k]` between two lines at 0 and 1, the highest in orange."""
+    axes.bar(range(len(p)), p, color=["tab:orange" if i == p.argmax() else "tab:blue" for i in range(len(p))])
+    axes.hlines([0, 1], -0.6, len(p) - 0.4, color="0.6", linewidth=1)
+    axes.set(xlim=(-0.6, len(p) - 0.4), ylim=(-0.05, 1.05), aspect="auto")
+
+
+def bayes_states(n: int, k: int) -> int:
+    """How many sets of k arms' counts have at most n - 1 pulls in all (arms are exchangeable)."""
+    # one arm with j pulls has j + 1 states; count multisets of arms by total pulls (a generating function)
+    ways = np.zeros((k + 1, n), dtype=object)  # [arms that were pulled, pulls]
+    ways[0, 0] = 1
+    for j in range(1, n):
+        for _ in range(j + 1):  # each state of an arm with j pulls may be used any number of times
+            for arms in range(1, k + 1):
+                ways[arms, j:] = ways[arms, j:] + ways[arms - 1, : n - j]
+            if ways.sum() > 100 * MAX_BAYES_STATES:
+                return int(ways.sum())
+    return int(ways.sum())
+
+
+@lru_cache(maxsize=32)
+def bayes_value(n: int, k: int) -> float:
+    """The Bayes-optimal expected reward of n pulls of k arms under uniform priors, exactly.
+
+    V(n left, {(s_i, f_i)}) = max_i m_i (1 + V(after a success)) + (1 - m_i) V(after a failure), with the posterior
+    mean m_i = (s_i + 1) / (s_i + f_i + 2); arms are exchangeable, so their counts are kept sorted.
+    """
+    fresh = ((0, 0),) * k
+    layers = [{fresh}]
+    for _ in range(n - 1):
+        layers.append({after for counts in layers[-1] for pair in _children(counts) for after in pair[1:]})
+    value: dict[tuple[tuple[int, int], ...], float] = {}
+    for layer in reversed(layers):
+        value = {
+            counts: max(
+                m * (1.0 + value.get(win, 0.0)) + (1.0 - m) * value.get(lose, 0.0) for m, win, lose in _children(counts)
+            )
+            for counts in layer
+        }
+    return value[fresh]
+
+
+def _children(
+    counts: tuple[tuple[int, int], ...],
+) -> list[tuple[float, tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]]:
+    """For each different arm: its posterior mean, and the sorted counts after a success and after a failure."""
+    out = []
+    for i, (s, f) in enumerate(counts):
+        if i and counts[i - 1] == (s, f):
+            continue
+        rest = counts[:i] + counts[i + 1 :]
+        win, lose = tuple(sorted((*rest, (s + 1, f)))), tuple(sorted((*rest, (s, f + 1))))
+        out.append(((s + 1) / (s + f + 2), win, lose))
+    return out

@@ -1,0 +1,1 @@
+"""Grid worlds, mazes and tabular MDPs."""

@@ -1,0 +1,194 @@
+"""Dark Room and Dark Key-to-Door: grids in which nothing is seen but the own cell.
+
+Laskin et al. (2022, "Algorithm Distillation", arXiv:2210.14215, section 4 and appendix).
+
+Both: observation: the own cell (x, y), `[2]`, unscaled. Action: 0 up (y + 1), 1 right (x + 1), 2 down, 3 left, 4 stay;
+a move off the grid stays. Train and test are disjoint: a hash of the task's cells says to which of them it belongs.
+
+Dark Room: reward: +1 for every step whose new cell is the goal, else 0. Start: the centre. End: none before the horizon
+of 20. Task: the goal, any of the 81 cells. Version history: v0, first.
+
+Dark Key-to-Door: reward: +1 for the first step whose new cell is the key's, +1 for the first one from then on whose new
+cell is the door's; where both are in one cell, that step gets both. Who starts on the key must still end a step there,
+by staying for example. Whether the key is held is not shown. Start: any cell. End: when the door is opened, or at the
+horizon of 50. Task: the cells of key and door, 81^2 pairs (those in one cell included, as in the paper's count).
+Version history: v0, first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium.spaces import Box, Discrete
+from torch import Tensor
+
+from metarl.envs.grids.grid_navi import MOVES, Floats, Ints, draw_grid, expected_visits, move, random_walk, toward
+from metarl.errors import InvalidValueError
+from metarl.families.distributions import Choice
+from metarl.families.family import TorchFamily
+from metarl.families.tasks import Tasks
+from metarl.rng import Rng
+
+
+class DarkRoom(TorchFamily):
+    """A grid with one goal, which pays for as long as it is stood on.
+
+    Args:
+        size: cells on a side, an odd number, at least 5 (with 9 cells train and test would be one and the same).
+        horizon: steps per episode.
+    """
+
+    source = "Laskin et al. 2022, arXiv:2210.14215"
+    terminates = False
+
+    def __init__(self, size: int = 9, horizon: int = 20) -> None:
+        _check_sizes("DarkRoom", size, horizon, least=5)
+        if size % 2 == 0:
+            raise InvalidValueError("DarkRoom.size", size, "an odd number, because the start is the centre")
+        self.size, self.horizon, self.centre = size, horizon, size // 2
+        self.observation_space = Box(0.0, size - 1.0, (2,), np.float32)
+        self.action_space = Discrete(len(MOVES))
+        self.task_space = {"goal": Choice(_cells(size))}
+
+    def reset(self, task: dict[str, Tensor], rng: Rng) -> Tensor:
+        """The centre: `float32 [N, 2]`."""
+        return torch.full_like(task["goal"], float(self.centre))
+
+    def observe(self, state: Tensor, task: dict[str, Tensor]) -> Tensor:
+        """The own cell."""
+        return state
+
+    def step(self, state: Tensor, action: Tensor, task: dict[str, Tensor], rng: Rng) -> tuple[Tensor, Tensor, Tensor]:
+        """Move; reward by the cell that was reached."""
+        cell = move(state, action, self.size)
+        found = (cell == task["goal"]).all(-1)
+        return cell, found.float(), torch.zeros_like(found)
+
+    def optimal_action(self, state: Tensor, task: dict[str, Tensor], t: Tensor) -> Tensor:
+        """The shortest way, then stay."""
+        return toward(state, task["goal"])
+
+    def references(self, tasks: Tasks) -> dict[str, Floats]:
+        """Random actions from the expected visits to the goal; the informed optimum from its Manhattan distance.
+
+        A goal d steps away is stood on for the last H + 1 - max(d, 1) steps.
+        """
+        goal = _whole(tasks, "goal")
+        distance = np.abs(goal - self.centre).sum(1)
+        stood = np.maximum(0, self.horizon + 1 - np.maximum(distance, 1))
+        visits = expected_visits(self.size, self.horizon, (self.centre, self.centre))
+        return {"floor": visits[goal[:, 0], goal[:, 1]], "informed_optimum": stood.astype(np.float64)}
+
+    def landmarks(self, tasks: Tasks) -> npt.NDArray[np.float32]:
+        """The goals."""
+        return tasks.values["goal"]
+
+    def draw(self, axes: Any, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
+        """The agent (disc) and the goal's cell (star)."""
+        draw_grid(axes, self.size, state, {"*": task["goal"]})
+
+
+class DarkKeyToDoor(TorchFamily):
+    """A grid with a key to fetch and then a door to open.
+
+    Args:
+        size: cells on a side, at least 3.
+        horizon: steps per episode.
+    """
+
+    source = "Laskin et al. 2022, arXiv:2210.14215"
+
+    def __init__(self, size: int = 9, horizon: int = 50) -> None:
+        _check_sizes("DarkKeyToDoor", size, horizon, least=3)
+        self.size, self.horizon = size, horizon
+        self.observation_space = Box(0.0, size - 1.0, (2,), np.float32)
+        self.action_space = Discrete(len(MOVES))
+        self.task_space = {"key": Choice(_cells(size)), "door": Choice(_cells(size))}
+
+    def reset(self, task: dict[str, Tensor], rng: Rng) -> dict[str, Tensor]:
+        """Any cell, `float32 [N, 2]`, without the key, `bool [N]`."""
+        cell = rng.integers(self.size, 2).float()
+        return {"cell": cell, "has_key": torch.zeros_like(cell[:, 0], dtype=torch.bool)}
+
+    def observe(self, state: dict[str, Tensor], task: dict[str, Tensor]) -> Tensor:
+        """The own cell."""
+        return state["cell"]
+
+    def step(
+        self, state: dict[str, Tensor], action: Tensor, task: dict[str, Tensor], rng: Rng
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Move; then take the key, and then open the door."""
+        cell = move(state["cell"], action, self.size)
+        has_key = state["has_key"] | (cell == task["key"]).all(-1)
+        opened = has_key & (cell == task["door"]).all(-1)
+        taken = has_key & ~state["has_key"]
+        return {"cell": cell, "has_key": has_key}, taken.float() + opened.float(), opened
+
+    def optimal_action(self, state: dict[str, Tensor], task: dict[str, Tensor], t: Tensor) -> Tensor:
+        """The shortest way to the key, then to the door."""
+        return toward(state["cell"], torch.where(state["has_key"].unsqueeze(1), task["door"], task["key"]))
+
+    def references(self, tasks: Tasks) -> dict[str, Floats]:
+        """Both exact, over the random start; the informed optimum by counting steps, `floor` as `_random_return`.
+
+        The key takes d >= 1 steps, the door d' more; each pays if reached within the horizon. On 9 x 9 cells
+        d + d' <= 16 + 16 < 50, so the informed optimum of every task is 2.
+        """
+        key, door = _whole(tasks, "key"), _whole(tasks, "door")
+        start = np.array(_cells(self.size))
+        to_key = np.maximum(1, np.abs(start - key[:, None]).sum(-1))  # [N, cells]
+        to_door = to_key + np.abs(door - key).sum(1)[:, None]
+        reached = (to_key <= self.horizon).mean(1) + (to_door <= self.horizon).mean(1)
+        weights = np.array([self.size, 1])
+        return {
+            "floor": _random_return(self.size, self.horizon, key @ weights, door @ weights),
+            "informed_optimum": reached,
+        }
+
+    def landmarks(self, tasks: Tasks) -> npt.NDArray[np.float32]:
+        """The doors, where an episode should end."""
+        return tasks.values["door"]
+
+    def draw(self, axes: Any, state: dict[str, npt.NDArray[Any]], task: dict[str, npt.NDArray[Any]]) -> None:
+        """The agent (disc), the door (D), and the key (K), which is carried once it was taken."""
+        carried = bool(state["has_key"])
+        marked = {"$D$": task["door"]} if carried else {"$D$": task["door"], "$K$": task["key"]}
+        draw_grid(axes, self.size, state["cell"], marked)
+        if carried:
+            axes.plot(*state["cell"], marker="$K$", color="white", markersize=70 / self.size)
+
+
+def _random_return(size: int, horizon: int, key: Ints, door: Ints) -> Floats:
+    """Expected return of random actions in Key-to-Door, cells as x * size + y: `[N]`, by dynamic programming.
+
+    Carried along: the probability of every cell without and with the key; what opens the door is paid and leaves.
+    """
+    matrix, rows, cells = random_walk(size), np.arange(len(key)), size * size
+    without, holding = np.full((len(key), cells), 1.0 / cells), np.zeros((len(key), cells))
+    total = np.zeros(len(key))
+    for _ in range(horizon):
+        without, holding = without @ matrix, holding @ matrix
+        taken = without[rows, key]
+        holding[rows, key] += taken
+        without[rows, key] = 0.0
+        total += taken + holding[rows, door]
+        holding[rows, door] = 0.0
+    return total
+
+
+def _cells(size: int) -> list[tuple[int, int]]:
+    return [(x, y) for x in range(size) for y in range(size)]
+
+
+def _whole(tasks: Tasks, name: str) -> Ints:
+    """A parameter that holds cells as integers, `int64 [N, 2]`."""
+    return np.rint(tasks.values[name]).astype(np.int64)
+
+
+def _check_sizes(name: str, size: int, horizon: int, least: int) -> None:
+    for field, value, low in (("size", size, least), ("horizon", horizon, 1)):
+        if not (isinstance(value, int) and value >= low):
+            raise InvalidValueError(f"{name}.{field}", value, f"a whole number, at least {low}")

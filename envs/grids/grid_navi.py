@@ -1,0 +1,302 @@
+"""GridNavi: find a hidden goal cell in a small grid, then go straight back to it in later episodes.
+
+Zintgraf et al. (2020, "VariBAD", arXiv:1910.08348, section 5.1 and appendix). A trial there is 4 episodes.
+
+Observation: the own cell (x, y), `[2]`. Action: 0 up (y + 1), 1 right (x + 1), 2 down, 3 left, 4 stay; a move off the
+grid stays. Reward: +1 if the step's new cell is the goal, else -.1. Start: (0, 0). End: none before the horizon of 15.
+Task: the goal, uniform over the cells that are neither the start nor one of (0, 1), (1, 0), (1, 1): 21 goals. The
+family is finite: train and test draw from the same 21 goals, as in the paper. Version history: v0, first.
+"""
+
+from __future__ import annotations
+
+import itertools
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium.spaces import Box, Discrete
+from torch import Tensor
+
+from metarl.errors import InvalidValueError
+from metarl.families.distributions import Choice
+from metarl.families.family import TorchFamily
+from metarl.families.tasks import Tasks
+from metarl.rng import Rng
+
+UP, RIGHT, DOWN, LEFT, STAY = range(5)
+MOVES = ((0, 1), (1, 0), (0, -1), (-1, 0), (0, 0))
+MAX_SEARCH_STATES = 100_000  # at one step of `optimal_search`
+
+Cell = tuple[int, int]
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+class GridNavi(TorchFamily):
+    """A grid with one hidden goal.
+
+    Args:
+        size: cells on a side, at least 3.
+        horizon: steps per episode.
+    """
+
+    source = "Zintgraf et al. 2020, arXiv:1910.08348"
+    terminates = False
+
+    def __init__(self, size: int = 5, horizon: int = 15) -> None:
+        for name, value, least in (("size", size, 3), ("horizon", horizon, 1)):
+            if not (isinstance(value, int) and value >= least):
+                raise InvalidValueError(f"GridNavi.{name}", value, f"a whole number, at least {least}")
+        self.size, self.horizon = size, horizon
+        self.goals = tuple((x, y) for x in range(size) for y in range(size) if max(x, y) > 1)
+        self.observation_space = Box(0.0, size - 1.0, (2,), np.float32)
+        self.action_space = Discrete(len(MOVES))
+        self.task_space = {"goal": Choice(self.goals)}
+
+    @property
+    def finite(self) -> bool:
+        """Whatever the number of goals: the literature trains and tests on all of them."""
+        return True
+
+    def reset(self, task: dict[str, Tensor], rng: Rng) -> Tensor:
+        """The cell (0, 0): `float32 [N, 2]`."""
+        return torch.zeros_like(task["goal"])
+
+    def observe(self, state: Tensor, task: dict[str, Tensor]) -> Tensor:
+        """The own cell."""
+        return state
+
+    def step(self, state: Tensor, action: Tensor, task: dict[str, Tensor], rng: Rng) -> tuple[Tensor, Tensor, Tensor]:
+        """Move; reward by the cell that was reached."""
+        cell = move(state, action, self.size)
+        found = (cell == task["goal"]).all(-1)
+        return cell, torch.where(found, 1.0, -0.1), torch.zeros_like(found)
+
+    def optimal_action(self, state: Tensor, task: dict[str, Tensor], t: Tensor) -> Tensor:
+        """The shortest way, then stay."""
+        return toward(state, task["goal"])
+
+    def references(self, tasks: Tasks) -> dict[str, Floats]:
+        """Random actions from the expected visits to the goal; the informed optimum from its Manhattan distance.
+
+        A goal d >= 1 steps away is stood on for the last H + 1 - d steps, so the optimum is
+        1.1 max(0, H + 1 - d) - .1 H.
+        """
+        goal = np.rint(tasks.values["goal"]).astype(np.int64)
+        visits = expected_visits(self.size, self.horizon, (0, 0))[goal[:, 0], goal[:, 1]]
+        stood = np.maximum(0, self.horizon + 1 - goal.sum(1))
+        return {"floor": 1.1 * visits - 0.1 * self.horizon, "informed_optimum": 1.1 * stood - 0.1 * self.horizon}
+
+    def bayes_optimal_return(self, episodes: int) -> float | None:
+        """Exact, see `optimal_search`; None for grids that are too large for it."""
+        returns = self.bayes_optimal_episodes(episodes)
+        return None if returns is None else float(returns.sum())
+
+    def bayes_optimal_episodes(self, episodes: int) -> Floats | None:
+        """Expected return of each episode, `[episodes]`, of a policy whose expected sum over the trial is the best."""
+        path = optimal_search(self.size, self.horizon, self.goals, episodes)
+        return None if path is None else search_returns(path, self.horizon, self.goals)
+
+    def landmarks(self, tasks: Tasks) -> npt.NDArray[np.float32]:
+        """The goals."""
+        return tasks.values["goal"]
+
+    def draw(self, axes: Any, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
+        """The agent (disc) and the goal's cell (star); hatched: cells that are never the goal."""
+        draw_grid(axes, self.size, state, {"*": task["goal"]})
+        axes.fill([-0.5, 1.5, 1.5, -0.5], [-0.5, -0.5, 1.5, 1.5], hatch="///", fill=False, edgecolor="0.8", zorder=0)
+
+
+def draw_grid(axes: Any, size: int, cell: npt.NDArray[Any], marked: dict[str, npt.NDArray[Any]]) -> None:
+    """A grid of `size` x `size` cells, some of them filled and marked (matplotlib marker to cell), and the agent."""
+    lines = np.arange(-0.5, size)
+    axes.hlines(lines, -0.5, size - 0.5, color="0.75", linewidth=1)
+    axes.vlines(lines, -0.5, size - 0.5, color="0.75", linewidth=1)
+    for marker, (x, y) in marked.items():
+        axes.fill([x - 0.5, x + 0.5, x + 0.5, x - 0.5], [y - 0.5, y - 0.5, y + 0.5, y + 0.5], color="#fde2c4")
+        axes.plot(x, y, marker=marker, color="tab:orange", markersize=150 / size)
+    axes.plot(*cell, "o", color="tab:blue", markersize=130 / size)
+    axes.set(xlim=(-0.6, size - 0.4), ylim=(-0.6, size - 0.4), aspect="equal")
+
+
+def move(cell: Tensor, action: Tensor, size: int) -> Tensor:
+    """The next cell, `float32 [N, 2]`, of `cell` under `action` (`int64 [N]`)."""
+    x = cell[:, 0] + (action == RIGHT).float() - (action == LEFT).float()
+    y = cell[:, 1] + (action == UP).float() - (action == DOWN).float()
+    return torch.stack([x, y], -1).clamp(0.0, size - 1.0)
+
+
+def toward(cell: Tensor, goal: Tensor) -> Tensor:
+    """The action, `int64 [N]`, of a shortest way from `cell` to `goal` (both `[N, 2]`): along x first."""
+    dx, dy = (goal - cell).unbind(-1)
+    vertical = torch.where(dy > 0, UP, torch.where(dy < 0, DOWN, STAY))
+    return torch.where(dx > 0, RIGHT, torch.where(dx < 0, LEFT, vertical))
+
+
+def neighbours(size: int) -> Ints:
+    """The cell x * size + y that each action leads to: `int64 [cells, 5]`."""
+    cells = np.stack(np.divmod(np.arange(size * size), size), -1)
+    after = np.clip(cells[:, None] + np.array(MOVES), 0, size - 1)
+    numbers: Ints = after @ np.array([size, 1])
+    return numbers
+
+
+def random_walk(size: int) -> Floats:
+    """Transition matrix of uniformly random actions, `[cells, cells]`."""
+    after = neighbours(size)
+    matrix = np.zeros((size * size, size * size))
+    np.add.at(matrix, (np.arange(size * size)[:, None], after), 1.0 / after.shape[1])
+    return matrix
+
+
+@lru_cache(maxsize=16)
+def expected_visits(size: int, horizon: int, start: Cell) -> Floats:
+    """Expected number of the steps 1, ..., `horizon` of a random walk that end in each cell: `[size, size]`."""
+    matrix = random_walk(size)
+    where, total = np.zeros(size * size), np.zeros(size * size)
+    where[start[0] * size + start[1]] = 1.0
+    for _ in range(horizon):
+        where = where @ matrix
+        total += where
+    return total.reshape(size, size)
+
+
+class _Grid(NamedTuple):
+    """What `optimal_search` looks up. Goals are bits of a mask; rewards are in tenths, so that sums are exact."""
+
+    horizon: int
+    episodes: int
+    after: Ints  # [cells, 4]: the moves; those off the grid lead back to the same cell
+    bit: Ints  # [cells]: the goal in a cell, 0 for none
+    informed: Ints  # [cells]: the best return of an episode with that goal known
+    within: Ints  # [cells, D]: the goals at distance 0, ..., D - 1 or less
+    credit: Ints  # [T + 1 + goals]: return of a goal first reached at trial step t, without the episodes after it
+
+    @property
+    def steps(self) -> int:
+        return self.horizon * self.episodes
+
+
+@lru_cache(maxsize=16)
+def optimal_search(size: int, horizon: int, goals: tuple[Cell, ...], episodes: int) -> tuple[Cell, ...] | None:
+    """The cells to visit at the steps of a trial until the goal is met, `[episodes * horizon]`: Bayes-optimal.
+
+    The goal is uniform over `goals`, none of them the start (0, 0). Once met it is known, and from then on the informed
+    optimum is played; until then no reward tells anything but which cells are not the goal. So a policy is a path, and
+    the sum over goals of its returns is the sum over the goals of V_c(t), where t is the trial step at which the path
+    first enters c, in step s of episode e (both from 0; N episodes of H steps; I_c the informed optimum):
+
+        V_c(t) = -.1 (eH + s) + (H - s) + (N - 1 - e) I_c,    V_c(never) = -.1 NH.
+
+    Dynamic programming over (goals not yet entered, cell, t) finds the best path; states that cannot reach what a
+    narrow beam has reached are dropped, by the bound of `_bound`. Staying (or walking into a wall) is left out: without
+    it all later cells of the episode are entered one step sooner, and any move at the episode's end loses nothing.
+
+    Returns:
+        The path, one of the best; None where more than `MAX_SEARCH_STATES` states remain at some step.
+    """
+    if size * size << len(goals) > 1 << 62:
+        return None
+    grid = _make_grid(size, horizon, goals, episodes)
+    beam = _search(grid, width=1000, lower=None)
+    found = None if beam is None else _search(grid, width=None, lower=beam[0])
+    return None if found is None else tuple((int(c) // size, int(c) % size) for c in found[1])
+
+
+def search_returns(path: tuple[Cell, ...], horizon: int, goals: tuple[Cell, ...]) -> Floats:
+    """Expected return of each episode, `[episodes]`, of following `path` to the goal, uniform over `goals`."""
+    episodes = len(path) // horizon
+    total = np.zeros(episodes)
+    for goal in goals:
+        returns = np.full(episodes, -0.1 * horizon)
+        if goal in path:
+            episode, step = divmod(path.index(goal), horizon)
+            returns[episode] += 1.1 * (horizon - step)
+            returns[episode + 1 :] += 1.1 * max(0, horizon + 1 - sum(goal))
+        total += returns
+    return total / len(goals)
+
+
+def _make_grid(size: int, horizon: int, goals: tuple[Cell, ...], episodes: int) -> _Grid:
+    cells = list(itertools.product(range(size), repeat=2))
+    steps = horizon * episodes
+    masks = [
+        [sum(1 << i for i, g in enumerate(goals) if abs(g[0] - x) + abs(g[1] - y) <= d) for d in range(2 * size)]
+        for x, y in cells
+    ]
+    t = np.arange(steps)
+    credit = np.full(steps + len(goals) + 2 * size, -steps)
+    credit[:steps] = -t + 10 * (horizon - t % horizon)
+    return _Grid(
+        horizon=horizon,
+        episodes=episodes,
+        after=neighbours(size)[:, :STAY],
+        bit=np.array([1 << goals.index(c) if c in goals else 0 for c in cells], dtype=np.int64),
+        informed=np.array([11 * max(0, horizon + 1 - sum(c)) - horizon for c in cells], dtype=np.int64),
+        within=np.array(masks, dtype=np.int64),
+        credit=credit,
+    )
+
+
+def _search(grid: _Grid, width: int | None, lower: int | None) -> tuple[int, Ints] | None:
+    """The largest sum over goals, in tenths, and the path `[T]`: of `width` states per step, or of those >= `lower`."""
+    cells = len(grid.bit)
+    goals, cell, value = np.array([grid.within[0, -1]]), np.zeros(1, np.int64), np.zeros(1, np.int64)
+    history = []
+    for t in range(grid.steps):
+        parent = np.repeat(np.arange(len(cell)), grid.after.shape[1])
+        entered = grid.after[cell].ravel()
+        found = goals[parent] & grid.bit[entered]
+        later = (grid.episodes - 1 - t // grid.horizon) * grid.informed[entered]
+        value = value[parent] + np.where(found, grid.credit[t] + later, 0)
+        goals = goals[parent] & ~found
+        cell = np.zeros_like(entered) if (t + 1) % grid.horizon == 0 else entered
+        code = goals * cells + cell
+        order = np.lexsort((value, code))
+        keep = order[np.append(code[order][1:] != code[order][:-1], True)]  # the best way to each state
+        bound = value[keep] + _bound(grid, goals[keep], cell[keep], t + 1)
+        if lower is not None:
+            keep = keep[bound >= lower]
+        elif width is not None:
+            keep = keep[np.argsort(-bound, kind="stable")[:width]]
+        if len(keep) > MAX_SEARCH_STATES:
+            return None
+        history.append((parent[keep], entered[keep]))
+        goals, cell, value = goals[keep], cell[keep], value[keep]
+    total = value - grid.steps * np.bitwise_count(goals).astype(np.int64)
+    row, path = int(total.argmax()), []
+    for parent, entered in reversed(history):
+        path.append(entered[row])
+        row = parent[row]
+    return int(total.max()), np.array(path[::-1])
+
+
+def _bound(grid: _Grid, goals: Ints, cell: Ints, t: int) -> Ints:
+    """No path gains more after step t, in tenths, from the goals not yet entered: `[states]`.
+
+    At most one goal is entered per step, the first not before the nearest is reached (in the next episode, if that is
+    too far for this one). So the k-th goal entered is credited as if at step first + k, and the episodes after it as if
+    the nearer goals (larger I_c) were entered first. Entering c earlier never lowers V_c: not within an episode, and an
+    episode's last step is worth 1.1 more than the first step of the next at which c can be reached.
+    """
+    count = np.bitwise_count(goals).astype(np.int64)
+    if t == grid.steps:
+        return -grid.steps * count
+    near = ((goals[:, None] & grid.within[cell]) == 0).sum(1)  # distance to the nearest
+    near_start = ((goals[:, None] & grid.within[0]) == 0).sum(1)
+    left = grid.horizon - t % grid.horizon
+    first = t - 1 + np.where(near <= left, near, left + near_start)
+    sums = np.concatenate([[0], np.cumsum(grid.credit)])
+    first = np.minimum(first, grid.steps)
+    bound: Ints = sums[first + count] - sums[first]
+    # order: of goals within d of the start, [states, D]
+    order = np.bitwise_count(goals[:, None] & grid.within[0]).astype(np.int64)
+    for e in range(grid.episodes - 1):
+        early = np.clip((e + 1) * grid.horizon - first, 0, count)  # entered by the end of episode e
+        # the sum of I_c over the `early` nearest goals: distances add up to sum_d max(0, early - number within d)
+        distance = np.maximum(0, early[:, None] - order[:, : grid.horizon + 1]).sum(1)
+        bound += (11 * (grid.horizon + 1) - grid.horizon) * early - 11 * distance
+    return bound

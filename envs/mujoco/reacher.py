@@ -1,0 +1,76 @@
+"""ReacherGoal: a two-jointed arm that reaches for a target it is not shown; on Gymnasium's Reacher-v5.
+
+Observation: cosines and sines of both joints, their velocities, and the position of the fingertip, `[8]`: Reacher-v5's
+without the target's position, and the fingertip itself where that tells its way to the target. Action: torques in
+[-1, 1], clipped. Reward: -||fingertip - target||_2 - ||action||^2. End: none. Task: the target, uniform on the disc of
+radius .2 m as in Reacher-v5. A step is .02 s. Version history: v0, first.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from metarl.envs.mujoco.mujoco_core import MujocoFamily, Robot, State
+from metarl.families.distributions import Uniform
+from metarl.rng import Rng
+
+GOAL_RADIUS = 0.2  # [m]
+ARM = 2  # joints of the arm; two more slide the target
+FINGERTIP = 3  # body
+HORIZON = 50
+
+
+class ReacherGoal(MujocoFamily):
+    """Reach for a hidden target.
+
+    Args:
+        horizon: steps per episode.
+    """
+
+    robot = Robot(
+        "reacher.xml",
+        2,
+        position_noise=0.1,
+        velocity_noise=0.005,
+        fields=("xpos",),
+        followed=False,
+        distance=0.9,
+        angles=(90.0, -89.0),
+    )
+    terminates = False
+    source = "Gymnasium's Reacher-v5"
+
+    def __init__(self, horizon: int = HORIZON) -> None:
+        self.horizon = horizon
+        # the square of a radius is uniform where the place is
+        self.task_space = {"angle": Uniform(0.0, 2 * math.pi), "radius_squared": Uniform(0.0, GOAL_RADIUS**2)}
+        self.observation_space, self.action_space = self.spaces(8)
+
+    def goal(self, task: dict[str, Tensor]) -> Tensor:
+        """The target, float64 `[N, 2]` [m]."""
+        angle, radius = task["angle"].double(), task["radius_squared"].double().sqrt()
+        return torch.stack([radius * angle.cos(), radius * angle.sin()], -1)
+
+    def reset(self, task: dict[str, Tensor], rng: Rng) -> State:
+        """Reacher-v5's start; the target lies at rest where the task says, for the pictures."""
+        positions, velocities = self.noisy_start(rng)
+        still = torch.zeros_like(velocities[:, ARM:])
+        return self.start(
+            torch.cat([positions[:, :ARM], self.goal(task)], -1), torch.cat([velocities[:, :ARM], still], -1)
+        )
+
+    def observe(self, state: State, task: dict[str, Tensor]) -> Tensor:
+        """Joints' cosines, sines and velocities, and the fingertip, float32 `[N, 8]`."""
+        angles, velocities = self.positions(state)[:, :ARM], self.velocities(state)[:, :ARM]
+        return torch.cat([angles.cos(), angles.sin(), velocities, state["xpos"][:, FINGERTIP, :2]], -1).float()
+
+    def step(self, state: State, action: Tensor, task: dict[str, Tensor], rng: Rng) -> tuple[State, Tensor, Tensor]:
+        """Minus the distance, minus the control cost."""
+        action = self.clip(action)
+        after = self.simulate(state, action)
+        distance = (after["xpos"][:, FINGERTIP, :2] - self.goal(task)).norm(dim=-1)
+        never = torch.zeros_like(distance, dtype=torch.bool)
+        return after, (-distance - action.square().sum(-1)).float(), never

@@ -1,0 +1,164 @@
+"""2-D navigation: a point moves to a goal it is not shown.
+
+Default: Finn, Abbeel and Levine (2017, arXiv:1703.03400, section 5.3). Presets: "semicircle", the sparse point robot
+of Rakelly et al. (2019, arXiv:1903.08254); "semicircle100", the same with the horizon of Zintgraf et al. (2020,
+arXiv:1910.08348); "corners", Rothfuss et al. (2019, arXiv:1810.06784).
+
+Observation: the position, `[2]`. Action: a displacement in a box, clipped. Reward: see `reward`. End: "dense" ends
+within .01 of the goal on both axes, the others never do. Version history: v0, first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium.spaces import Box
+from torch import Tensor
+
+from metarl.errors import InvalidValueError, did_you_mean
+from metarl.families.distributions import Choice, Distribution, Uniform
+from metarl.families.family import TorchFamily
+from metarl.families.tasks import Tasks
+from metarl.rng import Rng
+
+REWARDS = ("dense", "sparse", "progress")
+GOAL_WINDOW = 0.01  # per axis, ends a dense episode
+SPARSE_RADIUS = 0.2  # semi-circle: reward 1 - distance inside, 0 outside
+CORNER = 2.0
+CORNER_REST = 0.5  # corners: nothing is paid where the 1-norm of the position is below it
+CORNER_START = 0.2
+SEMICIRCLE = {"reward": "sparse", "goals": "semicircle", "max_action": 1.0, "step_size": 0.1, "horizon": 20}
+
+
+class PointNavigation(TorchFamily):
+    """A point in the plane, x' = x + step * clip(action).
+
+    Args:
+        reward: "dense": -||x' - g||; "sparse": 1 - ||x' - g|| within .2 of the goal, else 0; "progress":
+            0 where the 1-norm of x' is below .5, else ||x - g|| - ||x' - g|| where no other corner is nearer to x'
+            than the goal, else 0 (the public code of ProMP, point_env_2d_corner).
+        goals: "square" (uniform on [-.5, .5]^2), "semicircle" (radius 1, angle uniform on [0, pi]) or "corners" (+-2).
+        max_action: half the width of the action box.
+        step_size: metres per unit of action.
+        horizon: steps per episode.
+    """
+
+    source = "Finn, Abbeel and Levine 2017, arXiv:1703.03400"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "semicircle": SEMICIRCLE,
+        "semicircle100": {**SEMICIRCLE, "horizon": 100},
+        "corners": {"reward": "progress", "goals": "corners", "max_action": 0.2, "horizon": 100},
+    }
+    observation_space = Box(-np.inf, np.inf, (2,), np.float32)
+
+    def __init__(
+        self,
+        reward: str = "dense",
+        goals: str = "square",
+        max_action: float = 0.1,
+        step_size: float = 1.0,
+        horizon: int = 100,
+    ) -> None:
+        spaces: dict[str, dict[str, Distribution]] = {
+            "square": {"goal": Uniform(-0.5, 0.5, (2,))},
+            "semicircle": {"angle": Uniform(0.0, math.pi)},
+            "corners": {"goal": Choice([[x, y] for x in (-CORNER, CORNER) for y in (-CORNER, CORNER)])},
+        }
+        if reward not in REWARDS:
+            raise InvalidValueError("PointNavigation.reward", reward, did_you_mean(reward, REWARDS))
+        if goals not in spaces:
+            raise InvalidValueError("PointNavigation.goals", goals, did_you_mean(goals, spaces))
+        self.reward, self.goals, self.max_action, self.step_size = reward, goals, max_action, step_size
+        self.horizon, self.task_space = horizon, spaces[goals]
+        self.terminates = reward == "dense"
+        self.action_space = Box(-max_action, max_action, (2,), np.float32)
+        if goals == "square":
+            # beyond the train square, in one of its corners
+            self.ood = {"far": {"goal": Uniform(0.51, 0.75, (2,))}}
+        elif goals == "semicircle":
+            self.ood = {"below": {"angle": Uniform(math.pi + 0.01, 2 * math.pi - 0.01)}}
+
+    def goal(self, task: dict[str, Tensor]) -> Tensor:
+        """Where to go, `[N, 2]`."""
+        if self.goals == "semicircle":
+            return torch.stack([task["angle"].cos(), task["angle"].sin()], -1)
+        return task["goal"]
+
+    def reset(self, task: dict[str, Tensor], rng: Rng) -> Tensor:
+        """The origin, or near it for the corners: positions `[N, 2]`."""
+        if self.goals == "corners":
+            return CORNER_START * (2.0 * rng.uniform(2) - 1.0)
+        return torch.zeros_like(self.goal(task))
+
+    def observe(self, state: Tensor, task: dict[str, Tensor]) -> Tensor:
+        """The position."""
+        return state
+
+    def step(self, state: Tensor, action: Tensor, task: dict[str, Tensor], rng: Rng) -> tuple[Tensor, Tensor, Tensor]:
+        """Move; reward by the position that was reached."""
+        goal = self.goal(task)
+        x = torch.add(state, action.clamp(-self.max_action, self.max_action), alpha=self.step_size)
+        to_goal = x - goal
+        distance = to_goal.norm(dim=-1)
+        never = torch.zeros_like(distance, dtype=torch.bool)
+        if self.reward == "dense":
+            return x, -distance, to_goal.abs().amax(-1) < GOAL_WINDOW
+        if self.reward == "sparse":
+            return x, torch.where(distance <= SPARSE_RADIUS, 1.0 - distance, torch.zeros_like(distance)), never
+        progress = (state - goal).norm(dim=-1) - distance
+        paid = (x.abs().sum(-1) >= CORNER_REST) & (x * goal >= 0).all(-1)  # in the goal's quadrant it is the nearest
+        return x, torch.where(paid, progress, torch.zeros_like(distance)), never
+
+    def optimal_action(self, state: Tensor, task: dict[str, Tensor], t: Tensor) -> Tensor:
+        """Straight at the goal on each axis: no later position can be nearer on either."""
+        return ((self.goal(task) - state) / self.step_size).clamp(-self.max_action, self.max_action)
+
+    def references(self, tasks: Tasks) -> dict[str, npt.NDArray[np.float64]]:
+        """The informed optimum in closed form, where the start is fixed: axes are independent, both shrink at once.
+
+        The greedy motion is nearest to the goal at every step among all motions, so it is best for any reward that
+        falls with the distance; "dense" ends as soon as the window is reached.
+        """
+        if self.goals == "corners":
+            return {}
+        goal = self.goal(tasks.tensors()).double().numpy()
+        reach = self.max_action * self.step_size * np.arange(1, self.horizon + 1)
+        left = np.maximum(np.abs(goal)[:, None, :] - reach[None, :, None], 0.0)  # [N, T, 2]
+        distance = np.sqrt((left**2).sum(-1))
+        if self.reward == "sparse":
+            return {"informed_optimum": np.where(distance <= SPARSE_RADIUS, 1.0 - distance, 0.0).sum(1)}
+        inside = (left < GOAL_WINDOW).all(-1)
+        before = np.concatenate([np.zeros_like(inside[:, :1]), inside[:, :-1]], axis=1)  # already over
+        return {"informed_optimum": -(distance * ~before).sum(1)}
+
+    def landmarks(self, tasks: Tasks) -> npt.NDArray[np.float32]:
+        """The goals."""
+        return self.goal(tasks.tensors()).numpy()
+
+    def draw(self, axes: Any, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
+        """The point (disc), the goal (star) with the radius that pays, and where goals may lie (grey)."""
+        goal = self.goal({k: torch.as_tensor(v)[None] for k, v in task.items()})[0].numpy()
+        reach = max({"square": 0.8, "semicircle": 1.3, "corners": 2.6}[self.goals], 1.1 * float(np.abs(state).max()))
+        axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+        if self.goals == "square":
+            axes.fill([-0.5, 0.5, 0.5, -0.5], [-0.5, -0.5, 0.5, 0.5], color="0.93")
+        elif self.goals == "semicircle":
+            angle = np.linspace(0.0, math.pi, 64)
+            axes.plot(np.cos(angle), np.sin(angle), color="0.85", linewidth=2)
+        else:
+            axes.plot([-CORNER, -CORNER, CORNER, CORNER], [-CORNER, CORNER, -CORNER, CORNER], "*", color="0.8", ms=16)
+        if self.reward == "progress":
+            axes.fill([0, goal[0], goal[0], 0], [0, 0, goal[1], goal[1]], color="tab:orange", alpha=0.2, linewidth=0)
+            axes.fill([CORNER_REST, 0, -CORNER_REST, 0], [0, CORNER_REST, 0, -CORNER_REST], color="0.9", linewidth=0)
+        elif self.reward == "sparse":
+            around = np.linspace(0, 2 * math.pi, 64)
+            circle = goal + SPARSE_RADIUS * np.stack([np.cos(around), np.sin(around)], -1)
+            axes.fill(*circle.T, color="tab:orange", alpha=0.2, linewidth=0)
+        axes.plot(0.0, 0.0, "+", color="0.5", markersize=12)
+        axes.plot(*goal, "*", color="tab:orange", markersize=22)
+        axes.plot(*state, "o", color="tab:blue", markersize=12)

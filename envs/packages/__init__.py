@@ -1,0 +1,1 @@
+"""Families of other packages: Meta-World and MiniGrid."""

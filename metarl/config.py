@@ -1,0 +1,93 @@
+"""Hyperparameters: what values the fields of a config may hold, declared beside their types and checked in one place.
+
+@dataclass(frozen=True)
+class MyConfig:
+    learning_rate: Annotated[float, Range(0, 10)] = 1e-3
+    hidden: tuple[Annotated[int, Range(1, 1024)], ...] = (64, 64)
+    activation: Literal["relu", "tanh"] = "relu"
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from numbers import Real
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from metarl.errors import InvalidValueError, did_you_mean
+
+_KINDS: dict[type[Any], tuple[tuple[type[Any], ...], str]] = {  # of a hyperparameter, by its default
+    bool: ((bool,), "True or False"),
+    Real: ((Real,), "a number"),
+    str: ((str,), "text"),
+    tuple: ((tuple, list), "a list"),
+    dict: ((dict,), "names with values"),
+}
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, both included."""
+
+    low: float
+    high: float
+
+    def check(self, field: str, value: Any, whole: bool) -> None:
+        """Refuse a value outside, or a fraction where only whole numbers are meant."""
+        kind = (int,) if whole else (int, float)
+        if not (isinstance(value, kind) and not isinstance(value, bool) and self.low <= value <= self.high):
+            expected = f"a {'whole ' if whole else ''}number from {self.low:g} to {self.high:g}"
+            raise InvalidValueError(field, value, expected)
+
+
+def check_config(name: str, config: Any) -> None:
+    """Refuse hyperparameters of a wrong kind, outside their range or not among their choices.
+
+    Args:
+        name: of the agent, which the message begins with.
+        config: an instance of a dataclass; anything else is left to the agent.
+
+    Raises:
+        InvalidValueError: a field holds a value that its declaration does not allow.
+    """
+    if not is_dataclass(config) or isinstance(config, type):
+        return
+    hints = get_type_hints(type(config), include_extras=True)
+    for field in fields(config):
+        value = getattr(config, field.name)
+        _check_kind(f"{name}.{field.name}", value, field)
+        _check_declared(f"{name}.{field.name}", value, hints[field.name])
+
+
+def check_number(agent: str, config: Any, **limits: tuple[float, float]) -> None:
+    """Refuse hyperparameters outside [low, high], and fractions where the default is a whole number, by name."""
+    defaults = {f.name: f.default for f in fields(config)}
+    for field, (low, high) in limits.items():
+        Range(low, high).check(f"{agent}.{field}", getattr(config, field), whole=type(defaults.get(field)) is int)
+
+
+def _check_kind(where: str, value: Any, field: Any) -> None:
+    """Refuse a value of another kind than the field's default."""
+    default = field.default if field.default_factory is MISSING else field.default_factory()
+    kind = next((k for k in _KINDS if isinstance(default, k)), None)
+    if kind is None:
+        return
+    taken, words = _KINDS[kind]
+    fits = isinstance(value, taken) and not (kind is Real and isinstance(value, bool))
+    if isinstance(default, tuple) and all(isinstance(part, Real) for part in default):
+        fits, words = fits and all(isinstance(part, Real) for part in value), "a list of numbers"
+    if not fits:
+        raise InvalidValueError(where, value, words)
+
+
+def _check_declared(where: str, value: Any, hint: Any) -> None:
+    """Refuse a value that a field's type, with the ranges in it, does not allow."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        for limit in (part for part in parts[1:] if isinstance(part, Range)):
+            limit.check(where, value, whole=parts[0] is int)
+        _check_declared(where, value, parts[0])
+    elif origin is Literal and value not in parts:
+        raise InvalidValueError(where, value, did_you_mean(str(value), [str(part) for part in parts]))
+    elif origin is tuple and len(parts) == 2 and parts[1] is Ellipsis:
+        for number, part in enumerate(value):
+            _check_declared(f"{where}[{number}]", part, parts[0])

@@ -1,0 +1,85 @@
+"""Environments of a Gymnasium family, stepped in this process by Gymnasium's own `SyncVectorEnv`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from torch import Tensor
+
+from metarl.agent import REPORTED
+from metarl.engine.environments import Transition
+from metarl.families.gym_family import GymFamily, task_dict
+from metarl.families.tasks import Tasks
+from metarl.rng import fold_in
+
+
+class GymEnvironments:
+    """Environments of a `GymFamily`, stepped by Gymnasium's own `SyncVectorEnv` with autoreset disabled."""
+
+    def __init__(self, family: GymFamily, n: int, device: torch.device) -> None:
+        self.family, self.n, self.device = family, n, device
+        first = family.tasks("train", 1)
+
+        def make() -> gym.Env[Any, Any]:
+            env = family.make_env(first)
+            env.told = tuple(REPORTED)
+            return env
+
+        self.envs = SyncVectorEnv([make] * n, autoreset_mode=AutoresetMode.DISABLED)
+
+    @property
+    def simulator(self) -> None:
+        """None: the environments keep their state to themselves."""
+        return None
+
+    def begin(self, tasks: Tasks, keys: Tensor, steps: int, episode: int = 0) -> Tensor:
+        """See `Environments.begin`; an episode is seeded from its environment's key and the step at which it starts."""
+        self.keys, self.clock = keys.cpu(), 0
+        for row, env in enumerate(self.envs.envs):
+            label = f"task {int(tasks.index[row])} of split {tasks.split!r}, seed {tasks.seed}"
+            env.set_metarl_task(task_dict(tasks, row), episode, label)  # type: ignore[attr-defined]
+        obs, _ = self.envs.reset(seed=self._seeds())
+        return self._tensor(obs)
+
+    def step(self, action: Tensor) -> Transition:
+        """See `Environments.step`."""
+        obs, reward, terminated, truncated, info = self.envs.step(self._to_numpy(action))
+        self.clock += 1
+        ended = terminated | truncated
+        next_obs = final_obs = self._tensor(obs)
+        if ended.any():
+            obs, _ = self.envs.reset(seed=self._seeds(), options={"reset_mask": ended})
+            next_obs = self._tensor(obs)
+        found, mean = info.get("success"), info.get("expected_reward")
+        if mean is not None:
+            mean = np.where(info["_expected_reward"], mean, REPORTED["expected_reward"][1])
+        return Transition(
+            obs=next_obs,
+            reward=self._tensor(reward).float(),
+            terminated=self._tensor(terminated),
+            truncated=self._tensor(truncated & ~terminated),
+            final_obs=final_obs,
+            success=None if found is None else self._tensor(found).bool(),
+            expected_reward=None if mean is None else self._tensor(mean).float(),
+        )
+
+    def _seeds(self) -> list[int | None]:
+        return list((fold_in(self.keys, self.clock) & 0x7FFFFFFF).tolist())
+
+    def _to_numpy(self, action: Tensor) -> np.ndarray[Any, Any]:
+        space = self.family.action_space
+        out = action.cpu().numpy().astype(space.dtype)
+        return out + space.start if isinstance(space, spaces.Discrete) else out
+
+    def _tensor(self, array: Any) -> Tensor:
+        out = torch.tensor(np.asarray(array), device=self.device)
+        return out.float() if out.dtype == torch.float64 else out
+
+    def close(self) -> None:
+        """Close every environment."""
+        self.envs.close()

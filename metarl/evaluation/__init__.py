@@ -1,0 +1,1 @@
+"""Evaluation: the return after k adaptation steps, its intervals, and the files that keep them."""

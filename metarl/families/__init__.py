@@ -1,0 +1,1 @@
+"""Task families: what a task is, how tasks are drawn, split and saved, and how families are registered."""

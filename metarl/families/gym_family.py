@@ -1,0 +1,241 @@
+"""Any Gymnasium environment as a family: a task space, and how a task reaches the environment."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from metarl.errors import InvalidValueError, MetaRLError, did_you_mean
+from metarl.families.attributes import _check_replaceable, _number_attributes, set_attributes
+from metarl.families.building import _registered, check_keywords, numeric, time_limit
+from metarl.families.distributions import Choice, Integers, TaskSpace, plain_value
+from metarl.families.family import Family, check_task_space
+from metarl.families.opengl import rendering
+from metarl.families.returned import check_observation, checked, class_name, fits
+from metarl.families.tasks import Tasks
+from metarl.named import check_environment
+
+APPLY_MODES = ("options", "set_task", "kwargs", "attrs", "seed")
+STEPPING = ("auto", "sync", "async")
+
+
+class GymFamily(Family):
+    """Any Gymnasium environment with a task space.
+
+    Observations that are not one Box or Discrete space (Dict, Tuple, MultiDiscrete, MultiBinary) are flattened into a
+    Box, without the texts of a Dict and the keys to drop, and pixels, numbers from 0 to 255, are divided by 255.
+
+    Args:
+        env: a registered Gymnasium id, or a callable that builds the environment.
+        task_space: parameter name to distribution.
+        apply: how a task reaches the environment before each episode. "options": `reset(options=task)`; "set_task":
+            `env.set_task(task)`; "kwargs": the environment is built anew with the task as keywords whenever the task
+            changes; "attrs": attributes of the unwrapped environment, and those that Gymnasium's own environments
+            derive from them (`metarl.families.attributes.DERIVED`); "seed": the only parameter, whole numbers, seeds
+            every reset, so that a task is one layout; or a callable `(env, task)`.
+        horizon: steps per episode; by default the environment's own time limit.
+        ood: named out-of-distribution splits.
+        env_kwargs: keywords for building the environment.
+        stepping: "sync" steps all environments in this process, "async" shares them among processes, one for each core;
+            "auto" measures a step and takes what should be faster. They play the same.
+        drop: keys of a Dict observation that the agent does not see, such as a goal that is the task.
+    """
+
+    def __init__(
+        self,
+        env: str | Callable[..., gym.Env[Any, Any]],
+        task_space: TaskSpace,
+        apply: str | Callable[[gym.Env[Any, Any], dict[str, Any]], None] = "options",
+        horizon: int | None = None,
+        ood: Mapping[str, TaskSpace] | None = None,
+        env_kwargs: Mapping[str, Any] | None = None,
+        stepping: str = "auto",
+        drop: Sequence[str] = (),
+    ) -> None:
+        if not callable(apply) and apply not in APPLY_MODES:
+            raise InvalidValueError("apply", apply, f"{did_you_mean(str(apply), APPLY_MODES)}, or callable")
+        check_task_space("task_space", task_space)
+        for name, space in (ood or {}).items():
+            check_task_space(f"ood[{name!r}]", space)
+        if isinstance(drop, str) or not all(isinstance(key, str) for key in drop):
+            raise InvalidValueError("drop", drop, "a tuple of keys, for example ('desired_goal',)")
+        if stepping not in STEPPING:
+            raise InvalidValueError("stepping", stepping, did_you_mean(str(stepping), STEPPING))
+        if apply == "seed" and len(task_space) != 1:
+            expected = "one parameter, the seed, because apply is 'seed'"
+            raise InvalidValueError("task_space", sorted(task_space), expected)
+        check_environment(env, env_kwargs or {})
+        self.env, self.apply, self.env_kwargs, self.stepping = env, apply, dict(env_kwargs or {}), stepping
+        self.drop = tuple(drop)
+        self.task_space, self.ood = dict(task_space), dict(ood or {})
+        if apply == "seed":
+            for dist in (d for space in (self.task_space, *self.ood.values()) for d in space.values()):
+                whole = isinstance(dist, Choice) and (dist.table == np.round(dist.table)).all()
+                if dist.shape != () or not (isinstance(dist, Integers) or whole):
+                    raise InvalidValueError("task_space", dist, "Integers(low, high): a seed is a whole number")
+        if horizon is not None and not (isinstance(horizon, int) and horizon > 0):
+            raise InvalidValueError("horizon", horizon, "a whole number of steps, at least 1")
+        self.horizon = 0 if horizon is None else horizon
+        probe = self.make_env(self.tasks("train", 1))
+        try:
+            if apply == "set_task" and not probe.has_wrapper_attr("set_task"):
+                expected = f"another one: {type(probe.unwrapped).__name__} has no method set_task"
+                raise InvalidValueError("apply", apply, expected)
+            self.horizon = horizon or time_limit(probe) or 0
+            self.observation_space, self.action_space = probe.observation_space, probe.action_space
+            for name in self.task_space if apply == "attrs" else ():
+                if not hasattr(probe.unwrapped, name):
+                    known = _number_attributes(probe.unwrapped)
+                    choices = did_you_mean(name, known) if known else "it has none that are numbers"
+                    owner = type(probe.unwrapped).__name__
+                    raise InvalidValueError("task_space", name, f"an attribute of {owner}: {choices}")
+                _check_replaceable(probe.unwrapped, name)
+        finally:
+            probe.close()
+        if self.horizon < 1:
+            expected = f"a number of steps, because {env!r} has no time limit of its own: horizon=200, or --horizon 200"
+            raise InvalidValueError("horizon", horizon, expected)
+
+    def build(self, **task: Any) -> gym.Env[Any, Any]:
+        """The user's environment, with the task as keywords where that is how it is applied."""
+        keywords = {**self.env_kwargs, **task}
+        if callable(self.env):
+            check_keywords(getattr(self.env, "__name__", repr(self.env)), self.env, keywords)
+            env = self.env(**keywords)
+            env = gym.wrappers.TimeLimit(env, self.horizon) if self.horizon else env
+        else:
+            env = _registered(self.env, self.horizon, keywords)
+        return numeric(env, self.drop)
+
+    def make_env(self, task: Tasks) -> TaskedEnv:
+        """One environment that plays `task` (a set of one)."""
+        return TaskedEnv(self, task_dict(task))
+
+    def task_at(self, task: dict[str, Any], episode: int) -> dict[str, Any]:
+        """What is applied in an episode of a trial (from 0): the task, unless a family overrides it."""
+        return task
+
+    def visible(self) -> GymFamily:
+        """The same family, whose environments are built with `render_mode="rgb_array"`."""
+        seen = copy.copy(self)
+        seen.env_kwargs = self.env_kwargs | {"render_mode": "rgb_array"}
+        return seen
+
+
+class TaskedEnv(gym.Wrapper[Any, Any, Any, Any]):
+    """A user's environment that applies its task before every episode."""
+
+    def __init__(self, family: GymFamily, task: dict[str, Any]) -> None:
+        self.family, self.task = family, task
+        self.redraw: Callable[[int], dict[str, Any]] | None = None  # episode number to its task; None keeps the task
+        self.split, self.task_seed = "train", 0  # what an index among the options refers to
+        self.episodes = 0  # that were started in this trial
+        self.label = "its task"  # names the task where the environment fails
+        self.told: tuple[str, ...] | None = None  # keys of info that are passed on; None: all of them
+        self._steps = 0  # in this episode
+        self._built_with = family.task_at(task, 0) if family.apply == "kwargs" else {}
+        super().__init__(checked(family.build(**self._built_with), self._place))
+        self._seen_space = self.env.observation_space  # kept, because asking all wrappers takes time
+
+    def set_metarl_task(self, task: dict[str, Any], episode: int = 0, label: str = "its task") -> None:
+        """Play `task` from the next reset on, which starts episode number `episode` of a trial."""
+        self.task, self.episodes, self.label = task, episode, label
+
+    def render(self) -> Any:
+        """What the environment renders.
+
+        Raises:
+            InvalidValueError: MuJoCo finds no OpenGL to draw with.
+        """
+        with rendering():
+            return super().render()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Apply the task, then start an episode in it."""
+        if options and "task" in options:
+            if self.redraw is not None:
+                raise InvalidValueError("options['task']", options["task"], "none, because redraw is 'episode'")
+            options = dict(options)
+            self.set_metarl_task(task_dict(self.family.resolve(options.pop("task"), self.split, self.task_seed)))
+        if self.redraw is not None:
+            self.episodes = self.episodes if seed is None else 0
+            self.task = self.redraw(self.episodes)
+        task = copy.deepcopy(self.family.task_at(self.task, self.episodes))  # the environment may change its own
+        self.episodes += 1
+        self._steps = 0
+        try:
+            out = self._start(task, seed, options)
+        except Exception as error:
+            self._tell(error, "reset")
+            raise
+        return out if self.told is None else (out[0], {})
+
+    def _start(
+        self, task: dict[str, Any], seed: int | None, options: dict[str, Any] | None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Apply the task and reset the user's environment."""
+        apply = self.family.apply
+        if callable(apply):
+            apply(self.env, task)
+        elif apply == "options":
+            options = {**(options or {}), **task}
+        elif apply == "set_task":
+            self.env.get_wrapper_attr("set_task")(task)
+        elif apply == "attrs":
+            set_attributes(self.unwrapped, task)
+        elif apply == "seed":
+            seed = int(*task.values())
+        elif not _same_task(self._built_with, task):
+            if seed is None:  # the new environment goes on where the old one's generator was
+                seed = int(self.env.unwrapped.np_random.integers(1 << 31))
+            self.env.close()
+            self.env, self._built_with = checked(self.family.build(**task), self._place), task
+        out: tuple[Any, dict[str, Any]] = self.env.reset(seed=seed, options=options)
+        self._check("reset", out[0])
+        return out
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """One step of the user's environment."""
+        try:
+            obs, reward, terminated, truncated, info = self.env.step(action)
+        except Exception as error:
+            self._tell(error, "step")
+            raise
+        if not fits(self._seen_space, obs):
+            self._check("step", obs)
+        self._steps += 1
+        return obs, reward, terminated, truncated, info if self.told is None else self._passed_on(info)
+
+    def _passed_on(self, info: Mapping[str, Any]) -> dict[str, Any]:
+        """What the engine reads, as Python's numbers and under one name."""
+        given = {"success": info["is_success"], **info} if "is_success" in info else info
+        found = {name: given[name] for name in self.told or () if given.get(name) is not None}
+        return {name: bool(value) if name == "success" else float(value) for name, value in found.items()}
+
+    def _tell(self, error: Exception, method: str) -> None:
+        """Let an exception of the environment's say where it happened."""
+        if not isinstance(error, MetaRLError):
+            error.add_note(f"{class_name(self.env)}.{method} raised it at {self._place()}")
+
+    def _check(self, method: str, obs: Any) -> None:
+        """Refuse observations that the wrappers around an environment made of another form than they declare."""
+        try:
+            check_observation(f"observation of {class_name(self.env)}.{method}", self.env.observation_space, obs)
+        except InvalidValueError as error:
+            raise InvalidValueError(error.field, error.value, f"{error.expected} ({self._place()})") from None
+
+    def _place(self) -> str:
+        return f"step {self._steps} of an episode in {self.label}"
+
+
+def task_dict(tasks: Tasks, row: int = 0) -> dict[str, Any]:
+    """Task `row` of a set as environments are given it: Python numbers, arrays, values."""
+    return {name: plain_value(tasks.space[name], leaf[row]) for name, leaf in tasks.values.items()}
+
+
+def _same_task(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)

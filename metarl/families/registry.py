@@ -1,0 +1,227 @@
+"""Families and agents by id: lazy entry points, plugins, and errors that suggest the nearest name.
+
+A family's full id is `namespace/Name-vN`, or `namespace/Name-vN:preset`. Other packages add theirs through the
+entry-point groups `metarl.families` and `metarl.agents`: each entry names a module (or a callable in one) that
+calls `register_family` or `register_agent` when it is imported (or called). The built-in ones use the same door.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import Any
+
+import gymnasium as gym
+
+from metarl.errors import InvalidValueError, MetaRLError, MissingExtraError, did_you_mean
+from metarl.families.building import check_keywords
+from metarl.families.distributions import TaskSpace
+from metarl.families.family import Family, check_family_fields, check_task_space
+from metarl.families.gym_family import GymFamily
+from metarl.families.opengl import rendering
+from metarl.files import parse_json, reading, reason
+from metarl.named import Factory, load_entry_point, registered
+
+ID_PATTERN = re.compile(r"[A-Za-z0-9_\-]+/[A-Za-z0-9_\-]+-v\d+")
+_HINT = "; metarl list shows them all; if a file of yours registers it: --load FILE.py"
+GYM_ENTRY_POINT = "metarl.interop.facades:make_env"
+EXTRAS = {"digits": "sklearn"}  # where the package that an extra brings has another name than the extra
+
+
+@dataclass(frozen=True)
+class FamilySpec:
+    """How to build a family: `entry_point` is `"module:Class"` or a callable, called with `kwargs`.
+
+    `requires` names the extra of metarl, and the package that it brings, without which the family cannot be built.
+    """
+
+    id: str
+    entry_point: Factory
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    requires: str = ""
+
+    @property
+    def available(self) -> bool:
+        """Whether what it requires is installed."""
+        return not self.requires or importlib.util.find_spec(EXTRAS.get(self.requires, self.requires)) is not None
+
+    def load(self) -> Any:
+        """The class or function that builds it.
+
+        Raises:
+            MissingExtraError: what it requires is not installed.
+        """
+        if not self.available:
+            raise MissingExtraError(self.id, EXTRAS.get(self.requires, self.requires), self.requires)
+        with rendering():  # MuJoCo looks for OpenGL when it is imported
+            return load_entry_point(self.entry_point)
+
+
+families: dict[str, FamilySpec] = {}
+agents: dict[str, Factory] = {}
+_owners: dict[str, tuple[str, str]] = {}  # id or agent's name to the module that registered it: its name and its file
+kinds: dict[str, str] = {}  # a family's id or an agent's name to the group that `metarl list` shows it in
+
+
+def register_family(
+    id: str,
+    entry_point: Factory | None = None,
+    *,
+    env: str | Callable[..., Any] | None = None,
+    task_space: TaskSpace | None = None,
+    requires: str = "",
+    kind: str = "",
+    **kwargs: Any,
+) -> None:
+    """Make a family known by its id, to metarl and to Gymnasium (`gym.make`, `gym.make_vec`).
+
+    Args:
+        id: `namespace/Name-vN`; a change of behaviour is a new version.
+        entry_point: a `TorchFamily` class (or any callable that returns a family), or `"module:Class"`, imported
+            when first used. Left out for the any-Gymnasium form.
+        env: any-Gymnasium form: a Gymnasium id or a callable that builds the environment.
+        task_space: any-Gymnasium form: parameter name to distribution.
+        requires: the extra of metarl, such as "mujoco", without which the family cannot be built.
+        kind: the group that `metarl list` shows it in; "yours" where none is given.
+        kwargs: keywords for the constructor; JSON-able where the Gymnasium spec must be. Of the any-Gymnasium form
+            those of `GymFamily`: `apply`, `horizon`, `ood`, `env_kwargs`, `stepping`, `drop`.
+
+    Raises:
+        InvalidValueError: a wrong argument, or an id that another module or Gymnasium has; a module may register its
+            own ids again.
+    """
+    if not isinstance(id, str) or not ID_PATTERN.fullmatch(id):
+        raise InvalidValueError("family id", id, "namespace/Name-vN, for example 'mine/PointGoal-v0'")
+    if (entry_point is None) == (env is None):
+        raise InvalidValueError("register_family", id, "either an entry_point or env=..., and not both")
+    if env is not None:
+        check_task_space("task_space", task_space)
+        entry_point, kwargs = GymFamily, {"env": env, "task_space": task_space, **kwargs}
+    assert entry_point is not None
+    owner = _claim("family id", id, families, sys._getframe(1).f_globals)
+    if id in gym.registry and gym.registry[id].entry_point != GYM_ENTRY_POINT:
+        found = f"an id that is not taken: Gymnasium's registry holds it, as {gym.registry[id].entry_point}"
+        raise InvalidValueError("family id", id, found)
+    gym.registry.pop(id, None)
+    _owners[id] = owner
+    kinds[id] = kind
+    families[id] = FamilySpec(id, entry_point, kwargs, requires)
+    gym.register(
+        id,
+        entry_point=GYM_ENTRY_POINT,
+        vector_entry_point="metarl.interop.facades:make_vec_env",
+        kwargs={"family": id},
+        disable_env_checker=True,
+    )
+
+
+def register_agent(name: str, entry_point: Factory, *, kind: str = "") -> None:
+    """Make an agent known by its name: an `Agent` subclass, or `"module:Class"`, imported when first used.
+
+    `kind` is the group that `metarl list` shows it in; "yours" where none is given.
+
+    Raises:
+        InvalidValueError: no such name can be, or another module registered an agent by it.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise InvalidValueError("agent name", name, "lower-case letters, digits and underscores, for example 'maml'")
+    _owners[name] = _claim("agent name", name, agents, sys._getframe(1).f_globals)
+    kinds[name] = kind
+    agents[name] = entry_point
+
+
+def _claim(field: str, name: str, table: Mapping[str, Any], caller: Mapping[str, Any]) -> tuple[str, str]:
+    """The module that registers `name`, as `_owners` has it; refuse a name that another one registered."""
+    module, file = str(caller.get("__name__")), str(caller.get("__file__"))
+    owner = _owners.get(name, (module, file))
+    if name in table and module != owner[0] and file != owner[1]:
+        raise InvalidValueError(field, name, f"a name that is not taken: {owner[0]} registered it")
+    return module, file
+
+
+def make_family(id: str | Family, **kwargs: Any) -> Family:
+    """Build a registered family.
+
+    Args:
+        id: `namespace/Name-vN`, `namespace/Name-vN:preset`, either followed by keywords as JSON, for example
+            `metarl/BernoulliBandit-v0{"k": 7}`; a family that is already built is returned as it is.
+        kwargs: override the constructor's keywords; they become part of the full id.
+    """
+    if isinstance(id, Family):
+        if kwargs:
+            raise InvalidValueError("keywords", sorted(kwargs), f"none, because {id.id} is built already")
+        check_family_fields(id)
+        return id
+    base, given = _split_id(str(id))
+    name, _, preset = base.partition(":")
+    if name not in families:
+        raise InvalidValueError("family", name, did_you_mean(name, families) + _HINT)
+    spec = families[name]
+    build = spec.load()
+    presets: Mapping[str, Mapping[str, Any]] = getattr(build, "presets", {})
+    if preset and preset not in presets:
+        raise InvalidValueError(f"preset of {name}", preset, did_you_mean(preset, presets))
+    own = {**given, **kwargs}
+    merged = {**spec.kwargs, **presets.get(preset, {}), **own}
+    check_keywords(name, build, merged)
+    try:
+        with rendering(), registered({**spec.kwargs, **presets.get(preset, {})}):
+            family = build(**merged)
+    except (TypeError, ValueError, ArithmeticError, AttributeError, MemoryError, RuntimeError) as error:
+        if isinstance(error, MetaRLError) or not own:
+            raise
+        raise InvalidValueError(f"keywords of {name}", merged, f"values that it can use ({reason(error)})") from error
+    if not isinstance(family, Family):
+        raise InvalidValueError(f"entry point of {name}", type(family).__name__, "a metarl.Family")
+    check_family_fields(family)
+    family.id = base + (_keywords(name, own) if own else "")
+    return family
+
+
+def base_id(id: str) -> str:
+    """A full id without its preset and keywords."""
+    return id.partition("{")[0].partition(":")[0]
+
+
+def _split_id(id: str) -> tuple[str, dict[str, Any]]:
+    """A full id's part before its keywords, and the keywords."""
+    base, brace, rest = id.partition("{")
+    if not brace:
+        return base, {}
+    with reading("keywords of the family", brace + rest, "JSON"):
+        return base, dict(parse_json(brace + rest))
+
+
+def _keywords(name: str, kwargs: Mapping[str, Any]) -> str:
+    """Keywords as part of a full id, so that a run or results file names its family completely."""
+    try:
+        return json.dumps(kwargs, sort_keys=True)
+    except TypeError as error:
+        raise InvalidValueError(f"keywords of {name}", kwargs, "what JSON can hold") from error
+
+
+def agent_class(name: str) -> Any:
+    """The class of a registered agent."""
+    if name not in agents:
+        raise InvalidValueError("agent", name, did_you_mean(name, agents) + _HINT)
+    return load_entry_point(agents[name])
+
+
+def load_plugins() -> None:
+    """Import what the entry-point groups `metarl.families` and `metarl.agents` name; a broken one only warns."""
+    for group in ("metarl.families", "metarl.agents"):
+        for point in entry_points(group=group):
+            try:
+                loaded = point.load()
+                if callable(loaded):
+                    loaded()
+            except Exception as error:  # someone else's package must not break this one
+                warnings.warn(
+                    f"plugin {point.name} ({point.value}) of group {group} was skipped: {error}", stacklevel=2
+                )

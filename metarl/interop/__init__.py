@@ -1,0 +1,1 @@
+"""Families and agents for other libraries: Gymnasium's environments, Stable-Baselines3's models."""

@@ -1,0 +1,322 @@
+"""Families as Gymnasium environments: `gymnasium.Env` and `gymnasium.vector.VectorEnv`, for everybody else's code.
+
+`gym.make` and `gym.make_vec` come here. The vector environment offers Gymnasium's autoreset modes; the task is what it
+was told, and no reset redraws it unless `redraw="episode"` asks for that.
+"""
+
+from __future__ import annotations
+
+import functools
+import secrets
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector.utils import batch_space
+from torch import Tensor
+
+from metarl.engine.torch_environments import TorchEnvironments, one_environment
+from metarl.errors import InvalidValueError, did_you_mean
+from metarl.families.family import Family, TorchFamily
+from metarl.families.gym_family import GymFamily, task_dict
+from metarl.families.registry import make_family
+from metarl.families.tasks import Tasks
+from metarl.rng import make_key
+
+REDRAW = ("never", "episode")
+RENDER_MODES = (None, "rgb_array")
+METADATA = {"render_modes": ["rgb_array"], "render_fps": 15}
+GYM_KEYWORDS = ("split", "task_seed", "redraw", "render_mode")
+_ENDLESS = 1 << 30
+
+
+class MetaVectorEnv(VectorEnv[Any, Any, Any]):
+    """A torch family as a `gymnasium.vector.VectorEnv` over a flat `num_envs`.
+
+    Args:
+        family: a torch family or its id.
+        num_envs: number of environments.
+        task: what they play: an index into the split, one task's values as a dict, or `Tasks` (one, or `num_envs`).
+            None plays tasks 0, ..., `num_envs - 1` of the split. `reset` never redraws it.
+        split: the split that indices and redraws refer to.
+        task_seed: the seed of that split.
+        redraw: "never", or "episode" to go to a next task of the split whenever an episode starts.
+        autoreset_mode: Gymnasium's; NEXT_STEP inserts a step whose action is ignored and whose reward is 0.
+        device: where the family is stepped; arrays are NumPy's whatever it is.
+        render_mode: "rgb_array" lets `render` return a picture of each environment, `uint8 [height, width, 3]`.
+        kwargs: for the family's constructor.
+    """
+
+    def __init__(
+        self,
+        family: str | Family,
+        num_envs: int = 1,
+        task: int | Mapping[str, Any] | Tasks | None = None,
+        split: str = "train",
+        task_seed: int = 0,
+        redraw: str = "never",
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        device: str = "cpu",
+        render_mode: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if render_mode not in RENDER_MODES:
+            raise InvalidValueError("render_mode", render_mode, "None or 'rgb_array'")
+        if redraw not in REDRAW:
+            raise InvalidValueError("redraw", redraw, did_you_mean(str(redraw), REDRAW))
+        self.family = make_family(family, **kwargs)
+        if not isinstance(self.family, TorchFamily):
+            raise InvalidValueError("family", self.family.id, "a torch family; gym.make_vec serves the other form")
+        self.num_envs, self.split, self.task_seed, self.redraw = num_envs, split, task_seed, redraw
+        self.autoreset_mode = _autoreset_mode(autoreset_mode)
+        self.metadata = {"autoreset_mode": self.autoreset_mode, **METADATA}
+        self.render_mode = render_mode
+        self.single_observation_space = self.family.observation_space
+        self.single_action_space = self.family.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.envs = TorchEnvironments(self.family, num_envs, torch.device(device))
+        if task is not None and redraw == "episode":
+            raise InvalidValueError("task", task, "none, because redraw is 'episode'")
+        self.tasks = self._resolve(task)
+        self._episodes = np.zeros(num_envs, dtype=np.int64)
+        self._over = np.zeros(num_envs, dtype=bool)
+        self._begun = False
+
+    def _resolve(self, task: int | Mapping[str, Any] | Tasks | None) -> Tasks:
+        tasks = self.family.resolve(task, self.split, self.task_seed, self.num_envs)
+        if len(tasks) not in (1, self.num_envs):
+            raise InvalidValueError("number of tasks", len(tasks), f"1 or num_envs = {self.num_envs}")
+        return tasks if len(tasks) == self.num_envs else tasks[[0] * self.num_envs]
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode everywhere, or where `options["reset_mask"]` is true; `options["task"]` sets the task.
+
+        Environment i is seeded with `seed + i`, or `seed[i]`, as if it were alone.
+        """
+        options = options or {}
+        if "task" in options and self.redraw == "episode":
+            raise InvalidValueError("options['task']", options["task"], "none, because redraw is 'episode'")
+        mask = self._mask(options.get("reset_mask"))
+        if "task" in options:
+            self.tasks = _merged(mask, self._resolve(options["task"]), self.tasks)
+        if seed is None and self._begun:
+            return self._restart(mask, anew="task" in options), {}
+        keys = self._keys(secrets.randbits(31) if seed is None else seed)
+        if self._begun and not mask.all():
+            return self._restart(mask, keys, anew=True), {}
+        self._episodes[:] = 0
+        self._over[:] = False
+        self._begun = True
+        if self.redraw == "episode":
+            self.tasks = self._next_tasks()
+        return self._numpy(self.envs.begin(self.tasks, keys, _ENDLESS)), {}
+
+    def _mask(self, mask: Any) -> np.ndarray[Any, Any]:
+        """`options["reset_mask"]`, checked; everywhere where there is none."""
+        if mask is None:
+            return np.ones(self.num_envs, dtype=bool)
+        fits = isinstance(mask, np.ndarray) and mask.dtype == bool and mask.shape == (self.num_envs,) and mask.any()
+        if not fits:
+            raise InvalidValueError("reset_mask", mask, f"a bool array of shape ({self.num_envs},), true somewhere")
+        return np.asarray(mask)
+
+    def _keys(self, seed: int | list[int | None]) -> Tensor:
+        """One key per environment, from its own seed."""
+        if isinstance(seed, int):
+            self._np_random, self._np_random_seed = gym.utils.seeding.np_random(seed)
+            seed = [seed + i for i in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise InvalidValueError("number of seeds", len(seed), f"num_envs = {self.num_envs}")
+        own = [secrets.randbits(31) if s is None else s for s in seed]
+        return torch.tensor([make_key("facade", s) for s in own])
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """One step of every environment; actions `[num_envs, *action_space.shape]`."""
+        if not self._begun:
+            raise gym.error.ResetNeeded("call reset() before step()")
+        if self.autoreset_mode == AutoresetMode.DISABLED and self._over.any():
+            listing = np.flatnonzero(self._over).tolist()
+            raise gym.error.ResetNeeded(
+                f"environments {listing} have finished: reset them (options={{'reset_mask': ...}})"
+            )
+        out, _ = self.envs.advance(self._actions(actions))
+        obs, reward = self._numpy(out.obs), out.reward.double().cpu().numpy()
+        terminated, truncated = out.terminated.cpu().numpy().copy(), out.truncated.cpu().numpy().copy()
+        success = None if out.success is None else out.success.cpu().numpy().copy()
+        inserted = np.zeros_like(self._over)
+        if self.autoreset_mode == AutoresetMode.NEXT_STEP and self._over.any():
+            inserted = self._over.copy()  # their action is ignored, and nothing is paid for it
+            obs = self._restart(inserted)
+            reward[inserted], terminated[inserted], truncated[inserted] = 0.0, False, False
+        self._over = terminated | truncated
+        info = _info(success, ~inserted)
+        if self.autoreset_mode == AutoresetMode.SAME_STEP and self._over.any():
+            over = self._over.copy()
+            final_obs = np.full(self.num_envs, None, dtype=object)
+            for i in np.flatnonzero(over):
+                final_obs[i] = obs[i]
+            info = {"final_obs": final_obs, "_final_obs": over, "final_info": _info(success, over), "_final_info": over}
+            info |= _info(success, ~over)
+            obs = self._restart(over)
+        return obs, reward, terminated, truncated, info
+
+    def _actions(self, actions: Any) -> Tensor:
+        """As the family takes them: float32, or int64 from 0."""
+        space = self.single_action_space
+        if np.shape(actions) != (self.num_envs, *(space.shape or ())):
+            expected = (self.num_envs, *(space.shape or ()))
+            raise InvalidValueError("shape of the actions", np.shape(actions), f"{expected}, environments first")
+        if isinstance(space, spaces.Discrete):
+            return torch.as_tensor(np.asarray(actions) - space.start).to(self.envs.device, torch.int64)
+        return torch.as_tensor(np.asarray(actions)).to(self.envs.device, torch.float32)
+
+    def _restart(self, mask: np.ndarray[Any, Any], keys: Tensor | None = None, anew: bool = False) -> Any:
+        """Start an episode where `mask` is true, with `anew` the first of a trial; the observations of all."""
+        self._episodes[mask] += 1
+        if self.redraw == "episode":
+            self.tasks = self._next_tasks()
+        self._over = self._over & ~mask
+        where = torch.from_numpy(mask.copy()).to(self.envs.device)
+        return self._numpy(self.envs.restart(where, self.tasks, keys, anew=anew))
+
+    def render(self) -> tuple[Any, ...] | None:
+        """A picture of each environment, `uint8 [height, width, 3]`; None without `render_mode="rgb_array"`."""
+        if self.render_mode is None:
+            return None
+        if not self._begun:
+            raise gym.error.ResetNeeded("call reset() before render()")
+        from metarl.report.rendering import frame  # loads matplotlib
+
+        state, task = self.envs.state, self.envs.task
+        return tuple(
+            frame(self.envs.family, one_environment(state, i), one_environment(task, i)) for i in range(self.num_envs)
+        )
+
+    def _next_tasks(self) -> Tasks:
+        index = np.arange(self.num_envs) + self.num_envs * self._episodes
+        return self.family.tasks_at(self.split, index, self.task_seed)
+
+    def _numpy(self, obs: Tensor) -> Any:
+        return obs.cpu().numpy().astype(self.single_observation_space.dtype)
+
+
+def _merged(mask: np.ndarray[Any, Any], new: Tasks, old: Tasks) -> Tasks:
+    """The new tasks where `mask` is true, the old ones elsewhere."""
+    values = {k: np.where(mask.reshape(-1, *[1] * (v.ndim - 1)), new.values[k], v) for k, v in old.values.items()}
+    split = new.split if mask.all() or new.split == old.split else "custom"
+    return replace(new, split=split, index=np.where(mask, new.index, old.index), values=values)
+
+
+def _info(success: np.ndarray[Any, Any] | None, told: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """Gymnasium's vector infos: a value per environment, and a mask of those that told one."""
+    if success is None or not told.any():
+        return {}
+    return {"success": success & told, "_success": told}
+
+
+class MetaEnv(gym.Env[Any, Any]):
+    """A torch family as a single `gymnasium.Env`; arguments as in `MetaVectorEnv`, `task` 0 of the split by default."""
+
+    def __init__(
+        self, family: str | Family, task: int | Mapping[str, Any] | Tasks | None = None, **kwargs: Any
+    ) -> None:
+        self.vector = MetaVectorEnv(family, 1, task, autoreset_mode=AutoresetMode.DISABLED, **kwargs)
+        self.observation_space, self.action_space = (
+            self.vector.single_observation_space,
+            self.vector.single_action_space,
+        )
+        self.metadata, self.render_mode = METADATA, self.vector.render_mode
+
+    def render(self) -> Any:
+        """A picture, `uint8 [height, width, 3]`; None without `render_mode="rgb_array"`."""
+        frames = self.vector.render()
+        return None if frames is None else frames[0]
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """The values of the task being played."""
+        return task_dict(self.vector.tasks)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode in the present task; `options["task"]` sets another."""
+        super().reset(seed=seed)
+        if seed is None and not self.vector._begun:
+            seed = int(self.np_random.integers(1 << 31))
+        obs, info = self.vector.reset(seed=seed, options=options)
+        return obs[0], info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """One step."""
+        obs, reward, terminated, truncated, info = self.vector.step(np.asarray(action)[None])
+        plain = {k: v[0].item() for k, v in info.items() if not k.startswith("_")}
+        return obs[0], float(reward[0]), bool(terminated[0]), bool(truncated[0]), plain
+
+
+def make_env(
+    family: str | Family, task: int | Mapping[str, Any] | Tasks | None = None, **kwargs: Any
+) -> gym.Env[Any, Any]:
+    """What `gym.make` calls: one environment of a family, of either form. Arguments as in `MetaVectorEnv`."""
+    built = make_family(family)
+    if isinstance(built, GymFamily):
+        return _make_gym_env(built, task, 0, 1, **kwargs)
+    return MetaEnv(family, task, **kwargs)
+
+
+def _make_gym_env(
+    family: GymFamily,
+    task: int | Mapping[str, Any] | Tasks | None,
+    number: int,
+    count: int,
+    split: str = "train",
+    task_seed: int = 0,
+    redraw: str = "never",
+    render_mode: str | None = None,
+    **unknown: Any,
+) -> gym.Env[Any, Any]:
+    """Environment `number` of `count`; with `redraw="episode"` its episode e plays task `number + count * e`."""
+    for name in unknown:
+        raise InvalidValueError("keyword", name, did_you_mean(name, GYM_KEYWORDS))
+    if redraw not in REDRAW:
+        raise InvalidValueError("redraw", redraw, did_you_mean(str(redraw), REDRAW))
+    if task is not None and redraw == "episode":
+        raise InvalidValueError("task", task, "none, because redraw is 'episode'")
+    if render_mode not in RENDER_MODES:
+        raise InvalidValueError("render_mode", render_mode, "None or 'rgb_array'")
+    shown = family.visible() if render_mode else family
+    env = shown.make_env(family.resolve(task, split, task_seed))
+    env.split, env.task_seed = split, task_seed
+    if redraw == "episode":
+        env.redraw = lambda episode: task_dict(family.tasks(split, 1, task_seed, start=number + count * episode))
+    return env
+
+
+def make_vec_env(family: str | Family, num_envs: int = 1, **kwargs: Any) -> VectorEnv[Any, Any, Any]:
+    """What `gym.make_vec` calls: `num_envs` environments of a family, of either form."""
+    built = make_family(family)
+    if not isinstance(built, GymFamily):
+        return MetaVectorEnv(family, num_envs, **kwargs)
+    mode = _autoreset_mode(kwargs.pop("autoreset_mode", AutoresetMode.NEXT_STEP))
+    task: Any = kwargs.pop("task", None)
+    tasks = [None] * num_envs
+    if kwargs.get("redraw", "never") == "never" or task is not None:
+        found = built.resolve(task, kwargs.get("split", "train"), kwargs.get("task_seed", 0), num_envs)
+        tasks = [found[i % len(found)] for i in range(num_envs)]  # type: ignore[misc]
+    makers = [functools.partial(_make_gym_env, built, row, i, num_envs, **kwargs) for i, row in enumerate(tasks)]
+    return SyncVectorEnv(makers, autoreset_mode=mode)
+
+
+def _autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
+    try:
+        return AutoresetMode(mode)
+    except ValueError:
+        raise InvalidValueError(
+            "autoreset_mode", mode, did_you_mean(str(mode), [m.value for m in AutoresetMode])
+        ) from None

@@ -1,0 +1,1 @@
+"""What agents share: networks, action distributions, returns, memories, meta-gradients, trust regions."""

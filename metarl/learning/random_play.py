@@ -1,0 +1,56 @@
+"""Uniformly random actions: what the floor of a family is measured with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from metarl.agent import Agent, AgentState, Budget, Step
+from metarl.families.family import Family
+from metarl.families.tasks import Tasks
+from metarl.learning.action_distributions import PolicyHead
+from metarl.rng import Rng
+
+
+@dataclass(frozen=True)
+class RandomConfig:
+    """There is nothing to choose."""
+
+
+class RandomPlay(Agent[RandomConfig]):
+    """Draws from the action space whatever it sees, also where it should be deterministic.
+
+    Unbounded boxes get standard normal actions.
+    """
+
+    name = "random"
+    Config = RandomConfig
+    learns: ClassVar[bool] = False
+
+    def __init__(
+        self, family: Family, config: RandomConfig | None = None, seed: int = 0, device: torch.device | str = "cpu"
+    ) -> None:
+        super().__init__(family, config or RandomConfig(), seed, device)
+        self.head = PolicyHead(family.action_space, self.name)
+
+    @property
+    def budget(self) -> Budget:
+        """One episode per adaptation step, which changes nothing."""
+        return Budget(envs=1, episodes=1)
+
+    def begin(self, rows: int, tasks: Tasks | None = None) -> AgentState:
+        """Nothing is kept but the rows."""
+        return {"row": torch.arange(rows, device=self.device)}
+
+    def act(
+        self, state: AgentState, step: Step, rng: Rng, deterministic: bool
+    ) -> tuple[Tensor, dict[str, Tensor], AgentState]:
+        """Uniform actions `[R, E, *action]`."""
+        return self.head.uniform(rng).view(*step.obs.shape[:2], *self.head.action_shape), {}, state
+
+    def to_env(self, action: Tensor) -> Tensor:
+        """Into the box."""
+        return self.head.to_env(action)

@@ -1,0 +1,50 @@
+"""Where numbers come from: versions of packages, and the revision of the source tree."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+
+def _own_version() -> str:
+    try:
+        return version("metarl")
+    except PackageNotFoundError:
+        return "0+uninstalled"
+
+
+__version__ = _own_version()
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the packages that numbers depend on."""
+    out = {"python": platform.python_version()}
+    for name in ("metarl", "torch", "numpy", "gymnasium"):
+        try:
+            out[name] = version(name)
+        except PackageNotFoundError:
+            out[name] = "uninstalled"
+    return out
+
+
+def git_revision() -> str | None:
+    """Of the source tree that metarl was imported from, `+dirty` where tracked files differ; None outside a clone."""
+    here = Path(__file__).resolve().parent
+
+    def git(*args: str) -> str:
+        environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+        return subprocess.run(
+            ["git", *args], cwd=here, capture_output=True, text=True, check=True, timeout=10, env=environment
+        ).stdout
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel").strip()) != here.parent:
+            return None
+        outputs = ":(top,exclude)experiments/results"  # what experiments write is no source
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ":(top)", outputs).strip()
+        return git("rev-parse", "HEAD").strip() + ("+dirty" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,379 @@
+"""Films of adaptation: a task's fresh episodes after 0, 1, ..., k adaptation steps, side by side.
+
+metarl watch RUN --k 3 --task 0 --out adaptation.gif
+
+What is seen is what is measured: the episodes are those of `metarl.evaluate` with the same seed, each the first that it
+plays of a task (trial 0, episode 0), and the returns are its scores.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import io
+import os
+import shutil
+import subprocess
+import tempfile
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium.spaces import Discrete
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from metarl.agent import Agent, AgentState, Budget
+from metarl.engine.environments import Environments, Transition
+from metarl.engine.gym_environments import GymEnvironments
+from metarl.engine.pool import EnvironmentPool
+from metarl.engine.rollout import PoolTrials
+from metarl.engine.torch_environments import TorchEnvironments, one_environment
+from metarl.errors import InvalidValueError, did_you_mean
+from metarl.evaluation.evaluate import MODES, adaptation_grid
+from metarl.evaluation.results import Floats
+from metarl.families.family import Family, TorchFamily
+from metarl.families.gym_family import GymFamily
+from metarl.families.opengl import rendering
+from metarl.families.tasks import Tasks
+from metarl.files import write_atomic
+from metarl.report.rendering import frame
+
+Pixels = npt.NDArray[np.uint8]  # [H, W, 3]
+SUFFIXES = (".gif", ".mp4")
+COLUMNS = 4  # panels side by side
+MOST_FRAMES = 150  # of a film whose `every` is not given
+SLOWEST, FASTEST, SECONDS = 1.5, 20.0, 4.0  # frames per second, and how long a film should last
+LAST_SECONDS = 1.5  # that the last frame stays
+INK, GREY, WHITE = "#3c4043", "#80868b", "#ffffff"
+GAP, LINE = 8, 18  # pixels between panels, and of a line of text
+
+
+class Take(NamedTuple):
+    """One filmed episode of T steps.
+
+    Attributes:
+        k: adaptation steps before it.
+        frames: T + 1 pictures, the start first; those of a torch family are drawn when they are first looked at.
+        rewards: `float64 [T]`.
+        actions: as the environment takes them, `[T, *action]`.
+    """
+
+    k: int
+    frames: Sequence[Pixels]
+    rewards: Floats
+    actions: npt.NDArray[Any]
+
+
+def watch(
+    agent: Agent,
+    task: int | Mapping[str, Any] | Tasks = 0,
+    k: int | Sequence[int] = 3,
+    path: str | os.PathLike[str] = "adaptation.gif",
+    *,
+    mode: str = "mean",
+    split: str = "test",
+    task_seed: int = 0,
+    seed: int = 0,
+    size: int = 256,
+    fps: float | None = None,
+    every: int | None = None,
+) -> dict[int, float]:
+    """Film an agent in one task: a panel for each k, with the step and the running return under it.
+
+    Args:
+        agent: who plays.
+        task: number of a task of (split, task_seed), the values of one, or a set of one.
+        k: the last adaptation step (the panels are then 0, ..., k), or those to show.
+        path: a file that ends in .gif, or in .mp4 where ffmpeg or the package imageio-ffmpeg is installed.
+        mode: "mean" or "sampled" actions.
+        split: of a task given by its number.
+        task_seed: seed of the split.
+        seed: of everything drawn; `evaluate` with the same seed plays the same episodes.
+        size: width of a panel in pixels.
+        fps: frames per second; by default the film lasts about four seconds.
+        every: environment steps per frame; by default 1, and more where an episode is longer than 150 steps.
+
+    Returns:
+        k to the return of the episode in its panel.
+
+    Raises:
+        InvalidValueError: an argument is out of range, the task is of another family, there is no encoder for the file,
+            or the family cannot be drawn.
+    """
+    target = Path(path)
+    write = _writer(target)
+    for name, value in (("size", size), ("fps", fps), ("every", every)):
+        if value is not None and not value > 0:
+            raise InvalidValueError(name, value, "a positive number")
+    takes = film(agent, task, k, mode=mode, split=split, task_seed=task_seed, seed=seed, size=size)
+    tasks = _one_task(agent.family, task, split, task_seed)
+    which = f"{tasks.split} task {int(tasks.index[0])}" if tasks.split != "custom" else "a task of your own"
+    title = f"{agent.name}, {agent.family.id}, {which}, {mode} actions"
+    pictures = compose(takes, title, isinstance(agent.family.action_space, Discrete), size, every)
+    fps = min(FASTEST, max(SLOWEST, len(pictures) / SECONDS)) if fps is None else fps
+    write(target, pictures, fps)
+    return {take.k: float(take.rewards.sum()) for take in takes}
+
+
+def film(
+    agent: Agent,
+    task: int | Mapping[str, Any] | Tasks = 0,
+    k: int | Sequence[int] = 3,
+    *,
+    mode: str = "mean",
+    split: str = "test",
+    task_seed: int = 0,
+    seed: int = 0,
+    size: int = 256,
+) -> list[Take]:
+    """The episodes that `watch` shows, one for each k; arguments as there."""
+    if mode not in MODES:
+        raise InvalidValueError("mode", mode, did_you_mean(str(mode), MODES))
+    grid, tasks = adaptation_grid(k), _one_task(agent.family, task, split, task_seed)
+    pool, camera = EnvironmentPool(agent.family, agent.device), _Camera(agent.family, agent.device, size)
+    trials, filmed = (PoolTrials(where, tasks, 1, seed, "evaluate") for where in (pool, camera))
+    takes = []
+    try:
+        state = agent.begin(1, tasks if agent.privileged else None)
+        for step in range(grid[-1] + 1):
+            if step in grid:
+                takes.append(_take(agent, filmed, camera, state, step, mode))
+            if step < grid[-1]:
+                _, state = agent.interact(state, trials, step)
+    finally:
+        pool.close()
+        camera.close()
+    return takes
+
+
+def _one_task(family: Family, task: int | Mapping[str, Any] | Tasks, split: str, seed: int) -> Tasks:
+    tasks = family.resolve(task, split, seed)
+    if len(tasks) != 1:
+        raise InvalidValueError("number of tasks", len(tasks), "1: a film is of one task (tasks[0])")
+    return tasks
+
+
+# --- filming ---------------------------------------------------------------------------------------------------------
+
+
+class _Camera(EnvironmentPool):
+    """Environments that keep a picture of every state they were in since they began, restarts included."""
+
+    def __init__(self, family: Family, device: torch.device, size: int) -> None:
+        super().__init__(family, device)
+        self.size = size
+        self.reel: Sequence[Pixels]  # a picture of each state since the environments were made
+
+    def get(self, n: int) -> Environments:
+        """New environments, and a new film in them."""
+        self.close()
+        if isinstance(self.family, GymFamily):
+            self.reel = frames = list[Pixels]()
+            self._made[n] = GymEnvironments(_rendering(self.family, frames), n, self.device)
+        else:
+            assert isinstance(self.family, TorchFamily)
+            envs = self._made[n] = _FilmedEnvironments(self.family, n, self.device)
+            self.reel = _Drawn(self.family, envs.seen, (self.size, self.size))
+        return self._made[n]
+
+
+class _Drawn(Sequence[Pixels]):
+    """Pictures of states and tasks, each drawn once, when it is looked at."""
+
+    def __init__(self, family: TorchFamily, seen: Sequence[tuple[Any, Any]], size: tuple[int, int]) -> None:
+        self.family, self.seen, self.size = family, seen, size
+        self.drawn: dict[int, Pixels] = {}
+
+    def __len__(self) -> int:
+        return len(self.seen)
+
+    def __getitem__(self, which: Any) -> Any:
+        if isinstance(which, slice):
+            return _Drawn(self.family, self.seen[which], self.size)
+        i = range(len(self))[which]
+        if i not in self.drawn:
+            state, task = self.seen[i]
+            self.drawn[i] = frame(self.family, state, task, self.size)
+        return self.drawn[i]
+
+
+class _FilmedEnvironments(TorchEnvironments):
+    """Environments that keep the state and the task of the first after every step, before any restart, as NumPy."""
+
+    def __init__(self, family: TorchFamily, n: int, device: torch.device) -> None:
+        super().__init__(family, n, device)
+        self.seen: list[tuple[Any, Any]] = []
+
+    def start(self, task: dict[str, Tensor], keys: Tensor, steps: int, episode: int = 0) -> Tensor:
+        """See `TorchEnvironments.start`."""
+        obs = super().start(task, keys, steps, episode)
+        self.seen.append(copy.deepcopy((one_environment(self.state), one_environment(self.task))))
+        return obs
+
+    def advance(self, action: Tensor) -> tuple[Transition, Tensor | None]:
+        """See `TorchEnvironments.advance`."""
+        out = super().advance(action)
+        self.seen.append(copy.deepcopy((one_environment(self.state), one_environment(self.task))))
+        return out
+
+
+class _FilmedEnv(gym.Wrapper[Any, Any, Any, Any]):
+    """An environment whose every state is rendered."""
+
+    def __init__(self, env: gym.Env[Any, Any], frames: list[Pixels]) -> None:
+        super().__init__(env)
+        self.frames = frames
+
+    def film(self) -> None:
+        """Keep a picture."""
+        with rendering():
+            self.frames.append(np.asarray(self.render(), dtype=np.uint8))
+
+    def reset(self, **given: Any) -> tuple[Any, dict[str, Any]]:
+        """Start, and render."""
+        out = super().reset(**given)
+        self.film()
+        return out
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step, and render."""
+        out = super().step(action)
+        self.film()
+        return out
+
+
+def _rendering(family: GymFamily, frames: list[Pixels]) -> GymFamily:
+    """The same family, whose environments render into `frames`."""
+    inner, outer = family.visible(), copy.copy(family)
+
+    def build(**task: Any) -> gym.Env[Any, Any]:
+        env = inner.build(**task)
+        if env.render_mode != "rgb_array":
+            expected = "'rgb_array', to be filmed: its metadata['render_modes'] and render() must offer it"
+            raise InvalidValueError(f"render_mode of {family.id}", env.render_mode, expected)
+        return _FilmedEnv(env, frames)
+
+    outer.build = build  # type: ignore[method-assign]
+    return outer
+
+
+def _take(agent: Agent, trials: PoolTrials, camera: _Camera, state: AgentState, k: int, mode: str) -> Take:
+    """The episode that the evaluator plays first with the state after k adaptation steps."""
+    trials = trials.numbered(0) if agent.is_recurrent else trials
+    rollout, _ = trials.collect(agent, agent.fork(state), k, Budget(episodes=1), mode != "sampled", "score")
+    length = int(rollout.valid.sum())
+    actions = agent.to_env(rollout.action[:length, 0, 0]).cpu().numpy()
+    rewards = rollout.reward[:length, 0, 0].double().cpu().numpy()
+    return Take(k, camera.reel[: length + 1], rewards, actions)
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+def compose(
+    takes: Sequence[Take], title: str = "", discrete: bool = False, size: int = 256, every: int | None = None
+) -> list[Pixels]:
+    """The film's pictures, one for every `every` steps: panels side by side, a finished episode standing still.
+
+    Args:
+        takes: what to show, one panel each.
+        title: line above all panels.
+        discrete: whether to write the number of the action under the panels.
+        size: width of a panel in pixels.
+        every: environment steps per picture; the last step is always shown.
+    """
+    last = max(len(take.rewards) for take in takes)
+    every = every or -(-last // MOST_FRAMES)
+    height, width = takes[0].frames[0].shape[:2]
+    panel = (size, round(size * height / width))
+    rows = -(-len(takes) // COLUMNS)
+    columns = -(-len(takes) // rows)
+    total = columns * (size + GAP) + GAP
+    heading = textwrap.wrap(title, max(10, total // 7))
+    top, deep = GAP + LINE * len(heading), panel[1] + 3 * LINE
+    empty = Image.new("RGB", (total + total % 2, 2 * ((top + rows * deep + 1) // 2)), WHITE)  # even, for MP4
+    pen = ImageDraw.Draw(empty)
+    for i, text in enumerate(heading):
+        pen.text((GAP, GAP + LINE * i), text, GREY, _font(12))
+    corners = [(GAP + (size + GAP) * (i % columns), top + deep * (i // columns)) for i in range(len(takes))]
+    for take, (x, y) in zip(takes, corners, strict=True):
+        pen.text((x + size / 2, y + LINE / 2), f"k = {take.k}", INK, _font(15), anchor="mm")
+    pictures = []
+    for t in [*range(0, last, every), last]:
+        picture = empty.copy()
+        pen = ImageDraw.Draw(picture)
+        for take, (x, y) in zip(takes, corners, strict=True):
+            now = min(t, len(take.rewards))
+            picture.paste(Image.fromarray(take.frames[now]).resize(panel), (x, y + LINE))
+            color = GREY if t > now else INK
+            under = (x + size / 2, y + panel[1] + 1.5 * LINE)
+            pen.text(under, _caption(take, now, discrete), color, _font(max(8, min(13, size // 18))), anchor="mm")
+        pictures.append(np.asarray(picture))
+    return pictures
+
+
+def _caption(take: Take, t: int, discrete: bool) -> str:
+    action = f"action {int(take.actions[t - 1])}, " if discrete and t else ""
+    over = " (end)" if t == len(take.rewards) else ""
+    return f"step {t}, {action}return {take.rewards[:t].sum():.2f}{over}".replace("-", "\u2212")
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """The font of matplotlib's pictures."""
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def _writer(path: Path) -> Callable[[Path, Sequence[Pixels], float], None]:
+    """What writes a file of this name."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise InvalidValueError("path", str(path), f"a file name that ends in {' or '.join(SUFFIXES)}")
+    if path.suffix.lower() == ".mp4" and _ffmpeg() is None:
+        raise InvalidValueError("path", str(path), "one that ends in .gif, or ffmpeg (pip install imageio-ffmpeg)")
+    return write_gif if path.suffix.lower() == ".gif" else write_mp4
+
+
+def write_gif(path: Path, pictures: Sequence[Pixels], fps: float) -> None:
+    """Write an endless GIF, whole or not at all; all pictures share the colours of the first, middle and last."""
+    some = np.concatenate([pictures[i] for i in sorted({0, len(pictures) // 2, len(pictures) - 1})])
+    colours = Image.fromarray(some).quantize(256, Image.Quantize.FASTOCTREE)
+    colours.putpalette([255 if level >= 252 else level for level in colours.getpalette() or []])  # white, not nearly
+    first, *rest = [Image.fromarray(p).quantize(palette=colours, dither=Image.Dither.NONE) for p in pictures]
+    duration = [max(20, round(100 / fps) * 10)] * len(rest) + [round(1000 * LAST_SECONDS)]  # ms, whole hundredths
+    buffer = io.BytesIO()
+    first.save(buffer, "GIF", save_all=True, append_images=rest, duration=duration, loop=0, comment=b"metarl")
+    write_atomic(path, buffer.getvalue())
+
+
+def write_mp4(path: Path, pictures: Sequence[Pixels], fps: float) -> None:
+    """Write an H.264 film with ffmpeg, whole or not at all; height and width must be even."""
+    height, width = pictures[0].shape[:2]
+    shown = [*pictures, *[pictures[-1]] * round(LAST_SECONDS * fps)]
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "film.mp4"
+        source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:g}", "-i", "-"]
+        coded = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
+        command = [str(_ffmpeg()), "-loglevel", "error", *source, *coded, "-metadata", "comment=metarl", str(made)]
+        done = subprocess.run(command, input=b"".join(p.tobytes() for p in shown), capture_output=True, check=False)
+        if done.returncode:
+            said = done.stderr.decode(errors="replace").strip()
+            raise InvalidValueError("path", str(path), f"a film that ffmpeg can write (it says: {said})")
+        write_atomic(path, made.read_bytes())
+
+
+def _ffmpeg() -> str | None:
+    """The program: the one installed, or the one that imageio-ffmpeg brings."""
+    if (found := shutil.which("ffmpeg")) is not None:
+        return found
+    if importlib.util.find_spec("imageio_ffmpeg") is None:
+        return None
+    return str(importlib.import_module("imageio_ffmpeg").get_ffmpeg_exe())

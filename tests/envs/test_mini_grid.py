@@ -1,0 +1,185 @@
+"""MiniGrid: a task is one layout, observations and rewards worked out by hand, train and test layouts disjoint."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("minigrid")
+
+import metarl
+from metarl import InvalidValueError
+from metarl.engine.pool import make_environments
+from metarl.envs.packages.mini_grid import MiniGrid, encode
+
+ID = "metarl/MiniGrid-v0"
+LEFT, RIGHT, FORWARD = range(3)
+EMPTY_MAX_STEPS = 144  # 4 x 6 x 6, the package's
+CORNER = 4  # the goal of the 6 x 6 grid
+
+
+@pytest.fixture(scope="module")
+def empty():
+    return metarl.make_family(f"{ID}:empty")
+
+
+@pytest.fixture(scope="module")
+def rooms():
+    return metarl.make_family(f"{ID}:four_rooms")
+
+
+def layout(env):
+    env = env.unwrapped
+    return str(env.grid.encode().tolist()), tuple(map(int, env.agent_pos)), int(env.agent_dir)
+
+
+def layouts(family, tasks):
+    env = family.make_env(tasks[0])
+    found = set()
+    for i in range(len(tasks)):
+        env.set_metarl_task({"seed": float(tasks.values["seed"][i])})
+        env.reset()
+        found.add(layout(env))
+    return found
+
+
+def way_to_the_corner(env):
+    """Actions to the goal of an empty grid: face right (direction 0), go, face down (1), go."""
+    (x, y), facing = env.unwrapped.agent_pos, env.unwrapped.agent_dir
+    turns = [RIGHT] * (-facing % 4)
+    return [*turns, *[FORWARD] * (CORNER - int(x)), RIGHT, *[FORWARD] * (CORNER - int(y))]
+
+
+@pytest.mark.parametrize("preset", [*MiniGrid.presets])
+def test_the_contract(preset):
+    assert metarl.check_family(f'{ID}:{preset}{{"horizon": 30}}', tasks=2) == []
+
+
+def test_presets_have_the_actions_that_matter():
+    found = {name: metarl.make_family(f"{ID}:{name}") for name in MiniGrid.presets}
+    assert {name: int(f.action_space.n) for name, f in found.items()} == {
+        "empty": 3,
+        "four_rooms": 3,
+        "simple_crossing": 3,
+        "door_key": 6,  # pick up is 3, toggle 5
+    }
+    # the package's max_steps: 4 size^2, 100 in four rooms, 10 size^2 with a key
+    assert {name: f.horizon for name, f in found.items()} == {
+        "empty": 144,
+        "four_rooms": 100,
+        "simple_crossing": 484,
+        "door_key": 640,
+    }
+
+
+def test_episodes_of_a_task_share_their_layout_and_tasks_differ(rooms):
+    tasks = rooms.tasks("train", 2)
+    found = []
+    for i in range(2):
+        env = rooms.make_env(tasks[i])
+        for seed in (0, 1, None):  # the seed of a reset must not matter
+            env.reset(seed=seed)
+            env.step(FORWARD)
+            env.reset(seed=seed)
+            found.append(layout(env))
+    assert len(set(found[:3])) == len(set(found[3:])) == 1
+    assert found[0] != found[3]
+
+
+def test_the_next_episode_in_slots_starts_alike():
+    family = MiniGrid("MiniGrid-FourRooms-v0", horizon=3)
+    envs = make_environments(family, 2)
+    first = envs.begin(family.tasks("train", 2), torch.tensor([1, 2]), 6)
+    outs = [envs.step(torch.tensor([LEFT, RIGHT])) for _ in range(6)]
+    assert [o.truncated.tolist() for o in outs] == [[False] * 2, [False] * 2, [True] * 2] * 2
+    assert torch.equal(outs[2].obs, first)
+    assert torch.equal(outs[5].obs, first)
+    assert not torch.equal(outs[2].final_obs, first)
+    envs.close()
+
+
+def test_observations_are_one_hot():
+    # two cells: a yellow key (5, 4, 0) and a red locked door (4, 0, 2); facing up, 3. A cell takes 11 + 6 + 3 places.
+    image = np.array([[[5, 4, 0], [4, 0, 2]]], dtype=np.uint8)
+    found = encode({"image": image, "direction": 3, "mission": "open the door"})
+    assert found.dtype == np.float32
+    assert found.shape == (44,)
+    assert np.flatnonzero(found).tolist() == [5, 11 + 4, 17, 20 + 4, 20 + 11, 20 + 17 + 2, 40 + 3]
+
+
+def test_reward_and_success_at_the_goal(empty):
+    env = empty.make_env(empty.tasks("train", 1, start=2))
+    env.reset()
+    actions = way_to_the_corner(env)
+    outs = [env.step(a) for a in actions]
+    assert [o[1] for o in outs[:-1]] == [0.0] * (len(actions) - 1)
+    assert [o[4]["success"] for o in outs] == [False] * (len(actions) - 1) + [True]
+    assert [o[2] for o in outs] == [False] * (len(actions) - 1) + [True]
+    assert outs[-1][1] == pytest.approx(1 - 0.9 * len(actions) / EMPTY_MAX_STEPS)
+
+
+def test_a_shorter_horizon_leaves_the_reward():
+    family = MiniGrid("MiniGrid-Empty-Random-6x6-v0", actions=3, horizon=20)
+    env = family.make_env(family.tasks("train", 1))
+    env.reset()
+    actions = way_to_the_corner(env)
+    assert [env.step(a) for a in actions][-1][1] == pytest.approx(1 - 0.9 * len(actions) / EMPTY_MAX_STEPS)
+    env.reset()
+    assert [env.step(LEFT)[3] for _ in range(20)] == [False] * 19 + [True]
+
+
+def test_no_test_layout_is_a_train_layout(empty):
+    # 60 layouts: 16 cells less the goal, 4 directions. Split by seed, each would be on both sides.
+    train, test = (layouts(empty, empty.tasks(split, 300)) for split in ("train", "test"))
+    assert not train & test
+    assert len(train | test) == 60
+    assert min(len(train), len(test)) > 15
+
+
+def test_custom_tasks_have_a_side(empty):
+    seeds = np.arange(200.0)
+    held_out = empty.held_out(empty.make_tasks(seed=seeds))
+    env = empty.make_env(empty.make_tasks(seed=0))
+    sides = {}
+    for seed, side in zip(seeds, held_out, strict=True):
+        env.reset(options={"task": {"seed": seed}})
+        sides.setdefault(layout(env), set()).add(bool(side))
+    assert all(len(found) == 1 for found in sides.values())
+    assert set.union(*sides.values()) == {True, False}
+
+
+def test_tasks_are_addressable(rooms):
+    some = rooms.tasks("test", 6, seed=3)
+    assert some.values["seed"][4] == rooms.tasks("test", 1, seed=3, start=4).values["seed"][0]
+    assert len(set(some.values["seed"].tolist())) == 6
+    assert not np.isin(some.values["seed"], rooms.tasks("test", 6, seed=4).values["seed"]).any()
+
+
+def test_an_id_with_a_handful_of_layouts_is_finite(empty):
+    # LavaGapS5: a gap in one of 3 cells
+    family = MiniGrid("MiniGrid-LavaGapS5-v0")
+    assert family.finite
+    assert not empty.finite
+    assert len(layouts(family, family.tasks("train", 30))) == len(layouts(family, family.tasks("test", 30))) == 3
+
+
+@pytest.mark.parametrize(
+    ("keywords", "words"),
+    [
+        ({"env_id": "MiniGrid-FourRoms-v0"}, r"did you mean 'MiniGrid-FourRooms-v0'"),
+        ({"env_id": "CartPole-v1"}, "MiniGrid.env_id is 'CartPole-v1'"),
+        ({"env_id": "MiniGrid-Empty-8x8-v0"}, "expected an id whose layout or start depends on the seed"),
+        ({"actions": 2}, "MiniGrid.actions is 2, expected a number from 3 to 7"),
+        ({"horizon": 101}, "MiniGrid.horizon is 101, expected a whole number from 1 to 100"),
+    ],
+)
+def test_wrong_keywords_are_named(keywords, words):
+    with pytest.raises(InvalidValueError, match=words):
+        MiniGrid(**keywords)
+
+
+@pytest.mark.parametrize("seed", [0.5, -1, 1 << 20])
+def test_seeds_are_whole_and_in_range(rooms, seed):
+    with pytest.raises(InvalidValueError, match=r"task\.seed"):
+        rooms.make_tasks(seed=seed)
