@@ -7,6 +7,8 @@ import importlib
 from collections.abc import Iterable
 from typing import Any
 
+from metarl.distribution import install_command
+
 
 class MetaRLError(Exception):
     """Anything a user can mend; the command line prints it in one line and exits with code 2."""
@@ -80,9 +82,8 @@ class MissingExtraError(MetaRLError, ImportError):
 
     def __init__(self, user: str, module: str, extra: str) -> None:
         self.user, self.module, self.extra = user, module, extra
-        super().__init__(
-            f"{printable(user)} needs the package {module}, which is not installed: pip install 'metarl[{extra}]'"
-        )
+        command = install_command(extra, module)
+        super().__init__(f"{printable(user)} needs the package {module}, which is not installed: {command}")
 
     def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str, str]]:
         return type(self), (self.user, self.module, self.extra)

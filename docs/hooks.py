@@ -1,0 +1,67 @@
+"""MkDocs hooks: families' pages in the navigation, and tables of the commands' options.
+
+A line `<!-- options: TrainOptions -->` in a page becomes a table of that dataclass of `metarl.cli`: its fields with
+their defaults and docstrings, read from the source.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+INDEX = "families/README.md"
+MARK = re.compile(r"^<!-- options: (\w+) -->$", re.MULTILINE)
+
+
+def on_config(config: Any) -> Any:
+    """Put the families' pages, by name, under their index."""
+    folder = Path(config.docs_dir) / "families"
+    pages = sorted(path.name for path in folder.glob("*.md") if path.name != Path(INDEX).name)
+    for section in config.nav:
+        if INDEX in section.values():
+            section["Families"] = [INDEX, *({Path(name).stem: f"families/{name}"} for name in pages)]
+    return config
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Replace the marks of a page by tables."""
+    return MARK.sub(lambda match: options_table(match[1]), markdown)
+
+
+def options_table(name: str) -> str:
+    """What a command does, and its options, in markdown."""
+    found = dataclass_named(name)
+    lines = [summary(found), "", "| option | default | meaning |", "| --- | --- | --- |"]
+    for option, default, meaning in fields_of(found):
+        cells = (f"`{option}`", f"`{default}`" if default else "", meaning)
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    return "\n".join(lines)
+
+
+def summary(node: ast.ClassDef) -> str:
+    """The first line of a docstring."""
+    return (ast.get_docstring(node) or "").partition("\n")[0]
+
+
+def dataclass_named(name: str) -> ast.ClassDef:
+    """A class of the command line, as it is written."""
+    for file in sorted((ROOT / "metarl" / "cli").glob("*.py")):
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.ClassDef) and node.name == name:
+                return node
+    raise LookupError(f"no class {name} in metarl/cli")
+
+
+def fields_of(node: ast.ClassDef) -> Iterator[tuple[str, str, str]]:
+    """Option, default and docstring of each field; the docstring is the statement after it."""
+    for field, after in zip(node.body, [*node.body[1:], None], strict=True):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            positional = "Positional" in ast.unparse(field.annotation)
+            name = field.target.id.upper() if positional else "--" + field.target.id.replace("_", "-")
+            default = "" if field.value is None else ast.unparse(field.value)
+            told = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+            yield name, "" if default == "None" else default, " ".join(after.value.value.split()) if told else ""

@@ -1,0 +1,88 @@
+"""The documentation's pages: their code runs as printed, their commands parse, the navigation has all of them."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+import metarl
+
+ROOT = Path(__file__).parent.parent.parent
+DOCS = ROOT / "docs"
+OPEN_A_RUN = ("tutorials/loop.md", "how-to/resume.md", "run_directory.md")  # pages that begin with runs/nav0
+ELSEWHERE = ("# my_package/", "# pyproject.toml")  # how a block begins that belongs into a file of its own
+PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md") if "```python" in path.read_text())
+
+
+def blocks(page: str) -> list[str]:
+    """The Python code of a page, in order."""
+    found = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+    return [block for block in found if not block.startswith(ELSEWHERE)]
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the tutorials' agent, trained for two short iterations and evaluated."""
+    path = tmp_path_factory.mktemp("docs") / "nav0"
+    sizes = {"meta_batch_size": 2, "episodes": 2, "hidden": (8,), "eval_steps": 200}
+    agent = metarl.make_agent("maml", "metarl/PointNavigation-v0", **sizes)
+    metarl.Run.create(path, agent, iterations=2).train(agent)
+    metarl.evaluate(agent, k=1, num_tasks=2, episodes=2).save(path / "results" / "test.json")
+    return path
+
+
+def run_page(page: str) -> dict[str, object]:
+    """Execute a page's code in one namespace; what it defined."""
+    namespace: dict[str, object] = {"__name__": "docs"}
+    for block in blocks(page):
+        exec(compile(block, page, "exec", dont_inherit=True), namespace)
+    return namespace
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_runs_as_printed(
+    page: str, small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scratch_registry: object
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # Stable-Baselines3 logs there
+    if page in OPEN_A_RUN:
+        shutil.copytree(small_run, tmp_path / "runs" / "nav0")
+    run_page(page)
+    if page == "how-to/environments.md":
+        for id in ("mine/CartPole-v0", "mine/HeavyCartPole-v0"):
+            assert metarl.check_family(id) == []
+
+
+def test_tutorials_are_among_the_pages_that_run() -> None:
+    assert {"tutorials/train.md", "tutorials/loop.md", "families.md", "agents.md", "gradients.md"} <= set(PAGES)
+
+
+def test_the_navigation_has_every_page() -> None:
+    """The hook in docs/hooks.py adds the families' pages, which are not listed one by one."""
+    listed = set(re.findall(r"[\w/-]+\.md$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    pages = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
+    families = {page for page in pages if page.startswith("families/")}
+    assert listed - {"families/README.md"} == pages - families
+
+
+def test_links_lead_somewhere() -> None:
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")):
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_tables_of_options_are_those_of_the_command_line() -> None:
+    hooks = runpy.run_path(str(DOCS / "hooks.py"))
+    table = hooks["on_page_markdown"]("before\n<!-- options: TrainOptions -->\nafter").splitlines()
+    assert (table[0], table[-1]) == ("before", "after")
+    assert "| `--checkpoint-every` | `10` | Iterations between checkpoints. |" in table
+    assert "| `--out` |  | Run directory to make; runs/AGENT-FAMILY-seedSEED by default. |" in table
+    assert "\n| `RUN` |  | Run directory" in hooks["options_table"]("WatchOptions")
+    with pytest.raises(LookupError, match="no class Missing"):
+        hooks["options_table"]("Missing")
