@@ -27,10 +27,12 @@ if TYPE_CHECKING:
     from metarl.families.tasks import Tasks
     from metarl.interop import sb3
     from metarl.interop.facades import MetaEnv, MetaVectorEnv
+    from metarl.interop.player import Player
     from metarl.named import load_source
     from metarl.report.films import watch
     from metarl.report.page import write_report
     from metarl.rng import Rng
+    from metarl.runs.load import load
     from metarl.runs.run import Run, train
 
 _HOMES = {
@@ -49,10 +51,12 @@ _HOMES = {
     "metarl.families.tasks": ("Tasks",),
     "metarl.interop": ("sb3",),
     "metarl.interop.facades": ("MetaEnv", "MetaVectorEnv"),
+    "metarl.interop.player": ("Player",),
     "metarl.named": ("load_source",),
     "metarl.report.films": ("watch",),
     "metarl.report.page": ("write_report",),
     "metarl.rng": ("Rng",),
+    "metarl.runs.load": ("load",),
     "metarl.runs.run": ("Run", "train"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -73,6 +77,7 @@ __all__ = [
     "MetaRLError",
     "MetaVectorEnv",
     "Normal",
+    "Player",
     "Results",
     "Rng",
     "Rollout",
@@ -86,6 +91,7 @@ __all__ = [
     "check_agent",
     "check_family",
     "evaluate",
+    "load",
     "load_source",
     "make_agent",
     "make_family",

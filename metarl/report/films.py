@@ -36,6 +36,7 @@ from metarl.engine.pool import EnvironmentPool
 from metarl.engine.rollout import PoolTrials
 from metarl.engine.torch_environments import TorchEnvironments, one_environment
 from metarl.errors import InvalidValueError, did_you_mean
+from metarl.evaluation.adaptation import adaptation
 from metarl.evaluation.evaluate import MODES, adaptation_grid
 from metarl.evaluation.results import Floats
 from metarl.families.family import Family, TorchFamily
@@ -139,14 +140,9 @@ def film(
     grid, tasks = adaptation_grid(k), _one_task(agent.family, task, split, task_seed)
     pool, camera = EnvironmentPool(agent.family, agent.device), _Camera(agent.family, agent.device, size)
     trials, filmed = (PoolTrials(where, tasks, 1, seed, "evaluate") for where in (pool, camera))
-    takes = []
     try:
-        state = agent.begin(1, tasks if agent.privileged else None)
-        for step in range(grid[-1] + 1):
-            if step in grid:
-                takes.append(_take(agent, filmed, camera, state, step, mode))
-            if step < grid[-1]:
-                _, state = agent.interact(state, trials, step)
+        states = adaptation(agent, trials, grid[-1])
+        takes = [_take(agent, filmed, camera, at.state, at.k, mode) for at in states if at.k in grid]
     finally:
         pool.close()
         camera.close()

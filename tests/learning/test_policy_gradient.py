@@ -42,7 +42,7 @@ def hand_rollout(
 
 
 def ragged_rollout() -> Rollout:
-    """12 steps of 2 rows and 3 environments: early ends, an episode cut by the sampler, a masked environment at last."""
+    """12 steps of 2 rows and 3 environments: early ends, an episode cut by the sampler, one masked at last."""
     reward = torch.randn(12, 2, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     terminated, truncated = torch.zeros(2, 12, 2, 3, dtype=torch.bool)
     terminated[3, :, 0] = terminated[4, 0, 1] = terminated[6, 1, 2] = True

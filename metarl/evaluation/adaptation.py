@@ -1,0 +1,81 @@
+"""The states of trials after 0, 1, 2, ... adaptation steps, for whoever measures, films or steps an agent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from typing import Any, NamedTuple
+
+import torch
+
+from metarl.agent import Agent, AgentState, Rollout
+from metarl.engine.pool import EnvironmentPool
+from metarl.engine.rollout import PoolTrials
+from metarl.errors import InvalidValueError
+from metarl.families.tasks import Tasks
+
+
+class Adapted(NamedTuple):
+    """Trials after k adaptation steps.
+
+    Attributes:
+        k: adaptation steps that were taken.
+        state: the agent's, tensors `[R, ...]`; fork it before it is played, because the trials go on from it.
+        rollout: what adaptation step k was taken on; None where k is 0.
+        seconds: that step k took, the device's queue included.
+    """
+
+    k: int
+    state: AgentState
+    rollout: Rollout | None
+    seconds: float
+
+
+def adaptation(agent: Agent, trials: PoolTrials, last: int) -> Iterator[Adapted]:
+    """The states after 0, ..., `last` adaptation steps of every trial."""
+    state = agent.begin(trials.rows, trials.tasks if agent.privileged else None)
+    yield Adapted(0, state, None, 0.0)
+    for k in range(last):
+        start = _now(agent)
+        rollout, state = agent.interact(state, trials, k)
+        yield Adapted(k + 1, state, rollout, _now(agent) - start)
+
+
+def _now(agent: Agent) -> float:
+    """Seconds, when the device has done what it was given."""
+    if agent.device.type == "cuda":
+        torch.cuda.synchronize(agent.device)
+    return time.perf_counter()
+
+
+def adapted_state(
+    agent: Agent,
+    task: int | Mapping[str, Any] | Tasks,
+    k: int,
+    *,
+    split: str = "test",
+    task_seed: int = 0,
+    seed: int = 0,
+) -> AgentState:
+    """The state of an agent after k adaptation steps in one task; `evaluate` with the same seed scores this state.
+
+    Args:
+        agent: who adapts.
+        task: number of a task of (split, task_seed), the values of one, or a set of one.
+        k: adaptation steps.
+        split: of a task given by its number.
+        task_seed: seed of the split.
+        seed: of everything drawn.
+
+    Raises:
+        InvalidValueError: k is negative, or it is not one task of the agent's family.
+    """
+    if not isinstance(k, int) or k < 0:
+        raise InvalidValueError("k", k, "0 or more adaptation steps")
+    tasks = agent.family.resolve(task, split, task_seed)
+    if len(tasks) != 1:
+        raise InvalidValueError("number of tasks", len(tasks), "1 (tasks[0])")
+    with closing(EnvironmentPool(agent.family, agent.device)) as pool:
+        *_, last = adaptation(agent, PoolTrials(pool, tasks, 1, seed, "evaluate"), k)
+    return last.state

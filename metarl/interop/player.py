@@ -1,0 +1,100 @@
+"""An agent in a loop of your own: one environment, stepped by hand.
+
+agent = metarl.load("runs/nav0")
+player = metarl.Player(agent, task=3, k=2)          # adapts to test task 3 first
+env = gymnasium.make(agent.family.id, task=3, split="test")
+obs, _ = env.reset(seed=0)
+obs, reward, terminated, truncated, _ = env.step(player.act(obs))
+player.observe(reward, terminated, truncated)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium.spaces import Discrete
+from torch import Tensor
+
+from metarl.agent import Agent, Feedback, Step
+from metarl.errors import InvalidValueError
+from metarl.evaluation.adaptation import adapted_state
+from metarl.families.tasks import Tasks
+from metarl.rng import Rng, make_key
+
+
+class Player:
+    """An agent after k adaptation steps in a task, which acts on observations and hears what came of it.
+
+    Args:
+        agent: who plays; privileged agents cannot, because nothing shows them the task.
+        task: number of a task of (split, task_seed), the values of one, or a set of one.
+        k: adaptation steps before.
+        deterministic: the likeliest actions instead of sampled ones.
+        split: of a task given by its number.
+        task_seed: seed of the split.
+        seed: of the adaptation steps and the sampled actions.
+
+    Attributes:
+        state: the agent's state, tensors `[1, ...]`.
+
+    Raises:
+        InvalidValueError: the agent is privileged, k is negative, or it is not one task of the agent's family.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        task: int | Mapping[str, Any] | Tasks = 0,
+        k: int = 0,
+        *,
+        deterministic: bool = True,
+        split: str = "test",
+        task_seed: int = 0,
+        seed: int = 0,
+    ) -> None:
+        if agent.privileged:
+            raise InvalidValueError("agent", agent.name, "one that is not shown the task")
+        self.agent, self.deterministic = agent, deterministic
+        self.state = adapted_state(agent, task, k, split=split, task_seed=task_seed, seed=seed)
+        self._key, self._steps = torch.tensor([make_key("player", seed)], device=agent.device), 0
+        self._action: Tensor | None = None  # that nothing was heard of yet
+
+    @torch.no_grad()
+    def act(self, obs: Any) -> npt.NDArray[Any]:
+        """The action for one observation, as the environment's `step` takes it.
+
+        Raises:
+            InvalidValueError: a recurrent agent was not given what came of its last action.
+        """
+        agent = self.agent
+        if agent.is_recurrent and self._action is not None:
+            raise InvalidValueError(
+                "act", agent.name, "a call of observe(reward, terminated, truncated) after each step"
+            )
+        seen = torch.as_tensor(np.asarray(obs), device=agent.device)[None, None]
+        seen = seen.float() if seen.is_floating_point() else seen
+        rng = Rng(self._key, 1 << 30).seek(self._steps)
+        self._action, _, self.state = agent.act(self.state, Step(seen, None), rng, self.deterministic)
+        self._steps += 1
+        space = agent.family.action_space
+        action = agent.to_env(self._action.flatten(0, 1))[0].cpu().numpy().astype(space.dtype)
+        return np.asarray(action + space.start if isinstance(space, Discrete) else action)
+
+    @torch.no_grad()
+    def observe(self, reward: float, terminated: bool, truncated: bool) -> None:
+        """Hear what came of the last action; only recurrent agents need it.
+
+        Raises:
+            InvalidValueError: there was no action.
+        """
+        if self._action is None:
+            raise InvalidValueError("observe", self.agent.name, "a call of act(obs) before")
+        device = self.agent.device
+        heard = [torch.tensor([[x]], device=device) for x in (float(reward), bool(terminated), bool(truncated))]
+        if self.agent.is_recurrent:
+            self.state = self.agent.observe(self.state, Feedback(self._action, *heard), None)
+        self._action = None
