@@ -231,9 +231,8 @@ def speed_summary() -> str:
             ours, theirs = (f"{statistics.median(found[what, other][side]):,.0f}" for side in ("ours", "theirs"))
             beside = f"{other}, on that machine's CPU" if data["cuda"] and other == "RecurrentPPO" else other
             rows.append([what, beside, device, ours, theirs, f"{found[what, other]['ratio']:.1f} x"])
-    return (
-        "Environment steps per second, medians of interleaved repeats.\n\n"
-        + table(["", "beside", "on", "metarl", "other", "ratio"], rows)
+    return "Environment steps per second, medians of interleaved repeats.\n\n" + table(
+        ["", "beside", "on", "metarl", "other", "ratio"], rows
     )
 
 

@@ -275,8 +275,8 @@ def beside_the_paper() -> list[list[str]]:
         paper = PUBLISHED["bandit"].get(bandit_name(study), {})
         if paper and row == "rl2":
             (pulls, arms), digits = bandit_name(study).split(","), 2 if study.startswith("bandit-n10-") else 1
-            ours = with_interval(lifetime(study, row), digits)
-            rows.append([f"RL2, {pulls} pulls of {arms} arms", f"{paper['rl2']:.1f}", ours, cell(strongest(study), digits)])
+            ours, best = with_interval(lifetime(study, row), digits), cell(strongest(study), digits)
+            rows.append([f"RL2, {pulls} pulls of {arms} arms", f"{paper['rl2']:.1f}", ours, best])
     return rows
 
 
