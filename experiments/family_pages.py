@@ -257,7 +257,7 @@ def page(subject: Subject) -> str:
             ("form", "Gymnasium environment" if isinstance(family, GymFamily) else form_words(family)),
         ]
     if spec.requires:
-        facts.append(("needs", f"`pip install 'metarl[{spec.requires}]'`"))
+        facts.append(("needs", f"`pip install -e '.[{spec.requires}]'`"))
     parts += [table(["", ""], facts), "## Definition", *joined(text), *more(subject.build)]
     if family is not None:
         parts += ["## Tasks", *task_tables(subject, family)]

@@ -99,7 +99,25 @@ def navigation() -> str:
         f"Paper: {paper['source']}. Any row again: `python experiments/point_navigation.py "
         f"--settings {' '.join(n for n in NAVIGATION if n in SETTINGS)} dense-scratch`, and `--goals 400`.\n\n"
         + table(["", "k = 0", "1", "2", "3"], rows)
-        + "\n\nWhich estimator and which variant wins where: [docs/results.md](docs/results.md)."
+    )
+
+
+def beside_the_papers() -> str:
+    """README's table: MAML on 2-D navigation and RL2 on bandits, a line for each number."""
+    paper, found = PUBLISHED["point_navigation"]["MAML"], navigation_results("paper")
+    best = f"{found.references['informed_optimum'].mean():.2f}"
+    rows = [
+        [f"MAML, 2-D navigation, R_{int(row['k'])}", f"{paper[int(row['k'])]:.2f}", interval(row), best]
+        for row in found.summary("sampled")
+    ]
+    last = navigation_results("steps2").summary("sampled")[-1]
+    rows.append([f"- trained after both inner steps, R_{int(last['k'])}", "", interval(last), best])
+    return (
+        "Finn et al. 2017 (arXiv:1703.03400), the paper's protocol; Duan et al. 2016 (arXiv:1611.02779), best of 5 "
+        f"seeds there. Here: mean and 95 % interval, {len(found.meta['seeds'])} seeds of `maml` on "
+        f"{found.meta['tasks']} held-out goals, and of `rl2` its lifetime return on the bandits' held-out tasks. "
+        "Optimum: of a player who knows the goal; of the Gittins index.\n\n"
+        + table(["", "paper", "metarl", "optimum"], [*rows, *trial_tables.beside_the_paper()])
     )
 
 
@@ -213,9 +231,8 @@ def speed_summary() -> str:
             ours, theirs = (f"{statistics.median(found[what, other][side]):,.0f}" for side in ("ours", "theirs"))
             beside = f"{other}, on that machine's CPU" if data["cuda"] and other == "RecurrentPPO" else other
             rows.append([what, beside, device, ours, theirs, f"{found[what, other]['ratio']:.1f} x"])
-    return (
-        "Environment steps per second, medians of interleaved repeats; all of them, what each is and how to repeat it: "
-        "[docs/speed.md](docs/speed.md).\n\n" + table(["", "beside", "on", "metarl", "other", "ratio"], rows)
+    return "Environment steps per second, medians of interleaved repeats.\n\n" + table(
+        ["", "beside", "on", "metarl", "other", "ratio"], rows
     )
 
 
@@ -340,13 +357,10 @@ def coverage() -> str:
 
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {
-        "picture": picture,
-        "speed": speed_summary,
-        "papers": lambda: f"{navigation()}\n\n{trial_tables.summary()}",
-    },
-    "docs/speed.md": {"speed": speed},
-    "docs/agents.md": {"agents": agents},
+    "README.md": {"papers": beside_the_papers},
+    "docs/papers.md": {"picture": picture, "navigation": navigation, "trials": trial_tables.summary},
+    "docs/speed.md": {"summary": speed_summary, "speed": speed},
+    "docs/built_in_agents.md": {"agents": agents},
     "docs/gradients.md": {"gradient_bias": gradients},
     "docs/numbers.md": {"coverage": coverage},
     "docs/trials.md": {

@@ -6,7 +6,7 @@
 They show that the families can be learned from and what such a curve looks like after minutes on a CPU; they are far
 from what the agents reach with more steps, and no published number stands beside them. Held-out tasks, 95 % intervals.
 Writes `experiments/results/robots-STUDY-AGENT.json`, the training curves among its `meta`; runs resume if they were
-interrupted. Needs `pip install 'metarl[mujoco,metaworld]'`.
+interrupted. Needs `pip install -e '.[mujoco,metaworld]'`.
 """
 
 from __future__ import annotations

@@ -8,21 +8,15 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from metarl.distribution import own_version
 
-def _own_version() -> str:
-    try:
-        return version("metarl")
-    except PackageNotFoundError:
-        return "0+uninstalled"
-
-
-__version__ = _own_version()
+__version__ = own_version()
 
 
 def versions() -> dict[str, str]:
     """Of Python and the packages that numbers depend on."""
-    out = {"python": platform.python_version()}
-    for name in ("metarl", "torch", "numpy", "gymnasium"):
+    out = {"python": platform.python_version(), "metarl": __version__}
+    for name in ("torch", "numpy", "gymnasium"):
         try:
             out[name] = version(name)
         except PackageNotFoundError:

@@ -4,7 +4,7 @@ Images are shown one by one with the previous one's true label, as in Santoro et
 memory-augmented neural networks", ICML, section 2); N-way tasks of classes that were held out are those of Vinyals et
 al. (2016, arXiv:1606.04080) and Finn et al. (2017, arXiv:1703.03400, section 5.2), on Omniglot there. The images are
 the 1,797 of 8 x 8 pixels that scikit-learn contains: a test set of Alpaydin and Kaynak (1998, "Optical recognition of
-handwritten digits", UCI). `pip install 'metarl[digits]'` installs what is needed.
+handwritten digits", UCI). The package scikit-learn is needed.
 
 Observation: the pixels in [0, 1], row by row, and the previous image's label, one-hot (zeros at an episode's start):
 `[64 + ways]`; preset "reward_only" shows the pixels alone. Action: the label. Reward: 1 if it is right, else 0. End:

@@ -63,7 +63,7 @@ def _print_groups(title: str, names: Iterable[str], line: Any) -> None:
 def _of_family(id: str) -> str:
     """One line of a family: what it is and its presets, or what it needs."""
     if not families[id].available:
-        return f"needs pip install 'metarl[{families[id].requires}]'"
+        return f"needs {families[id].install_command}"
     build = families[id].load()
     presets = ", ".join(getattr(build, "presets", {}))
     return _first_line(build) + (f" Presets: {presets}." if presets else "")

@@ -158,8 +158,7 @@ class TorchFamily(Family):
 
     Attributes:
         capturable: whether rollouts may be captured as CUDA graphs (`metarl.engine.cuda_graphs`): `reset`, `observe`
-        and
-            `step` make no tensor from Python numbers, index with no mask, and what they keep stays where it is.
+            and `step` make no tensor from Python numbers, index with no mask, and what they keep stays where it is.
         on_host: whether its functions call a library that runs on the CPU, such as MuJoCo: they are then neither traced
             nor captured, and may read tensors back.
     """

@@ -19,6 +19,7 @@ from typing import Any
 
 import gymnasium as gym
 
+from metarl.distribution import install_command
 from metarl.errors import InvalidValueError, MetaRLError, MissingExtraError, did_you_mean
 from metarl.families.building import check_keywords
 from metarl.families.distributions import TaskSpace
@@ -50,6 +51,11 @@ class FamilySpec:
     def available(self) -> bool:
         """Whether what it requires is installed."""
         return not self.requires or importlib.util.find_spec(EXTRAS.get(self.requires, self.requires)) is not None
+
+    @property
+    def install_command(self) -> str:
+        """The command that installs what it requires."""
+        return install_command(self.requires, EXTRAS.get(self.requires, self.requires))
 
     def load(self) -> Any:
         """The class or function that builds it.

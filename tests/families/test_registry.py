@@ -301,11 +301,11 @@ def test_a_missing_extra_says_which_command_installs_it(scratch_registry, capsys
     assert not spec.available
     with pytest.raises(metarl.MetaRLError) as error:
         metarl.make_family("mine/Rare-v0")
-    sentence = "mine/Rare-v0 needs the package rare_package, which is not installed: pip install 'metarl[rare_package]'"
+    sentence = "mine/Rare-v0 needs the package rare_package, which is not installed: pip install rare_package"
     assert str(error.value) == sentence
     assert isinstance(error.value, ImportError)
     main(["list"])
-    assert "mine/Rare-v0  needs pip install 'metarl[rare_package]'" in capsys.readouterr().out
+    assert "mine/Rare-v0  needs pip install rare_package" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="2"):
         main(["train", "maml", "--family", "mine/Rare-v0"])
     assert sentence in capsys.readouterr().err
