@@ -25,7 +25,7 @@ import tyro
 from rich.progress import Progress
 
 import metarl
-from metarl.cli.main import QUICKSTART
+from metarl.cli.quickstart import QUICKSTART
 from metarl.errors import InvalidValueError, did_you_mean
 from metarl.runs.run import Run
 

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from metarl.report.page import write_report
     from metarl.rng import Rng
     from metarl.runs.load import load
-    from metarl.runs.run import Run, train
+    from metarl.runs.run import Run
+    from metarl.runs.train import train
 
 _HOMES = {
     "metarl.agent": ("Agent", "Budget", "Rollout", "Trials", "make_agent"),

@@ -43,8 +43,9 @@ from metarl.evaluation.results import Results
 from metarl.families.tasks import Tasks
 from metarl.files import digest_arrays, digest_bytes, digest_json
 from metarl.report.page import table_text
-from metarl.runs import run as runs
-from metarl.runs.run import Run, load_checkpoint
+from metarl.runs import metrics_log
+from metarl.runs.checkpoints import load_checkpoint
+from metarl.runs.run import Run
 
 BAD = ("SILENT", "TRACEBACK", "HANG")
 SECONDS = 20.0  # that one case may take
@@ -114,7 +115,7 @@ def read_checkpoint(work: Path) -> str:
 
 
 def read_metrics(work: Path) -> str:
-    runs._lines_before(work / "run/metrics.jsonl", 2)
+    metrics_log._lines_before(work / "run/metrics.jsonl", 2)
     return "forged"  # no hash keeps what metrics say
 
 

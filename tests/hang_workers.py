@@ -24,7 +24,8 @@ import torch.utils.tensorboard
 from faulty import hanging_agent
 
 import metarl.engine.workers
-from metarl.runs.run import Interrupted, Run
+from metarl.runs.run import Run
+from metarl.runs.train import Interrupted
 
 LAST, HANG_AFTER = 4, 2  # iterations in all, and before the environments hang
 LIMIT = 60.0  # seconds, many times what anything here needs

@@ -31,7 +31,8 @@ from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
 import metarl
 from metarl.agent import Agent
-from metarl.runs.run import Interrupted, Run
+from metarl.runs.run import Run
+from metarl.runs.train import Interrupted
 
 ITERATIONS, EVERY = 12, 3
 LIMIT = 120  # seconds, many times what a training needs

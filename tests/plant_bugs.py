@@ -36,7 +36,7 @@ class Bug(NamedTuple):
 BUGS = (
     Bug(
         "1 evaluator takes one step whatever k",
-        "metarl/evaluation/evaluate.py",
+        "metarl/evaluation/playing.py",
         "if k < grid[-1]:",
         "if k < min(1, grid[-1]):",
         "evaluation/test_evaluate",
@@ -339,7 +339,7 @@ BUGS = (
     ),
     Bug(
         "tasks drawn ahead for the iteration before",
-        "metarl/runs/run.py",
+        "metarl/runs/train.py",
         "following = ahead.submit(draw, iteration + 1)",
         "following = ahead.submit(draw, iteration)",
         "runs/test_run",
@@ -717,21 +717,21 @@ BUGS = (
     ),
     Bug(
         "agents are not trained on after loading",
-        "metarl/contract/agent_contract.py",
+        "metarl/contract/agent_checks.py",
         "    for one in (new, agent):\n",
         "    for one in ():\n",
         "contract/test_agent_contract",
     ),
     Bug(
         "counters that training changes are not looked for",
-        "metarl/contract/agent_contract.py",
+        "metarl/contract/agent_checks.py",
         "    if still:\n",
         "    if False:\n",
         "contract/test_agent_contract",
     ),
     Bug(
         "agents from outside are trained unchecked",
-        "metarl/cli/main.py",
+        "metarl/cli/commands.py",
         "if not is_built_in(type(agent)):",
         "if False:",
         "contract/test_agent_contract",

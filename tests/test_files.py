@@ -21,7 +21,9 @@ from metarl.evaluation import results
 from metarl.evaluation.results import Results
 from metarl.families.tasks import Tasks
 from metarl.files import NpzReader, digest_arrays, digest_json, write_atomic, write_json, write_npz
-from metarl.runs.run import Run, _lines_before, load_checkpoint, save_checkpoint
+from metarl.runs.checkpoints import load_checkpoint, save_checkpoint
+from metarl.runs.metrics_log import _lines_before
+from metarl.runs.run import Run
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 

@@ -28,17 +28,7 @@ ROOMS = (
 )
 FLOOR = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 MOST_FILES, MOST_LINES = 12, 400
-LONG = {  # files that are longer yet
-    "agents.baselines.sb3",
-    "agents.memory.rl2",
-    "cli.main",
-    "contract.agent_contract",
-    "contract.family_contract",
-    "evaluation.evaluate",
-    "families.distributions",
-    "interop.sb3",
-    "runs.run",
-}
+LONG = {"agents.baselines.sb3", "agents.memory.rl2", "families.distributions"}  # files that are longer yet
 ENTRANCES = {"metarl", "__main__"}
 
 

@@ -39,18 +39,9 @@ from metarl.families.family import Family
 from metarl.families.tasks import Tasks
 from metarl.files import parse_json
 from metarl.global_rng import seed_torch, seeded
-from metarl.interop.sb3 import (
-    SEED_BITS,
-    ModelTensors,
-    Recorder,
-    check_spaces,
-    join_rows,
-    make_sb3_env,
-    normalized_space,
-    recorder_of,
-    stack_rows,
-    steps_per_round,
-)
+from metarl.interop.sb3 import make_sb3_env
+from metarl.interop.sb3_models import ModelTensors, Recorder, join_rows, recorder_of, stack_rows, steps_per_round
+from metarl.interop.sb3_vec_env import SEED_BITS, check_spaces, normalized_space
 from metarl.named import load_named
 from metarl.rng import Rng, fold_in, make_key
 

@@ -24,7 +24,7 @@ from metarl.engine.rollout import PoolTrials
 from metarl.families.family import Family
 from metarl.families.gym_family import GymFamily
 from metarl.rng import Rng, fold_in
-from metarl.runs.run import train
+from metarl.runs.train import train
 
 ROWS = 3  # trials that are played side by side
 HORIZON, BATCH = 6, 8  # steps of an episode and tasks of a meta-update, where there are more

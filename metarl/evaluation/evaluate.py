@@ -7,19 +7,19 @@ collected while adapting, cumulative episodes and environment steps, and seconds
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
 
-from metarl.agent import Agent, AgentState, Budget, Rollout
+from metarl.agent import Agent, Budget
 from metarl.engine.pool import EnvironmentPool
 from metarl.engine.rollout import PoolTrials
 from metarl.errors import InvalidValueError, did_you_mean, verbatim
+from metarl.evaluation.playing import Part, joined, lined_up, lives, play_part
 from metarl.evaluation.results import Floats, Results
 from metarl.families.family import Family
 from metarl.families.tasks import Tasks, content_hash
@@ -28,7 +28,6 @@ from metarl.provenance import git_revision, versions
 
 MODES = ("sampled", "mean")
 _TASKS = 40  # that are played if nobody says otherwise
-_SMALL = 4  # numbers in an observation that is kept of a trial
 _PRIOR = ("train", "test")  # splits that the Bayes optimum under the family's prior is about
 
 
@@ -85,12 +84,12 @@ def evaluate(
     starts = range(0, len(tasks), size)
     ticks = _Ticks(len(group) * len(starts) * (grid[-1] + 1), progress)
 
-    def part(agent: Agent, pool: EnvironmentPool, start: int) -> _Part:
+    def part(agent: Agent, pool: EnvironmentPool, start: int) -> Part:
         played = PoolTrials(pool, tasks[slice(start, start + size)], trials, seed, "evaluate")
         shown = slice(0, max(0, min(size, paths - start)) * trials, trials)
-        return _play_part(agent, played, grid, episodes, modes, shown, ticks)
+        return play_part(agent, played, grid, episodes, modes, shown, ticks)
 
-    outcomes: list[list[_Part]] = []
+    outcomes: list[list[Part]] = []
     for agent in group:
         with closing(EnvironmentPool(family, agent.device)) as pool:
             outcomes.append([part(agent, pool, start) for start in starts])
@@ -110,9 +109,6 @@ def evaluate(
         "git": git_revision(),
     }
     return results
-
-
-# --- arguments -------------------------------------------------------------------------------------------------------
 
 
 def _one_family(group: Sequence[Agent]) -> Family:
@@ -187,174 +183,9 @@ class _Ticks:
             self.report(self.done, self.total)
 
 
-# --- playing ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Part:
-    """What the trials of some tasks gave; arrays have leading axis R, a task's trials side by side."""
-
-    scores: dict[str, list[Floats]]  # mode to, for each k of the grid, returns [R, episode]
-    success: dict[str, list[Floats]]  # likewise, 1 where the episode had success; empty where not reported
-    collected: list[Floats] = field(default_factory=list)  # for each step j: mean return per episode [R]
-    total: list[Floats] = field(default_factory=list)  # for each step j: sum of rewards [R]
-    episodes: list[Floats] = field(default_factory=list)  # before each k of the grid, cumulative [R]
-    env_steps: list[Floats] = field(default_factory=list)  # likewise
-    seconds: list[float] = field(default_factory=list)  # of each step j
-    paths: dict[int, Floats] = field(default_factory=dict)  # k to [path, t, 2]
-    trial: list[dict[str, Floats]] = field(default_factory=list)  # for each step j: see `_played`
-    failed: int = 0  # adaptation steps that were given up
-
-
-def _play_part(
-    agent: Agent,
-    trials: PoolTrials,
-    grid: list[int],
-    episodes: int,
-    modes: Sequence[str],
-    keep: slice,
-    tick: Callable[[], None],
-) -> _Part:
-    """Every trial of some tasks, from k = 0 to the end of the grid; `keep` are the rows whose paths are kept."""
-    part = _Part({m: [] for m in modes}, {m: [] for m in modes})
-    begun, used = np.zeros(trials.rows), np.zeros(trials.rows)
-    state = agent.begin(trials.rows, trials.tasks if agent.privileged else None)
-    for k in range(grid[-1] + 1):
-        if k in grid:
-            part.episodes.append(begun.copy())
-            part.env_steps.append(used.copy())
-            for mode in modes:
-                scored = _score(agent, trials, state, k, episodes, mode)
-                part.scores[mode].append(scored.returns)
-                if scored.success is not None:
-                    part.success[mode].append(scored.success)
-                if mode == modes[0]:
-                    part.paths[k] = _paths(scored.rollout, keep)
-        if k < grid[-1]:
-            with _timed(agent.device) as seconds:
-                rollout, state = agent.interact(state, trials, k)
-            part.seconds.append(seconds())
-            part.collected.append(rollout.mean_return().cpu().numpy())
-            part.total.append((rollout.reward * rollout.valid).double().sum((0, 2)).cpu().numpy())
-            if _lives(agent) and keep.stop > 0:
-                part.trial.append(_played(agent, rollout.rows(keep)))
-            begun += (rollout.episode_start & rollout.valid).sum((0, 2)).cpu().numpy()
-            used += rollout.env_steps.cpu().numpy()
-        tick()
-    part.failed = int(state["failed"].sum()) if "failed" in state else 0
-    return part
-
-
-class _Scored(NamedTuple):
-    """Fresh episodes: the first rollout of them, returns `[R, episode]` and, where reported, success likewise."""
-
-    rollout: Rollout
-    returns: Floats
-    success: Floats | None
-
-
-def _score(agent: Agent, trials: PoolTrials, state: AgentState, k: int, episodes: int, mode: str) -> _Scored:
-    """Fresh episodes with copies of the state, their experience thrown away.
-
-    An agent with a memory plays each from a copy of its own, because its state would go on in the episode.
-    """
-    rollouts = list(_score_rollouts(agent, trials, state, k, episodes, mode))
-    returns = [
-        r.episodes(r.reward)[0][:, :, 0].cpu().numpy() for r in rollouts
-    ]  # the first episode of each environment
-    success = [
-        (r.episodes(r.success.float())[0][:, :, 0] > 0).double().cpu().numpy()
-        for r in rollouts
-        if r.success is not None
-    ]
-    return _Scored(rollouts[0], np.concatenate(returns, 1), np.concatenate(success, 1) if success else None)
-
-
-def _score_rollouts(
-    agent: Agent, trials: PoolTrials, state: AgentState, k: int, episodes: int, mode: str
-) -> Iterator[Rollout]:
-    if not agent.is_recurrent:
-        budget = Budget(envs=episodes, episodes=1)
-        yield trials.collect(agent, agent.fork(state), k, budget, mode != "sampled", "score", final_obs=True)[0]
-        return
-    for number in range(episodes):
-        part = trials.numbered(number)
-        yield part.collect(agent, agent.fork(state), k, Budget(episodes=1), mode != "sampled", "score", final_obs=True)[
-            0
-        ]
-
-
-class _timed:
-    """Seconds that a block takes, the device's queue included."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
-    def __enter__(self) -> Callable[[], float]:
-        self.start = self._now()
-        return lambda: self.seconds
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds = self._now() - self.start
-
-
-def _paths(rollout: Rollout, keep: slice) -> Floats:
-    """First environment of some rows, up to its end: `[path, T + 1, 2]`; empty unless observations are points."""
-    if rollout.obs.dim() != 4 or rollout.obs.shape[-1] != 2:
-        return np.zeros((0, 0, 2))
-    reached = rollout.extras["final_obs"][:, keep, 0].double()
-    before = (rollout.ended.long().cumsum(0) - rollout.ended.long())[:, keep, 0]  # episodes that were over by then
-    reached[before > 0] = torch.nan
-    points = torch.cat([rollout.obs[:1, keep, 0].double(), reached])
-    return points.transpose(0, 1).cpu().numpy()
-
-
-def _lined_up(paths: list[Floats]) -> Floats:
-    """Paths of several parts `[path, t, 2]` as those of one, NaN after the end of the shorter ones."""
-    longest = max(p.shape[1] for p in paths)
-    padded = [np.pad(p, ((0, 0), (0, longest - p.shape[1]), (0, 0)), constant_values=np.nan) for p in paths]
-    kept = np.concatenate(padded)
-    return kept if kept.size else np.zeros((0, 0, 2))
-
-
-def _lives(agent: Agent) -> bool:
-    """Whether an adaptation step is one episode, so that a trial is lived through one episode at a time."""
-    return agent.budget == Budget(envs=1, episodes=1)
-
-
-def _played(agent: Agent, rollout: Rollout) -> dict[str, Floats]:
-    """Actions, rewards and small observations of an episode, `[path, t, ...]`: NaN from its end to the horizon."""
-    action = agent.to_env(rollout.action.flatten(0, 2))
-    told = {"action": action.view(*rollout.reward.shape, *action.shape[1:]), "reward": rollout.reward}
-    if rollout.obs.dim() == 4 and rollout.obs.shape[-1] <= _SMALL:
-        told["obs"] = rollout.obs
-    valid = rollout.valid[:, :, 0].cpu().numpy()
-    out = {}
-    for name, values in told.items():
-        found = values[:, :, 0].double().cpu().numpy()
-        found[~valid] = np.nan
-        out[name] = np.full((found.shape[1], agent.family.horizon, *found.shape[2:]), np.nan)
-        out[name][:, : len(found)] = found.swapaxes(0, 1)
-    return out
-
-
-def _joined(parts: list[list[dict[str, Floats]]]) -> dict[str, Floats]:
-    """From `_played` for each part and episode to `[path, episode, t, ...]`; empty without any."""
-    names = parts[0][0] if parts else {}
-    return {n: np.concatenate([np.stack([told[n] for told in part], 1) for part in parts]) for n in names}
-
-
 def _landmarks(family: Family, tasks: Tasks) -> Floats | None:
     found = family.landmarks(tasks)
     return None if found is None else found.astype(np.float64)
-
-
-# --- the floor -------------------------------------------------------------------------------------------------------
 
 
 def _references(
@@ -377,40 +208,37 @@ def _references(
     return {"floor": floor, **known}, f"measured: {episodes} episodes of uniformly random actions in each task"
 
 
-# --- from parts by row to arrays by (seed, task, ...) ----------------------------------------------------------------
-
-
 def _assemble(
     agent: Agent,
     tasks: Tasks,
     grid: list[int],
     trials: int,
-    outcomes: list[list[_Part]],
+    outcomes: list[list[Part]],
     references: dict[str, Floats],
 ) -> Results:
     """Results without landmarks and meta."""
     count = len(tasks)
     modes = list(outcomes[0][0].scores)
 
-    def scored(get: Callable[[_Part], list[Floats]]) -> Floats:
+    def scored(get: Callable[[Part], list[Floats]]) -> Floats:
         """`[seed, task, k, trial * episode]`."""
         rows = np.stack([np.concatenate([np.stack(get(p), 1) for p in played]) for played in outcomes])
         by_trial = rows.reshape(len(outcomes), count, trials, len(grid), -1).transpose(0, 1, 3, 2, 4)
         return by_trial.reshape(len(outcomes), count, len(grid), -1)
 
-    def stepped(get: Callable[[_Part], list[Floats]]) -> Floats:
+    def stepped(get: Callable[[Part], list[Floats]]) -> Floats:
         """`[seed, task, trial, j]`."""
         if not grid[-1]:
             return np.zeros((len(outcomes), count, trials, 0))
         rows = np.stack([np.concatenate([np.stack(get(p), 1) for p in played]) for played in outcomes])
         return rows.reshape(len(outcomes), count, trials, -1)
 
-    def before(get: Callable[[_Part], list[Floats]]) -> Floats:
+    def before(get: Callable[[Part], list[Floats]]) -> Floats:
         """`[k]`, mean over everything else."""
         return np.asarray(np.concatenate([np.stack(get(p), 1) for played in outcomes for p in played]).mean(0))
 
-    lives = _lives(agent) and grid[-1] > 0  # one episode at a time: a trial has a total
-    in_prior = lives and tasks.split in _PRIOR
+    by_episode = lives(agent) and grid[-1] > 0  # one episode at a time: a trial has a total
+    in_prior = by_episode and tasks.split in _PRIOR
     told = bool(outcomes[0][0].success[modes[0]])
     return Results(
         agent=agent.name,
@@ -420,15 +248,15 @@ def _assemble(
         scores={m: scored(lambda p, m=m: p.scores[m]) for m in modes},  # type: ignore[misc]
         success={m: scored(lambda p, m=m: p.success[m]) for m in modes} if told else {},  # type: ignore[misc]
         collected=stepped(lambda p: p.collected).mean(2),
-        lifetime=stepped(lambda p: p.total).sum(-1) if lives else np.zeros((0,)),
+        lifetime=stepped(lambda p: p.total).sum(-1) if by_episode else np.zeros((0,)),
         episodes=before(lambda p: p.episodes),
         env_steps=before(lambda p: p.env_steps),
         seconds=np.stack([np.sum([p.seconds for p in played], 0) for played in outcomes]),
         references=references,
         bayes_optimal=agent.family.bayes_optimal_return(grid[-1]) if in_prior else None,
-        paths={k: _lined_up([p.paths[k] for p in outcomes[0]]) for k in grid},
+        paths={k: lined_up([p.paths[k] for p in outcomes[0]]) for k in grid},
         landmarks=None,
         task_hash=tasks.hash,
-        trial=_joined([part.trial for part in outcomes[0] if part.trial]),
+        trial=joined([part.trial for part in outcomes[0] if part.trial]),
         bayes_episodes=agent.family.bayes_optimal_episodes(grid[-1]) if in_prior else None,
     )

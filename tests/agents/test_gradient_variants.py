@@ -25,7 +25,7 @@ from metarl.learning.action_distributions import Categorical
 from metarl.learning.networks import Params
 from metarl.learning.policy_gradient import Batch
 from metarl.learning.trust_region import flatten, unflatten
-from metarl.runs.run import load_checkpoint, save_checkpoint
+from metarl.runs.checkpoints import load_checkpoint, save_checkpoint
 
 POINT = "metarl/PointNavigation-v0"
 

@@ -74,14 +74,14 @@ def test_the_floor_is_measured_with_as_many_episodes_as_asked(
 
 
 def test_what_is_measured_before_an_interruption_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluate = metarl.cli.main.evaluate
+    evaluate = metarl.cli.commands.evaluate
 
     def interrupted(group: list[metarl.Agent], *args: Any, **settings: Any) -> Results:
         if group[0].name == "oracle":
             raise KeyboardInterrupt
         return evaluate(group, *args, **settings)
 
-    monkeypatch.setattr("metarl.cli.main.evaluate", interrupted)
+    monkeypatch.setattr("metarl.cli.commands.evaluate", interrupted)
     few = ["--k", "0", "--num-tasks", "1", "--episodes", "1", "--out", "r.json"]
     with pytest.raises(SystemExit, match="130"):
         main(["eval", "scratch", *NAVIGATION, *few, "--beside", "random", "oracle"])

@@ -81,8 +81,8 @@ def test_nothing_is_computed_for_a_place_that_cannot_be_written(
     def compute(*_: Any, **__: Any) -> None:
         raise AssertionError("it was computed")
 
-    monkeypatch.setattr("metarl.cli.main.evaluate", compute)
-    monkeypatch.setattr("metarl.cli.main.watch", compute)
+    monkeypatch.setattr("metarl.cli.commands.evaluate", compute)
+    monkeypatch.setattr("metarl.cli.commands.watch", compute)
     Path("file").touch()
     Path("folder").mkdir()
     family = ["--family", "metarl/PointNavigation-v0"]

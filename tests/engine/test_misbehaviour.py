@@ -16,7 +16,7 @@ from gymnasium import spaces
 
 import metarl
 import metarl.engine.workers
-import metarl.runs.run
+import metarl.runs.stop_requests
 from metarl import GymFamily, InvalidValueError
 from metarl.agent import Budget
 from metarl.engine.gym_environments import GymEnvironments
@@ -73,7 +73,7 @@ linux = pytest.mark.skipif(not Path("/proc").exists(), reason="looks at processe
     ],
 )
 def test_a_hanging_training_ends_and_resumes_to_the_same_bits(ending, workers, kind, tmp_path, whole_run, monkeypatch):
-    monkeypatch.setattr(metarl.runs.run, "PATIENCE", 0.3)
+    monkeypatch.setattr(metarl.runs.stop_requests, "PATIENCE", 0.3)
     path = tmp_path / "run"
     seconds, code = hang_workers.end(path, ending, workers, kind)
     assert seconds is not None  # nothing of it is left

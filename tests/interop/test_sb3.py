@@ -24,7 +24,9 @@ from metarl.rng import Rng, fold_in, make_key
 sb3 = pytest.importorskip("stable_baselines3")
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, VecNormalize  # noqa: E402
 
-from metarl.interop.sb3 import FamilyVecEnv, Recorder, join_rows, make_sb3_env, recorder_of, wrap  # noqa: E402
+from metarl.interop.sb3 import make_sb3_env, wrap  # noqa: E402
+from metarl.interop.sb3_models import Recorder, join_rows, recorder_of  # noqa: E402
+from metarl.interop.sb3_vec_env import FamilyVecEnv  # noqa: E402
 
 POINTS, GRID, BANDIT = "metarl/PointNavigation-v0", "metarl/GridNavi-v0", "metarl/BernoulliBandit-v0"
 SHORT = POINTS + '{"horizon": 12}'

@@ -19,7 +19,10 @@ from metarl.agent import Agent
 from metarl.engine.rollout import PoolTrials
 from metarl.files import write_json
 from metarl.runs import run as runs
-from metarl.runs.run import Interrupted, Run, _train_tasks, load_checkpoint, save_checkpoint, train
+from metarl.runs import stop_requests
+from metarl.runs.checkpoints import load_checkpoint, save_checkpoint
+from metarl.runs.run import Run
+from metarl.runs.train import Interrupted, _train_tasks, train
 
 SMALL: dict[str, dict[str, Any]] = {
     "maml": {"family": "metarl/PointNavigation-v0", "meta_batch_size": 3, "episodes": 2, "hidden": (8,)},
@@ -306,7 +309,7 @@ def test_an_iteration_that_is_cut_off_is_given_up(
 ) -> None:
     """The last finished one is saved; of an agent that is too large to be copied, the last checkpoint stands."""
     monkeypatch.setattr(runs, "LARGEST_KEPT", largest)
-    monkeypatch.setattr(runs, "PATIENCE", 0.1)
+    monkeypatch.setattr(stop_requests, "PATIENCE", 0.1)
     agent, numbers = small("rl2"), itertools.count()
     learn = agent.train_step
 

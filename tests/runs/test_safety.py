@@ -26,8 +26,10 @@ from metarl import named
 from metarl.cli.main import main
 from metarl.evaluation import results
 from metarl.lock import NAME, locked
+from metarl.runs import checkpoints, stop_requests
 from metarl.runs import run as runs
-from metarl.runs.run import Run, save_checkpoint
+from metarl.runs.checkpoints import save_checkpoint
+from metarl.runs.run import Run
 
 TINY = ["--iterations", "2", "--meta-batch-size", "2", "--episodes", "1", "--hidden", "4"]
 MAML = ["train", "maml", "--family", "metarl/PointNavigation-v0", *TINY]
@@ -251,9 +253,9 @@ def test_a_lock_that_another_one_replaced_is_left() -> None:
 
 
 def test_a_second_signal_at_the_very_end_interrupts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "STOPPING", b"")
+    monkeypatch.setattr(stop_requests, "STOPPING", b"")
     before = signal.getsignal(signal.SIGINT)
-    with runs._StopRequests() as stop:
+    with runs.StopRequests() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         cancel = stop._patience.cancel
         monkeypatch.setattr(stop._patience, "cancel", lambda: (os.kill(os.getpid(), signal.SIGINT), cancel()))
@@ -262,9 +264,9 @@ def test_a_second_signal_at_the_very_end_interrupts_nothing(monkeypatch: pytest.
 
 
 def test_a_second_signal_while_the_first_is_told_is_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "STOPPING", b"")
+    monkeypatch.setattr(stop_requests, "STOPPING", b"")
     before = signal.getsignal(signal.SIGINT)
-    stop = runs._StopRequests()
+    stop = runs.StopRequests()
     monkeypatch.setattr(stop._patience, "start", lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt), stop:
         os.kill(os.getpid(), signal.SIGINT)
@@ -561,7 +563,7 @@ def test_a_checkpoint_is_read_again_while_training_replaces_it(monkeypatch: pyte
             save_checkpoint(run.path / "checkpoint", agent, 2 - times % 2)
         return read(path, largest)
 
-    monkeypatch.setattr(runs, "read_bytes", meanwhile)
+    monkeypatch.setattr(checkpoints, "read_bytes", meanwhile)
     assert Run.open("run").load_agent()[1] in (1, 2)
     assert times == 5
 
@@ -635,7 +637,7 @@ def test_a_full_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: py
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(runs._Metrics, "write", runs._writing(Path("run"))(full))
+    monkeypatch.setattr(runs.Metrics, "write", runs._writing(Path("run"))(full))
     with pytest.raises(SystemExit):
         main(["train", "rl2", *BANDITS, "--hidden", "4", "--meta-batch-size", "8", "--out", "run"])
     assert "output path is 'run', expected a place that can be written (No space left" in capsys.readouterr().err

@@ -1,0 +1,123 @@
+"""Checkpoints: an agent's tensors and a number. Loading one executes nothing."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from metarl.agent import Agent
+from metarl.errors import InvalidValueError, verbatim
+from metarl.files import (
+    LARGEST_ARRAYS,
+    LARGEST_HEAD,
+    TEXT,
+    check_fields,
+    digest_bytes,
+    read_bytes,
+    read_json,
+    reading,
+    whole,
+    write_atomic,
+    write_json,
+)
+
+FORMAT = "metarl-run-2"
+COUNT = whole(0)
+_HEAD = dict.fromkeys(("agent", "family", "file", "tensors_sha256"), TEXT) | {"iteration": COUNT}
+_NEVER_NEGATIVE = ("exp_avg_sq", "max_exp_avg_sq", "step", "updates")  # second moments, and counts
+TEMPORARY = re.compile(r"\.metarl-[0-9a-f]+\.part")  # what a killed process leaves
+
+
+def save_checkpoint(path: Path, agent: Agent, iteration: int) -> None:
+    """Write `path.safetensors`, then `path.json`, which names the first by its hash: a torn pair is noticed."""
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in agent.tensors().items()}
+    data = safetensors.torch.save(tensors)
+    head = {"format": FORMAT, "agent": agent.name, "family": agent.family.id, "iteration": iteration}
+    name = f"{path.name}-{iteration}.safetensors"
+    write_atomic(path.with_name(name), data)
+    files = path.parent.glob(f"{path.name}-*.safetensors")
+    before = [old for old in files if saved_iteration(path.name, old.name) >= 0]
+    write_json(path.with_suffix(".json"), {**head, "file": name, "tensors_sha256": digest_bytes(data)})
+    for old in before:
+        if old.name != name:
+            old.unlink(missing_ok=True)
+
+
+def saved_iteration(checkpoint: str, name: str) -> int:
+    """The number in a name as `save_checkpoint` gives it to the tensors' file of a checkpoint; -1 for another name."""
+    found = re.fullmatch(rf"{re.escape(checkpoint)}-(\d{{1,18}})\.safetensors", name, re.ASCII)
+    return int(found[1]) if found else -1
+
+
+def load_checkpoint(path: Path, agent: Agent) -> int:
+    """Load `path.json` and the tensors it names into `agent`; the number of iterations behind it.
+
+    Raises:
+        InvalidValueError: the files are torn, corrupt, of another agent or family, or do not fit.
+    """
+    head_file, expected = path.with_suffix(".json"), agent.tensors()
+    largest = LARGEST_ARRAYS + 2 * sum(v.nbytes for v in expected.values())
+    while True:
+        before = _bytes(head_file)
+        try:
+            with reading("checkpoint", str(head_file), "a whole metarl checkpoint"):
+                head = read_head(head_file)
+                for name, value in (("agent", agent.name), ("family", agent.family.id)):
+                    if head[name] != value:
+                        raise InvalidValueError(f"{name} of checkpoint {head_file}", head[name], repr(value))
+                tensors = _read_tensors(path, head, largest)
+                _check_tensors(tensors, expected, f"of checkpoint {head_file}")
+            break
+        except InvalidValueError:
+            if _bytes(head_file) == before:
+                raise  # else a training beside this wrote a new checkpoint meanwhile
+    agent.load_tensors({k: v.to(agent.device) for k, v in tensors.items()})
+    return int(head["iteration"])
+
+
+def _read_tensors(path: Path, head: dict[str, Any], largest: int) -> dict[str, Tensor]:
+    """The tensors that a checkpoint names by their file and its hash."""
+    name = f"{path.name}-{head['iteration']}.safetensors"
+    if head["file"] != name:
+        raise ValueError(f"its file is not {name}")
+    data = read_bytes(path.with_name(name), largest)
+    if digest_bytes(data) != head["tensors_sha256"]:
+        raise ValueError(f"{name} does not match its hash")
+    return safetensors.torch.load(data)
+
+
+def _check_tensors(tensors: dict[str, Tensor], expected: dict[str, Tensor], where: str) -> None:
+    """Refuse tensors of other names, shapes or types than an agent's, and values that training cannot lead to."""
+    if wrong := sorted(set(tensors) ^ set(expected)):
+        found = verbatim("missing" if wrong[0] in expected else "unknown")
+        raise InvalidValueError(f"tensor {wrong[0]!r} {where}", found, "the agent's tensors, and no others")
+    for name, want in expected.items():
+        values = tensors[name]
+        if values.shape != want.shape or values.dtype != want.dtype:
+            told = (tuple(values.shape), values.dtype)
+            raise InvalidValueError(f"tensor {name!r} {where}", told, f"{tuple(want.shape)} of {want.dtype}")
+        if not bool(torch.isfinite(values).all()):
+            raise InvalidValueError(f"tensor {name!r} {where}", verbatim("not finite"), "finite numbers")
+        if re.split(r"[./]", name)[-1] in _NEVER_NEGATIVE and bool((values < 0).any()):
+            raise InvalidValueError(f"tensor {name!r} {where}", verbatim("negative"), "numbers from 0 on")
+
+
+def read_head(file: Path) -> dict[str, Any]:
+    """What `checkpoint.json` holds."""
+    head = read_json(file, FORMAT, "train again")
+    check_fields(head, _HEAD, str(file))
+    return head
+
+
+def _bytes(file: Path) -> bytes | None:
+    """A small file's bytes; None where it cannot be read."""
+    try:
+        return read_bytes(file, LARGEST_HEAD)
+    except (OSError, ValueError):
+        return None

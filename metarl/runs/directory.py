@@ -1,0 +1,47 @@
+"""A run's directory: a new or an empty one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+from contextlib import suppress
+from pathlib import Path
+
+from metarl.errors import InvalidValueError
+from metarl.runs.checkpoints import (
+    TEMPORARY,
+)
+
+
+def check_free(path: Path) -> None:
+    """Refuse a place where something is already."""
+    try:
+        if os.path.lexists(path / "config.json"):
+            resume = f"metarl train --resume {shlex.quote(str(path))}"
+            raise InvalidValueError("run directory", str(path), f"a new one (or resume it: {resume})")
+        if path.is_dir() and any(not TEMPORARY.fullmatch(name) for name in os.listdir(path)):
+            raise InvalidValueError("run directory", str(path), "a new or an empty one: this holds other files")
+    except (OSError, ValueError) as error:
+        if isinstance(error, InvalidValueError):
+            raise
+        raise InvalidValueError("run directory", str(path), f"a place that can be read ({error})") from error
+
+
+def make_directory(path: Path) -> list[Path]:
+    """Make a directory; those that were missing, its parents first."""
+    missing = [place for place in (path, *path.parents) if not os.path.lexists(place)]
+    made: list[Path] = []
+    try:
+        for place in reversed(missing):
+            with suppress(FileExistsError):  # another process was faster
+                place.mkdir()
+                made.append(place)
+        if not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    except OSError as error:
+        for place in reversed(made):
+            with suppress(OSError):  # somebody put something there meanwhile
+                place.rmdir()
+        raise InvalidValueError("output path", str(path), f"a place that can be written ({error.strerror})") from error
+    return made

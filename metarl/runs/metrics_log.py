@@ -1,0 +1,90 @@
+"""The metrics of a run: one line per iteration, and the same for TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from metarl.errors import InvalidValueError
+from metarl.files import (
+    LARGEST_JSON,
+    parse_json,
+    read_bytes,
+    reading,
+    write_atomic,
+)
+from metarl.runs.checkpoints import COUNT
+
+
+class Metrics:
+    """`metrics.jsonl` and TensorBoard, cut back to the iterations that a resumed run still has."""
+
+    def __init__(self, path: Path, start: int) -> None:
+        self.path, self.start, self.began = path, start, time.time()
+        self.made: list[Path] = []  # files whose names are TensorBoard's
+
+    def __enter__(self) -> Metrics:
+        from torch.utils.tensorboard import SummaryWriter
+
+        file, board = self.path / "metrics.jsonl", self.path / "tensorboard"
+        if board.is_symlink():  # TensorBoard would write into what it points to
+            raise InvalidValueError("tensorboard of the run", str(board), "a directory, and no symbolic link")
+        kept = _lines_before(file, self.start)
+        if len(kept) < self.start:
+            warnings.warn(f"{file} has {len(kept)} of {self.start} iterations: metrics were lost", stacklevel=2)
+        with _writing(self.path):
+            write_atomic(file, "".join(f"{line}\n" for line in kept).encode())
+            before = set(board.glob("*"))
+            self.board = SummaryWriter(str(board), purge_step=self.start)
+            self.made = list(set(board.glob("*")) - before)
+            self.file = file.open("a", buffering=1)
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        with _writing(self.path) if kind is None else suppress(OSError):
+            self.file.close()
+            self.board.close()
+
+    def write(self, iteration: int, metrics: dict[str, float]) -> None:
+        """One iteration."""
+        line = {"iteration": iteration, **metrics, "seconds": round(time.time() - self.began, 3)}
+        with _writing(self.path):
+            self.file.write(json.dumps(line) + "\n")
+            for name, value in metrics.items():
+                self.board.add_scalar(name, value, iteration)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Say in one sentence that a directory cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise InvalidValueError("output path", str(path), f"a place that can be written ({error.strerror})") from error
+
+
+def _lines_before(file: Path, start: int) -> list[str]:
+    """The lines of `metrics.jsonl` about iterations before `start`; a last line that was cut short is left out.
+
+    Raises:
+        InvalidValueError: the file holds something else.
+    """
+    expected = "a line of JSON per iteration (move the file away to go on without the metrics of earlier iterations)"
+    with reading("metrics", str(file), expected):
+        lines = read_bytes(file, LARGEST_JSON).decode().split("\n") if file.exists() else []
+        numbers = [_iteration_of(line, place) for place, line in enumerate(lines[:-1], 1)]
+        if numbers != sorted(set(numbers)):
+            raise ValueError("iterations are not in their order")
+        return [line for line, number in zip(lines, numbers, strict=False) if number < start]
+
+
+def _iteration_of(line: str, place: int) -> int:
+    """The iteration that a line is about; it is line number `place`."""
+    data = parse_json(line)
+    if not (isinstance(data, dict) and COUNT.holds(data.get("iteration"))):
+        raise ValueError(f"line {place} names no iteration")
+    return int(data["iteration"])

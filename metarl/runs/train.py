@@ -1,0 +1,78 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from metarl.agent import Agent
+from metarl.engine.pool import EnvironmentPool
+from metarl.engine.rollout import PoolTrials
+from metarl.errors import InvalidValueError
+from metarl.families.tasks import Tasks
+
+
+class Interrupted(Exception):
+    """Training was asked to stop; the checkpoint holds what was finished."""
+
+    def __init__(self, run: Path | None, iteration: int) -> None:
+        self.run, self.iteration = run, iteration
+        super().__init__(f"stopped after iteration {iteration}")
+
+
+def train(
+    agent: Agent,
+    iterations: int,
+    *,
+    start: int = 0,
+    on_iteration: Callable[[int, dict[str, float]], None] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> int:
+    """Meta-train in memory.
+
+    Args:
+        agent: who learns.
+        iterations: the last iteration is `iterations` - 1.
+        start: the first one.
+        on_iteration: called with each iteration's number and metrics.
+        should_stop: asked after each iteration.
+
+    Returns:
+        how many iterations the agent has behind it.
+    """
+    if not agent.learns:
+        raise InvalidValueError("agent", agent.name, "an agent that learns (this one can be evaluated as it is)")
+    if iterations < 0:
+        raise InvalidValueError("iterations", iterations, "0 or more")
+    pool = EnvironmentPool(agent.family, agent.device)
+    try:
+        for iteration, tasks in enumerate(_train_tasks(agent, start, iterations), start):
+            metrics = agent.train_step(PoolTrials(pool, tasks, seed=agent.seed, purpose="train", iteration=iteration))
+            if on_iteration is not None:
+                on_iteration(iteration, metrics)
+            if should_stop():
+                return iteration + 1
+    finally:
+        pool.close()
+    return max(start, iterations)
+
+
+def _train_tasks(agent: Agent, start: int, iterations: int) -> Iterator[Tasks]:
+    """The tasks of each iteration, drawn by the host; while a GPU trains, those of the next one."""
+
+    def draw(iteration: int) -> Tasks:
+        size = agent.meta_batch_size
+        return agent.family.tasks("train", size, agent.seed, iteration * size)
+
+    if agent.device.type == "cpu":
+        yield from map(draw, range(start, iterations))
+        return
+    with ThreadPoolExecutor(1) as ahead:
+        following = ahead.submit(draw, start) if start < iterations else None
+        for iteration in range(start, iterations):
+            assert following is not None
+            tasks = following.result()
+            if iteration + 1 < iterations:
+                following = ahead.submit(draw, iteration + 1)
+            yield tasks
