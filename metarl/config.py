@@ -58,13 +58,6 @@ def check_config(name: str, config: Any) -> None:
         _check_declared(f"{name}.{field.name}", value, hints[field.name])
 
 
-def check_number(agent: str, config: Any, **limits: tuple[float, float]) -> None:
-    """Refuse hyperparameters outside [low, high], and fractions where the default is a whole number, by name."""
-    defaults = {f.name: f.default for f in fields(config)}
-    for field, (low, high) in limits.items():
-        Range(low, high).check(f"{agent}.{field}", getattr(config, field), whole=type(defaults.get(field)) is int)
-
-
 def _check_kind(where: str, value: Any, field: Any) -> None:
     """Refuse a value of another kind than the field's default."""
     default = field.default if field.default_factory is MISSING else field.default_factory()

@@ -32,7 +32,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from torch import Tensor
 
 from metarl.agent import Agent, AgentState, Budget, Rollout, Step, Trials
-from metarl.config import check_number
+from metarl.config import Range
 from metarl.engine.rollout import check_finite
 from metarl.errors import DivergedWarning, InvalidValueError, did_you_mean, verbatim
 from metarl.families.family import Family
@@ -93,11 +93,11 @@ class SB3Config:
     """Keywords of the algorithm as JSON; a "module:Class" in them is imported, as in
     {"policy_kwargs": {"activation_fn": "torch.nn:ReLU"}}; opening such a run needs --load for other packages' modules
     than torch.nn, torch.optim and stable_baselines3."""
-    steps: int = 2048
+    steps: Annotated[int, Range(1, 1e9)] = 2048
     """Environment steps that one adaptation step eats: a multiple of num_envs times n_steps or train_freq."""
-    num_envs: int = 1
+    num_envs: Annotated[int, Range(1, 1e6)] = 1
     """Environments that a task is learned in side by side."""
-    action_noise: float = 0.0
+    action_noise: Annotated[float, Range(0, 1e3)] = 0.0
     """Standard deviation of noise on the actions (in [-1, 1]) while learning; DDPG and TD3 do not explore without."""
 
 
@@ -105,7 +105,7 @@ class SB3Config:
 class SB3PretrainedConfig(SB3Config):
     """Also what is pre-trained on."""
 
-    meta_batch_size: int = 20
+    meta_batch_size: Annotated[int, Range(1, 1e9)] = 20
     """Train tasks that one training iteration goes through, an episode each, over and over for `steps` steps."""
 
 
@@ -119,7 +119,6 @@ class SB3(Agent):
     def __init__(self, family: Family, config: Any, seed: int = 0, device: torch.device | str = "cpu") -> None:
         super().__init__(family, config, seed, device)
         self.config: SB3Config = config
-        check_number(self.name, config, steps=(1, 1e9), num_envs=(1, 1e6), action_noise=(0, 1e3))
         if family.switches:
             expected = (
                 f"one whose task stays: each adaptation step of {self.name} would begin the schedule of tasks anew"
@@ -343,7 +342,6 @@ class SB3Pretrained(SB3):
 
     def __init__(self, family: Family, config: Any, seed: int = 0, device: torch.device | str = "cpu") -> None:
         super().__init__(family, config, seed, device)
-        check_number(self.name, config, meta_batch_size=(1, 1e9))
         self.learner = self.make_model()
 
     @property

@@ -15,14 +15,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 from gymnasium.spaces import Discrete
 from torch import Tensor
 
 from metarl.agent import Agent, AgentState, Budget, Feedback, Step
-from metarl.config import check_number
+from metarl.config import Range
 from metarl.errors import InvalidValueError
 from metarl.families.family import Family
 from metarl.families.tasks import Tasks
@@ -103,9 +103,9 @@ def estimate(paid: Tensor, pulls: Tensor, prior_paid: float, prior_pulls: float)
 class ThompsonSamplingConfig:
     """The prior Beta(a, b) on every arm; Beta(1, 1) is the Bernoulli bandit's own."""
 
-    prior_a: float = 1.0
+    prior_a: Annotated[float, Range(1, 1e6)] = 1.0
     """a, at least 1: one more than the successes that are believed before any pull."""
-    prior_b: float = 1.0
+    prior_b: Annotated[float, Range(1, 1e6)] = 1.0
     """b, at least 1: likewise of failures."""
 
 
@@ -121,7 +121,6 @@ class ThompsonSampling(BanditAgent):
 
     def __init__(self, family: Family, config: Any, seed: int = 0, device: torch.device | str = "cpu") -> None:
         super().__init__(family, config, seed, device)
-        check_number(self.name, config, prior_a=(1, 1e6), prior_b=(1, 1e6))
 
     def posterior(self, paid: Tensor, pulls: Tensor) -> tuple[Tensor, Tensor]:
         """The Beta posterior's parameters: `[R, arms]` each."""
@@ -145,7 +144,7 @@ class ThompsonSampling(BanditAgent):
 class OptimisticThompsonSamplingConfig(ThompsonSamplingConfig):
     """How many draws make a score."""
 
-    samples: int = 1
+    samples: Annotated[int, Range(1, 1000)] = 1
     """Posterior draws of an arm that are averaged; 1 is May et al.'s, more come closer to greedy."""
 
 
@@ -163,7 +162,6 @@ class OptimisticThompsonSampling(ThompsonSampling):
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__(family, config, seed, device)
-        check_number(self.name, config, samples=(1, 1000))
 
     def sample(self, paid: Tensor, pulls: Tensor, rng: Rng) -> Tensor:
         """The arm with the largest of its draws' average and its mean."""
@@ -175,11 +173,11 @@ class OptimisticThompsonSampling(ThompsonSampling):
 class UCB1Config:
     """Hyperparameters; Auer et al.'s, and a prior that they do not have."""
 
-    c: float = 1.0
+    c: Annotated[float, Range(0, 1e6)] = 1.0
     """Factor on the bonus (Duan et al. tuned theirs)."""
-    prior_paid: float = 0.0
+    prior_paid: Annotated[float, Range(-1e6, 1e6)] = 0.0
     """Reward that every arm is taken to have paid before the first pull."""
-    prior_pulls: float = 0.0
+    prior_pulls: Annotated[float, Range(0, 1e6)] = 0.0
     """Pulls that every arm is taken to have had; above 0, untried arms do not go first."""
 
 
@@ -191,7 +189,6 @@ class UCB1(BanditAgent):
 
     def __init__(self, family: Family, config: UCB1Config, seed: int = 0, device: torch.device | str = "cpu") -> None:
         super().__init__(family, config, seed, device)
-        check_number("ucb1", config, c=(0, 1e6), prior_paid=(-1e6, 1e6), prior_pulls=(0, 1e6))
 
     def mean_score(self, paid: Tensor, pulls: Tensor) -> Tensor:
         """The upper confidence bounds, with the prior's pulls added to n_a but not to t."""
@@ -206,9 +203,9 @@ class UCB1(BanditAgent):
 class GreedyConfig:
     """The prior of the mean's estimate; 1 and 2 make it the mean of a Beta(1, 1) prior's posterior."""
 
-    prior_paid: float = 1.0
+    prior_paid: Annotated[float, Range(-1e6, 1e6)] = 1.0
     """Reward that every arm is taken to have paid before the first pull."""
-    prior_pulls: float = 2.0
+    prior_pulls: Annotated[float, Range(0, 1e6)] = 2.0
     """Pulls that every arm is taken to have had; with 0 the estimate is the empirical mean, untried arms first."""
 
 
@@ -220,7 +217,6 @@ class Greedy(BanditAgent):
 
     def __init__(self, family: Family, config: GreedyConfig, seed: int = 0, device: torch.device | str = "cpu") -> None:
         super().__init__(family, config, seed, device)
-        check_number(self.name, config, prior_paid=(-1e6, 1e6), prior_pulls=(0, 1e6))
 
     def mean_score(self, paid: Tensor, pulls: Tensor) -> Tensor:
         """The estimated means."""
@@ -231,7 +227,7 @@ class Greedy(BanditAgent):
 class EpsilonGreedyConfig(GreedyConfig):
     """Hyperparameters: greedy's, and how often to explore."""
 
-    epsilon: float = 0.1
+    epsilon: Annotated[float, Range(0, 1)] = 0.1
     """Probability of an arm drawn uniformly from all (Duan et al. tuned theirs)."""
 
 
@@ -245,7 +241,6 @@ class EpsilonGreedy(Greedy):
         self, family: Family, config: EpsilonGreedyConfig, seed: int = 0, device: torch.device | str = "cpu"
     ) -> None:
         super().__init__(family, config, seed, device)
-        check_number(self.name, config, epsilon=(0, 1))
 
     def sample(self, paid: Tensor, pulls: Tensor, rng: Rng) -> Tensor:
         """Explore with probability epsilon."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from metarl.agents.classical.bandits import BanditAgent
-from metarl.config import check_number
+from metarl.config import Range
 from metarl.errors import InvalidValueError
 from metarl.families.family import Family
 
@@ -37,7 +37,7 @@ _CHUNK = 8  # cells side by side
 class GittinsConfig:
     """The index depends on how many pulls remain."""
 
-    trial_episodes: int = 10
+    trial_episodes: Annotated[int, Range(1, MAX_PULLS)] = 10
     """Pulls of a trial; one more can be played, by the posterior means, and then no other."""
 
 
@@ -54,7 +54,6 @@ class Gittins(BanditAgent):
         super().__init__(family, config, seed, device)
         if family.horizon != 1:
             raise InvalidValueError("family of gittins", family.id, self.takes)
-        check_number("gittins", config, trial_episodes=(1, MAX_PULLS))
         self.table = torch.from_numpy(index_table(config.trial_episodes)).to(self.device)
 
     def credit(self, reward: Tensor) -> Tensor:

@@ -23,14 +23,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
 from metarl.agent import Agent, AgentState, Budget, Feedback, Step
-from metarl.config import check_number
+from metarl.config import Range
 from metarl.errors import InvalidValueError
 from metarl.families.family import Family
 from metarl.families.tasks import Tasks
@@ -43,7 +43,7 @@ TIE = 1e-4  # action values nearer than this are equal but for rounding, which d
 class TabularConfig:
     """What every tabular agent believes of rewards beforehand."""
 
-    prior_mean: float = 1.0
+    prior_mean: Annotated[float, Range(-1e6, 1e6)] = 1.0
     """Mean m of the prior N(m, 1) on mean rewards; 1 is the truth of metarl/TabularMDP-v0."""
 
 
@@ -130,11 +130,10 @@ class TabularAgent(Agent):
         "a family of finite MDPs with attributes `states` and `actions`, one-hot observations [states] and Discrete "
         "actions: metarl/TabularMDP-v0"
     )
-    epsilon: float = 0.0  # probability of a random action; such agents plan without draws
+    epsilon: Annotated[float, Range(0, 1)] = 0.0  # probability of a random action; such agents plan without draws
 
     def __init__(self, family: Family, config: Any, seed: int = 0, device: torch.device | str = "cpu") -> None:
         super().__init__(family, config, seed, device)
-        check_number(self.name, config, prior_mean=(-1e6, 1e6))
         self.states, self.actions = _finite_sizes(family, self.name)
 
     @abstractmethod
@@ -213,7 +212,7 @@ class PSRL(TabularAgent):
 class OPSRLConfig(TabularConfig):
     """Hyperparameters."""
 
-    samples: int = 5
+    samples: Annotated[int, Range(1, 1000)] = 5
     """Posterior samples per episode."""
 
 
@@ -230,7 +229,6 @@ class OPSRL(TabularAgent):
 
     def __init__(self, family: Family, config: OPSRLConfig, seed: int = 0, device: torch.device | str = "cpu") -> None:
         super().__init__(family, config, seed, device)
-        check_number(self.name, config, samples=(1, 1000))
 
     def plan(self, state: AgentState, rng: Rng) -> Tensor:
         """The largest of the samples' action values."""
@@ -246,7 +244,7 @@ class OPSRL(TabularAgent):
 class BEBConfig(TabularConfig):
     """Hyperparameters."""
 
-    bonus: float = 0.5
+    bonus: Annotated[float, Range(0, 1e6)] = 0.5
     """Beta; the best of a search at 10 and 25 episodes of metarl/TabularMDP-v0 taken together."""
 
 
@@ -261,7 +259,6 @@ class BEB(TabularAgent):
 
     def __init__(self, family: Family, config: BEBConfig, seed: int = 0, device: torch.device | str = "cpu") -> None:
         super().__init__(family, config, seed, device)
-        check_number(self.name, config, bonus=(0, 1e6))
 
     def plan(self, state: AgentState, rng: Rng) -> Tensor:
         """Action values of the posterior mean with the bonus."""
@@ -284,7 +281,7 @@ class GreedyMDP(TabularAgent):
 class EpsilonGreedyMDPConfig(TabularConfig):
     """Hyperparameters."""
 
-    epsilon: float = 0.05
+    epsilon: Annotated[float, Range(0, 1)] = 0.05
     """Probability of a uniformly random action, at every step."""
 
 
@@ -298,5 +295,4 @@ class EpsilonGreedyMDP(GreedyMDP):
         self, family: Family, config: EpsilonGreedyMDPConfig, seed: int = 0, device: torch.device | str = "cpu"
     ) -> None:
         super().__init__(family, config, seed, device)
-        check_number(self.name, config, epsilon=(0, 1))
         self.epsilon = config.epsilon

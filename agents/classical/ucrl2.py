@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from metarl.agent import AgentState
 from metarl.agents.classical.tabular import TabularAgent, TabularConfig, mean_reward, mean_transition, value_iteration
-from metarl.config import check_number
+from metarl.config import Range
 from metarl.families.family import Family
 from metarl.rng import Rng
 
@@ -37,7 +38,7 @@ _ROWS = 1000  # rows of a chunk that stays in the cache
 class UCRL2Config(TabularConfig):
     """Hyperparameters."""
 
-    confidence: float = 0.02
+    confidence: Annotated[float, Range(0, 1e6)] = 0.02
     """Factor c on both radii; 1 is the paper's, 0.02 the best of a search at 10 and at 25 episodes of TabularMDP-v0."""
 
 
@@ -49,7 +50,6 @@ class UCRL2(TabularAgent):
 
     def __init__(self, family: Family, config: UCRL2Config, seed: int = 0, device: torch.device | str = "cpu") -> None:
         super().__init__(family, config, seed, device)
-        check_number(self.name, config, confidence=(0, 1e6))
 
     def plan(self, state: AgentState, rng: Rng) -> Tensor:
         """Extended value iteration: `[R, H, S, A]`."""

@@ -7,11 +7,12 @@ task; its gradient step is the inner loop, and the network is trained by TRPO th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor, cat
 
 from metarl.agents.gradient.maml import MAML, MAMLConfig
-from metarl.config import check_number
+from metarl.config import Range
 from metarl.learning.action_distributions import Distribution
 from metarl.learning.networks import Params
 
@@ -20,9 +21,9 @@ from metarl.learning.networks import Params
 class CAVIAConfig(MAMLConfig):
     """MAML's hyperparameters, with larger inner steps: a context of a few numbers has a small gradient."""
 
-    inner_lr: float = 10.0
+    inner_lr: Annotated[float, Range(0, 1e3)] = 10.0
     """Size of the first inner step."""
-    context: int = 5
+    context: Annotated[int, Range(1, 1e6)] = 5
     """Context parameters."""
 
 
@@ -32,10 +33,6 @@ class CAVIA(MAML):
     name = "cavia"
     Config = CAVIAConfig
     config: CAVIAConfig
-
-    def _check(self) -> None:
-        super()._check()
-        check_number(self.name, self.config, context=(1, 1e6))
 
     @property
     def inputs(self) -> int:

@@ -10,12 +10,13 @@ episodes of a task, which the term is in the derivation, is `credit_coef=N`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from metarl.agents.gradient.maml import MAML, MAMLConfig
-from metarl.config import check_number
+from metarl.config import Range
 from metarl.learning.action_distributions import Distribution
 from metarl.learning.policy_gradient import Batch
 
@@ -24,7 +25,7 @@ from metarl.learning.policy_gradient import Batch
 class EMAMLConfig(MAMLConfig):
     """MAML's hyperparameters, and the weight of the credit."""
 
-    credit_coef: float = 1.0
+    credit_coef: Annotated[float, Range(0, 1e6)] = 1.0
     """Factor on the exploration term."""
 
 
@@ -34,10 +35,6 @@ class EMAML(MAML):
     name = "e_maml"
     Config = EMAMLConfig
     config: EMAMLConfig
-
-    def _check(self) -> None:
-        super()._check()
-        check_number(self.name, self.config, credit_coef=(0, 1e6))
 
     @property
     def every_step(self) -> bool:

@@ -12,21 +12,22 @@ from __future__ import annotations
 import time
 import warnings
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from metarl.agent import Agent, AgentState, Budget, Rollout, Step, Trials
-from metarl.config import check_number
-from metarl.errors import DivergedWarning, InvalidValueError, did_you_mean
+from metarl.agents.gradient.config import MetaTrainingConfig
+from metarl.config import Range
+from metarl.errors import DivergedWarning, InvalidValueError
 from metarl.families.family import Family
 from metarl.families.tasks import Tasks
 from metarl.learning.action_distributions import Distribution, PolicyHead
 from metarl.learning.encoders import ObservationEncoder
 from metarl.learning.meta_gradient import MetaObjective, inner_step
-from metarl.learning.networks import ACTIVATIONS, Params, init_mlp, mlp
-from metarl.learning.policy_gradient import ESTIMATORS, Batch, prepare, surrogate
+from metarl.learning.networks import Params, init_mlp, mlp
+from metarl.learning.policy_gradient import Batch, prepare, surrogate
 from metarl.learning.trust_region import trust_region_step, unflatten
 from metarl.rng import Rng, make_key
 
@@ -34,55 +35,28 @@ _CHUNK_ELEMENTS = 400_000  # activations of one layer that fit the cache: batchi
 
 
 @dataclass(frozen=True)
-class MAMLConfig:
-    """Hyperparameters; defaults are the paper's for 2-D navigation, but for `final_gain` (see there)."""
+class MAMLConfig(MetaTrainingConfig):
+    """The inner loop, and the trust region of the outer one."""
 
-    meta_batch_size: int = 40
-    """Train tasks per meta-update."""
-    episodes: int = 20
-    """Episodes per task, before and after each inner step."""
-    inner_lr: float = 0.5
-    """Size of the first inner step (the paper's MuJoCo tasks use 0.1)."""
-    inner_lr_schedule: tuple[float, ...] = (1.0, 0.5)
-    """Factors on the sizes of inner step 1, 2, ...; the last one holds for all that follow (the paper halves)."""
-    inner_steps: int = 1
-    """Inner steps in training; evaluation takes as many as it is asked for."""
     multi_step: bool = False
     """The outer loss is of the policies after every inner step, their mean, instead of the last."""
-    estimator: str = "naive"
-    """Inner loss: naive (the paper's code), lvc, dice or loaded_dice; see docs/gradients.md."""
     first_order: bool = False
     """Drop the second derivatives (the paper's section 5.2)."""
-    eval_steps: int = 4000
-    """Environment steps that one adaptation step eats in evaluation, at most: as many as fill whole episodes."""
-    hidden: tuple[int, ...] = (100, 100)
-    """Widths of the policy's hidden layers."""
-    activation: str = "relu"
-    """Between the layers: "relu" or "tanh"."""
-    final_gain: float = 0.01
-    """Factor on the last layer's initial weights: near 0 the first policy moves by its noise alone (the paper's is 1,
-    with which some seeds never recover)."""
-    log_std: float = 0.0
-    """Initial logarithm of the action's standard deviation, for Box actions in [-1, 1]."""
-    discount: float = 0.99
-    """Gamma of the advantages."""
-    gae_lambda: float = 1.0
-    """Lambda of generalised advantage estimation."""
-    max_kl: float = 0.01
+    max_kl: Annotated[float, Range(1e-12, 1e3)] = 0.01
     """Largest mean KL divergence of the adapted policies per meta-update, in nats."""
-    fvp_stride: int = 1
+    fvp_stride: Annotated[int, Range(1, 1e9)] = 1
     """One in so many samples enters the Fisher-vector products; 1 is exact. The meta-gradient always uses all."""
-    cg_iterations: int = 10
+    cg_iterations: Annotated[int, Range(1, 1e4)] = 10
     """Conjugate gradient iterations."""
-    cg_damping: float = 1e-5
+    cg_damping: Annotated[float, Range(0, 1e3)] = 1e-5
     """Added to the Fisher matrix's diagonal."""
-    line_search_steps: int = 15
+    line_search_steps: Annotated[int, Range(1, 1e3)] = 15
     """Step sizes tried before the update is given up."""
-    line_search_decay: float = 0.8
+    line_search_decay: Annotated[float, Range(1e-6, 1)] = 0.8
     """Ratio of one tried step size to the last."""
 
 
-class MAML(Agent):
+class MAML(Agent[Any]):
     """Model-agnostic meta-learning for reinforcement learning."""
 
     name = "maml"
@@ -91,7 +65,6 @@ class MAML(Agent):
 
     def __init__(self, family: Family, config: Any, seed: int = 0, device: torch.device | str = "cpu") -> None:
         super().__init__(family, config, seed, device)
-        self.config: MAMLConfig = config
         self._check()
         self.encode = ObservationEncoder(family.observation_space, self.name)
         self.head = PolicyHead(family.action_space, self.name)
@@ -101,22 +74,8 @@ class MAML(Agent):
 
     def _check(self) -> None:
         config = self.config
-        for field, known in (("estimator", ESTIMATORS), ("activation", ACTIVATIONS)):
-            value = getattr(config, field)
-            if value not in known:
-                raise InvalidValueError(f"{self.name}.{field}", value, did_you_mean(str(value), known))
-        whole = {"meta_batch_size": 1, "episodes": 1, "inner_steps": 0, "eval_steps": 1, "fvp_stride": 1}
-        check_number(self.name, config, **{field: (low, 1e9) for field, low in whole.items()})
-        check_number(self.name, config, inner_lr=(0, 1e3), discount=(0, 1), gae_lambda=(0, 1), max_kl=(1e-12, 1e3))
-        check_number(self.name, config, log_std=(-20, 20), final_gain=(0, 1e3))
-        check_number(self.name, config, cg_iterations=(1, 1e4), cg_damping=(0, 1e3))
-        check_number(self.name, config, line_search_steps=(1, 1e3), line_search_decay=(1e-6, 1))
-        if not all(isinstance(n, int) and n >= 1 for n in config.hidden):
-            raise InvalidValueError(f"{self.name}.hidden", config.hidden, "whole numbers of units, at least 1")
-        if not config.inner_lr_schedule or not all(0 <= f <= 1e3 for f in config.inner_lr_schedule):
-            raise InvalidValueError(
-                f"{self.name}.inner_lr_schedule", config.inner_lr_schedule, "factors from 0 to 1000"
-            )
+        if not config.inner_lr_schedule:
+            raise InvalidValueError(f"{self.name}.inner_lr_schedule", (), "at least one factor")
         if config.estimator == "dice" and config.gae_lambda != 1:
             raise InvalidValueError(
                 f"{self.name}.gae_lambda", config.gae_lambda, "1: DiCE sums rewards (or loaded_dice)"
@@ -148,7 +107,7 @@ class MAML(Agent):
     def inner_lr(self, j: int) -> float:
         """Size of inner step j by the schedule."""
         factors = self.config.inner_lr_schedule
-        return self.config.inner_lr * factors[min(j, len(factors) - 1)]
+        return float(self.config.inner_lr * factors[min(j, len(factors) - 1)])
 
     def policy(self, params: Params, x: Tensor) -> Distribution:
         """pi(. | x): parameters shared, or `[R, ...]` with features `[R, B, d]`."""
@@ -171,7 +130,7 @@ class MAML(Agent):
     @property
     def every_step(self) -> bool:
         """Whether the outer loss looks at more than the last policy."""
-        return self.config.multi_step
+        return bool(self.config.multi_step)
 
     def kl_weight(self, j: int, last: bool) -> float:
         """All on the last policy, or equal on those after each step."""
@@ -182,7 +141,7 @@ class MAML(Agent):
     @property
     def first_order(self) -> bool:
         """Whether this meta-update drops the second derivatives."""
-        return self.config.first_order
+        return bool(self.config.first_order)
 
     @property
     def whole_episodes(self) -> bool:
@@ -198,7 +157,7 @@ class MAML(Agent):
     def graph_bytes(self, rows: int, samples: int) -> int:
         """Measured: 1.6 tensors of each layer's activations with relu, 2.6 with tanh; malloc's gaps double it."""
         kernel = self.family.horizon if self.whole_episodes else 0  # of `history`
-        return rows * samples * (12 * (sum(self.config.hidden) + self.head.size + self.inputs) + 4 * kernel)
+        return int(rows * samples * (12 * (sum(self.config.hidden) + self.head.size + self.inputs) + 4 * kernel))
 
     # --- acting and adapting -----------------------------------------------------------------------------------------
 
@@ -277,10 +236,10 @@ class MAML(Agent):
     # --- the meta-update ---------------------------------------------------------------------------------------------
 
     @property
-    def train_env_steps(self) -> int:
+    def train_env_steps(self) -> int | None:
         """`episodes` of every task before and after each inner step."""
         cfg = self.config
-        return cfg.meta_batch_size * cfg.episodes * self.family.horizon * (cfg.inner_steps + 1)
+        return int(cfg.meta_batch_size * cfg.episodes * self.family.horizon * (cfg.inner_steps + 1))
 
     def train_step(self, trials: Trials) -> dict[str, float]:
         """Algorithm 3 of the paper, on one batch of tasks."""

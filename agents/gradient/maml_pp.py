@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from metarl.agents.gradient.promp import ProMP, ProMPConfig
-from metarl.config import check_number
+from metarl.config import Range
 from metarl.families.family import Family
 from metarl.learning.action_distributions import Distribution
 from metarl.learning.networks import Params
@@ -28,15 +28,15 @@ from metarl.rng import Rng
 class MAMLPlusPlusConfig(ProMPConfig):
     """ProMP's inner and outer losses, and the paper's schedules."""
 
-    inner_steps: int = 3
+    inner_steps: Annotated[int, Range(0, 1e9)] = 3
     """Inner steps in training."""
-    multi_step_iterations: int = 15
+    multi_step_iterations: Annotated[int, Range(0, 1e9)] = 15
     """Meta-updates until the weight of the steps before the last is gone."""
-    first_order_iterations: int = 10
+    first_order_iterations: Annotated[int, Range(0, 1e9)] = 10
     """Meta-updates without second derivatives at the beginning."""
-    schedule_iterations: int = 100
+    schedule_iterations: Annotated[int, Range(1, 1e9)] = 100
     """Meta-updates until the learning rate reaches its lowest."""
-    lowest_outer_lr: float = 1e-4
+    lowest_outer_lr: Annotated[float, Range(0, 1e3)] = 1e-4
     """Adam's learning rate at the end of the schedule."""
 
 
@@ -50,11 +50,6 @@ class MAMLPlusPlus(ProMP):
     def __init__(self, family: Family, config: Any, seed: int = 0, device: torch.device | str = "cpu") -> None:
         super().__init__(family, config, seed, device)
         self.updates = 0
-
-    def _check(self) -> None:
-        super()._check()
-        check_number(self.name, self.config, multi_step_iterations=(0, 1e9), first_order_iterations=(0, 1e9))
-        check_number(self.name, self.config, schedule_iterations=(1, 1e9), lowest_outer_lr=(0, 1e3))
 
     def initial(self, rng: Rng) -> Params:
         """Theta, and for each of its tensors the size of every inner step."""
@@ -74,7 +69,7 @@ class MAMLPlusPlus(ProMP):
     @property
     def first_order(self) -> bool:
         """True for the first meta-updates."""
-        return self.config.first_order or self.updates < self.config.first_order_iterations
+        return self.updates < self.config.first_order_iterations
 
     def step_weight(self, j: int) -> float:
         """Of the loss after j inner steps, 1 <= j <= K: equal at first, all on the last step in the end."""

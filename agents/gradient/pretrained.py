@@ -7,15 +7,17 @@ over tasks, that is, MAML with no inner step.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from metarl.agents.gradient.maml import MAML, MAMLConfig
+from metarl.config import Range
 
 
 @dataclass(frozen=True)
 class PretrainedConfig(MAMLConfig):
     """MAML's hyperparameters."""
 
-    inner_steps: int = 0
+    inner_steps: Annotated[int, Range(0, 1e9)] = 0
     """Inner steps in training."""
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
-from metarl.agents.gradient.maml import MAML, MAMLConfig
-from metarl.config import check_number
-from metarl.errors import InvalidValueError
+from metarl.agents.gradient.config import MetaTrainingConfig
+from metarl.agents.gradient.maml import MAML
+from metarl.config import Range
 from metarl.families.family import Family
 from metarl.learning.action_distributions import Distribution
 from metarl.learning.adam import adam_tensors, load_adam
@@ -26,18 +26,18 @@ from metarl.learning.trust_region import flatten, unflatten
 
 
 @dataclass(frozen=True)
-class ProMPConfig(MAMLConfig):
-    """MAML's inner loop; the paper's outer one. The trust region's fields are not used."""
+class ProMPConfig(MetaTrainingConfig):
+    """MAML's inner loop; the paper's outer one."""
 
-    estimator: str = "lvc"
+    estimator: Literal["naive", "lvc", "dice", "loaded_dice"] = "lvc"
     """Inner loss: lvc is the paper's."""
-    outer_lr: float = 1e-3
+    outer_lr: Annotated[float, Range(0, 1e3)] = 1e-3
     """Adam's learning rate."""
-    outer_epochs: int = 5
+    outer_epochs: Annotated[int, Range(1, 1e4)] = 5
     """Gradient steps on each batch of samples."""
-    clip: float = 0.3
+    clip: Annotated[float, Range(0, 1e3)] = 0.3
     """Adapted policies' probability ratios are clipped to 1 - clip, ..., 1 + clip."""
-    inner_kl_coef: float = 5e-4
+    inner_kl_coef: Annotated[float, Range(0, 1e6)] = 5e-4
     """Penalty on the mean KL divergence of the policies before the last inner step from those that sampled."""
 
 
@@ -52,17 +52,19 @@ class ProMP(MAML):
         super().__init__(family, config, seed, device)
         self.optimizer = torch.optim.Adam(list(self.theta.values()), lr=config.outer_lr)
 
-    def _check(self) -> None:
-        super()._check()
-        check_number(self.name, self.config, outer_lr=(0, 1e3), outer_epochs=(1, 1e4), clip=(0, 1e3))
-        check_number(self.name, self.config, inner_kl_coef=(0, 1e6))
-        if self.config.multi_step:
-            raise InvalidValueError(f"{self.name}.multi_step", True, "False: it is TRPO's (maml_pp has its own)")
-
     @property
     def every_step(self) -> bool:
         """True: the penalty is on the policies before the last step."""
         return True
+
+    @property
+    def first_order(self) -> bool:
+        """False: the meta-gradient is exact."""
+        return False
+
+    def kl_weight(self, j: int, last: bool) -> float:
+        """All on the last policy."""
+        return float(last)
 
     def outer_loss(self, j: int, policy: Distribution, batch: Batch, old: Distribution, last: bool) -> Tensor:
         """The clipped surrogate of the adapted policy; the KL penalty of those before."""

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Annotated
 
 from metarl.agent import Budget, Trials
-from metarl.agents.gradient.maml import MAML, MAMLConfig, params_of
-from metarl.config import check_number
+from metarl.agents.gradient.config import MetaTrainingConfig
+from metarl.agents.gradient.maml import MAML, params_of
+from metarl.config import Range
 
 
 @dataclass(frozen=True)
-class ReptileConfig(MAMLConfig):
-    """MAML's inner loop, with more steps; the trust region's fields are not used."""
+class ReptileConfig(MetaTrainingConfig):
+    """MAML's inner loop, with more steps."""
 
-    inner_steps: int = 3
+    inner_steps: Annotated[int, Range(1, 1e9)] = 3
     """Inner steps in training."""
-    outer_lr: float = 0.5
+    outer_lr: Annotated[float, Range(0, 1)] = 0.5
     """How far theta moves toward the mean of the adapted parameters."""
 
 
@@ -30,10 +32,6 @@ class Reptile(MAML):
     name = "reptile"
     Config = ReptileConfig
     config: ReptileConfig
-
-    def _check(self) -> None:
-        super()._check()
-        check_number(self.name, self.config, outer_lr=(0, 1), inner_steps=(1, 1e9))
 
     @property
     def train_env_steps(self) -> int:

@@ -10,20 +10,26 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from metarl.agents.gradient.maml import MAML, MAMLConfig
+from metarl.agents.gradient.config import AdaptationConfig
+from metarl.agents.gradient.maml import MAML
 
 
 @dataclass(frozen=True)
-class ScratchConfig(MAMLConfig):
-    """MAML's hyperparameters; those of the outer loop are not used."""
+class ScratchConfig(AdaptationConfig):
+    """The policy and the inner steps, as MAML's."""
 
 
 class Scratch(MAML):
-    """Untrained, adapted."""
+    """A policy with random initial weights, adapted by policy-gradient steps."""
 
     name = "scratch"
     Config = ScratchConfig
     learns: ClassVar[bool] = False
+
+    @property
+    def train_env_steps(self) -> None:
+        """None: it is not trained."""
+        return None
 
     def tensors(self) -> dict[str, Tensor]:
         """None: the seed says all."""

@@ -15,22 +15,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from metarl.agent import Agent, AgentState, Budget, Feedback, Rollout, Step, Trials
 from metarl.agents.memory.rl2_network import RL2Network
-from metarl.config import check_number
+from metarl.config import Range
 from metarl.engine.cuda_graphs import CudaGraphCache
-from metarl.errors import InvalidValueError, did_you_mean
+from metarl.errors import InvalidValueError
 from metarl.families.family import Family
 from metarl.families.tasks import Tasks
 from metarl.learning.action_distributions import Distribution, PolicyHead
 from metarl.learning.adam import adam_tensors, load_adam
 from metarl.learning.encoders import ObservationEncoder, TaskEncoder
-from metarl.learning.memory import MEMORIES, free_bytes
+from metarl.learning.memory import free_bytes
 from metarl.learning.returns import discounted_returns, gae
 from metarl.rng import Rng, fold_in, make_key
 
@@ -48,46 +48,46 @@ class RL2Config:
     with a `gae_lambda` of .99 (experiments/LOG.md; docs/trials.md has the settings of every published row).
     """
 
-    trial_episodes: int = 0
+    trial_episodes: Annotated[int, Range(0, 1e6)] = 0
     """Episodes per trial in training (bandits: pulls); 0: from 2 to 10, as many as make about 100 steps."""
-    meta_batch_size: int = 0
+    meta_batch_size: Annotated[int, Range(0, 1e7)] = 0
     """Trials per meta-update, each in a task of its own (the paper: 250,000 environment steps); 0: as many as make
     about 20,000 steps, at most 1,000 and at least 2 for each minibatch."""
-    memory: str = "gru"
+    memory: Literal["gru", "lstm", "transformer"] = "gru"
     """"gru", "lstm" or "transformer" (which looks back one trial of training)."""
-    hidden: int = 128
+    hidden: Annotated[int, Range(1, 1024)] = 128
     """Units of the memory (the paper: 256)."""
     separate_value: bool = False
     """A value network with a memory of its own (the paper has one), instead of a second head on the policy's."""
-    learning_rate: float = 3e-3
+    learning_rate: Annotated[float, Range(0, 10)] = 3e-3
     """Of Adam (the paper: 1e-3, with batches 25 times as large)."""
-    anneal_iterations: int = 0
+    anneal_iterations: Annotated[int, Range(0, 1e9)] = 0
     """Meta-updates over which the learning rate and the entropy bonus fall to 0, linearly, and of which there can be no
     more; 0: they stay."""
-    entropy_anneal: float = 1.0
+    entropy_anneal: Annotated[float, Range(0.001, 1)] = 1.0
     """Part of `anneal_iterations` after which the entropy bonus is 0: below 1 the policy has time left to settle."""
-    epochs: int = 4
+    epochs: Annotated[int, Range(1, 1e3)] = 4
     """Passes over a batch."""
-    minibatches: int = 8
+    minibatches: Annotated[int, Range(1, 1e7)] = 8
     """Parts that a pass splits the trials into."""
-    clip: float = 0.2
+    clip: Annotated[float, Range(1e-6, 10)] = 0.2
     """PPO's clipping of the probability ratio (the paper: 0.1)."""
-    discount: float = 0.99
+    discount: Annotated[float, Range(0, 1)] = 0.99
     """Gamma, across episodes."""
-    gae_lambda: float = 0.3
+    gae_lambda: Annotated[float, Range(0, 1)] = 0.3
     """Lambda of generalised advantage estimation."""
-    value_coef: float = 0.5
+    value_coef: Annotated[float, Range(0, 1e3)] = 0.5
     """Weight of the squared value error."""
-    entropy_coef: float = 0.0
+    entropy_coef: Annotated[float, Range(-1e3, 1e3)] = 0.0
     """Weight of the entropy bonus."""
-    reward_coef: float = 0.0
+    reward_coef: Annotated[float, Range(0, 1e3)] = 0.0
     """Weight of an auxiliary task, the squared error of each step's reward predicted from the memory and the action: it
     teaches a memory to keep what was paid for what. 0: no such task."""
-    task_coef: float = 0.0
+    task_coef: Annotated[float, Range(0, 1e3)] = 0.0
     """Weight of an auxiliary task, the squared error of the task's standardised parameters inferred from the memory
     (Humplik et al. 2019, arXiv:1905.06424): its least is the posterior mean's, so the memory keeps what it saw of
     actions that it no longer takes. 0: no such task."""
-    max_grad_norm: float = 0.5
+    max_grad_norm: Annotated[float, Range(1e-09, 1e9)] = 0.5
     """Gradients are scaled down to this norm."""
     expected_rewards: bool = False
     """Learn from the means that rewards are drawn around, where the family reports them (the memory is given what was
@@ -106,8 +106,8 @@ def sized(config: RL2Config, horizon: int) -> RL2Config:
     return replace(config, trial_episodes=episodes, meta_batch_size=config.meta_batch_size or trials)
 
 
-class RL2(Agent):
-    """Fast reinforcement learning via slow reinforcement learning."""
+class RL2(Agent[RL2Config]):
+    """A recurrent policy, trained by PPO, that learns about its task through the episodes of a trial."""
 
     name = "rl2"
     Config = RL2Config
@@ -117,25 +117,11 @@ class RL2(Agent):
     def __init__(self, family: Family, config: RL2Config, seed: int = 0, device: torch.device | str = "cpu") -> None:
         config = sized(config, family.horizon)
         super().__init__(family, config, seed, device)
-        check_number("rl2", config, trial_episodes=(1, 1e6), meta_batch_size=(1, 1e7), epochs=(1, 1e3))
-        check_number("rl2", config, learning_rate=(0, 10), clip=(1e-6, 10), discount=(0, 1), gae_lambda=(0, 1))
-        check_number(
-            "rl2",
-            config,
-            value_coef=(0, 1e3),
-            reward_coef=(0, 1e3),
-            task_coef=(0, 1e3),
-            entropy_coef=(-1e3, 1e3),
-            max_grad_norm=(1e-9, 1e9),
-        )
-        check_number("rl2", config, minibatches=(1, config.meta_batch_size), anneal_iterations=(0, 1e9))
-        check_number("rl2", config, entropy_anneal=(1e-3, 1))
         if config.entropy_anneal < 1 and not config.anneal_iterations:
             raise InvalidValueError("rl2.entropy_anneal", config.entropy_anneal, "1 where anneal_iterations is 0")
-        if config.memory not in MEMORIES:
-            raise InvalidValueError("rl2.memory", config.memory, did_you_mean(config.memory, MEMORIES))
-        check_number("rl2", config, hidden=(1, 512 if config.memory == "transformer" else 1024))
-        self.config: RL2Config = config
+        Range(1, config.meta_batch_size).check("rl2.minibatches", config.minibatches, whole=True)
+        if config.memory == "transformer":
+            Range(1, 512).check("rl2.hidden", config.hidden, whole=True)
         self.encode = ObservationEncoder(family.observation_space, "rl2")
         self.head = PolicyHead(family.action_space, "rl2")
         self.trial_steps = config.trial_episodes * family.horizon

@@ -39,7 +39,7 @@ from metarl.cli.options import (
 )
 from metarl.cli.outputs import check_film, check_report, check_results
 from metarl.cli.progress import bar, console, say
-from metarl.config import check_number
+from metarl.config import check_config
 from metarl.contract.agent_contract import check_agent, check_briefly, declared, is_built_in
 from metarl.contract.family_contract import check_family
 from metarl.contract.notes import look_first
@@ -405,7 +405,7 @@ def _eat(agent: Agent, steps: int | None) -> bool:
     if steps is None or not hasattr(agent.config, "eval_steps"):
         return False
     agent.config = replace(agent.config, eval_steps=steps)
-    check_number(agent.name, agent.config, eval_steps=(1, 1e9))
+    check_config(agent.name, agent.config)
     return True
 
 
