@@ -62,6 +62,15 @@ def fields_of(node: ast.ClassDef) -> Iterator[tuple[str, str, str]]:
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
             positional = "Positional" in ast.unparse(field.annotation)
             name = field.target.id.upper() if positional else "--" + field.target.id.replace("_", "-")
-            default = "" if field.value is None else ast.unparse(field.value)
-            told = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-            yield name, "" if default == "None" else default, " ".join(after.value.value.split()) if told else ""
+            documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+            yield name, typed(field.value), " ".join(after.value.value.split()) if documented else ""
+
+
+def typed(default: ast.expr | None) -> str:
+    """A default as it is typed in a command: `(0, 1)` as `0 1`, `Path("report")` as `report`; nothing for None."""
+    if isinstance(default, ast.Tuple):
+        return " ".join(typed(part) for part in default.elts)
+    if isinstance(default, ast.Call):
+        return " ".join(typed(part) for part in default.args)
+    value = None if default is None else ast.literal_eval(default)
+    return "" if value is None else str(value)

@@ -304,7 +304,7 @@ def memory_speed_table(data: dict[str, Any]) -> str:
     where = f"{data['options']['threads']} threads on {data['cpu']}, {data['cores']} cores"
     if data.get("cuda"):
         where = f"one {data['cuda']}"
-        parts += "; RecurrentPPO alone runs on that machine's CPU. The first update of a size, which is recorded as a "
+        parts += "; RecurrentPPO alone runs on that machine's CPU. The first update of a size, which is captured as a "
         parts += "CUDA graph, is left to the warm-up; no loop in JAX was run"
     return (
         f"Agents with a memory, medians of {data['options']['repeats']} interleaved repeats with {where}: {parts}.\n\n"

@@ -143,5 +143,7 @@ def test_tables_of_options_are_those_of_the_command_line() -> None:
     assert "| `--checkpoint-every` | `10` | Iterations between checkpoints. |" in table
     assert "| `--out` |  | Run directory to make; runs/AGENT-FAMILY-seedSEED by default. |" in table
     assert "\n| `RUN` |  | Run directory" in hooks["options_table"]("WatchOptions")
+    assert "\n| `--k` | `3` | Adaptation steps" in hooks["options_table"]("EvalOptions")
+    assert "\n| `--out` | `report` | Directory" in hooks["options_table"]("ReportOptions")
     with pytest.raises(LookupError, match="no class Missing"):
         hooks["options_table"]("Missing")
