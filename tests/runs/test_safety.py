@@ -554,7 +554,7 @@ def test_a_killed_training_holds_no_lock_nor_do_its_workers() -> None:
 
 def test_a_checkpoint_is_read_again_while_training_replaces_it(monkeypatch: pytest.MonkeyPatch) -> None:
     run, agent = trained(), bandits()
-    read, times = runs.read_bytes, 0
+    read, times = checkpoints.read_bytes, 0
 
     def meanwhile(path: Path, largest: int) -> bytes:
         nonlocal times
