@@ -51,11 +51,14 @@ def check_config(name: str, config: Any) -> None:
     """
     if not is_dataclass(config) or isinstance(config, type):
         return
-    hints = get_type_hints(type(config), include_extras=True)
+    try:
+        hints = get_type_hints(type(config), include_extras=True)
+    except NameError:  # types that only their author's function knows: then kinds alone are checked
+        hints = {}
     for field in fields(config):
         value = getattr(config, field.name)
         _check_kind(f"{name}.{field.name}", value, field)
-        _check_declared(f"{name}.{field.name}", value, hints[field.name])
+        _check_declared(f"{name}.{field.name}", value, hints.get(field.name, Any))
 
 
 def _check_kind(where: str, value: Any, field: Any) -> None:

@@ -133,6 +133,7 @@ PPO = {
 }
 SMALL: dict[str, dict[str, Any]] = {name: TINY for name in agents if issubclass(agent_class(name), MAML)}
 SMALL |= {"sb3": PPO, "sb3_pretrained": PPO, "rl2": {"hidden": 8, "trial_episodes": 3}}
+SMALL["scratch"] = {"hidden": (8,), "eval_steps": 20}
 
 
 @pytest.mark.parametrize("name", sorted(agents))
@@ -594,5 +595,9 @@ def test_training_looks_at_agents_from_outside_first(mine: list[str], capsys: py
 
 def test_the_agent_of_the_docs_is_clean(scratch_registry: None) -> None:
     page = (Path(__file__).parents[2] / "docs" / "agents.md").read_text()
-    exec(re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0], {"__name__": "docs"})
+    namespace = {"__name__": "docs"}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        if "register_agent" in block:
+            exec(compile(block, "agents.md", "exec", dont_inherit=True), namespace)
     assert check_agent("repeat_best", BANDIT) == []
+    assert check_agent("tiny_rl2", BANDIT) == []

@@ -192,7 +192,7 @@ def test_graphs_are_kept_apart_by_the_names_of_their_inputs_and_large_ones_are_n
 @pytest.mark.parametrize("name", [n for n in RECORDABLE if n != "rl2"])
 def test_rollouts_of_policy_gradient_agents_stay_on_the_device(name: str) -> None:
     family = metarl.make_family("metarl/PointNavigation-v0")
-    agent = metarl.make_agent(name, family, meta_batch_size=2, hidden=(8,))
+    agent = metarl.make_agent(name, family, hidden=(8,))
     assert played_on_meta(agent, family, Budget(envs=2, steps=5)) == []
 
 
