@@ -26,7 +26,7 @@ from metarl import named
 from metarl.cli.main import main
 from metarl.evaluation import results
 from metarl.lock import NAME, locked
-from metarl.runs import checkpoints, stop_requests
+from metarl.runs import checkpoints, metrics_log, stop_requests
 from metarl.runs import run as runs
 from metarl.runs.checkpoints import save_checkpoint
 from metarl.runs.run import Run
@@ -637,7 +637,7 @@ def test_a_full_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: py
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(runs.Metrics, "write", runs._writing(Path("run"))(full))
+    monkeypatch.setattr(metrics_log.Metrics, "write", metrics_log._writing(Path("run"))(full))
     with pytest.raises(SystemExit):
         main(["train", "rl2", *BANDITS, "--hidden", "4", "--meta-batch-size", "8", "--out", "run"])
     assert "output path is 'run', expected a place that can be written (No space left" in capsys.readouterr().err
