@@ -37,8 +37,8 @@ BUGS = (
     Bug(
         "1 evaluator takes one step whatever k",
         "metarl/evaluation/playing.py",
-        "if k < grid[-1]:",
-        "if k < min(1, grid[-1]):",
+        "in adaptation(agent, trials, grid[-1]):",
+        "in adaptation(agent, trials, min(1, grid[-1])):",
         "evaluation/test_evaluate",
     ),
     Bug(

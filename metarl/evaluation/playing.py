@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -12,6 +11,7 @@ import torch
 
 from metarl.agent import Agent, AgentState, Budget, Rollout
 from metarl.engine.rollout import PoolTrials
+from metarl.evaluation.adaptation import adaptation
 from metarl.evaluation.results import Floats
 
 _SMALL = 4  # numbers in an observation that is kept of a trial
@@ -45,31 +45,33 @@ def play_part(
     """Every trial of some tasks, from k = 0 to the end of the grid; `keep` are the rows whose paths are kept."""
     part = Part({m: [] for m in modes}, {m: [] for m in modes})
     begun, used = np.zeros(trials.rows), np.zeros(trials.rows)
-    state = agent.begin(trials.rows, trials.tasks if agent.privileged else None)
-    for k in range(grid[-1] + 1):
-        if k in grid:
+    for at in adaptation(agent, trials, grid[-1]):
+        if at.rollout is not None:
+            begun += (at.rollout.episode_start & at.rollout.valid).sum((0, 2)).cpu().numpy()
+            used += at.rollout.env_steps.cpu().numpy()
+            _keep_step(part, agent, at.rollout, at.seconds, keep)
+        if at.k in grid:
             part.episodes.append(begun.copy())
             part.env_steps.append(used.copy())
             for mode in modes:
-                scored = _score(agent, trials, state, k, episodes, mode)
+                scored = _score(agent, trials, at.state, at.k, episodes, mode)
                 part.scores[mode].append(scored.returns)
                 if scored.success is not None:
                     part.success[mode].append(scored.success)
                 if mode == modes[0]:
-                    part.paths[k] = _paths(scored.rollout, keep)
-        if k < grid[-1]:
-            with _timed(agent.device) as seconds:
-                rollout, state = agent.interact(state, trials, k)
-            part.seconds.append(seconds())
-            part.collected.append(rollout.mean_return().cpu().numpy())
-            part.total.append((rollout.reward * rollout.valid).double().sum((0, 2)).cpu().numpy())
-            if lives(agent) and keep.stop > 0:
-                part.trial.append(_played(agent, rollout.rows(keep)))
-            begun += (rollout.episode_start & rollout.valid).sum((0, 2)).cpu().numpy()
-            used += rollout.env_steps.cpu().numpy()
+                    part.paths[at.k] = _paths(scored.rollout, keep)
         tick()
-    part.failed = int(state["failed"].sum()) if "failed" in state else 0
+    part.failed = int(at.state["failed"].sum()) if "failed" in at.state else 0
     return part
+
+
+def _keep_step(part: Part, agent: Agent, rollout: Rollout, seconds: float, keep: slice) -> None:
+    """Keep what an adaptation step was taken on, and how long it took."""
+    part.seconds.append(seconds)
+    part.collected.append(rollout.mean_return().cpu().numpy())
+    part.total.append((rollout.reward * rollout.valid).double().sum((0, 2)).cpu().numpy())
+    if lives(agent) and keep.stop > 0:
+        part.trial.append(_played(agent, rollout.rows(keep)))
 
 
 class _Scored(NamedTuple):
@@ -109,25 +111,6 @@ def _score_rollouts(
         yield part.collect(agent, agent.fork(state), k, Budget(episodes=1), mode != "sampled", "score", final_obs=True)[
             0
         ]
-
-
-class _timed:
-    """Seconds that a block takes, the device's queue included."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
-    def __enter__(self) -> Callable[[], float]:
-        self.start = self._now()
-        return lambda: self.seconds
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds = self._now() - self.start
 
 
 def _paths(rollout: Rollout, keep: slice) -> Floats:
