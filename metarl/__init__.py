@@ -12,7 +12,7 @@ from metarl.families.registry import load_plugins
 from metarl.provenance import __version__
 
 if TYPE_CHECKING:
-    from metarl.agent import Agent, Budget, Rollout, Trials, make_agent
+    from metarl.agent_base import Agent, Budget, Rollout, Trials, make_agent
     from metarl.contract.agent_contract import check_agent
     from metarl.contract.family_contract import check_family
     from metarl.errors import DivergedWarning, FamilyWarning, InvalidValueError, MetaRLError
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from metarl.runs.train import train
 
 _HOMES = {
-    "metarl.agent": ("Agent", "Budget", "Rollout", "Trials", "make_agent"),
+    "metarl.agent_base": ("Agent", "Budget", "Rollout", "Trials", "make_agent"),
     "metarl.contract.agent_contract": ("check_agent",),
     "metarl.contract.family_contract": ("check_family",),
     "metarl.errors": ("DivergedWarning", "FamilyWarning", "InvalidValueError", "MetaRLError"),

@@ -14,9 +14,10 @@ ROOMS = (
     ("errors", "exact", "global_rng", "distribution"),
     ("files", "rng", "named", "lock", "provenance", "config"),
     ("families",),
-    ("agent",),
+    ("agent_base",),
     ("engine",),
     ("learning",),
+    ("agent",),
     ("runs",),
     ("evaluation",),
     ("report",),
@@ -44,6 +45,15 @@ def modules() -> Iterator[tuple[str, Path]]:
 
 
 FILES = dict(modules())
+
+
+def homes() -> dict[str, set[str]]:
+    """The modules that `metarl.agent` gathers its names from, and the names."""
+    imported = [node for node in ast.parse(FILES["agent"].read_text()).body if isinstance(node, ast.ImportFrom)]
+    return {node.module or "": {alias.name for alias in node.names} for node in imported}
+
+
+HOMES = homes()
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:
@@ -98,3 +108,12 @@ def test_no_room_and_no_file_outgrows_its_page() -> None:
 def test_every_folder_of_tests_mirrors_a_room() -> None:
     folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name[0] not in "._"}
     assert folders <= set(FLOOR) | {"docs", "experiments"}
+
+
+@pytest.mark.parametrize("module", sorted(m for m in FILES if m.startswith("agents.")))
+def test_agents_take_their_names_from_the_entrance_of_authors(module: str) -> None:
+    """`metarl.agent` has what an agent needs, and the built-in ones show it."""
+    tree = ast.parse(FILES[module].read_text())
+    imported = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    elsewhere = [a.name for node in imported for a in node.names if a.name in HOMES.get(node.module or "", ())]
+    assert set(elsewhere) <= {"annotations"}, f"{module}: from metarl.agent import {', '.join(elsewhere)}"

@@ -11,8 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import metarl
-from metarl.agent import Agent, make_agent
+from metarl.agent_base import Agent, make_agent, resolve_device
 from metarl.cli.options import (
     CheckAgentOptions,
     CheckFamilyOptions,
@@ -196,7 +195,7 @@ def run_watch(options: WatchOptions) -> None:
 
 def run_check_family(options: CheckFamilyOptions) -> None:
     """`metarl check-family ID`."""
-    problems = check_family(options.id, seed=options.seed, device=str(metarl.agent.resolve_device(options.device)))
+    problems = check_family(options.id, seed=options.seed, device=str(resolve_device(options.device)))
     refuse("family", options.id, problems)
     say(f"{options.id}: clean")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import gymnasium as gym
 import pytest
 import safetensors.numpy
+import torch
 
 import metarl
 from metarl.cli.main import COMMANDS, main
@@ -224,7 +225,7 @@ def test_values_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert "results file is" in refused(capsys, "report", "nothing.json")
 
 
-@pytest.mark.skipif(metarl.agent.torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_without_a_device(capsys: pytest.CaptureFixture[str]) -> None:
     assert "device is 'cuda', expected 'cpu'" in refused(capsys, "train", "maml", *NAVIGATION, "--device", "cuda")
 
