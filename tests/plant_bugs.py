@@ -149,7 +149,7 @@ BUGS = (
     ),
     Bug(
         "6 ends taken for starts",
-        "metarl/agent.py",
+        "metarl/agent_base.py",
         "return torch.cat([torch.ones_like(self.ended[:1]), self.ended[:-1]])",
         "return self.ended",
         "engine/test_rollout",
@@ -177,7 +177,7 @@ BUGS = (
     ),
     Bug(
         "9 time feature not restarted",
-        "metarl/agent.py",
+        "metarl/agent_base.py",
         "return t - started.cummax(0).values",
         "return t - 0 * started",
         "learning/test_policy_gradient",

@@ -8,11 +8,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from metarl.agent import Agent, AgentState, Budget, Step
-from metarl.errors import InvalidValueError
-from metarl.families.family import Family, TorchFamily
-from metarl.families.tasks import Tasks
-from metarl.rng import Rng
+from metarl.agent import Agent, AgentState, Budget, Family, InvalidValueError, Rng, Step, Tasks, TorchFamily
 
 
 @dataclass(frozen=True)

@@ -31,19 +31,32 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import NormalActionNoise
 from torch import Tensor
 
-from metarl.agent import Agent, AgentState, Budget, Rollout, Step, Trials
-from metarl.config import Range
+from metarl.agent import (
+    Agent,
+    AgentState,
+    Budget,
+    DivergedWarning,
+    Family,
+    InvalidValueError,
+    Range,
+    Rng,
+    Rollout,
+    Step,
+    Tasks,
+    Trials,
+    did_you_mean,
+    fold_in,
+    make_key,
+    seeded,
+)
 from metarl.engine.rollout import check_finite
-from metarl.errors import DivergedWarning, InvalidValueError, did_you_mean, verbatim
-from metarl.families.family import Family
-from metarl.families.tasks import Tasks
+from metarl.errors import verbatim
 from metarl.files import parse_json
-from metarl.global_rng import seed_torch, seeded
+from metarl.global_rng import seed_torch
 from metarl.interop.sb3 import make_sb3_env
 from metarl.interop.sb3_models import ModelTensors, Recorder, join_rows, recorder_of, stack_rows, steps_per_round
 from metarl.interop.sb3_vec_env import SEED_BITS, check_spaces, normalized_space
 from metarl.named import load_named
-from metarl.rng import Rng, fold_in, make_key
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {c.__name__: c for c in (A2C, DDPG, DQN, PPO, SAC, TD3)}
 KINDS = (BaseAlgorithm, BaseBuffer, torch.nn.Module, torch.optim.Optimizer)  # what a run's keywords may name

@@ -23,10 +23,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from metarl.agent import Family, InvalidValueError, Range
 from metarl.agents.classical.bandits import BanditAgent
-from metarl.config import Range
-from metarl.errors import InvalidValueError
-from metarl.families.family import Family
 
 MAX_PULLS = 500  # the table of 500 has 42 million entries, 168 MB
 FINE, COARSE = 2000, 400  # cells of the grid of lambdas, up to 100 pulls and beyond

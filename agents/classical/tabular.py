@@ -29,12 +29,7 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
-from metarl.agent import Agent, AgentState, Budget, Feedback, Step
-from metarl.config import Range
-from metarl.errors import InvalidValueError
-from metarl.families.family import Family
-from metarl.families.tasks import Tasks
-from metarl.rng import Rng
+from metarl.agent import Agent, AgentState, Budget, Family, Feedback, InvalidValueError, Range, Rng, Step, Tasks
 
 TIE = 1e-4  # action values nearer than this are equal but for rounding, which differs between batch sizes
 

@@ -24,11 +24,8 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from metarl.agent import AgentState
+from metarl.agent import AgentState, Family, Range, Rng
 from metarl.agents.classical.tabular import TabularAgent, TabularConfig, mean_reward, mean_transition, value_iteration
-from metarl.config import Range
-from metarl.families.family import Family
-from metarl.rng import Rng
 
 DELTA = 0.05
 _ROWS = 1000  # rows of a chunk that stays in the cache

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from metarl.agent import Params
 from metarl.agents.gradient.maml import MAML, MAMLConfig
-from metarl.learning.networks import Params
 
 
 @dataclass(frozen=True)

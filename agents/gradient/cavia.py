@@ -11,10 +11,8 @@ from typing import Annotated
 
 from torch import Tensor, cat
 
+from metarl.agent import Distribution, Params, Range
 from metarl.agents.gradient.maml import MAML, MAMLConfig
-from metarl.config import Range
-from metarl.learning.action_distributions import Distribution
-from metarl.learning.networks import Params
 
 
 @dataclass(frozen=True)

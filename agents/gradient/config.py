@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from metarl.config import Range
+from metarl.agent import Range
 
 
 @dataclass(frozen=True)

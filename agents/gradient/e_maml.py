@@ -15,9 +15,8 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from metarl.agent import Distribution, Range
 from metarl.agents.gradient.maml import MAML, MAMLConfig
-from metarl.config import Range
-from metarl.learning.action_distributions import Distribution
 from metarl.learning.policy_gradient import Batch
 
 

@@ -17,19 +17,31 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor
 
-from metarl.agent import Agent, AgentState, Budget, Rollout, Step, Trials
+from metarl.agent import (
+    Agent,
+    AgentState,
+    Budget,
+    Distribution,
+    DivergedWarning,
+    Family,
+    InvalidValueError,
+    ObservationEncoder,
+    Params,
+    PolicyHead,
+    Range,
+    Rng,
+    Rollout,
+    Step,
+    Tasks,
+    Trials,
+    init_mlp,
+    make_key,
+    mlp,
+)
 from metarl.agents.gradient.config import MetaTrainingConfig
-from metarl.config import Range
-from metarl.errors import DivergedWarning, InvalidValueError
-from metarl.families.family import Family
-from metarl.families.tasks import Tasks
-from metarl.learning.action_distributions import Distribution, PolicyHead
-from metarl.learning.encoders import ObservationEncoder
 from metarl.learning.meta_gradient import MetaObjective, inner_step
-from metarl.learning.networks import Params, init_mlp, mlp
 from metarl.learning.policy_gradient import Batch, prepare, surrogate
 from metarl.learning.trust_region import trust_region_step, unflatten
-from metarl.rng import Rng, make_key
 
 _CHUNK_ELEMENTS = 400_000  # activations of one layer that fit the cache: batching all 40 tasks takes twice as long
 

@@ -15,13 +15,9 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
+from metarl.agent import Distribution, Family, Params, Range, Rng
 from metarl.agents.gradient.promp import ProMP, ProMPConfig
-from metarl.config import Range
-from metarl.families.family import Family
-from metarl.learning.action_distributions import Distribution
-from metarl.learning.networks import Params
 from metarl.learning.policy_gradient import Batch
-from metarl.rng import Rng
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
+from metarl.agent import Params, Rng
 from metarl.agents.gradient.maml import MAML, MAMLConfig
-from metarl.learning.networks import Params
-from metarl.rng import Rng
 
 
 @dataclass(frozen=True)

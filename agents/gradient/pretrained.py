@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from metarl.agent import Range
 from metarl.agents.gradient.maml import MAML, MAMLConfig
-from metarl.config import Range
 
 
 @dataclass(frozen=True)

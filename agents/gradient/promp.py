@@ -13,14 +13,10 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
+from metarl.agent import Distribution, Family, Params, Range, adam_tensors, load_adam
 from metarl.agents.gradient.config import MetaTrainingConfig
 from metarl.agents.gradient.maml import MAML
-from metarl.config import Range
-from metarl.families.family import Family
-from metarl.learning.action_distributions import Distribution
-from metarl.learning.adam import adam_tensors, load_adam
 from metarl.learning.meta_gradient import MetaObjective
-from metarl.learning.networks import Params
 from metarl.learning.policy_gradient import Batch
 from metarl.learning.trust_region import flatten, unflatten
 

@@ -10,10 +10,9 @@ import time
 from dataclasses import dataclass
 from typing import Annotated
 
-from metarl.agent import Budget, Trials
+from metarl.agent import Budget, Range, Trials
 from metarl.agents.gradient.config import MetaTrainingConfig
 from metarl.agents.gradient.maml import MAML, params_of
-from metarl.config import Range
 
 
 @dataclass(frozen=True)

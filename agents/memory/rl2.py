@@ -20,19 +20,33 @@ from typing import Annotated, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from metarl.agent import Agent, AgentState, Budget, Feedback, Rollout, Step, Trials
+from metarl.agent import (
+    Agent,
+    AgentState,
+    Budget,
+    Distribution,
+    Family,
+    Feedback,
+    InvalidValueError,
+    ObservationEncoder,
+    PolicyHead,
+    Range,
+    Rng,
+    Rollout,
+    Step,
+    TaskEncoder,
+    Tasks,
+    Trials,
+    adam_tensors,
+    discounted_returns,
+    fold_in,
+    gae,
+    load_adam,
+    make_key,
+)
 from metarl.agents.memory.rl2_network import RL2Network
-from metarl.config import Range
 from metarl.engine.cuda_graphs import CudaGraphCache
-from metarl.errors import InvalidValueError
-from metarl.families.family import Family
-from metarl.families.tasks import Tasks
-from metarl.learning.action_distributions import Distribution, PolicyHead
-from metarl.learning.adam import adam_tensors, load_adam
-from metarl.learning.encoders import ObservationEncoder, TaskEncoder
 from metarl.learning.memory import free_bytes
-from metarl.learning.returns import discounted_returns, gae
-from metarl.rng import Rng, fold_in, make_key
 
 Out = TypeVar("Out")
 TRIAL_STEPS, BATCH_STEPS = 100, 20_000  # of trials and meta-updates, where nobody says how long they are

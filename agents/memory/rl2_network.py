@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from metarl.learning.memory import make_memory
-from metarl.rng import Rng
+from metarl.agent import Rng, make_memory
 
 
 class JointHead(nn.Module):

@@ -19,7 +19,7 @@ from typing import Any
 
 import tyro
 
-from metarl.agent import Agent, adapts_between_episodes
+from metarl.agent_base import Agent, adapts_between_episodes
 from metarl.cli.options import ListOptions
 from metarl.cli.progress import console
 from metarl.errors import InvalidValueError, did_you_mean

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from metarl.agent import make_agent
+from metarl.agent_base import make_agent
 from metarl.cli.commands import evaluate_each, fresh, others, say_table, train_run
 from metarl.cli.options import (
     QuickstartOptions,

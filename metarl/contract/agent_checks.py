@@ -15,7 +15,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from metarl.agent import Agent, AgentState, Budget, Feedback, Rollout, Step
+from metarl.agent_base import Agent, AgentState, Budget, Feedback, Rollout, Step
 from metarl.contract.agent_probe import ROWS, AgentSubject, Held, differing, digests, holdings, named, watched
 from metarl.contract.family_checks import hidden_randomness
 from metarl.contract.family_probe import Subject

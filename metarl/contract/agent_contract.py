@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from metarl.agent import Agent, build_agent
+from metarl.agent_base import Agent, build_agent
 from metarl.contract.agent_checks import (
     ALL_TENSORS,
     RESTORE,

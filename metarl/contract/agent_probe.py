@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.agent import Agent, AgentState, Budget, Rollout, Step, build_agent
+from metarl.agent_base import Agent, AgentState, Budget, Rollout, Step, build_agent
 from metarl.contract.family_probe import culprit
 from metarl.engine.pool import EnvironmentPool
 from metarl.engine.rollout import PoolTrials

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 
-from metarl.agent import resolve_device
+from metarl.agent_base import resolve_device
 from metarl.contract.family_checks import (
     batch_equals_singles,
     constant_spaces,

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from metarl.agent import SimulatorState
+from metarl.agent_base import SimulatorState
 from metarl.families.family import Family, TorchFamily
 from metarl.families.tasks import Tasks
 

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import Tensor
 
-from metarl.agent import REPORTED
+from metarl.agent_base import REPORTED
 from metarl.engine.environments import Transition
 from metarl.families.gym_family import GymFamily, task_dict
 from metarl.families.tasks import Tasks

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.agent import REPORTED, Agent, AgentState, Budget, Feedback, Rollout, Step, Trials
+from metarl.agent_base import REPORTED, Agent, AgentState, Budget, Feedback, Rollout, Step, Trials
 from metarl.engine.environments import Environments, Transition, engine_threads
 from metarl.engine.pool import EnvironmentPool
 from metarl.engine.pulse import Listener, pulse

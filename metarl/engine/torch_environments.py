@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl.agent import REPORTED, SimulatorState
+from metarl.agent_base import REPORTED, SimulatorState
 from metarl.engine.cuda_graphs import CudaGraphCache
 from metarl.engine.environments import Transition
 from metarl.errors import InvalidValueError

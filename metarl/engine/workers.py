@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.agent import REPORTED
+from metarl.agent_base import REPORTED
 from metarl.engine.environments import Transition
 from metarl.engine.gym_environments import GymEnvironments
 from metarl.errors import InvalidValueError, verbatim

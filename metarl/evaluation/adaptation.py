@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from metarl.agent import Agent, AgentState, Rollout
+from metarl.agent_base import Agent, AgentState, Rollout
 from metarl.engine.pool import EnvironmentPool
 from metarl.engine.rollout import PoolTrials
 from metarl.errors import InvalidValueError

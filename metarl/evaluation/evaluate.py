@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from metarl.agent import Agent, Budget
+from metarl.agent_base import Agent, Budget
 from metarl.engine.pool import EnvironmentPool
 from metarl.engine.rollout import PoolTrials
 from metarl.errors import InvalidValueError, did_you_mean, verbatim

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from metarl.agent import Agent, AgentState, Budget, Rollout
+from metarl.agent_base import Agent, AgentState, Budget, Rollout
 from metarl.engine.rollout import PoolTrials
 from metarl.evaluation.adaptation import adaptation
 from metarl.evaluation.results import Floats

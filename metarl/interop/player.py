@@ -19,7 +19,7 @@ import torch
 from gymnasium.spaces import Discrete
 from torch import Tensor
 
-from metarl.agent import Agent, Feedback, Step
+from metarl.agent_base import Agent, Feedback, Step
 from metarl.errors import InvalidValueError
 from metarl.evaluation.adaptation import adapted_state
 from metarl.families.tasks import Tasks

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 from torch import Tensor
 
-from metarl.agent import Rollout
+from metarl.agent_base import Rollout
 from metarl.engine.pulse import pulse
 from metarl.families.tasks import Tasks
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metarl.agent import Rollout
+from metarl.agent_base import Rollout
 from metarl.learning.returns import discounted_returns, gae, linear_baseline, linear_features, row_moments
 
 ESTIMATORS = ("naive", "lvc", "dice", "loaded_dice")

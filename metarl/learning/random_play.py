@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from metarl.agent import Agent, AgentState, Budget, Step
+from metarl.agent_base import Agent, AgentState, Budget, Step
 from metarl.families.family import Family
 from metarl.families.tasks import Tasks
 from metarl.learning.action_distributions import PolicyHead

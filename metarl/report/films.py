@@ -29,7 +29,7 @@ from gymnasium.spaces import Discrete
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from metarl.agent import Agent, AgentState, Budget
+from metarl.agent_base import Agent, AgentState, Budget
 from metarl.engine.environments import Environments, Transition
 from metarl.engine.gym_environments import GymEnvironments
 from metarl.engine.pool import EnvironmentPool

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from metarl.agent import Agent
+from metarl.agent_base import Agent
 from metarl.errors import InvalidValueError, verbatim
 from metarl.files import (
     LARGEST_ARRAYS,

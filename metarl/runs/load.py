@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from metarl.agent import Agent
+from metarl.agent_base import Agent
 from metarl.runs.run import Run
 
 

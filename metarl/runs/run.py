@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from metarl.agent import Agent, make_agent
+from metarl.agent_base import Agent, make_agent
 from metarl.engine.workers import ProcessesEndedError
 from metarl.errors import InvalidValueError, MetaRLError, verbatim
 from metarl.families.registry import agent_class, agents, base_id, families, make_family
