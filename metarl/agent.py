@@ -25,11 +25,12 @@ from metarl.families.family import Family, TorchFamily
 from metarl.families.tasks import Tasks
 from metarl.global_rng import seeded
 from metarl.learning.action_distributions import Categorical, Distribution, Gaussian, PolicyHead
-from metarl.learning.adam import adam_tensors, load_adam
+from metarl.learning.adam import adam_step, adam_tensors, load_adam, load_net, net_tensors
 from metarl.learning.encoders import ObservationEncoder, TaskEncoder
 from metarl.learning.memory import GRU, LSTM, Transformer, make_memory
 from metarl.learning.networks import Params, init_mlp, mlp
 from metarl.learning.returns import discounted_returns, gae, standardize
+from metarl.learning.trial_memory import TrialInputs, TrialMemory
 from metarl.rng import Rng, fold_in, make_key
 
 __all__ = [
@@ -57,7 +58,10 @@ __all__ = [
     "Tasks",
     "TorchFamily",
     "Transformer",
+    "TrialInputs",
+    "TrialMemory",
     "Trials",
+    "adam_step",
     "adam_tensors",
     "did_you_mean",
     "discounted_returns",
@@ -65,10 +69,12 @@ __all__ = [
     "gae",
     "init_mlp",
     "load_adam",
+    "load_net",
     "make_agent",
     "make_key",
     "make_memory",
     "mlp",
+    "net_tensors",
     "seeded",
     "standardize",
 ]

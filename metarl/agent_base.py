@@ -15,11 +15,12 @@ from typing import Any, ClassVar, Generic, NamedTuple, cast
 
 import numpy as np
 import torch
+from gymnasium.spaces import Box
 from torch import Tensor
 from typing_extensions import TypeVar
 
 from metarl.config import check_config
-from metarl.errors import InvalidValueError, did_you_mean
+from metarl.errors import InvalidValueError, did_you_mean, verbatim
 from metarl.families.family import Family, State
 from metarl.families.registry import agent_class, make_family
 from metarl.families.tasks import Tasks
@@ -215,6 +216,7 @@ class Agent(ABC, Generic[ConfigT]):
         privileged: whether it may see the task and the environments.
         is_recurrent: whether `observe` must be called after every step; such agents have one environment per row.
         learns: whether `train_step` does anything.
+        head: a `PolicyHead`, if it has one, by which `to_env` maps the policy's actions to the action box.
         takes: which families it takes, in words; what the constructor says when it refuses another.
         capturable: whether `act` and `observe` are the same kernels at every call, on the state and on parameters that
             stay where they are, nothing read back and nothing copied from the host; CUDA rollouts of torch families are
@@ -235,9 +237,9 @@ class Agent(ABC, Generic[ConfigT]):
         self.config: ConfigT = config
 
     @property
-    @abstractmethod
     def budget(self) -> Budget:
-        """What one adaptation step eats, in evaluation."""
+        """What one adaptation step eats, in evaluation: one more episode, unless overridden."""
+        return Budget(envs=1, episodes=1)
 
     @abstractmethod
     def begin(self, rows: int, tasks: Tasks | None = None) -> AgentState:
@@ -296,8 +298,20 @@ class Agent(ABC, Generic[ConfigT]):
         return {k: v.clone() if rows is None else v[rows] for k, v in state.items()}
 
     def to_env(self, action: Tensor) -> Tensor:
-        """From the policy's actions `[N, ...]` to the environment's."""
-        return action
+        """From the policy's actions `[N, ...]` to the environment's: by `head`, or as they are if there is none.
+
+        Raises:
+            InvalidValueError: the actions are a Box, and the agent has neither a `head` nor a `to_env` of its own.
+        """
+        if not maps_actions(self):
+            expected = (
+                f"a map of the policy's actions to {self.family.action_space}: keep a PolicyHead as self.head, or, if "
+                "act returns the environment's own actions, write `def to_env(self, action): return action`"
+            )
+            raise InvalidValueError(f"{type(self).__name__}.to_env", verbatim("missing"), expected)
+        head: Any = getattr(self, "head", None)
+        out: Tensor = head.to_env(action) if hasattr(head, "to_env") else action
+        return out
 
     def tensors(self) -> dict[str, Tensor]:
         """All that training changes, for checkpoints; the same names and shapes before the first update and after."""
@@ -341,6 +355,27 @@ def build_agent(
         raise InvalidValueError(f"family of {name}", built.id, expected)
     chosen = replace(cast("Any", config), **overrides)
     return cls(built, chosen, seed, resolve_device(device))
+
+
+def maps_actions(agent: Agent) -> bool:
+    """Whether an agent says how its actions become the environment's; those of a Box alone need be mapped."""
+    own = type(agent).to_env is not Agent.to_env or hasattr(getattr(agent, "head", None), "to_env")
+    return own or not isinstance(agent.family.action_space, Box)
+
+
+def check_hears(agent: Agent) -> None:
+    """Refuse an agent whose `observe` is never called, or is to be called and missing.
+
+    Raises:
+        InvalidValueError: it overrides `observe` and is not recurrent, or the other way round.
+    """
+    cls, name = type(agent), type(agent).__name__
+    hears = cls.observe is not Agent.observe
+    if hears and not (cls.is_recurrent or agent.is_recurrent):
+        raise InvalidValueError(f"{name}.is_recurrent", False, f"True, or {name}.observe is never called")
+    if agent.is_recurrent and not hears:
+        expected = "the state after a step, because is_recurrent is True"
+        raise InvalidValueError(f"{name}.observe", verbatim("missing"), expected)
 
 
 def adapts_between_episodes(cls: type[Agent]) -> bool:

@@ -8,7 +8,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from metarl.agent import Agent, AgentState, Budget, Family, InvalidValueError, Rng, Step, Tasks, TorchFamily
+from metarl.agent import Agent, AgentState, Family, InvalidValueError, Rng, Step, Tasks, TorchFamily
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,6 @@ class Oracle(Agent):
         if not (isinstance(family, TorchFamily) and family.has_optimal_action):
             raise InvalidValueError("family of oracle", family.id, self.takes)
 
-    @property
-    def budget(self) -> Budget:
-        """One episode per adaptation step, which changes nothing."""
-        return Budget(envs=1, episodes=1)
-
     def begin(self, rows: int, tasks: Tasks | None = None) -> AgentState:
         """Nothing is kept but the rows."""
         return {"row": torch.arange(rows, device=self.device)}
@@ -47,3 +42,7 @@ class Oracle(Agent):
         assert simulator is not None  # the constructor refuses families without one
         action = cast("TorchFamily", self.family).optimal_action(simulator.state, simulator.task, simulator.time)
         return action.view(*step.obs.shape[:2], *action.shape[1:]), {}, state
+
+    def to_env(self, action: Tensor) -> Tensor:
+        """They are the environment's own already."""
+        return action

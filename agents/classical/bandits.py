@@ -21,7 +21,7 @@ import torch
 from gymnasium.spaces import Discrete
 from torch import Tensor
 
-from metarl.agent import Agent, AgentState, Budget, Family, Feedback, InvalidValueError, Range, Rng, Step, Tasks
+from metarl.agent import Agent, AgentState, Family, Feedback, InvalidValueError, Range, Rng, Step, Tasks
 
 
 class BanditAgent(Agent):
@@ -40,11 +40,6 @@ class BanditAgent(Agent):
         if not (discrete and getattr(family, "bandit", family.horizon == 1)):
             raise InvalidValueError(f"family of {self.name}", family.id, BanditAgent.takes)
         self.arms = int(cast("Discrete", family.action_space).n)
-
-    @property
-    def budget(self) -> Budget:
-        """One more episode of the trial."""
-        return Budget(envs=1, episodes=1)
 
     def begin(self, rows: int, tasks: Tasks | None = None) -> AgentState:
         """Nothing pulled: `paid` is s_a and `pulls` is n_a, both `float32 [R, arms]`."""

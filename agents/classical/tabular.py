@@ -29,7 +29,7 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
-from metarl.agent import Agent, AgentState, Budget, Family, Feedback, InvalidValueError, Range, Rng, Step, Tasks
+from metarl.agent import Agent, AgentState, Family, Feedback, InvalidValueError, Range, Rng, Step, Tasks
 
 TIE = 1e-4  # action values nearer than this are equal but for rounding, which differs between batch sizes
 
@@ -134,11 +134,6 @@ class TabularAgent(Agent):
     @abstractmethod
     def plan(self, state: AgentState, rng: Rng) -> Tensor:
         """Action values of the coming episode, `[R, H, S, A]`."""
-
-    @property
-    def budget(self) -> Budget:
-        """One more episode."""
-        return Budget(envs=1, episodes=1)
 
     def begin(self, rows: int, tasks: Tasks | None = None) -> AgentState:
         """Nothing is counted yet."""

@@ -15,7 +15,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from metarl.agent_base import Agent, AgentState, Budget, Feedback, Rollout, Step
+from metarl.agent_base import Agent, AgentState, Budget, Feedback, Rollout, Step, maps_actions
 from metarl.contract.agent_probe import ROWS, AgentSubject, Held, differing, digests, holdings, named, watched
 from metarl.contract.family_checks import hidden_randomness
 from metarl.contract.family_probe import Subject
@@ -28,10 +28,13 @@ REPLAYED = 20  # steps of a rollout that are acted in again
 TOLERANCE = 1e-3  # relative and absolute, between a batch and its singles
 EXTREMES = (1e6, -1e6, 0.0)  # actions that a policy could take
 SEEDS = (1, 2)  # of the global generators
-DRAW_KEYED = "draw from the rng that act is given, or from Rng(torch.tensor([trials.key])) (metarl.rng)"
-SEED_INIT = "build modules in a block `with metarl.global_rng.seeded(seed, self.device):`, or draw from metarl.rng.Rng"
+DRAW_KEYED = "draw from the rng that act is given, or from Rng(torch.tensor([trials.key])) (metarl.agent)"
+SEED_INIT = "build modules in a block `with metarl.agent.seeded(seed, self.device):`, or draw from metarl.agent.Rng"
 RESTORE = "return it from tensors() and put it back in load_tensors()"
 ALL_TENSORS = "all that training changes, so that a checkpoint restores it"
+MAP_ACTIONS = (
+    "keep a metarl.agent.PolicyHead as self.head, or return act's own actions from to_env if they are in the box"
+)
 FINITE = "a dict from names to finite numbers"
 
 
@@ -55,6 +58,9 @@ def interface(subject: AgentSubject) -> Iterator[str]:
         yield subject.say("budget", repr(budget), "a metarl.Budget", "return Budget(envs, steps or episodes)")
     if agent.is_recurrent and budget.envs != 1:
         yield subject.say("budget", repr(budget), "one environment, because is_recurrent is True", "set envs=1")
+    if not maps_actions(agent):
+        expected = f"a map of the policy's actions to {subject.family.action_space}"
+        yield subject.say("to_env", "not implemented", expected, MAP_ACTIONS)
     for deterministic in (False, True):
         yield from _first_step(subject, agent, deterministic)
     trials = subject.trials()
@@ -89,7 +95,8 @@ def extreme_actions(subject: AgentSubject) -> Iterator[str]:
     agent, trials = subject.learner, subject.trials()
     step, rng = subject.opening(agent, trials, 1)
     action = agent.act(subject.begin(agent, trials), step, rng, False)[0].flatten(0, 1)
-    if type(agent).to_env is not Agent.to_env and isinstance(subject.family.action_space, spaces.Box):
+    own_units = agent.to_env(action) is action  # the agent says that its actions are the environment's
+    if isinstance(subject.family.action_space, spaces.Box) and not own_units:
         for extreme in EXTREMES:
             yield from _inside(subject, agent, torch.full_like(action, extreme))
 
@@ -117,13 +124,13 @@ def _inside(subject: AgentSubject, agent: Agent, action: Tensor) -> Iterator[str
     expected = f"{'int64' if discrete else 'float32'} {list(shape)}"
     wrong = not isinstance(sent, Tensor) or tuple(sent.shape) != shape or sent.is_floating_point() == discrete
     if wrong or sent.dtype == torch.float64:
-        fix = "return what the environment takes (metarl.learning.action_distributions.PolicyHead)"
+        fix = "return what the environment takes (metarl.agent.PolicyHead)"
         yield subject.say("to_env", f"returning {_described(sent)}", expected, fix)
     low: Any = torch.as_tensor(0 if isinstance(space, spaces.Discrete) else space.low)  # type: ignore[attr-defined]
     high: Any = torch.as_tensor(space.n - 1 if isinstance(space, spaces.Discrete) else space.high)  # type: ignore[attr-defined]
     outside = ~((sent >= low.to(sent.device)) & (sent <= high.to(sent.device)))  # NaN is outside
     if bool(outside.any()):
-        fix = "map or clip actions into the space there (metarl.learning.action_distributions.PolicyHead.to_env)"
+        fix = "map or clip actions into the space there (metarl.agent.PolicyHead.to_env)"
         yield subject.say("to_env", f"returning {sent[outside][0].item():g}", f"numbers inside {space}", fix)
 
 
@@ -239,7 +246,7 @@ def _constant_names(subject: AgentSubject, new: Any, trained: Any) -> Iterator[s
             yield subject.say("tensors()", f"{_described(found)} of {len(found)}", "a dict of tensors by name", RESTORE)
     kinds = [{k: (tuple(v.shape), str(v.dtype)) for k, v in found.items()} for found in (new, trained)]
     if wrong := differing(*kinds):
-        fix = "return zeros for what is not there before the first update (metarl.learning.adam.adam_tensors does)"
+        fix = "return zeros for what is not there before the first update (metarl.agent.net_tensors does)"
         found = f"with other names or shapes after training ({named(wrong)})"
         yield subject.say("tensors()", found, "the same tensors before and after", fix)
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.agent_base import REPORTED, Agent, AgentState, Budget, Feedback, Rollout, Step, Trials
+from metarl.agent_base import REPORTED, Agent, AgentState, Budget, Feedback, Rollout, Step, Trials, check_hears
 from metarl.engine.environments import Environments, Transition, engine_threads
 from metarl.engine.pool import EnvironmentPool
 from metarl.engine.pulse import Listener, pulse
@@ -144,8 +144,10 @@ def play(
         spec: how.
 
     Raises:
-        InvalidValueError: a reward, an observation or an action is not finite.
+        InvalidValueError: a reward, an observation or an action is not finite, or the agent's `observe` and its
+            `is_recurrent` do not fit together.
     """
+    check_hears(agent)
     if is_captured(agent, envs) and isinstance(envs, TorchEnvironments):
         rollout, state = _replay(agent, state, envs, tasks, keys, spec)
     else:

@@ -129,10 +129,15 @@ class PolicyHead:
         return () if self.discrete else (self.size,)
 
     def distribution(self, output: Tensor, log_std: Tensor | None = None) -> Distribution:
-        """Network output `[..., size]` to a distribution; `log_std` `[size]` or `[R, size]` for a Box."""
+        """Network output `[..., size]` to a distribution.
+
+        Args:
+            output: logits, or the means of a Box's actions.
+            log_std: of a Box's actions, `[size]` or `[R, size]`; None: a standard deviation of 1.
+        """
         if self.discrete:
             return Categorical.from_logits(output)
-        assert log_std is not None
+        log_std = output.new_zeros(self.size) if log_std is None else log_std
         return Gaussian(output, log_std.unsqueeze(-2) if log_std.dim() == 2 else log_std)
 
     def to_env(self, action: Tensor) -> Tensor:

@@ -1,11 +1,34 @@
-"""Adam's moments as named tensors, for checkpoints."""
+"""Training by Adam: one step down a loss, and what it changes as named tensors, for checkpoints."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+
+def adam_step(optimizer: torch.optim.Optimizer, loss: Tensor, max_grad_norm: float = math.inf) -> None:
+    """One step down `loss`, a scalar; a gradient whose norm is larger than `max_grad_norm` is scaled down to it."""
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    for p, grad in zip(params, torch.autograd.grad(loss, params), strict=True):
+        p.grad = grad
+    if max_grad_norm < math.inf:
+        nn.utils.clip_grad_norm_(params, max_grad_norm)
+    optimizer.step()
+
+
+def net_tensors(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """All that training a network by Adam changes, for an agent's `tensors`: "net.NAME" and "adam.NAME.MOMENT"."""
+    own = {f"net.{name}": values for name, values in net.state_dict().items()}
+    return own | adam_tensors(optimizer, dict(net.named_parameters()))
+
+
+def load_net(net: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """The inverse of `net_tensors`; names of other tensors may stand beside."""
+    net.load_state_dict({k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")})
+    load_adam(optimizer, dict(net.named_parameters()), tensors)
 
 
 def adam_tensors(optimizer: torch.optim.Optimizer, params: Mapping[str, Tensor]) -> dict[str, Tensor]:

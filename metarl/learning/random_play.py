@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from metarl.agent_base import Agent, AgentState, Budget, Step
+from metarl.agent_base import Agent, AgentState, Step
 from metarl.families.family import Family
 from metarl.families.tasks import Tasks
 from metarl.learning.action_distributions import PolicyHead
@@ -36,11 +36,6 @@ class RandomPlay(Agent[RandomConfig]):
         super().__init__(family, config or RandomConfig(), seed, device)
         self.head = PolicyHead(family.action_space, self.name)
 
-    @property
-    def budget(self) -> Budget:
-        """One episode per adaptation step, which changes nothing."""
-        return Budget(envs=1, episodes=1)
-
     def begin(self, rows: int, tasks: Tasks | None = None) -> AgentState:
         """Nothing is kept but the rows."""
         return {"row": torch.arange(rows, device=self.device)}
@@ -50,7 +45,3 @@ class RandomPlay(Agent[RandomConfig]):
     ) -> tuple[Tensor, dict[str, Tensor], AgentState]:
         """Uniform actions `[R, E, *action]`."""
         return self.head.uniform(rng).view(*step.obs.shape[:2], *self.head.action_shape), {}, state
-
-    def to_env(self, action: Tensor) -> Tensor:
-        """Into the box."""
-        return self.head.to_env(action)

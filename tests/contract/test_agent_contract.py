@@ -6,8 +6,10 @@ import contextlib
 import math
 import random
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +19,7 @@ from gymnasium.spaces import Box, Discrete
 
 import metarl
 from metarl import Agent, Budget
+from metarl.agent_base import build_agent
 from metarl.agents.gradient.maml import MAML
 from metarl.cli.main import main
 from metarl.contract.agent_contract import FAMILIES, check_agent, check_briefly
@@ -77,9 +80,6 @@ class Linear(Agent):
 
     def adapt(self, state: Any, rollout: Any) -> Any:
         return {"bias": state["bias"] + rollout.mean_return().float().unsqueeze(1) * torch.arange(self.head.size)}
-
-    def to_env(self, action: torch.Tensor) -> torch.Tensor:
-        return self.head.to_env(action)
 
     def train_step(self, trials: Any) -> Any:
         rollout, _ = trials.collect(self, self.begin(trials.rows), 0, self.budget)
@@ -281,6 +281,27 @@ class NoBox(Linear):
         return action
 
 
+class NoMap(Linear):
+    """Its head is no `PolicyHead`, and it forgets `to_env`."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.head: Any = SimpleNamespace(size=self.head.size, distribution=self.head.distribution)
+
+    to_env = Agent.to_env
+
+
+class OwnUnits(NoMap):
+    """Acts in the box itself, and says so."""
+
+    def act(self, state, step, rng, deterministic):
+        action, extras, state = super().act(state, step, rng, deterministic)
+        return action.clamp(-0.1, 0.1), extras, state
+
+    def to_env(self, action):
+        return action
+
+
 class HalfBox(Linear):
     def to_env(self, action):
         return 0.01 * action.clamp(max=1.0)
@@ -425,6 +446,7 @@ BROKEN = [
     (AliasingFork, BANDIT, "fork is sharing bias with the original"),
     (WrongFork, BANDIT, "fork is giving bias of other rows"),
     (NoBox, POINTS, "to_env is returning"),
+    (NoMap, POINTS, "to_env is not implemented, expected a map of the policy's actions to Box(-0.1, 0.1"),
     (HalfBox, POINTS, "to_env is returning -10000, expected numbers inside Box(-0.1, 0.1"),
     (EvaluationTrains, BANDIT, "act is changing theta.w0 in evaluation"),
     (EvaluationTeaches, BANDIT, "adapt is changing seen in evaluation"),
@@ -441,7 +463,7 @@ BROKEN = [
     (NeverTrains, BANDIT, "train_step is not implemented"),
     (Thawed, BANDIT, "Config is <class"),
     (Nested, BANDIT, "Config is NestedConfig("),
-    (Unfinished, BANDIT, "act, begin, budget is missing"),
+    (Unfinished, BANDIT, "act, begin is missing"),
     (Undocumented, BANDIT, "the docstring is missing"),
 ]
 
@@ -453,6 +475,42 @@ def test_a_planted_bug_is_named(agent: type[Agent], family: str, said: str) -> N
     found = check_agent(agent, family)
     assert any(said in sentence for sentence in found), found
     assert all(", expected " in sentence and "; to fix it, " in sentence for sentence in found)
+
+
+def of_class(cls: type[Agent], family: str) -> Agent:
+    """An agent of a class that is not registered."""
+    return build_agent(cls, cls.name, family, seed=0, device="cpu", config=None)
+
+
+def play_everywhere(agent: Agent) -> Iterator[Callable[[], Any]]:
+    """The ways in which an agent comes to play."""
+    yield lambda: metarl.train(agent, iterations=1)
+    yield lambda: metarl.evaluate(agent, k=0, num_tasks=2, episodes=1)
+    yield lambda: metarl.Player(agent).act(np.zeros(agent.family.observation_space.shape))
+
+
+@pytest.mark.parametrize(
+    ("cls", "family", "said"),
+    [
+        (
+            NoMap,
+            POINTS,
+            r"NoMap.to_env is missing, expected a map of .* to Box\(-0.1, 0.1.*: keep a PolicyHead",
+        ),
+        (Unasked, BANDIT, r"Unasked.is_recurrent is False, expected True, or Unasked.observe is never called"),
+        (NothingToObserve, BANDIT, r"NothingToObserve.observe is missing, expected the state after a step"),
+    ],
+)
+def test_whoever_plays_an_agent_that_forgets_something_is_told(cls: type[Agent], family: str, said: str) -> None:
+    for play in play_everywhere(of_class(cls, family)):
+        with pytest.raises(metarl.InvalidValueError, match=said):
+            play()
+
+
+def test_an_agent_that_acts_in_the_box_says_so_and_is_taken() -> None:
+    for play in play_everywhere(of_class(OwnUnits, POINTS)):
+        play()
+    assert not check_agent(OwnUnits, POINTS)
 
 
 def test_a_hyperparameter_of_a_class_is_refused_and_families_that_it_does_not_take() -> None:

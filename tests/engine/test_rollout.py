@@ -20,7 +20,7 @@ from metarl.engine.rollout import PoolTrials, RolloutSpec, check_finite, play
 from metarl.engine.workers import WorkerEnvironments
 
 
-class Recorder(Agent):
+class ListeningAgent(Agent):
     """Does nothing, `width` environments wide; counts the steps it was told of, obeying the mask."""
 
     name = "recorder"
@@ -46,10 +46,13 @@ class Recorder(Agent):
         live = torch.ones_like(feedback.reward) if active is None else active.float()
         return {"steps": state["steps"] + live, "reward": torch.where(live > 0, feedback.reward, state["reward"])}
 
+    def to_env(self, action):
+        return action
+
 
 def collect(family, budget, length, bonus, agent=None):
     """One rollout with a row per task: (rollout, state)."""
-    agent = agent or Recorder(family, budget.envs)
+    agent = agent or ListeningAgent(family, budget.envs)
     tasks = family.make_tasks(length=length, bonus=bonus)
     trials = PoolTrials(EnvironmentPool(family), tasks)
     return trials.collect(agent, agent.begin(len(tasks)), 0, budget)
@@ -166,7 +169,7 @@ class TestEpisodeBudget:
         assert rollout.episodes(rollout.reward)[1].all()
 
     def test_agents_without_a_memory_are_told_nothing(self, counting):
-        agent = Recorder(counting())
+        agent = ListeningAgent(counting())
         agent.is_recurrent = False
         _, state = collect(counting(), Budget(episodes=1), [2], [0], agent)
         assert agent.masks == []
@@ -407,7 +410,7 @@ class TestBrokenFamilies:
                 return out[0], out[1] * float("nan"), out[2]
 
         family = Broken()
-        agent = Recorder(family)
+        agent = ListeningAgent(family)
         trials = PoolTrials(EnvironmentPool(family), family.tasks("test", 2, start=7))
         with pytest.raises(InvalidValueError, match=r"step 0 in task 7 of split 'test'"):
             trials.collect(agent, agent.begin(2), 0, Budget(steps=2))
@@ -529,7 +532,7 @@ def test_gymnasium_families_give_the_same_rollouts_as_torch_ones():
 
 def test_playing_builds_no_graph(counting):
     family = counting()
-    agent = Recorder(family)
+    agent = ListeningAgent(family)
     tasks = family.make_tasks(length=3, bonus=0)
     envs = EnvironmentPool(family).get(1)
     weights = torch.ones(1, requires_grad=True)
@@ -539,7 +542,7 @@ def test_playing_builds_no_graph(counting):
 
 
 def test_state_is_forked_not_shared(counting):
-    agent = Recorder(counting())
+    agent = ListeningAgent(counting())
     state = agent.begin(3)
     copy, part = agent.fork(state), agent.fork(state, torch.tensor([2, 2]))
     state["steps"].fill_(7)

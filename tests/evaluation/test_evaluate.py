@@ -13,7 +13,7 @@ from gymnasium.spaces import Box
 from torch import Tensor
 
 import metarl
-from metarl.agent import Agent, Budget, Rollout, Step
+from metarl.agent import Agent, Budget, Feedback, Rollout, Step
 from metarl.evaluation.evaluate import evaluate
 from metarl.evaluation.results import Results
 
@@ -71,6 +71,9 @@ class Counter(Agent):
             "seen": state["seen"] + rollout.obs.double().sum((0, 2, 3)),
         }
 
+    def to_env(self, action: Tensor) -> Tensor:
+        return action
+
 
 class Rememberer(Counter):
     """The same with a memory: one environment per row."""
@@ -78,6 +81,9 @@ class Rememberer(Counter):
     name = "rememberer"
     is_recurrent = True
     envs = 1
+
+    def observe(self, state: dict[str, Tensor], feedback: Feedback, active: Tensor | None) -> dict[str, Tensor]:
+        return state
 
 
 def counter(cls: type[Counter] = Counter, seed: int = 0) -> Counter:
