@@ -192,7 +192,7 @@ BUGS = (
     Bug(
         "10 test tasks drawn in training",
         "metarl/families/family.py",
-        'return None if self.finite or is_finite(self._space(split)) else _SIDES.get(split, _SIDES["test"])',
+        'return None if self.finite or has_few_tasks(self._space(split)) else _SIDES.get(split, _SIDES["test"])',
         "return None",
         "families/test_tasks",
     ),

@@ -1,11 +1,11 @@
-"""Distributions that tasks are drawn from, the same to the bit on every machine; task spaces by name."""
+"""Distributions that tasks are drawn from, the same to the bit on every machine."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from metarl import exact
-from metarl.errors import InvalidValueError, did_you_mean
+from metarl.errors import InvalidValueError
 from metarl.rng import Rng
 
 Array = npt.NDArray[Any]
-MOST_LISTED = 1 << 14  # tasks of a space that is listed rather than drawn from
 
 
 def _check_sizes(kind: str, shape: object) -> None:
@@ -324,78 +323,8 @@ def _plain(value: Any) -> Any:
 
 Distribution = Uniform | LogUniform | Normal | Choice | Integers | FlatDirichlet | Repeated
 TaskSpace = Mapping[str, Distribution]
-_KINDS: dict[str, type[Any]] = {
-    d.kind: d for d in (Uniform, LogUniform, Normal, Choice, Integers, FlatDirichlet, Repeated)
-}
-
-
-def space_to_dict(space: TaskSpace) -> dict[str, dict[str, Any]]:
-    """A task space as JSON-able data."""
-    return {name: _distribution_to_dict(dist) for name, dist in space.items()}
-
-
-def _distribution_to_dict(dist: Distribution) -> dict[str, Any]:
-    held = {f.name: getattr(dist, f.name) for f in fields(dist)}
-    if isinstance(dist, Repeated):
-        held["distribution"] = _distribution_to_dict(dist.distribution)
-    return {"kind": dist.kind, **held}
-
-
-def space_from_dict(data: Mapping[str, Mapping[str, Any]]) -> dict[str, Distribution]:
-    """The inverse of `space_to_dict`."""
-    space: dict[str, Distribution] = {}
-    for name, entry in data.items():
-        if entry.get("kind") not in _KINDS:
-            raise InvalidValueError(f"task_space.{name}.kind", entry.get("kind"), did_you_mean("", _KINDS))
-        if entry["kind"] == Repeated.kind:
-            inner: Any = space_from_dict({name: entry["distribution"]})[name]
-            space[name] = Repeated(inner, entry["count"])
-            continue
-        arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items() if k != "kind"}
-        space[name] = _KINDS[entry["kind"]](**arguments)
-    return space
 
 
 def plain_value(dist: Distribution, value: Any) -> Any:
     """A task's value, `float32 [*shape]`, as an environment is given it: Python numbers, arrays, or what was listed."""
     return dist.plain(value) if isinstance(dist, (Choice, Integers, Repeated)) else _plain(value)
-
-
-def is_finite(space: TaskSpace) -> bool:
-    """Whether a space holds so few tasks (at most 16) that train and test cannot be told apart."""
-    return count_tasks(space) <= 16
-
-
-def count_tasks(space: TaskSpace) -> float:
-    """How many tasks a space has, infinite where a parameter is continuous."""
-    return math.prod(float(_count(dist)) for dist in space.values())
-
-
-def _count(dist: Distribution) -> float:
-    """How many values a distribution has."""
-    if isinstance(dist, Choice):
-        return len(dist.values)
-    if isinstance(dist, Integers):
-        return _power(dist.high - dist.low + 1, math.prod(dist.shape))
-    return _power(_count(dist.distribution), dist.count) if isinstance(dist, Repeated) else math.inf
-
-
-def _power(base: float, exponent: int) -> float:
-    return math.inf if exponent * math.log(base) > 700 else base**exponent
-
-
-def _value_at(dist: Distribution, number: npt.NDArray[np.int64]) -> Array:
-    """The values of a distribution by their number, `int64 [N]` to `float32 [N, *shape]`."""
-    if isinstance(dist, Choice):
-        return dist.table[number]
-    if isinstance(dist, Integers):
-        digits = _digits(number, dist.high - dist.low + 1, math.prod(dist.shape))
-        return (dist.low + digits).astype(np.float32).reshape(len(number), *dist.shape)
-    assert isinstance(dist, Repeated)
-    digits = _digits(number, int(_count(dist.distribution)), dist.count)
-    return _value_at(dist.distribution, digits.reshape(-1)).reshape(len(number), *dist.shape)
-
-
-def _digits(number: npt.NDArray[np.int64], base: int, count: int) -> npt.NDArray[np.int64]:
-    """The last `count` digits of numbers `[N]` to a base, `[N, count]`."""
-    return number[:, None] // base ** np.arange(count)[::-1] % base

@@ -18,7 +18,8 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl.errors import InvalidValueError, did_you_mean
-from metarl.families.distributions import Distribution, TaskSpace, is_finite
+from metarl.families.distributions import Distribution, TaskSpace
+from metarl.families.task_spaces import has_few_tasks
 from metarl.families.tasks import Tasks, list_tasks, make_tasks, on_side, sample_tasks, shuffled
 from metarl.rng import Rng
 
@@ -56,7 +57,7 @@ class Family:
     @property
     def finite(self) -> bool:
         """Whether the family has so few tasks that its train and test tasks are the same ones."""
-        return is_finite(self.task_space)
+        return has_few_tasks(self.task_space)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -89,7 +90,7 @@ class Family:
 
     def _side(self, split: str) -> int | None:
         """The side of the train-test line that a split's tasks lie on; None where there is no line."""
-        return None if self.finite or is_finite(self._space(split)) else _SIDES.get(split, _SIDES["test"])
+        return None if self.finite or has_few_tasks(self._space(split)) else _SIDES.get(split, _SIDES["test"])
 
     def make_tasks(self, **values: Any) -> Tasks:
         """Tasks from values of your own: one task, or arrays with a leading axis N. Checked against the space."""
@@ -117,7 +118,7 @@ class Family:
 
     def held_out(self, tasks: Tasks) -> npt.NDArray[np.bool_]:
         """Which tasks no training draw can produce, `bool [N]`: decided by content, so a custom task has a side too."""
-        if self.finite or is_finite(tasks.space):
+        if self.finite or has_few_tasks(tasks.space):
             return np.full(len(tasks), tasks.split in self.ood)
         return on_side(tasks, _SIDES["test"])
 

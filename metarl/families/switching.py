@@ -22,10 +22,11 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl.errors import InvalidValueError
-from metarl.families.distributions import MOST_LISTED, Repeated, TaskSpace
+from metarl.families.distributions import Repeated, TaskSpace
 from metarl.families.family import Family, State, TorchFamily
 from metarl.families.gym_family import GymFamily, TaskedEnv, task_dict
 from metarl.families.registry import make_family
+from metarl.families.task_spaces import MOST_LISTED
 from metarl.families.tasks import Tasks, shuffled
 from metarl.rng import Rng, fold_in, make_key
 

@@ -25,18 +25,14 @@ import torch
 from torch import Tensor
 
 from metarl.errors import InvalidValueError, verbatim
-from metarl.families.distributions import (
+from metarl.families.distributions import Array, Choice, Distribution, Repeated, TaskSpace
+from metarl.families.task_spaces import (
     MOST_LISTED,
-    Array,
-    Choice,
-    Distribution,
-    Repeated,
-    TaskSpace,
-    _count,
-    _value_at,
     count_tasks,
+    count_values,
     space_from_dict,
     space_to_dict,
+    value_at,
 )
 from metarl.files import (
     LARGEST_ARRAYS,
@@ -68,8 +64,8 @@ def _listing(space: str, side: int | None) -> dict[str, Array]:
     dists = space_from_dict(json.loads(space))
     number, values = np.arange(int(count_tasks(dists))), {}
     for name, dist in dists.items():
-        number, place = np.divmod(number, int(_count(dist)))
-        values[name] = _value_at(dist, place)
+        number, place = np.divmod(number, int(count_values(dist)))
+        values[name] = value_at(dist, place)
     keep = slice(None) if side is None else (content_hash(values) & 1) == side
     return {name: leaf[keep] for name, leaf in values.items()}
 

@@ -14,6 +14,7 @@ import pytest
 import tyro
 
 import metarl
+import metarl.agent
 from metarl.cli.main import main
 
 ROOT = Path(__file__).parent.parent.parent
@@ -127,6 +128,13 @@ def test_the_navigation_has_every_page() -> None:
     pages = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
     families = {page for page in pages if page.startswith("families/")}
     assert listed - {"families/README.md"} == pages - families
+
+
+def test_the_reference_names_all_that_authors_import() -> None:
+    page = (DOCS / "reference" / "agents.md").read_text()
+    named = set(re.findall(r"`(\w+)`", page)) | set(re.findall(r"^::: metarl\.(?:agent\.)?(\w+)$", page, re.MULTILINE))
+    assert set(metarl.agent.__all__) - {"AgentState"} <= named
+    assert "metarl.agent.AgentState" in page
 
 
 def test_links_lead_somewhere() -> None:

@@ -17,8 +17,9 @@ from scipy import stats
 
 import metarl
 from metarl import Choice, FlatDirichlet, InvalidValueError, LogUniform, Normal, Tasks, Uniform
-from metarl.families.distributions import Repeated, space_from_dict, space_to_dict
+from metarl.families.distributions import Repeated
 from metarl.families.gym_family import task_dict
+from metarl.families.task_spaces import count_tasks, has_few_tasks, space_from_dict, space_to_dict
 from metarl.families.tasks import content_hash, list_tasks, on_side, sample_tasks
 from metarl.interop.sb3 import make_sb3_env
 
@@ -521,8 +522,8 @@ def test_integers_are_whole_and_reach_both_ends():
 
 def test_few_integers_are_a_finite_family():
     space = {"a": metarl.Integers(0, 3), "b": metarl.Choice([1.0, 2.0])}
-    assert metarl.families.distributions.is_finite(space)
-    assert not metarl.families.distributions.is_finite({**space, "c": metarl.Integers(0, 2)})
+    assert has_few_tasks(space)
+    assert not has_few_tasks({**space, "c": metarl.Integers(0, 2)})
 
 
 def test_repeated_distributions_survive_json():
@@ -535,7 +536,7 @@ def test_repeated_distributions_survive_json():
     values = np.float32([[[0, 1], [2, 3], [0, 1]]])
     assert space["a"].contains(values).all()
     assert not space["a"].contains(values + 1).all()
-    assert metarl.families.distributions.is_finite({"a": space["a"]})  # 2 ** 3
+    assert has_few_tasks({"a": space["a"]})  # 2 ** 3
     with pytest.raises(InvalidValueError, match=r"Repeated.count is 0"):
         Repeated(metarl.Uniform(0.0, 1.0), 0)
 
@@ -589,7 +590,7 @@ def test_tasks_that_can_be_listed_come_once_each_before_any_again(id):
     if not family.finite:
         sides = [set(content_hash(family.listed(split).values).tolist()) for split in ("train", "test")]
         assert not sides[0] & sides[1]
-        assert sum(map(len, sides)) == metarl.families.distributions.count_tasks(family.task_space)
+        assert sum(map(len, sides)) == count_tasks(family.task_space)
 
 
 def test_a_finite_familys_two_test_tasks_are_its_two_tasks():
@@ -622,7 +623,7 @@ def test_spaces_are_listed_by_every_combination():
     assert len(listed) == 2 * 9 * 4
     assert list_tasks("mine/Many-v0", space | {"d": metarl.Integers(0, 1000)}, "test", None) is None
     assert list_tasks("mine/Many-v0", {"d": metarl.Uniform(0, 1)}, "test", None) is None
-    assert metarl.families.distributions.count_tasks({"d": metarl.Integers(0, 9, (400,))}) == float("inf")
+    assert count_tasks({"d": metarl.Integers(0, 9, (400,))}) == float("inf")
     maps = {name: metarl.Integers(0, 9, (300,)) for name in "ef"}  # 10^600 of them: more than a float holds
     assert list_tasks("mine/Maps-v0", {**maps, "g": metarl.Uniform(0, 1)}, "test", 0) is None
 
