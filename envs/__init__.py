@@ -74,4 +74,9 @@ register_family(
 )
 register_family("metarl/ReacherGoal-v0", "metarl.envs.mujoco.reacher:ReacherGoal", kind="MuJoCo", requires="mujoco")
 register_family("metarl/Gymnasium-v0", "metarl.families.legacy:gymnasium_family", kind="any environment")
-register_family("metarl/Switching-v0", "metarl.families.switching:switching", kind="any environment")
+register_family(
+    "metarl/Switching-v0",
+    "metarl.families.switching:switching",
+    kind="any environment",
+    family="metarl/PointNavigation-v0",
+)

@@ -19,7 +19,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,8 +164,8 @@ def more(build: Any) -> list[str]:
     return paragraphs(body)[1:]
 
 
-def keywords(build: Any) -> Iterator[tuple[str, str, str]]:
-    """The constructor's keywords, their defaults, and what the docstring says of them."""
+def keywords(build: Any, registered: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """The constructor's keywords, their defaults as registered, and what the docstring says of them."""
     text = inspect.cleandoc(build.__doc__ or "")
     section = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)*)", text, re.MULTILINE)
     told = re.findall(r"^    (\w+): ((?:.|\n(?!    \w+: |\S))*)", section[1] if section else "", re.MULTILINE)
@@ -173,7 +173,8 @@ def keywords(build: Any) -> Iterator[tuple[str, str, str]]:
     for name, parameter in inspect.signature(build).parameters.items():
         if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
-        default = "required" if parameter.default is parameter.empty else f"`{shown(parameter.default)}`"
+        value = registered.get(name, parameter.default)
+        default = "required" if value is parameter.empty else f"`{shown(value)}`"
         yield name, default, meaning.get(name, "")
 
 
@@ -261,7 +262,7 @@ def page(subject: Subject) -> str:
     parts += [table(["", ""], facts), "## Definition", *joined(text), *more(subject.build)]
     if family is not None:
         parts += ["## Tasks", *task_tables(subject, family)]
-    if rows := list(keywords(subject.build)):
+    if rows := list(keywords(subject.build, subject.spec.kwargs)):
         parts += ["## Keywords", table(["keyword", "default", "meaning"], [(f"`{n}`", d, m) for n, d, m in rows])]
     if family is not None:
         parts += ["## Presets and reference returns", reference_table(subject), REFERENCES]

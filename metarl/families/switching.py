@@ -31,9 +31,7 @@ from metarl.families.tasks import Tasks, shuffled
 from metarl.rng import Rng, fold_in, make_key
 
 
-def switching(
-    family: str | Family = "metarl/PointNavigation-v0", every: int = 1, phases: int = 3, signal: bool = False
-) -> Family:
+def switching(family: str | Family, every: int = 1, phases: int = 3, signal: bool = False) -> Family:
     """A family whose task changes after every so many episodes of a trial.
 
     The schedule has `phases` tasks of the family and begins again after the last. Gradient-based agents, whose

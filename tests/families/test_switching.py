@@ -196,7 +196,7 @@ def test_agents_whose_episodes_have_no_order_are_refused(agent):
 )
 def test_wrong_arguments(arguments, sentence):
     with pytest.raises(InvalidValueError) as caught:
-        switching(**arguments)
+        switching(**{"family": POINT, **arguments})
     assert sentence in str(caught.value)
 
 
