@@ -54,7 +54,14 @@ from metarl.errors import verbatim
 from metarl.files import parse_json
 from metarl.global_rng import seed_torch
 from metarl.interop.sb3 import make_sb3_env
-from metarl.interop.sb3_models import ModelTensors, Recorder, join_rows, recorder_of, stack_rows, steps_per_round
+from metarl.interop.sb3_models import (
+    ModelTensors,
+    RecordingVecEnv,
+    join_rows,
+    recording_of,
+    stack_rows,
+    steps_per_round,
+)
 from metarl.interop.sb3_vec_env import SEED_BITS, check_spaces, normalized_space
 from metarl.named import load_named
 
@@ -138,17 +145,17 @@ class SB3(Agent):
         self._unused = copy.deepcopy(self.worker.policy)  # one that has acted keeps tensors that cannot be copied
         self._policies: list[Any] = []
 
-    def make_env(self, tasks: Tasks | None = None) -> Recorder:
+    def make_env(self, tasks: Tasks | None = None) -> RecordingVecEnv:
         """Environments that go through train tasks, or (without `tasks`) play the one that they are told."""
         redraw, device = "never" if tasks is None else "episode", str(self.device)
         count, normalized = self.config.num_envs, self.normalized
         env = make_sb3_env(self.family, count, tasks, redraw=redraw, normalize_actions=normalized, device=device)
-        return Recorder(env)
+        return RecordingVecEnv(env)
 
     # --- the model ----------------------------------------------------------------------------------------------------
 
     def make_model(self) -> BaseAlgorithm:
-        """A fresh model whose environment is a `Recorder`."""
+        """A fresh model whose environment is a `RecordingVecEnv`."""
         cls = self._algorithm()
         kwargs = self._keywords(cls)
         env = self.make_env()
@@ -291,7 +298,7 @@ class SB3(Agent):
             before = {k: v[row] for k, v in state.items() if k != "failed"}
             kind.write(model, before)
             rollouts.append(self._learn(model, keys[row], trials.tasks[row]))
-            if not kind.is_finite(model):
+            if not kind.all_finite(model):
                 bad.append(row)
             after.append(before if row in bad else kind.read(model))
         failed = state["failed"].clone()
@@ -313,7 +320,7 @@ class SB3(Agent):
 
     def _learn(self, model: BaseAlgorithm, key: Tensor, task: Tasks | None = None) -> Rollout:
         """One call of `learn`, its draws and its environments' from `key` (`int64`, one number)."""
-        env = recorder_of(model)
+        env = recording_of(model)
         seeds = (fold_in(key, torch.arange(self.config.num_envs + 1)) & SEED_BITS).tolist()
         env.begin(seeds[1:], task)
         model.action_space.seed(seeds[0])
@@ -323,7 +330,7 @@ class SB3(Agent):
             with seeded(seeds[0], self.device):
                 model.learn(self.config.steps, reset_num_timesteps=False, log_interval=never)
         except ValueError:  # what PyTorch's distributions say of a policy that diverged
-            if self.tensors_of.is_finite(model):
+            if self.tensors_of.all_finite(model):
                 raise
         return env.rollout(self.device)
 
@@ -362,7 +369,7 @@ class SB3Pretrained(SB3):
         model.set_env(env)
         rollout = self._learn(model, torch.tensor(trials.key))
         env.close()
-        finite = self.tensors_of.is_finite(model)
+        finite = self.tensors_of.all_finite(model)
         if not finite:
             self.tensors_of.write(model, before)
         self.start = self.tensors_of.read(model, "none")

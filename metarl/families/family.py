@@ -20,7 +20,7 @@ from torch import Tensor
 from metarl.errors import InvalidValueError, did_you_mean
 from metarl.families.distributions import Distribution, TaskSpace
 from metarl.families.task_spaces import has_few_tasks
-from metarl.families.tasks import Tasks, list_tasks, make_tasks, on_side, sample_tasks, shuffled
+from metarl.families.tasks import TaskLike, Tasks, list_tasks, make_tasks, on_side, sample_tasks, shuffled
 from metarl.rng import Rng
 
 State = Any  # a tensor, or a dict or tuple of tensors, each with leading axis N
@@ -96,9 +96,7 @@ class Family:
         """Tasks from values of your own: one task, or arrays with a leading axis N. Checked against the space."""
         return make_tasks(self.id, self.task_space, values)
 
-    def resolve(
-        self, task: int | Mapping[str, Any] | Tasks | None, split: str = "train", seed: int = 0, count: int = 1
-    ) -> Tasks:
+    def resolve(self, task: TaskLike | None, split: str = "train", seed: int = 0, count: int = 1) -> Tasks:
         """Checked tasks from an index into a split, one task's values, `Tasks`, or None for the split's first `count`.
 
         Raises:

@@ -247,6 +247,9 @@ class Tasks:
         return cls(head["family"], head["split"], head["seed"], index, arrays, space)._matching(head)
 
 
+TaskLike = int | Mapping[str, Any] | Tasks  # an index into a split, one task's values, or tasks
+
+
 def _space_of(head: Any) -> dict[str, Distribution]:
     """The task space of a file, whose other fields are checked as well."""
     if not isinstance(head, Mapping) or head.get("format") != FORMAT:

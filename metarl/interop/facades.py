@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import secrets
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +24,7 @@ from metarl.errors import InvalidValueError, did_you_mean
 from metarl.families.family import Family, TorchFamily
 from metarl.families.gym_family import GymFamily, task_dict
 from metarl.families.registry import make_family
-from metarl.families.tasks import Tasks
+from metarl.families.tasks import TaskLike, Tasks
 from metarl.rng import make_key
 
 REDRAW = ("never", "episode")
@@ -33,6 +32,18 @@ RENDER_MODES = (None, "rgb_array")
 METADATA = {"render_modes": ["rgb_array"], "render_fps": 15}
 GYM_KEYWORDS = ("split", "task_seed", "redraw", "render_mode")
 _ENDLESS = 1 << 30
+
+
+def resolve_each(family: Family, task: TaskLike | None, split: str, task_seed: int, num_envs: int) -> Tasks:
+    """Checked tasks, one for each environment: `Family.resolve`, and one task is played by all.
+
+    Raises:
+        InvalidValueError: there are neither one nor `num_envs`, or they are another family's.
+    """
+    tasks = family.resolve(task, split, task_seed, num_envs)
+    if len(tasks) not in (1, num_envs):
+        raise InvalidValueError("number of tasks", len(tasks), f"1 or num_envs = {num_envs}")
+    return tasks if len(tasks) == num_envs else tasks[[0] * num_envs]
 
 
 class MetaVectorEnv(VectorEnv[Any, Any, Any]):
@@ -56,7 +67,7 @@ class MetaVectorEnv(VectorEnv[Any, Any, Any]):
         self,
         family: str | Family,
         num_envs: int = 1,
-        task: int | Mapping[str, Any] | Tasks | None = None,
+        task: TaskLike | None = None,
         split: str = "train",
         task_seed: int = 0,
         redraw: str = "never",
@@ -88,11 +99,8 @@ class MetaVectorEnv(VectorEnv[Any, Any, Any]):
         self._over = np.zeros(num_envs, dtype=bool)
         self._begun = False
 
-    def _resolve(self, task: int | Mapping[str, Any] | Tasks | None) -> Tasks:
-        tasks = self.family.resolve(task, self.split, self.task_seed, self.num_envs)
-        if len(tasks) not in (1, self.num_envs):
-            raise InvalidValueError("number of tasks", len(tasks), f"1 or num_envs = {self.num_envs}")
-        return tasks if len(tasks) == self.num_envs else tasks[[0] * self.num_envs]
+    def _resolve(self, task: TaskLike | None) -> Tasks:
+        return resolve_each(self.family, task, self.split, self.task_seed, self.num_envs)
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
@@ -225,9 +233,7 @@ def _info(success: np.ndarray[Any, Any] | None, told: np.ndarray[Any, Any]) -> d
 class MetaEnv(gym.Env[Any, Any]):
     """A torch family as a single `gymnasium.Env`; arguments as in `MetaVectorEnv`, `task` 0 of the split by default."""
 
-    def __init__(
-        self, family: str | Family, task: int | Mapping[str, Any] | Tasks | None = None, **kwargs: Any
-    ) -> None:
+    def __init__(self, family: str | Family, task: TaskLike | None = None, **kwargs: Any) -> None:
         self.vector = MetaVectorEnv(family, 1, task, autoreset_mode=AutoresetMode.DISABLED, **kwargs)
         self.observation_space, self.action_space = (
             self.vector.single_observation_space,
@@ -260,9 +266,7 @@ class MetaEnv(gym.Env[Any, Any]):
         return obs[0], float(reward[0]), bool(terminated[0]), bool(truncated[0]), plain
 
 
-def make_env(
-    family: str | Family, task: int | Mapping[str, Any] | Tasks | None = None, **kwargs: Any
-) -> gym.Env[Any, Any]:
+def make_env(family: str | Family, task: TaskLike | None = None, **kwargs: Any) -> gym.Env[Any, Any]:
     """What `gym.make` calls: one environment of a family, of either form. Arguments as in `MetaVectorEnv`."""
     built = make_family(family)
     if isinstance(built, GymFamily):
@@ -272,7 +276,7 @@ def make_env(
 
 def _make_gym_env(
     family: GymFamily,
-    task: int | Mapping[str, Any] | Tasks | None,
+    task: TaskLike | None,
     number: int,
     count: int,
     split: str = "train",
@@ -307,8 +311,8 @@ def make_vec_env(family: str | Family, num_envs: int = 1, **kwargs: Any) -> Vect
     task: Any = kwargs.pop("task", None)
     tasks = [None] * num_envs
     if kwargs.get("redraw", "never") == "never" or task is not None:
-        found = built.resolve(task, kwargs.get("split", "train"), kwargs.get("task_seed", 0), num_envs)
-        tasks = [found[i % len(found)] for i in range(num_envs)]  # type: ignore[misc]
+        found = resolve_each(built, task, kwargs.get("split", "train"), kwargs.get("task_seed", 0), num_envs)
+        tasks = [found[i] for i in range(num_envs)]  # type: ignore[misc]
     makers = [functools.partial(_make_gym_env, built, row, i, num_envs, **kwargs) for i, row in enumerate(tasks)]
     return SyncVectorEnv(makers, autoreset_mode=mode)
 

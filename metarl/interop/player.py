@@ -10,7 +10,6 @@ player.observe(reward, terminated, truncated)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from torch import Tensor
 from metarl.agent_base import Agent, Feedback, Step, check_hears
 from metarl.errors import InvalidValueError
 from metarl.evaluation.adaptation import adapted_state
-from metarl.families.tasks import Tasks
+from metarl.families.tasks import TaskLike
 from metarl.rng import Rng, make_key
 
 
@@ -48,7 +47,7 @@ class Player:
     def __init__(
         self,
         agent: Agent,
-        task: int | Mapping[str, Any] | Tasks = 0,
+        task: TaskLike = 0,
         k: int = 0,
         *,
         deterministic: bool = True,

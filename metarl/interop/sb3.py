@@ -4,8 +4,8 @@
     model = stable_baselines3.PPO("MlpPolicy", env).learn(100_000)
     results = metarl.evaluate(metarl.sb3.wrap(model, "metarl/PointNavigation-v0"), k=3)
 
-The agents that train a model of their own are in `agents/sb3.py`; here is what they stand on: environments that keep
-what was played (`Recorder`) and a model's state as tensors (`ModelTensors`).
+The agents that train a model of their own are in `agents/baselines/sb3.py`. They stand on `sb3_models`: environments that
+keep what was played (`RecordingVecEnv`), and a model's state as tensors (`ModelTensors`).
 """
 
 from __future__ import annotations
@@ -23,14 +23,13 @@ from metarl.errors import InvalidValueError, did_you_mean
 from metarl.families.family import Family
 from metarl.families.gym_family import GymFamily
 from metarl.families.registry import agent_class, make_family
-from metarl.families.tasks import Tasks
+from metarl.families.tasks import TaskLike, Tasks
 from metarl.interop.facades import REDRAW, RENDER_MODES, MetaVectorEnv
 from metarl.interop.sb3_models import steps_per_round
 from metarl.interop.sb3_vec_env import (
     CyclingVectorEnv,
     FamilyVecEnv,
     NormalizedActions,
-    Task,
     check_spaces,
     gym_vec_env,
     normalized_space,
@@ -40,7 +39,7 @@ from metarl.interop.sb3_vec_env import (
 def make_sb3_env(
     family: str | Family,
     num_envs: int = 1,
-    task: Task = None,
+    task: TaskLike | None = None,
     split: str = "train",
     task_seed: int = 0,
     redraw: str | None = None,

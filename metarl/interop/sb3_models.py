@@ -22,7 +22,7 @@ from metarl.families.tasks import Tasks
 _UNTOLD = {"start_time"}  # a model's numbers that are not part of its state
 
 
-class Recorder(VecEnvWrapper):
+class RecordingVecEnv(VecEnvWrapper):
     """Keeps all that is played since the last `begin`, so that every step a model consumes is counted."""
 
     def begin(self, seeds: Sequence[int], task: Tasks | None = None) -> None:
@@ -96,11 +96,11 @@ def join_rows(rollouts: Sequence[Rollout]) -> Rollout:
     return Rollout(**data, last_obs=torch.cat([r.last_obs for r in rollouts]))
 
 
-def recorder_of(model: BaseAlgorithm) -> Recorder:
-    """The `Recorder` among the wrappers of a model's environment."""
+def recording_of(model: BaseAlgorithm) -> RecordingVecEnv:
+    """The `RecordingVecEnv` among the wrappers of a model's environment."""
     env = model.env
-    while not isinstance(env, Recorder):
-        assert isinstance(env, VecEnvWrapper), "the model was built with a Recorder"
+    while not isinstance(env, RecordingVecEnv):
+        assert isinstance(env, VecEnvWrapper), "the model was built with a RecordingVecEnv"
         env = env.venv
     return env
 
@@ -169,7 +169,7 @@ class ModelTensors:
             buffer.pos, buffer.full = (int(x) for x in tensors["replay_buffer/position"].tolist())
             buffer.full = bool(buffer.full)
 
-    def is_finite(self, model: BaseAlgorithm) -> bool:
+    def all_finite(self, model: BaseAlgorithm) -> bool:
         """Whether the parameters and the optimizers' states are finite numbers."""
         told = self.read(model, "none")
         return all(bool(torch.isfinite(v).all()) for v in told.values() if v.is_floating_point())

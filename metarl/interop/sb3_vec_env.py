@@ -18,12 +18,11 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 from metarl.errors import InvalidValueError
 from metarl.families.family import Family
 from metarl.families.gym_family import GymFamily, TaskedEnv, task_dict
-from metarl.families.tasks import Tasks
-from metarl.interop.facades import MetaVectorEnv, _merged
+from metarl.families.tasks import TaskLike, Tasks
+from metarl.interop.facades import MetaVectorEnv, _merged, resolve_each
 from metarl.learning.action_distributions import PolicyHead
 from metarl.learning.encoders import ObservationEncoder
 
-Task = int | dict[str, Any] | Tasks | None
 SEED_BITS = 0x7FFFFFFF  # of a key, for what is seeded with a 31-bit number
 
 
@@ -57,11 +56,12 @@ class CyclingVectorEnv(MetaVectorEnv):
         return self.cycle[(np.arange(self.num_envs) + self.num_envs * self._episodes) % len(self.cycle)]
 
 
-def gym_vec_env(family: GymFamily, count: int, task: Task, split: str, task_seed: int, redraw: str) -> VecEnv:
+def gym_vec_env(
+    family: GymFamily, count: int, task: TaskLike | None, split: str, task_seed: int, redraw: str
+) -> VecEnv:
     """`count` environments of a user's in Stable-Baselines3's own `DummyVecEnv`."""
-    tasks = family.resolve(task, split, task_seed, count)
-    if redraw == "never" and len(tasks) not in (1, count):
-        raise InvalidValueError("number of tasks", len(tasks), f"1 or num_envs = {count}")
+    resolve = resolve_each if redraw == "never" else Family.resolve  # those that are gone through may be any number
+    tasks = resolve(family, task, split, task_seed, count)
 
     def draw(number: int, episode: int) -> dict[str, Any]:
         index = number + count * episode
@@ -89,13 +89,13 @@ class _Member:
         """The values of its task."""
         return task_dict(self.vector.tasks, self.number)
 
-    def set_metarl_task(self, task: Task) -> None:
+    def set_metarl_task(self, task: TaskLike) -> None:
         """Play `task` from the next reset on."""
         vector = self.vector
         if vector.redraw == "episode":
             raise InvalidValueError("task", task, "none, because redraw is 'episode'")
         mask = np.arange(vector.num_envs) == self.number
-        new = vector.family.resolve(task, vector.split, vector.task_seed)
+        new = resolve_each(vector.family, task, vector.split, vector.task_seed, 1)
         vector.tasks = _merged(mask, new[[0] * vector.num_envs], vector.tasks)
 
     def __getattr__(self, name: str) -> Any:

@@ -71,7 +71,7 @@ def test_the_agents_of_the_tutorial_learn(
     agent = metarl.make_agent("repeat_best", "metarl/BernoulliBandit-v0")
     untrained = metarl.evaluate(agent, k=10, num_tasks=2000, episodes=1)
     means = [results.lifetime.mean() for results in (trained, untrained)]
-    assert means[0] > 5.9  # 20 seeds: mean 6.165, deviation .064, of which this is four below
+    assert means[0] > 5.88  # 20 seeds: mean 6.159, deviation .069, of which this is four below
     assert 6.3 < means[1] < 6.7
 
 

@@ -25,7 +25,7 @@ sb3 = pytest.importorskip("stable_baselines3")
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, VecNormalize  # noqa: E402
 
 from metarl.interop.sb3 import make_sb3_env, wrap  # noqa: E402
-from metarl.interop.sb3_models import Recorder, join_rows, recorder_of  # noqa: E402
+from metarl.interop.sb3_models import RecordingVecEnv, join_rows, recording_of  # noqa: E402
 from metarl.interop.sb3_vec_env import FamilyVecEnv  # noqa: E402
 
 POINTS, GRID, BANDIT = "metarl/PointNavigation-v0", "metarl/GridNavi-v0", "metarl/BernoulliBandit-v0"
@@ -408,7 +408,7 @@ def test_pretraining_goes_through_the_train_tasks_and_carries_over():
     after = metarl.evaluate(agent, k=1, num_tasks=4, episodes=20)
     assert [m["env_steps"] for m in metrics] == [40] * 4
     assert agent.learner.num_timesteps == 160
-    assert recorder_of(agent.learner).venv.vector.cycle.index.tolist() == list(range(21, 28))  # of iteration 3
+    assert recording_of(agent.learner).venv.vector.cycle.index.tolist() == list(range(21, 28))  # of iteration 3
     best = 3 * agent.family.tasks("test", 4).values["pay"].mean()
     assert before.scores["sampled"].mean() < 0.7 * best < 0.9 * best < after.scores["sampled"][:, :, 0].mean()
     assert after.env_steps.tolist() == [0, 40]
@@ -492,7 +492,7 @@ def test_gymnasium_families_too():
     assert rollout.env_steps.tolist() == [20, 20]
     alone, _ = agent.interact(agent.begin(1), trials(agent, [1]), 0)
     assert torch.equal(rollout.obs[:, 1:], alone.obs)
-    env = recorder_of(agent.worker)
+    env = recording_of(agent.worker)
     assert [t["length"] for t in env.get_attr("task")] == [float(rows.tasks.values["length"][1])] * 2
     assert state["replay_buffer/rewards"].shape == (2, 11, 2)
 
@@ -614,7 +614,7 @@ def test_the_agents_are_registered_and_a_recorder_is_a_vec_env():
     assert [agent_class(n).learns for n in ("sb3", "sb3_pretrained")] == [False, True]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert isinstance(Recorder(make_sb3_env(POINTS)), VecEnv)
+        assert isinstance(RecordingVecEnv(make_sb3_env(POINTS)), VecEnv)
 
 
 def test_what_a_slot_draws_does_not_depend_on_how_many_there_are() -> None:
