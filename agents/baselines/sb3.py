@@ -12,23 +12,15 @@ from a model of your own. The state holds every parameter, optimizer moment, cou
 from __future__ import annotations
 
 import copy
-import inspect
 import io
 import json
 import time
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import tyro
-from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.buffers import BaseBuffer
-from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.noise import NormalActionNoise
 from torch import Tensor
 
 from metarl.agent import (
@@ -38,20 +30,27 @@ from metarl.agent import (
     DivergedWarning,
     Family,
     InvalidValueError,
-    Range,
     Rng,
     Rollout,
     Step,
     Tasks,
     Trials,
-    did_you_mean,
     fold_in,
     make_key,
     seeded,
 )
+from metarl.agents.baselines.sb3_config import (
+    ON_GPU,
+    SB3Config,
+    SB3PretrainedConfig,
+    algorithm_of,
+    check_model,
+    hyperparameters,
+    keywords_of,
+    quieted,
+)
 from metarl.engine.rollout import check_finite
 from metarl.errors import verbatim
-from metarl.files import parse_json
 from metarl.global_rng import seed_torch
 from metarl.interop.sb3 import make_sb3_env
 from metarl.interop.sb3_models import (
@@ -60,64 +59,8 @@ from metarl.interop.sb3_models import (
     join_rows,
     recording_of,
     stack_rows,
-    steps_per_round,
 )
 from metarl.interop.sb3_vec_env import SEED_BITS, check_spaces, normalized_space
-from metarl.named import load_named
-
-ALGORITHMS: dict[str, type[BaseAlgorithm]] = {c.__name__: c for c in (A2C, DDPG, DQN, PPO, SAC, TD3)}
-KINDS = (BaseAlgorithm, BaseBuffer, torch.nn.Module, torch.optim.Optimizer)  # what a run's keywords may name
-PACKAGES = ("torch.nn", "torch.optim", "stable_baselines3")  # of these
-OURS = ("policy", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model")  # not for the user
-ON_GPU = "You are trying to run .* on the GPU"  # advice that an explicit device has overruled
-
-
-def _object(words: list[str]) -> dict[str, Any]:
-    """An object of JSON from the command line."""
-    found = parse_json(words[0])
-    if not isinstance(found, dict):
-        raise ValueError("it is no object of JSON")
-    return found
-
-
-Keywords = Annotated[
-    dict[str, Any],
-    tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="JSON",
-        instance_from_str=_object,
-        is_instance=lambda value: isinstance(value, dict),
-        str_from_instance=lambda value: [json.dumps(value)],
-    ),
-]
-
-
-@dataclass(frozen=True)
-class SB3Config:
-    """Which algorithm, and how much it may play; all else is Stable-Baselines3's default."""
-
-    algorithm: str = "PPO"
-    """A2C, DDPG, DQN, PPO, SAC, TD3, or "module:Class", for example "sb3_contrib:TRPO"."""
-    policy: str = "MlpPolicy"
-    """The policy's name, as the algorithm knows it."""
-    algorithm_kwargs: Keywords = field(default_factory=dict)
-    """Keywords of the algorithm as JSON; a "module:Class" in them is imported, as in
-    {"policy_kwargs": {"activation_fn": "torch.nn:ReLU"}}; opening such a run needs --load for other packages' modules
-    than torch.nn, torch.optim and stable_baselines3."""
-    steps: Annotated[int, Range(1, 1e9)] = 2048
-    """Environment steps that one adaptation step eats: a multiple of num_envs times n_steps or train_freq."""
-    num_envs: Annotated[int, Range(1, 1e6)] = 1
-    """Environments that a task is learned in side by side."""
-    action_noise: Annotated[float, Range(0, 1e3)] = 0.0
-    """Standard deviation of noise on the actions (in [-1, 1]) while learning; DDPG and TD3 do not explore without."""
-
-
-@dataclass(frozen=True)
-class SB3PretrainedConfig(SB3Config):
-    """Also what is pre-trained on."""
-
-    meta_batch_size: Annotated[int, Range(1, 1e9)] = 20
-    """Train tasks that one training iteration goes through, an episode each, over and over for `steps` steps."""
 
 
 class SB3(Agent):
@@ -138,9 +81,9 @@ class SB3(Agent):
         self.head = check_spaces(family, self.name)
         self.normalized = True  # as all agents' policies here, in [-1, 1]
         self.worker = self.make_model()  # holds one row's state at a time
-        self.tensors_of = ModelTensors(self.worker, _hyperparameters(type(self.worker)))
+        self.tensors_of = ModelTensors(self.worker, hyperparameters(type(self.worker)))
         self.start = self.tensors_of.read(self.worker, "none")
-        self._check_model()
+        check_model(self.worker, self.config, self.name)
         self._seen: list[tuple[Tensor, int]] = []  # the state that `_policies` hold
         self._unused = copy.deepcopy(self.worker.policy)  # one that has acted keeps tensors that cannot be copied
         self._policies: list[Any] = []
@@ -156,8 +99,8 @@ class SB3(Agent):
 
     def make_model(self) -> BaseAlgorithm:
         """A fresh model whose environment is a `RecordingVecEnv`."""
-        cls = self._algorithm()
-        kwargs = self._keywords(cls)
+        cls = algorithm_of(self.config, self.name)
+        kwargs = keywords_of(self.config, cls, self.family.action_space, self.name)
         env = self.make_env()
         kwargs |= {"seed": self.seed & SEED_BITS, "device": self.device, "verbose": 0}
         try:
@@ -170,60 +113,7 @@ class SB3(Agent):
             if "action space" in said:
                 what, value = f"action space of {self.name}", str(self.family.action_space)
             raise InvalidValueError(what, verbatim(value), f"what {cls.__name__} takes ({said})") from error
-        return _quiet(model)
-
-    def _algorithm(self) -> type[BaseAlgorithm]:
-        name = self.config.algorithm
-        if ":" not in name and name not in ALGORITHMS:
-            expected = f"{did_you_mean(str(name), ALGORITHMS)}, or 'module:Class'"
-            raise InvalidValueError(f"{self.name}.algorithm", name, expected)
-        cls = ALGORITHMS[name] if name in ALGORITHMS else load_named(name, KINDS, PACKAGES)
-        if not (isinstance(cls, type) and issubclass(cls, BaseAlgorithm)):
-            raise InvalidValueError(f"{self.name}.algorithm", name, "a Stable-Baselines3 algorithm")
-        if self.config.policy not in cls.policy_aliases:
-            expected = did_you_mean(str(self.config.policy), cls.policy_aliases)
-            raise InvalidValueError(f"{self.name}.policy", self.config.policy, f"{expected}, for {cls.__name__}")
-        return cls
-
-    def _keywords(self, cls: type[BaseAlgorithm]) -> dict[str, Any]:
-        """The constructor's keywords, names in them imported."""
-        given, known = self.config.algorithm_kwargs, set(_hyperparameters(cls)) - set(OURS)
-        try:
-            json.dumps(given)
-        except TypeError as error:
-            raise InvalidValueError(f"{self.name}.algorithm_kwargs", given, "what JSON can hold") from error
-        for key in given:
-            if key not in known:
-                expected = f"for {cls.__name__} {did_you_mean(key, known)}"
-                raise InvalidValueError(f"keyword of {self.name}.algorithm_kwargs", key, expected)
-        kwargs: dict[str, Any] = _imported(given)
-        if isinstance(kwargs.get("train_freq"), list):
-            kwargs["train_freq"] = tuple(kwargs["train_freq"])
-        if self.config.action_noise:
-            if "action_noise" not in known or not self.family.action_space.shape:
-                expected = f"0, because {cls.__name__} takes none here"
-                raise InvalidValueError(f"{self.name}.action_noise", self.config.action_noise, expected)
-            scale = np.full(self.family.action_space.shape, self.config.action_noise)
-            kwargs["action_noise"] = NormalActionNoise(np.zeros_like(scale), scale)
-        return kwargs
-
-    def _check_model(self) -> None:
-        """Refuse what an adaptation step could not count or a state could not hold."""
-        model = self.worker
-        if hasattr(model.policy, "lstm_actor"):
-            expected = "an algorithm whose policy keeps no memory of the episode"
-            raise InvalidValueError(f"{self.name}.algorithm", self.config.algorithm, expected)
-        if model.use_sde:
-            expected = "False: its noise is no part of a model's parameters"
-            raise InvalidValueError(f"use_sde of {self.name}", True, expected)
-        train_freq = getattr(model, "train_freq", None)
-        if train_freq is not None and train_freq.unit.value != "step":
-            raise InvalidValueError(f"train_freq of {self.name}", "episode", "a number of steps, to keep to a budget")
-        whole, steps = steps_per_round(model), self.config.steps
-        if steps % whole:
-            nearest = max(whole, round(steps / whole) * whole)
-            expected = f"a multiple of {whole}, after which {type(model).__name__} updates: for example {nearest}"
-            raise InvalidValueError(f"{self.name}.steps", steps, expected)
+        return quieted(model)
 
     # --- the agent ----------------------------------------------------------------------------------------------------
 
@@ -421,26 +311,4 @@ class SB3Model(SB3):
         env = self.make_env()
         with seeded(self.seed & SEED_BITS, self.device), warnings.catch_warnings():
             warnings.filterwarnings("ignore", ON_GPU)
-            return _quiet(type(model).load(file, env=env, device=self.device))
-
-
-def _quiet(model: BaseAlgorithm) -> BaseAlgorithm:
-    model.set_logger(Logger(folder=None, output_formats=[]))
-    return model
-
-
-def _hyperparameters(cls: type[BaseAlgorithm]) -> list[str]:
-    """The names of a constructor's arguments."""
-    return [n for n in inspect.signature(cls).parameters if n not in ("args", "kwargs")]
-
-
-def _imported(given: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy in which each "module:Class" is the thing itself."""
-
-    def one(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return _imported(value)
-        named = isinstance(value, str) and ":" in value
-        return load_named(value, KINDS, PACKAGES) if named else copy.deepcopy(value)
-
-    return {k: one(v) for k, v in given.items()}
+            return quieted(type(model).load(file, env=env, device=self.device))

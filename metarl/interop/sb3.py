@@ -4,8 +4,8 @@
     model = stable_baselines3.PPO("MlpPolicy", env).learn(100_000)
     results = metarl.evaluate(metarl.sb3.wrap(model, "metarl/PointNavigation-v0"), k=3)
 
-The agents that train a model of their own are in `agents/baselines/sb3.py`. They stand on `sb3_models`: environments that
-keep what was played (`RecordingVecEnv`), and a model's state as tensors (`ModelTensors`).
+The agents that train a model of their own are in `agents/baselines/sb3.py`. They stand on `sb3_models`: environments
+that keep what was played (`RecordingVecEnv`), and a model's state as tensors (`ModelTensors`).
 """
 
 from __future__ import annotations
