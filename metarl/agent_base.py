@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Generic, NamedTuple, cast
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from metarl.families.tasks import Tasks
 from metarl.rng import Rng
 
 ConfigT = TypeVar("ConfigT", default=Any)
+Device = Literal["auto", "cpu", "cuda"]  # "auto": CUDA where there is one
 # What a step may report besides its reward: the type, and what stands where it does not.
 REPORTED: dict[str, tuple[torch.dtype, Any]] = {
     "success": (torch.bool, np.False_),
@@ -323,7 +324,7 @@ class Agent(ABC, Generic[ConfigT]):
 
 
 def make_agent(
-    name: str, family: str | Family, *, seed: int = 0, device: str = "cpu", config: Any = None, **overrides: Any
+    name: str, family: str | Family, *, seed: int = 0, device: Device = "cpu", config: Any = None, **overrides: Any
 ) -> Agent:
     """Build a registered agent for a family.
 
@@ -383,11 +384,11 @@ def adapts_between_episodes(cls: type[Agent]) -> bool:
     return (cls.adapt, cls.interact) != (Agent.adapt, Agent.interact) and not cls.is_recurrent
 
 
-def resolve_device(device: str) -> torch.device:
-    """Resolve "auto" to CUDA where there is one; asking for CUDA where there is none is an error."""
-    if device not in ("auto", "cpu", "cuda") and not str(device).startswith("cuda:"):
-        raise InvalidValueError("device", device, did_you_mean(str(device), ("auto", "cpu", "cuda")))
-    available = torch.cuda.is_available()
-    if str(device).startswith("cuda") and not available:
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The device of a word, or of "cuda:N"; asking for CUDA where there is none is an error."""
+    name, available = str(device), torch.cuda.is_available()
+    if name not in ("auto", "cpu", "cuda") and not name.startswith("cuda:"):
+        raise InvalidValueError("device", device, did_you_mean(name, ("auto", "cpu", "cuda")))
+    if name.startswith("cuda") and not available:
         raise InvalidValueError("device", device, "'cpu': this PyTorch finds no CUDA device")
-    return torch.device("cuda" if device == "auto" and available else "cpu" if device == "auto" else device)
+    return torch.device(("cuda" if available else "cpu") if name == "auto" else name)

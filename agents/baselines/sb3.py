@@ -90,9 +90,9 @@ class SB3(Agent):
 
     def make_env(self, tasks: Tasks | None = None) -> RecordingVecEnv:
         """Environments that go through train tasks, or (without `tasks`) play the one that they are told."""
-        redraw, device = "never" if tasks is None else "episode", str(self.device)
+        redraw = "never" if tasks is None else "episode"
         count, normalized = self.config.num_envs, self.normalized
-        env = make_sb3_env(self.family, count, tasks, redraw=redraw, normalize_actions=normalized, device=device)
+        env = make_sb3_env(self.family, count, tasks, redraw=redraw, normalize_actions=normalized, device=self.device)
         return RecordingVecEnv(env)
 
     # --- the model ----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from metarl.agent_base import Agent, make_agent, resolve_device
+from metarl.agent_base import Agent, Device, make_agent
 from metarl.cli.options import (
     CheckAgentOptions,
     CheckFamilyOptions,
@@ -195,7 +195,7 @@ def run_watch(options: WatchOptions) -> None:
 
 def run_check_family(options: CheckFamilyOptions) -> None:
     """`metarl check-family ID`."""
-    problems = check_family(options.id, seed=options.seed, device=str(resolve_device(options.device)))
+    problems = check_family(options.id, seed=options.seed, device=options.device)
     refuse("family", options.id, problems)
     say(f"{options.id}: clean")
 
@@ -224,7 +224,7 @@ def _config(options: Any) -> Any:
 
 
 def _load(
-    runs: Sequence[str], family: str | None, device: str, config: Any, k: Sequence[int]
+    runs: Sequence[str], family: str | None, device: Device, config: Any, k: Sequence[int]
 ) -> tuple[list[Agent], Family, Path, list[int]]:
     """The agents of some runs (or an untrained one by name, with its `config`).
 
@@ -254,7 +254,7 @@ def _load(
     return loaded, loaded[0].family, Path(runs[0]), [done for _, done in both]
 
 
-def _load_trained(run: Run, device: str) -> tuple[Agent, int]:
+def _load_trained(run: Run, device: Device) -> tuple[Agent, int]:
     """A run's agent, and how many meta-updates it has behind it; said where those are not all."""
     agent, done = run.load_agent(device)
     if not run.has_checkpoint:
@@ -300,7 +300,7 @@ def _open_run(path: str) -> Run:
     return Run.open(path)
 
 
-def others(learned: list[Agent], beside: Sequence[str], k: Sequence[int], device: str) -> list[list[Agent]]:
+def others(learned: list[Agent], beside: Sequence[str], k: Sequence[int], device: Device) -> list[list[Agent]]:
     """Agents that need no training, to stand beside some seeds' agents: they adapt on as many environment steps."""
     names = [learned[0].name, *beside]
     if len(set(names)) < len(names):

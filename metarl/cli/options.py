@@ -9,9 +9,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from metarl.agent_base import Device
 from metarl.errors import InvalidValueError, verbatim
-
-Device = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)

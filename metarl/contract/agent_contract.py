@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from metarl.agent_base import Agent, build_agent
+from metarl.agent_base import Agent, Device, build_agent
 from metarl.contract.agent_checks import (
     ALL_TENSORS,
     RESTORE,
@@ -60,7 +60,7 @@ def check_agent(
     family: str | Family | None = None,
     *,
     seed: int = 0,
-    device: str = "cpu",
+    device: Device = "cpu",
     config: Any = None,
     **overrides: Any,
 ) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 
-from metarl.agent_base import resolve_device
+from metarl.agent_base import Device, resolve_device
 from metarl.contract.family_checks import (
     batch_equals_singles,
     constant_spaces,
@@ -39,7 +39,7 @@ from metarl.families.family import Family
 from metarl.families.registry import make_family
 
 
-def check_family(family: str | Family, *, tasks: int = 8, seed: int = 0, device: str = "cpu") -> list[str]:
+def check_family(family: str | Family, *, tasks: int = 8, seed: int = 0, device: Device = "cpu") -> list[str]:
     """Play a family, and say where it breaks the contract of `Family`; what its functions raise is a sentence too.
 
     Args:
@@ -59,14 +59,14 @@ def check_family(family: str | Family, *, tasks: int = 8, seed: int = 0, device:
     """
     if tasks < 2:
         raise InvalidValueError("tasks", tasks, "at least 2")
-    device = str(resolve_device(device))
+    where = str(resolve_device(device))
     try:
         built = family if isinstance(family, Family) else make_family(family)
     except Exception as error:
         if isinstance(error, InvalidValueError) and error.field.partition(" ")[0] in ("family", "preset"):
             raise  # no such id: nothing to check
         return [crash_sentence(str(family), error, "that the family can be built")]
-    subject = Subject(built, tasks, seed, device, registered=built is not family)
+    subject = Subject(built, tasks, seed, where, registered=built is not family)
     try:
         for stage in STAGES:
             if found := [sentence for check in stage for sentence in subject.run(check)]:

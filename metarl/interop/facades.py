@@ -19,6 +19,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
+from metarl.agent_base import Device, resolve_device
 from metarl.engine.torch_environments import TorchEnvironments, one_environment
 from metarl.errors import InvalidValueError, did_you_mean
 from metarl.families.family import Family, TorchFamily
@@ -72,7 +73,7 @@ class MetaVectorEnv(VectorEnv[Any, Any, Any]):
         task_seed: int = 0,
         redraw: str = "never",
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
-        device: str = "cpu",
+        device: Device | torch.device = "cpu",
         render_mode: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -91,7 +92,7 @@ class MetaVectorEnv(VectorEnv[Any, Any, Any]):
         self.single_action_space = self.family.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.envs = TorchEnvironments(self.family, num_envs, torch.device(device))
+        self.envs = TorchEnvironments(self.family, num_envs, resolve_device(device))
         if task is not None and redraw == "episode":
             raise InvalidValueError("task", task, "none, because redraw is 'episode'")
         self.tasks = self._resolve(task)

@@ -14,11 +14,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from metarl.agent_base import Agent, resolve_device
+from metarl.agent_base import Agent, Device, resolve_device
 from metarl.errors import InvalidValueError, did_you_mean
 from metarl.families.family import Family
 from metarl.families.gym_family import GymFamily
@@ -44,7 +45,7 @@ def make_sb3_env(
     task_seed: int = 0,
     redraw: str | None = None,
     normalize_actions: bool = False,
-    device: str = "cpu",
+    device: Device | torch.device = "cpu",
     render_mode: str | None = None,
     **kwargs: Any,
 ) -> VecEnv:
@@ -80,7 +81,7 @@ def make_sb3_env(
     if redraw == "episode" and not (task is None or isinstance(task, Tasks)):
         raise InvalidValueError("task", task, "none or Tasks to go through, because redraw is 'episode'")
     env: VecEnv
-    where = str(resolve_device(device))
+    where = resolve_device(device)
     if isinstance(built, GymFamily):
         shown = built.visible() if render_mode else built
         env = gym_vec_env(shown, num_envs, task, split, task_seed, redraw)
@@ -98,7 +99,7 @@ def wrap(
     steps: int | None = None,
     num_envs: int | None = None,
     seed: int = 0,
-    device: str = "cpu",
+    device: Device = "cpu",
 ) -> Agent:
     """Your own trained model as an agent: evaluated as it is at k = 0, fine-tuned on each task by k rounds of `learn`.
 

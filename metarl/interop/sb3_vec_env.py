@@ -47,7 +47,9 @@ def check_spaces(family: Family, user: str) -> PolicyHead:
 class CyclingVectorEnv(MetaVectorEnv):
     """Episodes go through a given set of tasks, over and over."""
 
-    def __init__(self, family: Family, num_envs: int, tasks: Tasks, device: str, render_mode: str | None) -> None:
+    def __init__(
+        self, family: Family, num_envs: int, tasks: Tasks, device: torch.device, render_mode: str | None
+    ) -> None:
         self.cycle = family.resolve(tasks)
         how = AutoresetMode.SAME_STEP
         super().__init__(family, num_envs, redraw="episode", autoreset_mode=how, device=device, render_mode=render_mode)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from metarl.agent_base import Agent
+from metarl.agent_base import Agent, Device
 from metarl.runs.run import Run
 
 
-def load(path: str | Path, device: str | None = None) -> Agent:
+def load(path: str | Path, device: Device | None = None) -> Agent:
     """The agent of a run directory as its last checkpoint left it.
 
     Nothing that the run names is imported: families and agents of your own are registered before

@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from metarl.agent_base import Agent, make_agent
+from metarl.agent_base import Agent, Device, make_agent
 from metarl.engine.workers import ProcessesEndedError
 from metarl.errors import InvalidValueError, MetaRLError, verbatim
 from metarl.families.registry import agent_class, agents, base_id, families, make_family
@@ -191,7 +191,7 @@ class Run:
             finally:
                 self._locked = False
 
-    def make_agent(self, device: str | None = None) -> Agent:
+    def make_agent(self, device: Device | None = None) -> Agent:
         """The agent as it was before the first iteration; hyperparameters newer than the run have their defaults.
 
         Nothing that the run names is imported: families and agents must be registered, other things loaded
@@ -200,7 +200,7 @@ class Run:
         with names_of(str(self.path)):
             return self._make_agent(device)
 
-    def _make_agent(self, device: str | None) -> Agent:
+    def _make_agent(self, device: Device | None) -> Agent:
         self._check_registered()
         cls = agent_class(self.config["agent"])
         known = {f.name: f for f in dataclasses.fields(cls.Config)}
@@ -250,7 +250,7 @@ class Run:
             self.config = {**self.config, **now, "before": [*self.config.get("before", []), before]}
             write_json(self.path / "config.json", self.config)
 
-    def load_agent(self, device: str | None = None) -> tuple[Agent, int]:
+    def load_agent(self, device: Device | None = None) -> tuple[Agent, int]:
         """The agent of the last checkpoint, and how many iterations it has behind it (0 without a checkpoint).
 
         Raises:
