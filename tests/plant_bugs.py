@@ -757,6 +757,34 @@ BUGS = (
         "if not arguments:",
         "report/test_films",
     ),
+    Bug(
+        "actions of a box that nothing maps are played as they are",
+        "metarl/agent_base.py",
+        "if not maps_actions(self):",
+        "if False:",
+        "contract/test_agent_contract",
+    ),
+    Bug(
+        "an observe that is never called is not told of",
+        "metarl/engine/rollout.py",
+        "    check_hears(agent)\n",
+        "",
+        "contract/test_agent_contract",
+    ),
+    Bug(
+        "a trial's memory is given what is not known yet",
+        "metarl/learning/trial_memory.py",
+        "torch.cat([first, given[:-1]])",
+        "given",
+        "learning/test_trial_memory",
+    ),
+    Bug(
+        "a checkpoint without the optimizer's moments",
+        "metarl/learning/adam.py",
+        "return own | adam_tensors(optimizer, dict(net.named_parameters()))",
+        "return own",
+        "learning/test_trial_memory",
+    ),
 )
 
 

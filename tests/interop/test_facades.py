@@ -15,6 +15,7 @@ from gymnasium.vector import AutoresetMode
 
 import metarl
 from metarl import GymFamily, InvalidValueError, MetaEnv, MetaVectorEnv, TorchFamily
+from metarl.agent_base import resolve_device
 from metarl.engine.gym_environments import GymEnvironments
 from metarl.engine.pool import make_environments
 from metarl.engine.torch_environments import TorchEnvironments
@@ -390,6 +391,9 @@ class TestMetaVectorEnv:
         assert by_set.tasks.index.tolist() == [3, 1]
         with pytest.raises(InvalidValueError, match="number of tasks is 3, expected 1 or num_envs = 2"):
             MetaVectorEnv(family, 2, task=tasks[:3])
+        with pytest.raises(InvalidValueError, match="device is 'gpu', expected"):
+            MetaVectorEnv(family, 2, device="gpu")
+        assert MetaVectorEnv(family, 2, device="auto").envs.device == resolve_device("auto")
         with pytest.raises(InvalidValueError, match="task is 'first', expected an index"):
             MetaVectorEnv(family, 2, task="first")
 
@@ -690,6 +694,8 @@ class TestGymFamily:
         chosen = make_vec_env(walks, 2, task={"speed": 0.75})
         assert chosen.reset(seed=0)[0][:, 1].tolist() == [0.75, 0.75]
         chosen.close()
+        with pytest.raises(InvalidValueError, match="number of tasks is 2, expected 1 or num_envs = 3"):
+            make_vec_env(walks, 3, task=walks.tasks("train", 2))
 
     def test_a_redrawing_vector_plays_the_tasks_a_torch_family_would(self):
         walks = GymFamily(Walk, SPEED, horizon=5)

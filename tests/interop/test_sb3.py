@@ -170,6 +170,8 @@ def test_attributes_methods_and_options_reach_single_environments(counting):
     env.set_attr("tag", "x", 1)
     assert env.get_attr("tag", 1) == ["x"]
     env.set_attr("task", {"length": 5.0, "bonus": 7.0}, [1])
+    with pytest.raises(metarl.InvalidValueError, match="number of tasks is 2, expected 1"):
+        env.env_method("set_metarl_task", env.vector.family.tasks("train", 2), indices=2)
     env.env_method("set_metarl_task", {"length": 5.0, "bonus": 9.0}, indices=2)
     env.reset()
     step = np.zeros((3, 1), np.float32)
