@@ -37,7 +37,7 @@ from metarl.engine.pool import EnvironmentPool
 from metarl.engine.rollout import PoolTrials
 from metarl.files import write_atomic
 from metarl.learning.memory import GRU
-from metarl.learning.meta_gradient import GRAPH_BYTES
+from metarl.learning.gradient.meta_gradient import GRAPH_BYTES
 from metarl.rng import Rng
 
 HERE = Path(__file__).resolve().parent

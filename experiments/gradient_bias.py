@@ -3,8 +3,8 @@
     python experiments/gradient_bias.py
 
 The exact meta-gradient is d/dtheta J(theta + alpha grad J(theta)), with J the expected return by summation over all
-trajectories of a random tabular MDP. Beside it stands what `metarl.learning.meta_gradient.Unroll` makes of the inner
-surrogates of `metarl.learning.policy_gradient`, with the exact value function as baseline: first in the limit of
+trajectories of a random tabular MDP. Beside it stands what `metarl.learning.gradient.meta_gradient.Unroll` makes of the inner
+surrogates of `metarl.learning.gradient.policy_gradient`, with the exact value function as baseline: first in the limit of
 infinitely many trajectories (every trajectory once, weighted by its probability), then with N sampled ones. What
 follows the inner step is exact in both, so that all differences are the inner estimators'. Writes
 `experiments/results/gradient_bias.json`; `experiments/make_tables.py` draws `docs/gradient_bias.png` from it.
@@ -33,9 +33,9 @@ from torch import Tensor
 
 from metarl.files import write_atomic
 from metarl.learning.action_distributions import Categorical, Distribution
-from metarl.learning.meta_gradient import Unroll
+from metarl.learning.gradient.meta_gradient import Unroll
 from metarl.learning.networks import Params
-from metarl.learning.policy_gradient import ESTIMATORS, Batch, surrogate
+from metarl.learning.gradient.policy_gradient import ESTIMATORS, Batch, surrogate
 from metarl.provenance import git_revision, versions
 from metarl.report.page import GREY, MARKERS, PALETTE, STYLE
 from metarl.rng import Rng, fold_in, make_key
@@ -178,7 +178,7 @@ def batch_of(paths: Trajectories, row: Tensor, which: Tensor, weight: Tensor) ->
 
 
 class Tabular:
-    """A `metarl.learning.meta_gradient.Learner`: softmax policies, one step, and the exact return after it.
+    """A `metarl.learning.gradient.meta_gradient.Learner`: softmax policies, one step, and the exact return after it.
 
     Every row has meta-parameters of its own, so the gradients of all rows come at once and apart.
     """

@@ -23,8 +23,8 @@ from metarl.evaluation.evaluate import evaluate
 from metarl.families.registry import agent_class
 from metarl.learning.action_distributions import Categorical
 from metarl.learning.networks import Params
-from metarl.learning.policy_gradient import Batch
-from metarl.learning.trust_region import flatten, unflatten
+from metarl.learning.gradient.policy_gradient import Batch
+from metarl.learning.gradient.trust_region import flatten, unflatten
 from metarl.runs.checkpoints import load_checkpoint, save_checkpoint
 
 POINT = "metarl/PointNavigation-v0"

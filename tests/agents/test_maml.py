@@ -23,10 +23,10 @@ from metarl.engine.rollout import PoolTrials
 from metarl.errors import DivergedWarning
 from metarl.evaluation.evaluate import evaluate
 from metarl.families.registry import agent_class, agents
-from metarl.learning.meta_gradient import inner_step
+from metarl.learning.gradient.meta_gradient import inner_step
 from metarl.learning.networks import Params
-from metarl.learning.policy_gradient import Batch
-from metarl.learning.trust_region import conjugate_gradient, flatten, trust_region_step
+from metarl.learning.gradient.policy_gradient import Batch
+from metarl.learning.gradient.trust_region import conjugate_gradient, flatten, trust_region_step
 
 VARIANTS = [name for name in sorted(agents) if issubclass(agent_class(name), MAML)]
 LEARNERS = [name for name in VARIANTS if agent_class(name).learns]

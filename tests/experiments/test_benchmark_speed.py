@@ -22,8 +22,8 @@ from metarl.agents.memory.rl2 import RL2
 from metarl.engine.pool import EnvironmentPool
 from metarl.engine.rollout import PoolTrials
 from metarl.interop.facades import MetaEnv
-from metarl.learning.meta_gradient import GRAPH_BYTES, MetaObjective
-from metarl.learning.policy_gradient import Batch
+from metarl.learning.gradient.meta_gradient import GRAPH_BYTES, MetaObjective
+from metarl.learning.gradient.policy_gradient import Batch
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 from baselines import bandit_loop, maml_loop, measure, navigation_loop  # noqa: E402

@@ -13,10 +13,10 @@ from torch import Tensor
 import metarl
 from metarl.agents.gradient.maml import MAML
 from metarl.learning.action_distributions import Distribution
-from metarl.learning.meta_gradient import MetaObjective, inner_step
+from metarl.learning.gradient.meta_gradient import MetaObjective, inner_step
 from metarl.learning.networks import Params
-from metarl.learning.policy_gradient import ESTIMATORS, Batch
-from metarl.learning.trust_region import flatten, unflatten
+from metarl.learning.gradient.policy_gradient import ESTIMATORS, Batch
+from metarl.learning.gradient.trust_region import flatten, unflatten
 
 LEARNERS = ["maml", "anil", "meta_sgd", "cavia", "e_maml", "promp", "maml_pp"]
 MULTI_STEP = ["maml", "meta_sgd", "cavia", "e_maml"]
@@ -351,7 +351,7 @@ def test_a_stride_thins_the_metric_and_nothing_else(
     found = part.fisher_vector(v)
     torch.testing.assert_close(found, exact, rtol=1e-8, atol=1e-11)
     assert float((found - whole.fisher_vector(v)).norm()) > 0.01 * float(found.norm())
-    monkeypatch.setattr("metarl.learning.meta_gradient.GRAPH_BYTES", 0)
+    monkeypatch.setattr("metarl.learning.gradient.meta_gradient.GRAPH_BYTES", 0)
     torch.testing.assert_close(objective(agent, pre, post, stride=stride).fisher_vector(v), found)
 
 
@@ -365,7 +365,7 @@ def test_chunks_and_graphs_that_do_not_fit_change_rounding_only(name: str, monke
     one_part = 3 * agent.graph_bytes(1, 20)
     for elements, room in itertools.product((20 * 8, 2 * 20 * 8), (0, one_part + 1, 10**9)):
         monkeypatch.setattr("metarl.agents.gradient.maml._CHUNK_ELEMENTS", elements)
-        monkeypatch.setattr("metarl.learning.meta_gradient.GRAPH_BYTES", room)
+        monkeypatch.setattr("metarl.learning.gradient.meta_gradient.GRAPH_BYTES", room)
         other = objective(agent, pre, post)
         assert len(other.parts) == (3 if elements == 160 else 2)
         assert len(other.kept) == (0 if room == 0 else len(other.parts) if room > one_part + 1 else elements == 160)

@@ -14,10 +14,10 @@ from torch import Tensor
 import metarl
 from metarl.agent import Rollout
 from metarl.agents.gradient.maml import MAML
-from metarl.learning.meta_gradient import MetaObjective, inner_step
+from metarl.learning.gradient.meta_gradient import MetaObjective, inner_step
 from metarl.learning.networks import Params
-from metarl.learning.policy_gradient import ESTIMATORS, Batch, history, prepare, surrogate
-from metarl.learning.trust_region import flatten
+from metarl.learning.gradient.policy_gradient import ESTIMATORS, Batch, history, prepare, surrogate
+from metarl.learning.gradient.trust_region import flatten
 
 # --- estimators on samples -------------------------------------------------------------------------------------------
 

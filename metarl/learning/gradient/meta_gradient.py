@@ -26,23 +26,27 @@ import torch
 from torch import Tensor
 
 from metarl.learning.action_distributions import Distribution
+from metarl.learning.gradient.policy_gradient import Batch
+from metarl.learning.gradient.trust_region import flatten, unflatten
 from metarl.learning.networks import Params
-from metarl.learning.policy_gradient import Batch
-from metarl.learning.trust_region import flatten, unflatten
 
 GRAPH_BYTES = 2 * 2**30  # graphs kept between products; what does not fit is built anew for each
 
 
-class Learner(Protocol):
-    """What an agent must say about its inner loop. Params hold tensors `[R, ...]`, meta-parameters shared ones."""
+class Inner(Protocol):
+    """An inner loop. Params hold tensors `[R, ...]`, meta-parameters shared ones."""
 
     @property
-    def every_step(self) -> bool:
-        """Whether the outer loss (or the KL divergence) looks at all policies on the way, or at the last alone."""
+    def policy(self) -> Callable[[Params, Tensor], Distribution]:
+        """Parameters and features `[R, B, d]` to action distributions."""
 
     @property
     def whole_episodes(self) -> bool:
         """Whether inner losses join the steps of an episode."""
+
+    @property
+    def first_order(self) -> bool:
+        """Whether the meta-update takes the inner Hessians for 0."""
 
     def start(self, meta: Params, rows: int) -> Params:
         """Each row's theta_0, linear in the meta-parameters."""
@@ -50,38 +54,46 @@ class Learner(Protocol):
     def step_sizes(self, meta: Params, j: int) -> Params:
         """alpha_j by the name of the parameter, each a scalar or shaped as the parameter; what is absent stays."""
 
-    def policy(self, params: Params, x: Tensor) -> Distribution:
-        """Features `[R, B, d]` to action distributions."""
+    def loss(self, params: Params, batch: Batch, sampled: Tensor | None = None) -> Tensor:
+        """The sum over rows of L_j; `sampled` are the log-probabilities of the policy that sampled, `[R, B]`."""
 
-    def inner_loss(self, params: Params, batch: Batch, sampled: Tensor | None = None) -> Tensor:
-        """The sum over rows of L_j."""
+    def chunks(self, batch: Batch) -> list[slice]:
+        """Rows that go through an update together."""
 
-    def outer_loss(self, j: int, policy: Distribution, batch: Batch, old: Distribution, last: bool) -> Tensor:
-        """The sum over rows of what the meta-update minimises of the policy after j steps.
+    def graph_bytes(self, batch: Batch) -> int:
+        """About how much memory the graph of one loss on the batch takes."""
+
+
+class OuterLoss(Protocol):
+    """What a meta-update minimises."""
+
+    @property
+    def every_step(self) -> bool:
+        """Whether it (or the KL divergence) looks at all policies on the way, or at the last alone."""
+
+    def kl_weight(self, j: int, last: bool) -> float:
+        """Share of the policy after j steps in the KL divergence that limits the meta-update."""
+
+    def rows(self, which: slice | Tensor) -> OuterLoss:
+        """The loss of a subset of the rows."""
+
+    def __call__(self, j: int, policy: Distribution, batch: Batch, old: Distribution, last: bool) -> Tensor:
+        """The sum over rows of the loss of the policy after j inner steps.
 
         Args:
             j: inner steps taken.
             policy: after them, on the batch that was sampled then.
             batch: that batch.
             old: the policy that sampled it.
-            last: whether these were all steps.
+            last: whether these were all steps. Others are asked for only where `every_step` is true.
         """
 
-    def kl_weight(self, j: int, last: bool) -> float:
-        """Share of the policy after j steps in the KL divergence that limits the meta-update."""
 
-    def chunks(self, rows: int, samples: int) -> list[slice]:
-        """Rows that go through an update together."""
-
-    def graph_bytes(self, rows: int, samples: int) -> int:
-        """About how much memory the graph of one loss on so many samples takes."""
-
-
-def inner_step(learner: Learner, params: Params, batch: Batch, alpha: Params, sampled: Tensor | None = None) -> Params:
+def inner_step(inner: Inner, params: Params, batch: Batch, alpha: Params, sampled: Tensor | None = None) -> Params:
     """Return theta - alpha * grad L(theta), each row on its own samples, without a graph."""
     with torch.enable_grad():
         leaves = {k: v.detach().requires_grad_(k in alpha) for k, v in params.items()}
-        loss = learner.inner_loss(leaves, batch, sampled)
+        loss = inner.loss(leaves, batch, sampled)
         grads = torch.autograd.grad(loss, [leaves[k] for k in alpha], materialize_grads=True)
     return {**params, **{k: params[k] - a * g for (k, a), g in zip(alpha.items(), grads, strict=True)}}
 
@@ -90,40 +102,40 @@ class Unroll:
     """Some rows' inner steps and adapted policies, with the graphs that the products differentiate again.
 
     Args:
-        learner: whose.
+        inner: the inner loop.
+        outer: the outer loss of these rows.
         meta: meta-parameters.
         pre: the batches of the inner steps, R rows each.
         post: the batch of the adapted policies.
         old: the policies that sampled the batches, `pre` first; by default those met on the way.
         points: theta_0, ..., theta_K where to build graphs, if the batches are only a part of those that lead there.
-        first_order: take the Hessians for 0.
     """
 
     def __init__(
         self,
-        learner: Learner,
+        inner: Inner,
+        outer: OuterLoss,
         meta: Params,
         pre: list[Batch],
         post: Batch,
         old: list[Distribution] | None = None,
         points: list[Params] | None = None,
-        first_order: bool = False,
     ) -> None:
-        self.learner, self.meta, self.batches = learner, meta, [*pre, post]
-        self.rows, self.first_order = len(post.x), first_order
-        self.alphas = [learner.step_sizes(meta, j) for j in range(len(pre))]
+        self.inner, self.outer, self.meta, self.batches = inner, outer, meta, [*pre, post]
+        self.rows, first_order = len(post.x), inner.first_order
+        self.alphas = [inner.step_sizes(meta, j) for j in range(len(pre))]
         self.leaves: list[Params] = []
         self.grads: list[Params] = []  # grad L_j, with graphs
         self.old: list[Distribution] = []
         self._kl_grads: dict[int, Params] = {}
-        params = learner.start(meta, self.rows)
+        params = inner.start(meta, self.rows)
         for j, batch in enumerate(pre):
             leaves = self._leaf(params if points is None else points[j])
             given = None if old is None else old[j]
             with torch.no_grad():
-                policy = learner.policy(leaves, batch.x).detach() if given is None else given
+                policy = inner.policy(leaves, batch.x).detach() if given is None else given
                 sampled = policy.log_prob(batch.action)
-            loss = learner.inner_loss(leaves, batch, sampled)
+            loss = inner.loss(leaves, batch, sampled)
             grads = torch.autograd.grad(
                 loss, list(leaves.values()), create_graph=not first_order, materialize_grads=True
             )
@@ -133,7 +145,7 @@ class Unroll:
                 k: v - self.alphas[j][k] * self.grads[j][k] if k in self.alphas[j] else v for k, v in leaves.items()
             }
         leaves = self._leaf(params if points is None else points[-1])
-        self.final = learner.policy(leaves, post.x)
+        self.final = inner.policy(leaves, post.x)
         self.old.append(self.final.detach() if old is None else old[-1])
 
     def _leaf(self, params: Params) -> Params:
@@ -155,10 +167,10 @@ class Unroll:
             last = j == steps
             if not last:
                 back = self._back(j, back, out)
-            if last or self.learner.every_step:
+            if last or self.outer.every_step:
                 leaves, batch = self.leaves[j], self.batches[j]
-                policy = self.final if last else self.learner.policy(leaves, batch.x)
-                loss = self.learner.outer_loss(j, policy, batch, self.old[j], last)
+                policy = self.final if last else self.inner.policy(leaves, batch.x)
+                loss = self.outer(j, policy, batch, self.old[j], last)
                 total += float(loss.detach())
                 if loss.requires_grad:
                     grads = torch.autograd.grad(loss, list(leaves.values()), retain_graph=last, materialize_grads=True)
@@ -168,7 +180,7 @@ class Unroll:
     def fisher_vector(self, v: Params) -> Params:
         """The Hessian of the weighted KL divergences, J' F J v, summed over rows."""
         steps = len(self.alphas)
-        tangents = [_jvp(lambda m: self.learner.start(m, self.rows), self.meta, v)]
+        tangents = [_jvp(lambda m: self.inner.start(m, self.rows), self.meta, v)]
         for j in range(steps):
             tangents.append(self._forward(j, tangents[-1], v))
         back = {k: torch.zeros_like(u) for k, u in tangents[-1].items()}
@@ -176,16 +188,16 @@ class Unroll:
         for j in reversed(range(steps + 1)):
             if j < steps:
                 back = self._back(j, back, out)
-            if self.learner.kl_weight(j, j == steps):
+            if self.outer.kl_weight(j, j == steps):
                 _add(back, self._product(self._kl_grad(j), self.leaves[j], tangents[j]))
         return self._to_meta(back, out)
 
     def _kl_grad(self, j: int) -> Params:
         if j not in self._kl_grads:
             last, leaves, batch = j == len(self.alphas), self.leaves[j], self.batches[j]
-            policy = self.final if last else self.learner.policy(leaves, batch.x)
+            policy = self.final if last else self.inner.policy(leaves, batch.x)
             kl = (policy.detach().kl(policy) * batch.weight).sum()  # type: ignore[arg-type]
-            kl = self.learner.kl_weight(j, last) * kl
+            kl = self.outer.kl_weight(j, last) * kl
             grads = torch.autograd.grad(kl, list(leaves.values()), create_graph=True, materialize_grads=True)
             self._kl_grads[j] = dict(zip(leaves, grads, strict=True))
         return self._kl_grads[j]
@@ -206,8 +218,8 @@ class Unroll:
     def _forward(self, j: int, u: Params, v: Params) -> Params:
         """From a tangent at theta_j (and v of the meta-parameters) to one at theta_{j+1}."""
         alpha, grads = self.alphas[j], self.grads[j]
-        moved = _jvp(lambda m: self.learner.step_sizes(m, j), self.meta, v)
-        bent = {} if self.first_order else self._product(grads, self.leaves[j], u, alpha)
+        moved = _jvp(lambda m: self.inner.step_sizes(m, j), self.meta, v)
+        bent = {} if self.inner.first_order else self._product(grads, self.leaves[j], u, alpha)
         out = dict(u)
         for k, a in alpha.items():
             out[k] = u[k] - moved[k] * grads[k].detach()
@@ -219,14 +231,14 @@ class Unroll:
         """From a gradient at theta_{j+1} to one at theta_j; the step sizes' share is added to `out`."""
         alpha, grads = self.alphas[j], self.grads[j]
         share = {k: (-grads[k].detach() * u[k]).sum_to_size(a.shape) for k, a in alpha.items()}
-        _add(out, _vjp(lambda m: self.learner.step_sizes(m, j), self.meta, share))
-        if self.first_order:
+        _add(out, _vjp(lambda m: self.inner.step_sizes(m, j), self.meta, share))
+        if self.inner.first_order:
             return u
         bent = self._product(grads, self.leaves[j], {k: a * u[k] for k, a in alpha.items()})
         return {k: u[k] - bent[k] for k in u}
 
     def _to_meta(self, back: Params, out: Params) -> Params:
-        _add(out, _vjp(lambda m: self.learner.start(m, self.rows), self.meta, back))
+        _add(out, _vjp(lambda m: self.inner.start(m, self.rows), self.meta, back))
         return out
 
 
@@ -234,28 +246,28 @@ class MetaObjective:
     """The mean over rows of the outer loss as a function of the meta-parameters, on samples taken with `meta`.
 
     Args:
-        learner: whose inner loop.
+        inner: the inner loop.
+        outer: the outer loss.
         meta: the meta-parameters that the batches were sampled with.
         pre: the batches of the inner steps.
         post: the batch of the adapted policies.
         stride: one in so many samples enters the Fisher-vector products (1: exact); gradients and losses use all.
-        first_order: take the Hessians for 0.
         metric: whether Fisher-vector products will be asked for.
     """
 
     def __init__(
         self,
-        learner: Learner,
+        inner: Inner,
+        outer: OuterLoss,
         meta: Params,
         pre: list[Batch],
         post: Batch,
         stride: int = 1,
-        first_order: bool = False,
         metric: bool = True,
     ) -> None:
-        self.learner, self.meta, self.pre, self.post = learner, meta, pre, post
-        self.rows, self.stride, self.first_order = len(post.x), stride, first_order
-        self.parts = learner.chunks(self.rows, post.x.shape[1])
+        self.inner, self.outer, self.meta, self.pre, self.post = inner, outer, meta, pre, post
+        self.rows, self.stride = len(post.x), stride
+        self.parts = inner.chunks(post)
         self.old: list[list[Distribution]] = []  # for each part, the policies that sampled
         self.points: list[list[Params]] = []  # for each part, theta_0, ..., theta_K
         self.kept: list[Unroll] = []
@@ -276,10 +288,10 @@ class MetaObjective:
 
     def _unroll(self, meta: Params, part: slice, old: list[Distribution] | None = None) -> Unroll:
         pre = [b.rows(part) for b in self.pre]
-        return Unroll(self.learner, meta, pre, self.post.rows(part), old, first_order=self.first_order)
+        return Unroll(self.inner, self.outer.rows(part), meta, pre, self.post.rows(part), old)
 
     def _bytes(self, unroll: Unroll) -> int:
-        return sum(self.learner.graph_bytes(unroll.rows, b.x.shape[1]) for b in unroll.batches)
+        return sum(self.inner.graph_bytes(batch) for batch in unroll.batches)
 
     def gradient(self, meta: Params) -> tuple[float, Tensor]:
         """The loss at `meta`, and its gradient `[P]`."""
@@ -310,7 +322,7 @@ class MetaObjective:
         """Makers of what is not kept; the thinned graphs that fit are made and kept now."""
         if self.stride == 1:
             return [partial(self._unroll, self.meta, part) for part in self.parts[len(self.kept) :]]
-        whole = self.learner.whole_episodes
+        whole = self.inner.whole_episodes
         pre, post = [b.thinned(self.stride, whole) for b in self.pre], self.post.thinned(self.stride, whole)
         points = [
             {k: torch.cat([part[j][k] for part in self.points]) for k in self.points[0][j]}
@@ -318,16 +330,11 @@ class MetaObjective:
         ]
 
         def make(part: slice) -> Unroll:
-            return Unroll(
-                self.learner,
-                self.meta,
-                [b.rows(part) for b in pre],
-                post.rows(part),
-                points=[{k: v[part] for k, v in params.items()} for params in points],
-                first_order=self.first_order,
-            )
+            here = [{k: v[part] for k, v in params.items()} for params in points]
+            batches = [b.rows(part) for b in pre]
+            return Unroll(self.inner, self.outer.rows(part), self.meta, batches, post.rows(part), points=here)
 
-        parts, room = self.learner.chunks(self.rows, post.x.shape[1]), GRAPH_BYTES
+        parts, room = self.inner.chunks(post), GRAPH_BYTES
         for i, part in enumerate(parts):
             unroll = make(part)
             room -= self._bytes(unroll)
@@ -342,18 +349,18 @@ class MetaObjective:
         meta = unflatten(flat, self.meta)
         loss = kl = 0.0
         for part, old in zip(self.parts, self.old, strict=True):
-            params = self.learner.start(meta, self.post.x[part].shape[0])
+            outer, params = self.outer.rows(part), self.inner.start(meta, self.post.x[part].shape[0])
             batches = [b.rows(part) for b in (*self.pre, self.post)]
             for j, batch in enumerate(batches):
                 last = j == len(self.pre)
-                if last or self.learner.every_step:
-                    policy = self.learner.policy(params, batch.x)
-                    loss += float(self.learner.outer_loss(j, policy, batch, old[j], last)) / self.rows
+                if last or outer.every_step:
+                    policy = self.inner.policy(params, batch.x)
+                    loss += float(outer(j, policy, batch, old[j], last)) / self.rows
                     divergence = (old[j].kl(policy) * batch.weight).sum()  # type: ignore[arg-type]
-                    kl += self.learner.kl_weight(j, last) * float(divergence) / self.rows
+                    kl += outer.kl_weight(j, last) * float(divergence) / self.rows
                 if not last:
-                    alpha, sampled = self.learner.step_sizes(meta, j), old[j].log_prob(batch.action)
-                    params = inner_step(self.learner, params, batch, alpha, sampled)
+                    alpha, sampled = self.inner.step_sizes(meta, j), old[j].log_prob(batch.action)
+                    params = inner_step(self.inner, params, batch, alpha, sampled)
         return loss, kl
 
 
