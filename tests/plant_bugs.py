@@ -760,13 +760,20 @@ BUGS = (
 )
 
 
+def copied(target: Path) -> Path:
+    """A copy of the repository without what is no code."""
+    everywhere = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", "*.egg-info", "results")
+
+    def left_out(folder: str, names: list[str]) -> set[str]:
+        return everywhere(folder, names) | ({"build", "runs"} if Path(folder) == ROOT else set())
+
+    return Path(shutil.copytree(ROOT, target, symlinks=True, ignore=left_out))
+
+
 def survives(bug: Bug) -> bool:
     """Plant it in a copy and run one test file: do all tests still pass?"""
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "copy"
-        left = (".git", ".venv", ".*_cache", "__pycache__", "*.egg-info", "build", "results", "runs")
-        ignore = shutil.ignore_patterns(*left)
-        shutil.copytree(ROOT, copy, symlinks=True, ignore=ignore)
+        copy = copied(Path(folder) / "copy")
         target = copy / bug.file
         text = target.read_text()
         if text.count(bug.old) != 1:
