@@ -106,7 +106,7 @@ def test_means_are_over_the_steps_that_count() -> None:
 
 
 def test_value_and_entropy_are_weighted() -> None:
-    """The parameter b goes down value_coef times the derivative of (b - 3)^2, which is -6; the entropy of deviation 1 is told."""
+    """The derivative of (b - 3)^2 is -6: b moves by 6 value_coef. The entropy of deviation 1 is told."""
     made = ppo(value_coef=0.25)
     told = step(made, batch(target=torch.full((2, 1), 3.0)))
     assert made.net.b.item() == pytest.approx(0.25 * 6)
