@@ -34,7 +34,7 @@ Given = Mapping[str, Tensor]  # what a network is given: [T, B, ...], or [1, B, 
 
 
 class Outputs(NamedTuple):
-    """What a network says of whole trials."""
+    """What a network makes of whole trials."""
 
     policy: Distribution  # of the action at every step, [T, B]
     value: Tensor  # before every step, [T, B]
@@ -42,7 +42,7 @@ class Outputs(NamedTuple):
 
 
 class ActorCritic(Protocol):
-    """The network that PPO trains, an `nn.Module` that is called with what it was given in whole trials."""
+    """The network that PPO trains, an `nn.Module`. It is called with whole trials: all that it was given in them."""
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """All that is trained."""
@@ -97,7 +97,7 @@ class AuxiliaryLoss(NamedTuple):
 
 
 def masked_mean(steps: Tensor, valid: Tensor) -> Tensor:
-    """The mean of numbers where `valid` is 1 and not 0; of the same shape."""
+    """The mean of numbers over the steps where `valid` is 1; it is 0 at the others, and both are `[T, R]`."""
     return (steps * valid).sum() / valid.sum()
 
 
@@ -201,12 +201,14 @@ class PPO:
         policy_loss = -batch.mean(clipped_surrogate(ratio, batch.advantage, cfg.clip))
         value_loss = batch.mean((value - batch.target).square())
         entropy = batch.mean(policy.entropy())
+        # equation 9, and what is trained besides
         loss = policy_loss + cfg.value_coef * value_loss - part["entropy_coef"] * entropy
         metrics = {"value_loss": value_loss, "entropy": entropy}
         for extra in self.losses:
             metrics[f"{extra.name}_loss"] = error = batch.mean(extra.errors(features, batch))
             loss = loss + extra.coef * error
         self._descend(loss)
+        # of the old policy from the new one, by a mean whose terms are never negative
         metrics["kl"] = batch.mean((ratio - 1) - log_ratio)
         return {name: v.detach() for name, v in metrics.items()}
 
