@@ -225,17 +225,17 @@ BUGS = (
     ),
     Bug(
         "12 returns stop at episode ends",
-        "agents/memory/rl2.py",
+        "metarl/learning/ppo.py",
         '"trial_end": trial_end}',
         '"trial_end": rollout.ended[:, :, 0]}',
-        "agents/test_rl2",
+        "learning/test_ppo",
     ),
     Bug(
         "12 returns leak past the trial",
-        "agents/memory/rl2.py",
+        "metarl/learning/ppo.py",
         "trial_end = valid & ~torch.cat([valid[1:], torch.zeros_like(valid[:1])])",
         "trial_end = torch.zeros_like(valid)",
-        "agents/test_rl2",
+        "learning/test_ppo",
     ),
     Bug(
         "13 cut episodes not bootstrapped",
@@ -331,9 +331,9 @@ BUGS = (
     ),
     Bug(
         "rewards predicted from the next step's action",
-        "agents/memory/rl2.py",
-        'self.net.reward(h, self.head.encode(part["action"]))',
-        'self.net.reward(h, self.head.encode(part["action"].roll(-1, 0)))',
+        "agents/memory/rl2_network.py",
+        "self.head.encode(trials.action))",
+        "self.head.encode(trials.action.roll(-1, 0)))",
         "agents/test_rl2",
     ),
     Bug(
@@ -352,10 +352,10 @@ BUGS = (
     ),
     Bug(
         "the entropy bonus falls with the rate whatever is asked",
-        "agents/memory/rl2.py",
-        "(1.0 - left) / cfg.entropy_anneal",
+        "metarl/learning/ppo.py",
+        "(1.0 - left) / config.entropy_anneal",
         "(1.0 - left)",
-        "agents/test_rl2",
+        "learning/test_ppo",
     ),
     Bug(
         "a resumed run begins anew",
@@ -569,17 +569,17 @@ BUGS = (
     ),
     Bug(
         "expected rewards are not learned from",
-        "agents/memory/rl2.py",
+        "metarl/learning/ppo.py",
         "rollout.expected_reward if self.config.expected_rewards else rollout.reward",
         "rollout.reward",
-        "agents/test_rl2",
+        "learning/test_ppo",
     ),
     Bug(
         "the value sees another trial's task",
-        "agents/memory/rl2.py",
-        "None if task is None else task[:, rows]",
-        "None if task is None else task[:, rows.flip(0)]",
-        "agents/test_rl2",
+        "metarl/learning/ppo.py",
+        "self.net.values({k: v[:, rows] for k, v in given.items()})",
+        "self.net.values({k: v[:, rows.flip(0)] for k, v in given.items()})",
+        "learning/test_ppo",
     ),
     Bug(
         "another trial's task is inferred",
@@ -587,6 +587,34 @@ BUGS = (
         "self.encode_task(tasks, self.device).unsqueeze(0)",
         "self.encode_task(tasks, self.device).flip(0).unsqueeze(0)",
         "agents/test_rl2",
+    ),
+    Bug(
+        "PPO clips losses as well as gains",
+        "metarl/learning/ppo.py",
+        "torch.minimum(ratio * advantage, ",
+        "torch.minimum(ratio.clamp(1 - clip, 1 + clip) * advantage, ",
+        "learning/test_ppo",
+    ),
+    Bug(
+        "an auxiliary loss without its weight",
+        "metarl/learning/ppo.py",
+        "loss + extra.coef * error",
+        "loss + error",
+        "learning/test_ppo",
+    ),
+    Bug(
+        "rewards are scaled by the last batch's returns alone",
+        "metarl/learning/ppo.py",
+        "self.return_moments += torch.stack(",
+        "self.return_moments = torch.stack(",
+        "learning/test_ppo",
+    ),
+    Bug(
+        "PPO deals the same minibatches in every epoch",
+        "metarl/learning/ppo.py",
+        'make_key(key, "minibatch", epoch)',
+        'make_key(key, "minibatch")',
+        "learning/test_ppo",
     ),
     Bug(
         "a family reports another reward than it pays",
@@ -759,11 +787,20 @@ BUGS = (
 )
 
 
+def copied(target: Path) -> Path:
+    """A copy of the repository without what is no code."""
+    everywhere = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", "*.egg-info", "results")
+
+    def left_out(folder: str, names: list[str]) -> set[str]:
+        return everywhere(folder, names) | ({"build", "runs"} if Path(folder) == ROOT else set())
+
+    return Path(shutil.copytree(ROOT, target, symlinks=True, ignore=left_out))
+
+
 def survives(bug: Bug) -> bool:
     """Plant it in a copy and run one test file: do all tests still pass?"""
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "copy"
-        shutil.copytree(ROOT, copy, symlinks=True, ignore=_left_out)
+        copy = copied(Path(folder) / "copy")
         target = copy / bug.file
         text = target.read_text()
         if text.count(bug.old) != 1:
@@ -777,12 +814,6 @@ def survives(bug: Bug) -> bool:
         if done.returncode not in (0, 1):
             raise SystemExit(f"{bug.name}: the tests did not run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
         return done.returncode == 0
-
-
-def _left_out(folder: str, names: list[str]) -> set[str]:
-    """What a copy needs not: what git ignores, and results, which no planted bug is in."""
-    here = {ROOT: ("build", "dist", "site", "runs"), ROOT / "experiments": ("results",)}.get(Path(folder), ())
-    return set(shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", "*.egg-info", *here)(folder, names))
 
 
 def sample(count: int) -> list[Bug]:
