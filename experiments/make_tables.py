@@ -24,6 +24,7 @@ import tyro
 from point_navigation import SETTINGS
 from trial_tables import table
 
+from metarl.evaluation.modes import MODES
 from metarl.evaluation.results import Results
 from metarl.families import registry
 from metarl.files import write_atomic
@@ -81,7 +82,7 @@ def navigation() -> str:
     rows = [["MAML, the paper", *padded(paper["MAML"])]]
     for setting, label in NAVIGATION.items():
         found = navigation_results(setting)
-        rows += [[f"{label}: {mode} actions", *map(interval, found.summary(mode))] for mode in ("sampled", "mean")]
+        rows += [[f"{label}: {mode} actions", *map(interval, found.summary(mode))] for mode in MODES]
         if setting == "paper":
             for seed, scores in zip(found.meta["seeds"], found.scores["sampled"].mean((1, 3)), strict=True):
                 rows.append([f"- seed {seed} alone, sampled", *padded(list(scores))])
@@ -127,8 +128,8 @@ def comparison(prefix: str) -> str:
     found = {name: navigation_results(name) for name in names}
     lines = []
     for name, results in found.items():
-        sampled, mean = results.summary("sampled"), results.summary("mean")
-        cells = [f"{r['iqm']:.2f} [{r['iqm_low']:.2f}, {r['iqm_high']:.2f}]" for r in (*sampled, mean[-1])]
+        sampled, deterministic = (results.summary(mode) for mode in MODES)
+        cells = [f"{r['iqm']:.2f} [{r['iqm_low']:.2f}, {r['iqm_high']:.2f}]" for r in (*sampled, deterministic[-1])]
         lines.append((sampled[-1]["iqm"], [f"{name.removeprefix(prefix + '-')} (`{results.agent}`)", *cells]))
     rows = [cells for _, cells in sorted(lines, key=lambda line: -line[0])]
     learners = [r for name, r in found.items() if SETTINGS[name].iterations]
@@ -137,14 +138,14 @@ def comparison(prefix: str) -> str:
     failed = sum(int(r.meta["failed_steps"]) for r in found.values())
     return (
         f"`{learners[0].family}`: interquartile mean of R_k over {'/'.join(map(str, seeds))} seeds x 40 held-out goals "
-        f"with its 95 % interval, sampled actions; last column mean actions. "
+        f"with its 95 % interval, sampled actions; last column deterministic actions. "
         f"{learners[0].meta['iterations']} meta-updates on 20 tasks x 10 episodes each; every method with the defaults "
         "of its agent (`final_gain` was chosen with `maml` on dense navigation, nothing else was tuned), but "
         "`fvp_stride=5` for those with TRPO and `schedule_iterations=50` for MAML++. Mean informed optimum "
         f"{best:.2f}. Adaptation steps that failed: "
         f"{failed}. Any row again: `python experiments/point_navigation.py --settings {prefix}-NAME --seeds "
         f"{' '.join(map(str, learners[0].meta['seeds']))}`.\n\n"
-        + table(["", "k = 0", "1", "2", "3", "3, mean actions"], rows)
+        + table(["", "k = 0", "1", "2", "3", "3, deterministic actions"], rows)
     )
 
 

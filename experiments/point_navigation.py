@@ -8,7 +8,7 @@
 steps, 100 meta-updates, TRPO. "paper-decay" evaluates the same runs with inner steps that go on getting shorter.
 "steps2" trains the policies after both of two inner steps, on the smaller batches of the quickstart. Rows dense-* and
 sparse-* compare methods after 50 meta-updates on 20 tasks x 10 episodes, the second on the sparse semi-circle. All are
-evaluated on 40 held-out goals with 4,000 environment steps per adaptation step, sampled and mean actions.
+evaluated on 40 held-out goals with 4,000 environment steps per adaptation step, sampled and deterministic actions.
 Writes `experiments/results/point_navigation-SETTING.json`; runs resume if they were interrupted.
 """
 
