@@ -128,7 +128,7 @@ class WatchOptions:
     task_seed: int = 0
     """Seed of the split."""
     mode: Mode = "deterministic"
-    """How actions are chosen."""
+    """How actions are chosen: sampled, as in training, or deterministic, the mean or the likeliest."""
     seed: int = 0
     """Of the evaluation's randomness: metarl eval with the same seed plays the same episodes."""
     out: Path | None = None
