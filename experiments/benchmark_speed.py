@@ -29,6 +29,7 @@ import tyro
 from baselines import bandit_loop, maml_loop, navigation_loop
 from baselines.bandit_loop import Case, large
 from baselines.measure import Sample, Side, compare, interleave, lines_of, machine, timed
+from results_files import results_file
 
 from metarl import make_agent
 from metarl.agent import Budget
@@ -41,6 +42,7 @@ from metarl.learning.memory import GRU
 from metarl.rng import Rng
 
 HERE = Path(__file__).resolve().parent
+OUT = results_file("speed", "speed")
 Part = tuple[list[dict[str, Any]], dict[str, Any]]  # rows of the table, and details by name
 STRIDE = 5  # (b), (d): one in so many samples in the thinned Fisher matrix
 GOAL_BYTES = 8 * 2**30  # (d): the most memory that an iteration should take
@@ -58,7 +60,7 @@ class Options:
     """PyTorch's threads."""
     device: str = "cpu"
     """"cpu" or "cuda"."""
-    out: Path = HERE / "results" / "speed.json"
+    out: Path = OUT
     """Where the raw numbers go."""
     small: bool = False
     """Tiny sizes: does it run? Its numbers say nothing."""

@@ -7,7 +7,8 @@ trajectories of a random tabular MDP. Beside it stands what `metarl.learning.gra
 inner surrogates of `metarl.learning.gradient.policy_gradient`, with the exact value function as baseline: first in the
 limit of infinitely many trajectories (every trajectory once, weighted by its probability), then with N sampled ones.
 What follows the inner step is exact in both, so that all differences are the inner estimators'. Writes
-`experiments/results/gradient_bias.json`; `experiments/make_tables.py` draws `docs/gradient_bias.png` from it.
+`experiments/results/simulations/gradient_bias.json`, from which `experiments/make_tables.py` draws
+`docs/gradient_bias.png`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
+from results_files import results_file
 from torch import Tensor
 
 from metarl.files import write_atomic
@@ -40,7 +42,7 @@ from metarl.provenance import git_revision, versions
 from metarl.report.page import GREY, MARKERS, PALETTE, STYLE
 from metarl.rng import Rng, fold_in, make_key
 
-HERE = Path(__file__).resolve().parent
+OUT = results_file("simulations", "gradient_bias")
 UNBIASED = ("dice", "loaded_dice")
 METHODS = (*ESTIMATORS, "first_order")  # the last takes the inner Hessian for 0
 LABELS = {"naive": "naive", "lvc": "LVC", "dice": "DiCE", "loaded_dice": "Loaded DiCE", "first_order": "first order"}
@@ -68,7 +70,7 @@ class Options:
     """Size of the inner step on the expected return; 2 closes about 60 % of the gap to the optimum in 4 steps."""
     seed: int = 0
     """Of problems, policies and samples."""
-    out: Path = HERE / "results" / "gradient_bias.json"
+    out: Path = OUT
     """Where the numbers go."""
 
 

@@ -49,6 +49,13 @@ BUGS = (
         "evaluation/test_evaluate",
     ),
     Bug(
+        "the deterministic mode draws by its new name",
+        "metarl/engine/rollout.py",
+        'True: "mean"}',
+        'True: "deterministic"}',
+        "evaluation/test_evaluate",
+    ),
+    Bug(
         "2 deterministic actions are sampled",
         "agents/gradient/maml.py",
         "policy.mode if deterministic else",

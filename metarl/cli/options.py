@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from metarl.errors import InvalidValueError, verbatim
+from metarl.evaluation.modes import Mode
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -126,8 +127,8 @@ class WatchOptions:
     """test, train, or the name of an out-of-distribution split."""
     task_seed: int = 0
     """Seed of the split."""
-    mode: Literal["mean", "sampled"] = "mean"
-    """Actions."""
+    mode: Mode = "deterministic"
+    """How actions are chosen: sampled, as in training, or deterministic, the mean or the likeliest."""
     seed: int = 0
     """Of the evaluation's randomness: metarl eval with the same seed plays the same episodes."""
     out: Path | None = None

@@ -294,7 +294,7 @@ def test_conjugate_gradient_keeps_its_pace_on_float32_products() -> None:
 def test_an_adaptation_step_uses_at_most_eval_steps(counting: Any, horizon: int, eval_steps: int, used: int) -> None:
     """266 environments of 15 steps; 1,333 of 3; 40 of 100; and one of 5, whose episode is cut off."""
     agent = metarl.make_agent("maml", counting(horizon), hidden=(4,), eval_steps=eval_steps)
-    results = evaluate(agent, k=2, num_tasks=1, episodes=1, modes=["mean"])
+    results = evaluate(agent, k=2, num_tasks=1, episodes=1, modes=["deterministic"])
     assert results.env_steps.tolist() == [0.0, used, 2.0 * used]
 
 

@@ -75,7 +75,7 @@ def test_the_command_names_the_device_that_trained(studies: dict[str, Study], tm
 
 def test_published_rows_stand_on_the_tasks_that_families_give() -> None:
     """A results file names the hash of its tasks; the same hash is computed here from the family."""
-    heads = [json.loads(file.read_text()) for file in trials.RESULTS.glob("*.json")]
+    heads = [json.loads(file.read_text()) for file in trials.RESULTS.rglob("*.json")]
     played = {
         (head["family"], head["split"], head["meta"]["tasks"], head["meta"]["task_seed"], head["task_hash"])
         for head in heads
