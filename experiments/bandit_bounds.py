@@ -4,7 +4,7 @@
     python experiments/bandit_bounds.py --studies bandit-n500-k5     # minutes; added to what the file has
 
 Exact by dynamic programming where the arms' counts are few enough; otherwise an information relaxation, known up to a
-standard error (see `metarl.envs.bandits.bandit_bounds`). Writes `experiments/results/bandit_bounds.json`.
+standard error (see `metarl.envs.bandits.bandit_bounds`). Writes `experiments/results/bandits/bounds.json`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from typing import Any
 
 import torch
 import tyro
-from trials import RESULTS, STUDIES, selected
+from results_files import results_file
+from trials import STUDIES, selected
 
 import metarl
 from metarl.envs.bandits.bandit_bounds import bayes_upper_bound, sampled_upper_bound
 from metarl.envs.bandits.bernoulli_bandit import BernoulliBandit
 from metarl.files import write_atomic
+
+OUT = results_file("bandit", "bounds")
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Options:
 
     studies: tuple[str, ...] = ("bandit-n10", "bandit-n100")
     """Names of studies, or how they begin. One of 500 pulls takes minutes with 5 arms, and longer with more."""
-    out: Path = RESULTS / "bandit_bounds.json"
+    out: Path = OUT
     """Where the numbers go."""
     threads: int = 1
     """Of PyTorch."""

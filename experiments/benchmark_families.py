@@ -20,6 +20,7 @@ import gymnasium as gym
 import torch
 import tyro
 from baselines.measure import Side, compare, interleave, lines_of, machine, timed
+from results_files import results_file
 from torch import Tensor, nn
 
 from metarl import make_family
@@ -28,7 +29,7 @@ from metarl.engine.pool import make_environments
 from metarl.files import write_atomic
 from metarl.rng import fold_in, make_key
 
-HERE = Path(__file__).resolve().parent
+OUT = results_file("speed", "speed_families")
 PARTS = ("f", "g")
 
 
@@ -42,7 +43,7 @@ class Options:
     """Parts, separated by commas."""
     threads: int = 2
     """PyTorch's and MuJoCo's threads."""
-    out: Path = HERE / "results" / "speed_families.json"
+    out: Path = OUT
     """Where the raw numbers go."""
     small: bool = False
     """Tiny sizes: does it run? Its numbers say nothing."""

@@ -29,6 +29,7 @@ import tyro
 from baselines import bandit_loop, maml_loop, navigation_loop
 from baselines.bandit_loop import Case, large
 from baselines.measure import Sample, Side, compare, interleave, lines_of, machine, timed
+from results_files import results_file
 
 from metarl import make_agent
 from metarl.agent import Budget
@@ -36,11 +37,12 @@ from metarl.agents.gradient.maml import MAML
 from metarl.engine.pool import EnvironmentPool
 from metarl.engine.rollout import PoolTrials
 from metarl.files import write_atomic
+from metarl.learning.gradient.meta_gradient import GRAPH_BYTES
 from metarl.learning.memory import GRU
-from metarl.learning.meta_gradient import GRAPH_BYTES
 from metarl.rng import Rng
 
 HERE = Path(__file__).resolve().parent
+OUT = results_file("speed", "speed")
 Part = tuple[list[dict[str, Any]], dict[str, Any]]  # rows of the table, and details by name
 STRIDE = 5  # (b), (d): one in so many samples in the thinned Fisher matrix
 GOAL_BYTES = 8 * 2**30  # (d): the most memory that an iteration should take
@@ -58,7 +60,7 @@ class Options:
     """PyTorch's threads."""
     device: str = "cpu"
     """"cpu" or "cuda"."""
-    out: Path = HERE / "results" / "speed.json"
+    out: Path = OUT
     """Where the raw numbers go."""
     small: bool = False
     """Tiny sizes: does it run? Its numbers say nothing."""
@@ -156,9 +158,10 @@ def print_alone(given: dict[str, Any], tasks: int, stride: int, repeats: int) ->
         torch.cuda.reset_peak_memory_stats()
     seconds: dict[str, list[float]] = {"total": [], "sampling": []}
     for i in range(repeats):
-        total, metrics = timed(options.device, lambda i=i: agent.train_step(trials(i)))  # type: ignore[misc]
+        played = trials(i)
+        total, _ = timed(options.device, lambda played=played: agent.train_step(played))  # type: ignore[misc]
         seconds["total"].append(total)
-        seconds["sampling"].append(metrics["seconds_sampling"])
+        seconds["sampling"].append(played.seconds)
     memory["bytes_peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     if cuda:
         memory["bytes_peak_cuda"] = torch.cuda.max_memory_allocated()
@@ -240,9 +243,9 @@ def meta_iteration(o: Options, s: Sizes) -> Part:
         return error / max(change, 1e-30)
 
     def library(which: MAML, i: int) -> Sample:
-        total, metrics = timed(o.device, lambda: which.train_step(trials(i)))
-        sampling = metrics["seconds_sampling"]
-        return sample(sampling, total - sampling, sampling_share=sampling / total)
+        played = trials(i)
+        total, _ = timed(o.device, lambda: which.train_step(played))
+        return sample(played.seconds, total - played.seconds, sampling_share=played.seconds / total)
 
     def metarl(i: int) -> Sample:
         shared.update(theta=dict(agent.theta), batches=maml_loop.collect(agent, trials(i)))

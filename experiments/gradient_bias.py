@@ -3,11 +3,12 @@
     python experiments/gradient_bias.py
 
 The exact meta-gradient is d/dtheta J(theta + alpha grad J(theta)), with J the expected return by summation over all
-trajectories of a random tabular MDP. Beside it stands what `metarl.learning.meta_gradient.Unroll` makes of the inner
-surrogates of `metarl.learning.policy_gradient`, with the exact value function as baseline: first in the limit of
-infinitely many trajectories (every trajectory once, weighted by its probability), then with N sampled ones. What
-follows the inner step is exact in both, so that all differences are the inner estimators'. Writes
-`experiments/results/gradient_bias.json`; `experiments/make_tables.py` draws `docs/gradient_bias.png` from it.
+trajectories of a random tabular MDP. Beside it stands what `metarl.learning.gradient.meta_gradient.Unroll` makes of the
+inner surrogates of `metarl.learning.gradient.policy_gradient`, with the exact value function as baseline: first in the
+limit of infinitely many trajectories (every trajectory once, weighted by its probability), then with N sampled ones.
+What follows the inner step is exact in both, so that all differences are the inner estimators'. Writes
+`experiments/results/simulations/gradient_bias.json`, from which `experiments/make_tables.py` draws
+`docs/gradient_bias.png`.
 """
 
 from __future__ import annotations
@@ -29,18 +30,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
+from results_files import results_file
 from torch import Tensor
 
 from metarl.files import write_atomic
 from metarl.learning.action_distributions import Categorical, Distribution
-from metarl.learning.meta_gradient import Unroll
+from metarl.learning.gradient.meta_gradient import Unroll
+from metarl.learning.gradient.policy_gradient import ESTIMATORS, Batch, surrogate
 from metarl.learning.networks import Params
-from metarl.learning.policy_gradient import ESTIMATORS, Batch, surrogate
 from metarl.provenance import git_revision, versions
 from metarl.report.page import GREY, MARKERS, PALETTE, STYLE
 from metarl.rng import Rng, fold_in, make_key
 
-HERE = Path(__file__).resolve().parent
+OUT = results_file("simulations", "gradient_bias")
 UNBIASED = ("dice", "loaded_dice")
 METHODS = (*ESTIMATORS, "first_order")  # the last takes the inner Hessian for 0
 LABELS = {"naive": "naive", "lvc": "LVC", "dice": "DiCE", "loaded_dice": "Loaded DiCE", "first_order": "first order"}
@@ -68,7 +70,7 @@ class Options:
     """Size of the inner step on the expected return; 2 closes about 60 % of the gap to the optimum in 4 steps."""
     seed: int = 0
     """Of problems, policies and samples."""
-    out: Path = HERE / "results" / "gradient_bias.json"
+    out: Path = OUT
     """Where the numbers go."""
 
 
@@ -178,15 +180,13 @@ def batch_of(paths: Trajectories, row: Tensor, which: Tensor, weight: Tensor) ->
 
 
 class Tabular:
-    """A `metarl.learning.meta_gradient.Learner`: softmax policies, one step, and the exact return after it.
+    """A `metarl.learning.gradient.meta_gradient.Inner`: softmax policies and one step.
 
     Every row has meta-parameters of its own, so the gradients of all rows come at once and apart.
     """
 
-    every_step = False
-
-    def __init__(self, estimator: str, mdps: Mdps, horizon: int, alpha: float) -> None:
-        self.estimator, self.mdps, self.horizon, self.alpha = estimator, mdps, horizon, alpha
+    def __init__(self, estimator: str, alpha: float, first_order: bool) -> None:
+        self.estimator, self.alpha, self.first_order = estimator, alpha, first_order
         self.whole_episodes = "dice" in estimator
 
     def start(self, meta: Params, rows: int) -> Params:
@@ -201,26 +201,39 @@ class Tabular:
         """Softmax of the state's logits."""
         return Categorical.from_logits(x @ params["logits"])
 
-    def inner_loss(self, params: Params, batch: Batch, sampled: Tensor | None = None) -> Tensor:
+    def loss(self, params: Params, batch: Batch, sampled: Tensor | None = None) -> Tensor:
         """Minus the estimator's surrogate for the expected return."""
         return -surrogate(self.estimator, self.policy(params, batch.x).log_prob(batch.action), batch, sampled)
 
-    def outer_loss(self, j: int, policy: Distribution, batch: Batch, old: Distribution, last: bool) -> Tensor:
-        """Minus the expected return, exactly; the batch is every state once."""
-        value = values(self.mdps, cast("Categorical", policy).logits, self.horizon)[:, 0]
-        return -(self.mdps.first * value).sum()
+    def chunks(self, batch: Batch) -> list[slice]:
+        """All rows together."""
+        return [slice(0, len(batch.x))]
+
+    def graph_bytes(self, batch: Batch) -> int:
+        """Nothing worth counting."""
+        return 0
+
+
+@dataclass(frozen=True)
+class ExactLoss:
+    """Minus the expected return after the step, exactly; the batch is every state once."""
+
+    mdps: Mdps
+    horizon: int
+    every_step = False
 
     def kl_weight(self, j: int, last: bool) -> float:
         """All on the last policy."""
         return float(last)
 
-    def chunks(self, rows: int, samples: int) -> list[slice]:
-        """All rows together."""
-        return [slice(0, rows)]
+    def rows(self, which: slice | Tensor) -> ExactLoss:
+        """All rows: they are not divided."""
+        return self
 
-    def graph_bytes(self, rows: int, samples: int) -> int:
-        """Nothing worth counting."""
-        return 0
+    def __call__(self, j: int, policy: Distribution, batch: Batch, old: Distribution, last: bool) -> Tensor:
+        """See `metarl.learning.gradient.meta_gradient.OuterLoss`."""
+        value = values(self.mdps, cast("Categorical", policy).logits, self.horizon)[:, 0]
+        return -(self.mdps.first * value).sum()
 
 
 def meta_gradient(method: str, mdps: Mdps, pre: Batch, horizon: int, alpha: float) -> Tensor:
@@ -230,8 +243,8 @@ def meta_gradient(method: str, mdps: Mdps, pre: Batch, horizon: int, alpha: floa
     every_state = torch.eye(s, dtype=torch.float64).expand(rows, s, s)
     post = Batch(every_state, none.long(), none, none, none, none.long().unsqueeze(1), none[:, 0])
     first_order = method == "first_order"
-    learner = Tabular("naive" if first_order else method, mdps, horizon, alpha)
-    unroll = Unroll(learner, {"logits": mdps.logits}, [pre], post, first_order=first_order)
+    inner = Tabular("naive" if first_order else method, alpha, first_order)
+    unroll = Unroll(inner, ExactLoss(mdps, horizon), {"logits": mdps.logits}, [pre], post)
     return -unroll.gradient()[1]["logits"]
 
 

@@ -5,7 +5,7 @@
 Every data set is scores of S seeds on T tasks: an effect of the seed, an effect of the task, and a rest, each with the
 deviation that its regime gives it. Measured are the intervals of `metarl.evaluation.intervals` for the mean and the
 interquartile mean, and beside them the percentile bootstrap of the mean, seeds and tasks drawn again with replacement.
-Writes `experiments/results/interval_coverage.json`; `python experiments/make_tables.py` makes the table of
+Writes `experiments/results/simulations/interval_coverage.json`; `python experiments/make_tables.py` makes the table of
 docs/numbers.md.
 """
 
@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 import tyro
+from results_files import results_file
 from trial_tables import table
 
 from metarl.evaluation.intervals import Floats, iqm, iqm_interval, mean_interval
 from metarl.files import write_atomic
 
-RESULTS = Path(__file__).parent / "results" / "interval_coverage.json"
+OUT = results_file("simulations", "interval_coverage")
 AT_ONCE = 4_000_000  # scores in memory
 SAMPLE = 4_000_000  # scores that tell a skewed regime's interquartile mean
 SEVERAL = 3  # seeds that an interval should have
@@ -64,7 +65,7 @@ class Options:
     """Data sets for each regime, number of seeds and number of tasks."""
     resamples: int = 1000
     """Of the bootstrap."""
-    out: Path = RESULTS
+    out: Path = OUT
     """Where the results go."""
 
 

@@ -21,9 +21,11 @@ import interval_coverage
 import robots
 import trial_tables
 import tyro
-from point_navigation import SETTINGS
+from point_navigation import SETTINGS, setting_file
+from results_files import results_file
 from trial_tables import table
 
+from metarl.evaluation.modes import MODES
 from metarl.evaluation.results import Results
 from metarl.families import registry
 from metarl.files import write_atomic
@@ -31,7 +33,6 @@ from metarl.report.page import adaptation_figure, save_figure
 from metarl.report.trial_figure import trial_figure
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "experiments" / "results"
 PUBLISHED = json.loads((ROOT / "experiments" / "published.json").read_text())
 
 
@@ -50,7 +51,7 @@ def interval(row: dict[str, float]) -> str:
 
 def navigation_results(setting: str) -> Results:
     """One row's results on 2-D navigation."""
-    return Results.load(RESULTS / f"point_navigation-{setting}.json")
+    return Results.load(setting_file(setting))
 
 
 def picture() -> str:
@@ -81,7 +82,7 @@ def navigation() -> str:
     rows = [["MAML, the paper", *padded(paper["MAML"])]]
     for setting, label in NAVIGATION.items():
         found = navigation_results(setting)
-        rows += [[f"{label}: {mode} actions", *map(interval, found.summary(mode))] for mode in ("sampled", "mean")]
+        rows += [[f"{label}: {mode} actions", *map(interval, found.summary(mode))] for mode in MODES]
         if setting == "paper":
             for seed, scores in zip(found.meta["seeds"], found.scores["sampled"].mean((1, 3)), strict=True):
                 rows.append([f"- seed {seed} alone, sampled", *padded(list(scores))])
@@ -123,12 +124,12 @@ def beside_the_papers() -> str:
 
 def comparison(prefix: str) -> str:
     """Every method on one family: interquartile means, the best after three steps first."""
-    names = [n for n in SETTINGS if n.startswith(f"{prefix}-") and (RESULTS / f"point_navigation-{n}.json").exists()]
+    names = [n for n in SETTINGS if n.startswith(f"{prefix}-") and setting_file(n).exists()]
     found = {name: navigation_results(name) for name in names}
     lines = []
     for name, results in found.items():
-        sampled, mean = results.summary("sampled"), results.summary("mean")
-        cells = [f"{r['iqm']:.2f} [{r['iqm_low']:.2f}, {r['iqm_high']:.2f}]" for r in (*sampled, mean[-1])]
+        sampled, deterministic = (results.summary(mode) for mode in MODES)
+        cells = [f"{r['iqm']:.2f} [{r['iqm_low']:.2f}, {r['iqm_high']:.2f}]" for r in (*sampled, deterministic[-1])]
         lines.append((sampled[-1]["iqm"], [f"{name.removeprefix(prefix + '-')} (`{results.agent}`)", *cells]))
     rows = [cells for _, cells in sorted(lines, key=lambda line: -line[0])]
     learners = [r for name, r in found.items() if SETTINGS[name].iterations]
@@ -137,21 +138,21 @@ def comparison(prefix: str) -> str:
     failed = sum(int(r.meta["failed_steps"]) for r in found.values())
     return (
         f"`{learners[0].family}`: interquartile mean of R_k over {'/'.join(map(str, seeds))} seeds x 40 held-out goals "
-        f"with its 95 % interval, sampled actions; last column mean actions. "
+        f"with its 95 % interval, sampled actions; last column deterministic actions. "
         f"{learners[0].meta['iterations']} meta-updates on 20 tasks x 10 episodes each; every method with the defaults "
         "of its agent (`final_gain` was chosen with `maml` on dense navigation, nothing else was tuned), but "
         "`fvp_stride=5` for those with TRPO and `schedule_iterations=50` for MAML++. Mean informed optimum "
         f"{best:.2f}. Adaptation steps that failed: "
         f"{failed}. Any row again: `python experiments/point_navigation.py --settings {prefix}-NAME --seeds "
         f"{' '.join(map(str, learners[0].meta['seeds']))}`.\n\n"
-        + table(["", "k = 0", "1", "2", "3", "3, mean actions"], rows)
+        + table(["", "k = 0", "1", "2", "3", "3, deterministic actions"], rows)
     )
 
 
 def robot_results() -> dict[str, list[Results]]:
     """Studies of experiments/robots.py and what was found in each."""
     return {
-        name: [Results.load(RESULTS / f"robots-{name}-{row}.json") for row in study.agents]
+        name: [Results.load(results_file(f"robots-{name}", row)) for row in study.agents]
         for name, study in robots.STUDIES.items()
     }
 
@@ -192,22 +193,26 @@ def agents() -> str:
     return table(["name", "what", "learns", "file"], rows, "---")
 
 
+def speed_report(name: str) -> dict[str, Any]:
+    """What a benchmark found."""
+    return dict(json.loads(results_file("speed", name).read_text()))
+
+
 def speed() -> str:
     """The benchmark's ratios: gradient-based agents on a CPU and on a GPU, then agents with a memory."""
-    names = ("speed.json", "speed_cuda.json", "speed_rl2.json", "speed_rl2_cuda.json")
-    runs = [json.loads((RESULTS / name).read_text()) for name in names]
+    runs = [speed_report(name) for name in ("speed", "speed_cuda", "speed_rl2", "speed_rl2_cuda")]
     tables = [f(run) for f, run in zip([speed_table] * 2 + [memory_speed_table] * 2, runs, strict=True)]
-    return "\n\n".join([*tables, family_speed_table(json.loads((RESULTS / "speed_families.json").read_text()))])
+    return "\n\n".join([*tables, family_speed_table(speed_report("speed_families"))])
 
 
-SPEED_SUMMARY = {  # file: rows by what is measured and what stands beside it
-    "speed.json": [
+SPEED_SUMMARY = {  # report: rows by what is measured and what stands beside it
+    "speed": [
         ("stepping", "SyncVectorEnv per task"),
         ("MAML iteration", "loop, graphs kept"),
         ("MAML iteration, stride 5", "loop, graphs kept"),
     ],
-    "speed_cuda.json": [("MAML iteration", "loop, graphs kept")],
-    "speed_rl2.json": [
+    "speed_cuda": [("MAML iteration", "loop, graphs kept")],
+    "speed_rl2": [
         ("RL2, LSTM 64, 64 trials", "RecurrentPPO"),
         ("RL2, GRU 64, 64 trials", "JAX loop"),
         ("RL2, LSTM 256, 64 trials", "RecurrentPPO"),
@@ -215,16 +220,16 @@ SPEED_SUMMARY = {  # file: rows by what is measured and what stands beside it
         ("RL2, GRU 204, 1,024 trials", "GRUCell loop"),
         ("RL2, GRU 204, 1,024 trials", "JAX loop"),
     ],
-    "speed_rl2_cuda.json": [("RL2, LSTM 256, 64 trials", "RecurrentPPO")],
-    "speed_families.json": [("HalfCheetahVel, 256 environments", "SyncVectorEnv, 64")],
+    "speed_rl2_cuda": [("RL2, LSTM 256, 64 trials", "RecurrentPPO")],
+    "speed_families": [("HalfCheetahVel, 256 environments", "SyncVectorEnv, 64")],
 }
 
 
 def speed_summary() -> str:
     """A few of the ratios, from every machine."""
     rows = []
-    for file, wanted in SPEED_SUMMARY.items():
-        data = json.loads((RESULTS / file).read_text())
+    for name, wanted in SPEED_SUMMARY.items():
+        data = speed_report(name)
         device = data["cuda"] or f"{data['cores']} cores of {data['cpu']}"
         found = {(row["what"], row["other"]): row for row in data["rows"]}
         for what, other in wanted:
@@ -331,7 +336,7 @@ def speed_many_tasks(details: dict[str, Any]) -> str:
 
 def bias_report() -> dict[str, Any]:
     """What experiments/gradient_bias.py found."""
-    return dict(json.loads((RESULTS / "gradient_bias.json").read_text()))
+    return dict(json.loads(gradient_bias.OUT.read_text()))
 
 
 def gradients() -> str:
@@ -353,7 +358,7 @@ def gradients() -> str:
 
 def coverage() -> str:
     """What share of intervals holds the truth."""
-    return interval_coverage.coverage_table(json.loads(interval_coverage.RESULTS.read_text()))
+    return interval_coverage.coverage_table(json.loads(interval_coverage.OUT.read_text()))
 
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
@@ -405,7 +410,7 @@ def main(options: Options) -> None:
     save_figure(gradient_bias.figure(bias_report()), ROOT / "docs" / "gradient_bias.png")
     save_figure(robots.figure(robot_results()), ROOT / "docs" / "robots.png")
     for name, (study, rows) in trial_tables.FIGURES.items():
-        found = [Results.load(RESULTS / f"{study}-{row}.json") for row in rows if trial_tables.lifetime(study, row)]
+        found = [Results.load(results_file(study, row)) for row in rows if trial_tables.lifetime(study, row)]
         save_figure(trial_figure(found), ROOT / "docs" / f"{name}.png")
     for page, text in after.items():
         write_atomic(ROOT / page, text.encode())

@@ -8,8 +8,9 @@
 steps, 100 meta-updates, TRPO. "paper-decay" evaluates the same runs with inner steps that go on getting shorter.
 "steps2" trains the policies after both of two inner steps, on the smaller batches of the quickstart. Rows dense-* and
 sparse-* compare methods after 50 meta-updates on 20 tasks x 10 episodes, the second on the sparse semi-circle. All are
-evaluated on 40 held-out goals with 4,000 environment steps per adaptation step, sampled and mean actions.
-Writes `experiments/results/point_navigation-SETTING.json`; runs resume if they were interrupted.
+evaluated on 40 held-out goals with 4,000 environment steps per adaptation step, sampled and deterministic actions.
+Writes a file for each setting, for example `experiments/results/navigation/dense/lvc.json`; runs resume if they were
+interrupted.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 
 import torch
 import tyro
+from results_files import RESULTS, results_file
 from rich.progress import Progress
 
 import metarl
@@ -29,9 +31,9 @@ from metarl.cli.quickstart import QUICKSTART
 from metarl.errors import InvalidValueError, did_you_mean
 from metarl.runs.run import Run
 
-RESULTS = Path(__file__).parent / "results"
 DECAY = (1.0, 0.35, 0.175)  # chosen on train goals: experiments/LOG.md
 DENSE, SPARSE = "metarl/PointNavigation-v0", "metarl/PointNavigation-v0:semicircle100"
+COMPARED = {"dense": DENSE, "sparse": SPARSE}  # families on which every method is trained
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def _settings() -> dict[str, Setting]:
         "reptile": ("reptile", batch),
         "pretrained": ("pretrained", trpo),
     }
-    for prefix, family in (("dense", DENSE), ("sparse", SPARSE)):
+    for prefix, family in COMPARED.items():
         out |= {f"{prefix}-{name}": Setting(agent, family, 50, given) for name, (agent, given) in methods.items()}
         out |= {f"{prefix}-{name}": Setting(name, family) for name in ("scratch", "random", "oracle")}
     return out
@@ -98,11 +100,19 @@ class Options:
     runs: Path = Path("runs/point_navigation")
     """Where the runs go."""
     out: Path = RESULTS
-    """Where results files go."""
+    """Folder of all results files."""
     threads: int = 1
     """Of PyTorch; another number may round sums otherwise."""
     train_only: bool = False
     """Leave the evaluation to a later call, which finds the runs finished."""
+
+
+def setting_file(setting: str, root: Path = RESULTS) -> Path:
+    """The results file of a row, which may have its number of goals behind its name."""
+    family, _, method = setting.partition("-")
+    if family in COMPARED:
+        return results_file(f"navigation-{family}", method, root)
+    return results_file("navigation", setting, root)
 
 
 def trained(options: Options, name: str, seed: int) -> metarl.Agent:
@@ -175,9 +185,8 @@ def main(options: Options) -> None:
         results.meta["command"] = f"python experiments/point_navigation.py --settings {name}{more}"
         results.meta["iterations"] = SETTINGS[name].iterations
         results.meta["evaluation"] = SETTINGS[name].evaluation
-        print(
-            results.save(options.out / f"point_navigation-{name}{'' if options.goals == 40 else f'-{options.goals}'}")
-        )
+        row = name if options.goals == 40 else f"{name}-{options.goals}"
+        print(results.save(setting_file(row, options.out)))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 
 They show that the families can be learned from and what such a curve looks like after minutes on a CPU; they are far
 from what the agents reach with more steps, and no published number stands beside them. Held-out tasks, 95 % intervals.
-Writes `experiments/results/robots-STUDY-AGENT.json`, the training curves among its `meta`; runs resume if they were
+Writes `experiments/results/robots/STUDY/AGENT.json`, the training curves among its `meta`; runs resume if they were
 interrupted. Needs `pip install -e '.[mujoco,metaworld]'`.
 """
 
@@ -22,13 +22,13 @@ import torch
 import tyro
 from matplotlib.figure import Figure
 from point_navigation import trained_run
+from results_files import RESULTS, results_file
 
 import metarl
 from metarl.errors import InvalidValueError, did_you_mean
 from metarl.evaluation.results import Results
 from metarl.report.figures import PALETTE
 
-RESULTS = Path(__file__).parent / "results"
 MAML = {"hidden": (64, 64), "inner_lr": 0.1, "fvp_stride": 5}
 RL2 = {"hidden": 64, "trial_episodes": 2, "normalize_rewards": True, "gae_lambda": 0.9, "minibatches": 4}
 
@@ -99,7 +99,7 @@ class Options:
     runs: Path = Path("runs/robots")
     """Where the runs go."""
     out: Path = RESULTS
-    """Where results files go."""
+    """Folder of all results files."""
     threads: int = 1
     """Of PyTorch."""
 
@@ -167,7 +167,7 @@ def main(options: Options) -> None:
         return
     for name in options.studies:
         for row in STUDIES[name].agents if not options.agents else options.agents:
-            print(measured(options, name, row).save(options.out / f"robots-{name}-{row}.json"), flush=True)
+            print(measured(options, name, row).save(results_file(f"robots-{name}", row, options.out)), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from results_files import results_file, study_folder
 from trials import BANDITS, MDPS, STUDIES, rows_of
 
 from metarl.agents.memory.rl2 import RL2Config
 from metarl.evaluation.results import Results
 
 HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results"
 PUBLISHED = json.loads((HERE / "published.json").read_text())
 NAMES = {
     "random": "random",
@@ -49,7 +49,7 @@ Life = Mapping[str, float]
 
 def lifetime(study: str, row: str) -> Life | None:
     """Mean lifetime return with its interval, or None where nothing was measured."""
-    path = RESULTS / f"{study}-{row}.json"
+    path = results_file(study, row)
     return json.loads(path.read_text())["lifetime"] if path.exists() else None
 
 
@@ -82,7 +82,7 @@ def strongest(study: str) -> Life | None:
     """Who knows the prior and is best: GridNavi's is the exact Bayes optimum."""
     if not study.startswith("grid_navi"):
         return lifetime(study, {"bandit": "gittins", "mdp": "beb"}[study.split("-")[0]])
-    return {"mean": json.loads((RESULTS / f"{study}-random.json").read_text())["bayes_optimal"]}
+    return {"mean": json.loads(results_file(study, "random").read_text())["bayes_optimal"]}
 
 
 def widest(studies: list[str], rows: list[str]) -> str:
@@ -108,7 +108,7 @@ def missing(kind: str) -> str:
 
 def meta(study: str, row: str) -> dict[str, Any]:
     """How a row came about."""
-    return dict(json.loads((RESULTS / f"{study}-{row}.json").read_text())["meta"])
+    return dict(json.loads(results_file(study, row).read_text())["meta"])
 
 
 def steps(study: str, row: str) -> float:
@@ -121,7 +121,7 @@ def steps(study: str, row: str) -> float:
 
 def tasks_played(studies: list[str]) -> str:
     """How many held-out tasks every row of some studies was measured on."""
-    found = {json.loads(f.read_text())["meta"]["tasks"] for s in studies for f in RESULTS.glob(f"{s}-*.json")}
+    found = {json.loads(f.read_text())["meta"]["tasks"] for s in studies for f in study_folder(s).glob("*.json")}
     assert len(found) == 1, f"rows of {studies} are of different numbers of tasks: {found}"
     return f"{found.pop():,}"
 
@@ -140,7 +140,7 @@ def bound_of(best: Mapping[str, Any]) -> str:
 def bandits() -> str:
     """The bandit table: a line of ours and a line of the paper's for each cell."""
     studies = [s for s in STUDIES if s.startswith("bandit-") and lifetime(s, "random")]
-    bounds = json.loads((RESULTS / "bandit_bounds.json").read_text())["cells"]
+    bounds = json.loads(results_file("bandit", "bounds").read_text())["cells"]
     columns = ["random", *BANDITS]
     rows = []
     for study in studies:
@@ -229,7 +229,7 @@ def grid_navi() -> str:
     rows = []
     best: dict[str, Any] = {}
     for row in ("rl2", "random", "oracle"):
-        results = Results.load(RESULTS / f"{name}-{row}.json")
+        results = Results.load(results_file(name, row))
         life = results.lifetime_summary()
         assert life is not None
         episodes = [f"{v:.2f}" for v in results.collected.mean((0, 1))]

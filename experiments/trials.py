@@ -7,8 +7,8 @@
 Duan et al. (2016, arXiv:1611.02779, tables 1 and 2) and Zintgraf et al. (2020, arXiv:1910.08348, GridNavi). The score
 is the total reward of a trial, exploration included, with sampled actions, on 20,000 held-out tasks; trials of 10 pulls
 are played ten times in each, because 20,000 of them still leave .016. Hyperparameters of the classical agents are those
-that `python experiments/tune.py` found on *train* tasks. Writes `experiments/results/STUDY-AGENT.json`; trainings
-resume if they were interrupted.
+that `python experiments/tune.py` found on *train* tasks. Writes a file for each study and agent, for example
+`experiments/results/bandits/n10-k5/rl2.json`; trainings resume if they were interrupted.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from typing import Any
 import torch
 import tyro
 from point_navigation import trained_run
+from results_files import RESULTS, results_file
 
 import metarl
 from metarl.errors import InvalidValueError, did_you_mean
 from metarl.evaluation.results import Results
 from metarl.runs.run import Run
 
-HERE = Path(__file__).parent
-RESULTS, TUNED = HERE / "results", HERE / "tuned.json"
+TUNED = Path(__file__).parent / "tuned.json"
 TASKS = 20_000
 STEPS_AT_ONCE = 1_000_000  # that transformers remember side by side in an evaluation: 1 GiB of keys and values
 BANDITS = ("gittins", "thompson_sampling", "optimistic_thompson_sampling", "ucb1", "epsilon_greedy", "greedy")
@@ -149,7 +149,7 @@ class Options:
     runs: Path = Path("runs/trials")
     """Where the runs go."""
     out: Path = RESULTS
-    """Where results files go."""
+    """Folder of all results files."""
     threads: int = 1
     """Of PyTorch; another number may round sums otherwise."""
     train_only: bool = False
@@ -264,7 +264,7 @@ def main(options: Options) -> None:
             elif not options.train_only:
                 agents = [made(name, row, **tuned(name, row))]
             if not options.train_only:
-                print(measured(agents, name, row, options).save(options.out / f"{name}-{row}.json"), flush=True)
+                print(measured(agents, name, row, options).save(results_file(name, row, options.out)), flush=True)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ DELICATE = {
     "agents/test_maml",
     "learning/test_memory",
     "learning/test_meta_gradient",
+    "learning/test_ppo",
     "agents/test_rl2",
 }
 TESTS = Path(__file__).parent

@@ -49,6 +49,13 @@ BUGS = (
         "evaluation/test_evaluate",
     ),
     Bug(
+        "the deterministic mode draws by its new name",
+        "metarl/engine/rollout.py",
+        'True: "mean"}',
+        'True: "deterministic"}',
+        "evaluation/test_evaluate",
+    ),
+    Bug(
         "2 deterministic actions are sampled",
         "agents/gradient/maml.py",
         "policy.mode if deterministic else",
@@ -57,37 +64,37 @@ BUGS = (
     ),
     Bug(
         "3 LVC without its ratio",
-        "metarl/learning/policy_gradient.py",
+        "metarl/learning/gradient/policy_gradient.py",
         "(log_ratio.exp() * batch.advantage",
         "(log_prob * batch.advantage",
         "learning/test_policy_gradient",
     ),
     Bug(
         "3 DiCE without earlier actions",
-        "metarl/learning/policy_gradient.py",
+        "metarl/learning/gradient/policy_gradient.py",
         "so_far = history(log_ratio * (batch.weight > 0), batch.time, discount)",
         "so_far = log_ratio",
         "learning/test_policy_gradient",
     ),
     Bug(
         "3 DiCE joins episodes",
-        "metarl/learning/policy_gradient.py",
+        "metarl/learning/gradient/policy_gradient.py",
         "within = (lag >= 0) & (lag <= time.transpose(1, 2).unsqueeze(-1))",
         "within = (lag >= 0) & (time.transpose(1, 2).unsqueeze(-1) >= 0)",
         "learning/test_policy_gradient",
     ),
     Bug(
         "3 DiCE without the baseline's share",
-        "metarl/learning/policy_gradient.py",
+        "metarl/learning/gradient/policy_gradient.py",
         "gained = grown * (batch.advantage + batch.value)",
         "gained = grown * batch.advantage",
         "learning/test_policy_gradient",
     ),
     Bug(
         "3 line search of another loss",
-        "metarl/learning/meta_gradient.py",
-        "inner_step(self.learner, params, batch, alpha, sampled)",
-        "inner_step(self.learner, params, batch, alpha)",
+        "metarl/learning/gradient/meta_gradient.py",
+        "inner_step(self.inner, params, batch, alpha, sampled)",
+        "inner_step(self.inner, params, batch, alpha)",
         "learning/test_meta_gradient",
     ),
     Bug(
@@ -99,42 +106,42 @@ BUGS = (
     ),
     Bug(
         "4 second-order terms dropped",
-        "metarl/learning/meta_gradient.py",
-        "        if self.first_order:\n            return u",
+        "metarl/learning/gradient/meta_gradient.py",
+        "        if self.inner.first_order:\n            return u",
         "        if True:\n            return u",
         "learning/test_meta_gradient",
     ),
     Bug(
         "4 Jacobians in the wrong order",
-        "metarl/learning/meta_gradient.py",
+        "metarl/learning/gradient/meta_gradient.py",
         "alpha, grads = self.alphas[j], self.grads[j]\n        share",
         "alpha, grads = self.alphas[j], self.grads[len(self.grads) - 1 - j]\n        share",
         "learning/test_meta_gradient",
     ),
     Bug(
         "4 step sizes without a gradient",
-        "metarl/learning/meta_gradient.py",
-        "_add(out, _vjp(lambda m: self.learner.step_sizes(m, j), self.meta, share))",
+        "metarl/learning/gradient/meta_gradient.py",
+        "_add(out, _vjp(lambda m: self.inner.step_sizes(m, j), self.meta, share))",
         "pass",
         "learning/test_meta_gradient",
     ),
     Bug(
         "4 step sizes missing in the metric",
-        "metarl/learning/meta_gradient.py",
+        "metarl/learning/gradient/meta_gradient.py",
         "out[k] = u[k] - moved[k] * grads[k].detach()",
         "out[k] = u[k]",
         "learning/test_meta_gradient",
     ),
     Bug(
         "4 sub-batch in the meta-gradient",
-        "metarl/learning/meta_gradient.py",
+        "metarl/learning/gradient/meta_gradient.py",
         "pre = [b.rows(part) for b in self.pre]",
-        "pre = [b.rows(part).thinned(self.stride, self.learner.whole_episodes) for b in self.pre]",
+        "pre = [b.rows(part).thinned(self.stride, self.inner.whole_episodes) for b in self.pre]",
         "learning/test_meta_gradient",
     ),
     Bug(
         "5 parameters leak between tasks",
-        "metarl/learning/meta_gradient.py",
+        "metarl/learning/gradient/meta_gradient.py",
         "params[k] - a * g for",
         "params[k] - a * g.mean(0, keepdim=True) for",
         "agents/test_maml",
@@ -142,9 +149,8 @@ BUGS = (
     Bug(
         "5 evaluation trains theta",
         "agents/gradient/maml.py",
-        'return {"adaptation_steps": state["adaptation_steps"] + 1, "failed": failed, **out}',
-        "self.theta = {k: v[0] for k, v in out.items()}; "
-        'return {"adaptation_steps": state["adaptation_steps"] + 1, "failed": failed, **out}',
+        "        if trials is not None:\n            warn",
+        "        self.theta = {k: v[0] for k, v in params.items()}\n        if trials is not None:\n            warn",
         "agents/test_maml",
     ),
     Bug(
@@ -226,21 +232,21 @@ BUGS = (
     ),
     Bug(
         "12 returns stop at episode ends",
-        "agents/memory/rl2.py",
+        "metarl/learning/ppo.py",
         '"trial_end": trial_end}',
         '"trial_end": rollout.ended[:, :, 0]}',
-        "agents/test_rl2",
+        "learning/test_ppo",
     ),
     Bug(
         "12 returns leak past the trial",
-        "agents/memory/rl2.py",
+        "metarl/learning/ppo.py",
         "trial_end = valid & ~torch.cat([valid[1:], torch.zeros_like(valid[:1])])",
         "trial_end = torch.zeros_like(valid)",
-        "agents/test_rl2",
+        "learning/test_ppo",
     ),
     Bug(
         "13 cut episodes not bootstrapped",
-        "metarl/learning/policy_gradient.py",
+        "metarl/learning/gradient/policy_gradient.py",
         "gae_lambda, last_value=after)",
         "gae_lambda)",
         "learning/test_policy_gradient",
@@ -261,14 +267,14 @@ BUGS = (
     ),
     Bug(
         "15 KL of the initial policy",
-        "metarl/learning/meta_gradient.py",
-        "policy = self.learner.policy(params, batch.x)\n                    loss",
-        "policy = self.learner.policy(self.learner.start(meta, len(batch.x)), batch.x)\n                    loss",
+        "metarl/learning/gradient/meta_gradient.py",
+        "policy = self.inner.policy(params, batch.x)\n                    loss",
+        "policy = self.inner.policy(self.inner.start(meta, len(batch.x)), batch.x)\n                    loss",
         "learning/test_meta_gradient",
     ),
     Bug(
         "15 failed line search keeps the step",
-        "metarl/learning/trust_region.py",
+        "metarl/learning/gradient/trust_region.py",
         "            return candidate, metrics | found\n    return theta, metrics",
         "            return candidate, metrics | found\n    return candidate, metrics",
         "agents/test_maml",
@@ -332,9 +338,9 @@ BUGS = (
     ),
     Bug(
         "rewards predicted from the next step's action",
-        "agents/memory/rl2.py",
-        'self.net.reward(h, self.head.encode(part["action"]))',
-        'self.net.reward(h, self.head.encode(part["action"].roll(-1, 0)))',
+        "agents/memory/rl2_network.py",
+        "self.head.encode(trials.action))",
+        "self.head.encode(trials.action.roll(-1, 0)))",
         "agents/test_rl2",
     ),
     Bug(
@@ -353,10 +359,10 @@ BUGS = (
     ),
     Bug(
         "the entropy bonus falls with the rate whatever is asked",
-        "agents/memory/rl2.py",
-        "(1.0 - left) / cfg.entropy_anneal",
+        "metarl/learning/ppo.py",
+        "(1.0 - left) / config.entropy_anneal",
         "(1.0 - left)",
-        "agents/test_rl2",
+        "learning/test_ppo",
     ),
     Bug(
         "a resumed run begins anew",
@@ -382,50 +388,50 @@ BUGS = (
     Bug(
         "resumed parameters in another order",
         "agents/gradient/maml.py",
-        "{k: tensors[k].to(self.device) for k in self.theta}",
-        "{k: v.to(self.device) for k, v in tensors.items()}",
+        "        for k, v in self.theta.items():\n            v.copy_(tensors[k])",
+        "        self.theta = {k: v.to(self.device) for k, v in tensors.items() if k in self.theta}",
         "agents/test_maml",
     ),
     Bug(
         "ANIL adapts the body",
         "agents/gradient/anil.py",
-        ' if k in (f"w{last}", f"b{last}")',
-        "",
+        "FixedSizes(self.schedule, self.policy.last_layer)",
+        "FixedSizes(self.schedule)",
         "agents/test_gradient_variants",
     ),
     Bug(
         "CAVIA adapts the network",
         "agents/gradient/cavia.py",
-        'return {"context": super().step_sizes({"context": meta["b0"]}, j)["context"]}',
-        'return super().step_sizes({**meta, "context": meta["b0"]}, j)',
+        '("context",)',
+        '("context", "b0")',
         "agents/test_gradient_variants",
     ),
     Bug(
         "multi-step weight on the wrong step",
         "agents/gradient/maml_pp.py",
-        "if j == steps else share",
-        "if j == 1 else share",
+        "[0.0, *[share] * (steps - 1), 1.0 - (steps - 1) * share]",
+        "[0.0, 1.0 - (steps - 1) * share, *[share] * (steps - 1)]",
         "agents/test_gradient_variants",
     ),
     Bug(
         "E-MAML credits the adapted actions",
         "agents/gradient/e_maml.py",
-        "        if last:\n            return surrogate",
-        "        if not last:\n            return surrogate",
+        "        if last:\n            return self.adapted",
+        "        if not last:\n            return self.adapted",
         "agents/test_gradient_variants",
     ),
     Bug(
         "ProMP without its clip",
-        "agents/gradient/promp.py",
+        "metarl/learning/gradient/outer_losses.py",
         "torch.minimum(ratio * batch.advantage, inside * batch.advantage)",
         "(ratio * batch.advantage)",
         "agents/test_gradient_variants",
     ),
     Bug(
         "Adam's moments kept after a failed step",
-        "agents/gradient/promp.py",
-        "self.load_tensors(before | moments)",
-        "[self.theta[k].copy_(v) for k, v in before.items()]",
+        "metarl/learning/gradient/outer_optimizers.py",
+        "self.load_tensors(moments)",
+        "pass",
         "agents/test_gradient_variants",
     ),
     Bug(
@@ -437,16 +443,16 @@ BUGS = (
     ),
     Bug(
         "failed inner step kept",
-        "agents/gradient/maml.py",
-        "out[k][rows] = torch.where(fine.view(-1, *[1] * (v.dim() - 1)), v, old[k])",
-        "out[k][rows] = v",
+        "metarl/learning/gradient/inner_loop.py",
+        "return {k: torch.where(fine.view(-1, *[1] * (v.dim() - 1)), v, params[k]) for k, v in new.items()}, fine",
+        "return new, fine",
         "agents/test_maml",
     ),
     Bug(
         "failed tasks teach",
         "agents/gradient/maml.py",
-        "self.meta_update([b.rows(whole) for b in pre], post.rows(whole))",
-        "self.meta_update(pre, post)",
+        "self.meta_update([b.rows(whole) for b in before], after.rows(whole))",
+        "self.meta_update(before, after)",
         "agents/test_maml",
     ),
     Bug(
@@ -570,17 +576,17 @@ BUGS = (
     ),
     Bug(
         "expected rewards are not learned from",
-        "agents/memory/rl2.py",
+        "metarl/learning/ppo.py",
         "rollout.expected_reward if self.config.expected_rewards else rollout.reward",
         "rollout.reward",
-        "agents/test_rl2",
+        "learning/test_ppo",
     ),
     Bug(
         "the value sees another trial's task",
-        "agents/memory/rl2.py",
-        "None if task is None else task[:, rows]",
-        "None if task is None else task[:, rows.flip(0)]",
-        "agents/test_rl2",
+        "metarl/learning/ppo.py",
+        "self.net.values({k: v[:, rows] for k, v in given.items()})",
+        "self.net.values({k: v[:, rows.flip(0)] for k, v in given.items()})",
+        "learning/test_ppo",
     ),
     Bug(
         "another trial's task is inferred",
@@ -588,6 +594,34 @@ BUGS = (
         "self.encode_task(tasks, self.device).unsqueeze(0)",
         "self.encode_task(tasks, self.device).flip(0).unsqueeze(0)",
         "agents/test_rl2",
+    ),
+    Bug(
+        "PPO clips losses as well as gains",
+        "metarl/learning/ppo.py",
+        "torch.minimum(ratio * advantage, ",
+        "torch.minimum(ratio.clamp(1 - clip, 1 + clip) * advantage, ",
+        "learning/test_ppo",
+    ),
+    Bug(
+        "an auxiliary loss without its weight",
+        "metarl/learning/ppo.py",
+        "loss + extra.coef * error",
+        "loss + error",
+        "learning/test_ppo",
+    ),
+    Bug(
+        "rewards are scaled by the last batch's returns alone",
+        "metarl/learning/ppo.py",
+        "self.return_moments += torch.stack(",
+        "self.return_moments = torch.stack(",
+        "learning/test_ppo",
+    ),
+    Bug(
+        "PPO deals the same minibatches in every epoch",
+        "metarl/learning/ppo.py",
+        'make_key(key, "minibatch", epoch)',
+        'make_key(key, "minibatch")',
+        "learning/test_ppo",
     ),
     Bug(
         "a family reports another reward than it pays",
@@ -612,7 +646,7 @@ BUGS = (
     ),
     Bug(
         "residuals that lose their orthogonality",
-        "metarl/learning/trust_region.py",
+        "metarl/learning/gradient/trust_region.py",
         "        r = r - earlier.T @ (earlier @ r)\n",
         "",
         "agents/test_maml",
@@ -788,13 +822,20 @@ BUGS = (
 )
 
 
+def copied(target: Path) -> Path:
+    """A copy of the repository without what is no code."""
+    everywhere = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", "*.egg-info", "results")
+
+    def left_out(folder: str, names: list[str]) -> set[str]:
+        return everywhere(folder, names) | ({"build", "runs"} if Path(folder) == ROOT else set())
+
+    return Path(shutil.copytree(ROOT, target, symlinks=True, ignore=left_out))
+
+
 def survives(bug: Bug) -> bool:
     """Plant it in a copy and run one test file: do all tests still pass?"""
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "copy"
-        left = (".git", ".venv", ".*_cache", "__pycache__", "*.egg-info", "build", "results", "runs")
-        ignore = shutil.ignore_patterns(*left)
-        shutil.copytree(ROOT, copy, symlinks=True, ignore=ignore)
+        copy = copied(Path(folder) / "copy")
         target = copy / bug.file
         text = target.read_text()
         if text.count(bug.old) != 1:

@@ -286,6 +286,10 @@ def test_a_changed_head_is_refused(made: Path) -> None:
         (lambda head: head["meta"].update(tasks=4), r"shape of scores.sampled is .* \[seed 1, task 4, k 3, episode\]"),
         (lambda head: head["meta"].update(config=[1]), "config of meta of .* is .1., expected an object"),
         (lambda head: head.pop("task_hash"), "task_hash of .* is missing, expected text"),
+        (
+            lambda head: head.update(format="metarl-results-2"),
+            r"format of .* is 'metarl-results-2', expected 'metarl-results-3'",
+        ),
     ],
 )
 def test_types_and_shapes_are_compared_before_use(change: Callable[[Any], Any], words: str, made: Path) -> None:
@@ -311,6 +315,8 @@ def test_results_that_do_not_fit_together_are_not_written(whole: Path, tmp_path:
     for name, value in odd.items():
         with pytest.raises(InvalidValueError, match=r"shape of|arrays of the results"):
             replace(found, **{name: value}).save(tmp_path / "r.json")
+    with pytest.raises(InvalidValueError, match=r"arrays of the results is 'scores\.mean'"):
+        replace(found, scores={"mean": found.scores["sampled"]}, success={}).save(tmp_path / "r.json")
     assert not list(tmp_path.iterdir())
     means = replace(found, references={"floor": np.zeros(1)}, collected=found.collected.mean(1, keepdims=True))
     assert Results.load(means.save(tmp_path / "r.json")).references["floor"].shape == (1,)
@@ -324,7 +330,7 @@ def test_the_order_of_the_arrays_in_a_file_does_not_matter(made: Path) -> None:
         members = [(name, file.read(name)) for name in file.namelist()]
     path.write_bytes(fuzz_files.zipped(members[::-1]))
     after = Results.load(path.with_suffix(".json"))
-    assert list(after.scores) == list(before.scores) == ["sampled", "mean"]
+    assert list(after.scores) == list(before.scores) == ["sampled", "deterministic"]
     assert after.summary() == before.summary()
 
 

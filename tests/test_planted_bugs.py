@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from plant_bugs import BUGS, ROOT, Bug
+from plant_bugs import BUGS, ROOT, Bug, copied
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
@@ -11,3 +13,11 @@ def test_a_planted_bug_fits_once(bug: Bug) -> None:
     assert (ROOT / bug.file).read_text().count(bug.old) == 1
     assert bug.new != bug.old
     assert (ROOT / "tests" / f"{bug.test}.py").exists()
+
+
+def test_bugs_are_planted_in_a_whole_copy(tmp_path: Path) -> None:
+    """Where a folder is missing every test fails, and every bug seems caught."""
+    copy = copied(tmp_path / "copy")
+    for folder in ("metarl", "envs", "agents", "tests", "experiments"):
+        found = {path.relative_to(ROOT) for path in (ROOT / folder).rglob("*.py")}
+        assert found == {path.relative_to(copy) for path in (copy / folder).rglob("*.py")}

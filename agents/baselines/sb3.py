@@ -130,7 +130,7 @@ class SB3(Agent):
     def act(
         self, state: AgentState, step: Step, rng: Rng, deterministic: bool
     ) -> tuple[Tensor, dict[str, Tensor], AgentState]:
-        """Actions `[R, E, *action]` by `predict`, stochastic ("sampled") or deterministic ("mean")."""
+        """Actions `[R, E, *action]` by `predict`, stochastic or deterministic."""
         rows, width = step.obs.shape[:2]
         policies, seen = self._policies_of(state), step.obs.cpu().numpy()
         epsilon = self._epsilon(state) if not deterministic else None

@@ -151,7 +151,7 @@ class TabularAgent(Agent):
     ) -> tuple[Tensor, dict[str, Tensor], AgentState]:
         """Complete the previous step's transition, plan where an episode starts, and follow the plan: `[R, 1]`.
 
-        Mode "mean" leaves out epsilon's random actions and nothing else: a sampled MDP's plan is followed in both.
+        The deterministic mode leaves out epsilon's random actions and nothing else: both follow a sampled MDP's plan.
         """
         seen, t, policy = step.obs[:, 0].argmax(-1), state["t"], state["policy"]
         within = t > 0  # the previous step was in the same episode

@@ -7,22 +7,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from metarl.agent import Params
-from metarl.agents.gradient.maml import MAML, MAMLConfig
+from metarl.agents.gradient.config import MetaGradientConfig
+from metarl.agents.gradient.maml import MAML
+from metarl.learning.gradient.outer_optimizers import TrustRegionConfig
+from metarl.learning.gradient.step_sizes import FixedSizes
 
 
 @dataclass(frozen=True)
-class ANILConfig(MAMLConfig):
-    """MAML's hyperparameters."""
+class ANILConfig(TrustRegionConfig, MetaGradientConfig):
+    """The inner loop, and the trust region of the outer one."""
 
 
 class ANIL(MAML):
-    """MAML whose inner steps move the head alone."""
+    """MAML whose inner steps move the policy's last layer alone."""
 
     name = "anil"
     Config = ANILConfig
 
-    def step_sizes(self, meta: Params, j: int) -> Params:
-        """alpha_j for the last layer's weights and biases; all else stays."""
-        last = len(self.config.hidden)
-        return {k: v for k, v in super().step_sizes(meta, j).items() if k in (f"w{last}", f"b{last}")}
+    def make_step_sizes(self) -> FixedSizes:
+        """One number for the last layer's weights and biases; all else stays."""
+        return FixedSizes(self.schedule, self.policy.last_layer)

@@ -9,15 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from torch import Tensor, cat
-
-from metarl.agent import Distribution, Params, Range
-from metarl.agents.gradient.maml import MAML, MAMLConfig
+from metarl.agent import Range
+from metarl.agents.gradient.config import MetaGradientConfig
+from metarl.agents.gradient.maml import MAML
+from metarl.learning.gradient.outer_optimizers import TrustRegionConfig
+from metarl.learning.gradient.policies import MLPPolicy
+from metarl.learning.gradient.step_sizes import FixedSizes
 
 
 @dataclass(frozen=True)
-class CAVIAConfig(MAMLConfig):
-    """MAML's hyperparameters, with larger inner steps: a context of a few numbers has a small gradient."""
+class CAVIAConfig(TrustRegionConfig, MetaGradientConfig):
+    """MAML's, with larger inner steps: a context of a few numbers has a small gradient."""
 
     inner_lr: Annotated[float, Range(0, 1e3)] = 10.0
     """Size of the first inner step."""
@@ -26,27 +28,16 @@ class CAVIAConfig(MAMLConfig):
 
 
 class CAVIA(MAML):
-    """Fast context adaptation via meta-learning."""
+    """MAML whose inner steps move a few inputs of the policy alone (fast context adaptation)."""
 
     name = "cavia"
     Config = CAVIAConfig
-    config: CAVIAConfig
 
-    @property
-    def inputs(self) -> int:
-        """Features and context."""
-        return self.encode.size + self.config.context
+    def make_policy(self) -> MLPPolicy:
+        """A network that sees the observation and the context."""
+        c = self.config
+        return MLPPolicy(self.family, self.name, c.hidden, c.activation, c.final_gain, c.log_std, context=c.context)
 
-    def start(self, meta: Params, rows: int) -> Params:
-        """The shared network for each row, and a context of zeros."""
-        shared = super().start(meta, rows)
-        return shared | {"context": meta["b0"].new_zeros(rows, self.config.context)}
-
-    def step_sizes(self, meta: Params, j: int) -> Params:
-        """alpha_j for the context alone."""
-        return {"context": super().step_sizes({"context": meta["b0"]}, j)["context"]}
-
-    def policy(self, params: Params, x: Tensor) -> Distribution:
-        """pi(. | x, context)."""
-        context = params["context"].unsqueeze(1).expand(-1, x.shape[1], -1)
-        return super().policy({k: v for k, v in params.items() if k != "context"}, cat([x, context], -1))
+    def make_step_sizes(self) -> FixedSizes:
+        """One number for the context alone."""
+        return FixedSizes(self.schedule, ("context",))

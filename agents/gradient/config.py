@@ -16,12 +16,15 @@ from metarl.agent import Range
 class AdaptationConfig:
     """The policy, and the inner steps that adapt it."""
 
+    # Constants, for agents that have no such option; in others they are fields.
+    inner_steps = 0
+    estimator = "naive"
+    multi_step = False
+
     inner_lr: Annotated[float, Range(0, 1e3)] = 0.5
     """Size of the first inner step (the paper's MuJoCo tasks use 0.1)."""
     inner_lr_schedule: tuple[Annotated[float, Range(0, 1e3)], ...] = (1.0, 0.5)
     """Factors on the sizes of inner step 1, 2, ...; the last one holds for all that follow (the paper halves)."""
-    estimator: Literal["naive", "lvc", "dice", "loaded_dice"] = "naive"
-    """Inner loss: naive (the paper's code), lvc, dice or loaded_dice; see docs/gradients.md."""
     eval_steps: Annotated[int, Range(1, 1e9)] = 4000
     """Environment steps that one adaptation step eats in evaluation, at most: as many as fill whole episodes."""
     hidden: tuple[Annotated[int, Range(1, 1e9)], ...] = (100, 100)
@@ -40,12 +43,20 @@ class AdaptationConfig:
 
 
 @dataclass(frozen=True)
-class MetaTrainingConfig(AdaptationConfig):
+class SamplingConfig(AdaptationConfig):
     """What a meta-update samples."""
 
     meta_batch_size: Annotated[int, Range(1, 1e9)] = 40
     """Train tasks per meta-update."""
     episodes: Annotated[int, Range(1, 1e9)] = 20
     """Episodes per task, before and after each inner step."""
+
+
+@dataclass(frozen=True)
+class MetaGradientConfig(SamplingConfig):
+    """The inner steps that a meta-gradient goes through."""
+
     inner_steps: Annotated[int, Range(0, 1e9)] = 1
     """Inner steps in training; evaluation takes as many as it is asked for."""
+    estimator: Literal["naive", "lvc", "dice", "loaded_dice"] = "naive"
+    """Inner loss: naive (the paper's code), lvc, dice or loaded_dice; see docs/gradients.md."""

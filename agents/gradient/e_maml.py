@@ -9,49 +9,66 @@ episodes of a task, which the term is in the derivation, is `credit_coef=N`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from metarl.agent import Distribution, Range
-from metarl.agents.gradient.maml import MAML, MAMLConfig
-from metarl.learning.policy_gradient import Batch
+from metarl.agents.gradient.config import MetaGradientConfig
+from metarl.agents.gradient.maml import MAML
+from metarl.learning.gradient.outer_losses import SurrogateLoss, probability_ratio
+from metarl.learning.gradient.outer_optimizers import TrustRegionConfig
+from metarl.learning.gradient.policy_gradient import Batch
 
 
 @dataclass(frozen=True)
-class EMAMLConfig(MAMLConfig):
-    """MAML's hyperparameters, and the weight of the credit."""
+class EMAMLConfig(TrustRegionConfig, MetaGradientConfig):
+    """MAML's, and the weight of the credit."""
 
     credit_coef: Annotated[float, Range(0, 1e6)] = 1.0
     """Factor on the exploration term."""
 
 
+@dataclass(frozen=True)
+class CreditLoss:
+    """MAML's outer loss, and before the last step minus the mean of ratio * credit.
+
+    Attributes:
+        credit: of each task, `[R]`.
+        coef: its weight.
+    """
+
+    credit: Tensor
+    coef: float
+    adapted = SurrogateLoss()
+    every_step = True
+
+    def kl_weight(self, j: int, last: bool) -> float:
+        """All on the last policy."""
+        return self.adapted.kl_weight(j, last)
+
+    def rows(self, which: slice | Tensor) -> CreditLoss:
+        """The loss of these rows."""
+        return replace(self, credit=self.credit[which])
+
+    def __call__(self, j: int, policy: Distribution, batch: Batch, old: Distribution, last: bool) -> Tensor:
+        """See `metarl.learning.gradient.meta_gradient.OuterLoss`."""
+        if last:
+            return self.adapted(j, policy, batch, old, last)
+        ratio = probability_ratio(policy, batch, old)
+        return -self.coef * (ratio * self.credit.to(ratio.dtype).unsqueeze(1) * batch.weight).sum()
+
+
 class EMAML(MAML):
-    """MAML with the exploration term."""
+    """MAML that also learns to sample what helps adapting."""
 
     name = "e_maml"
     Config = EMAMLConfig
-    config: EMAMLConfig
 
-    @property
-    def every_step(self) -> bool:
-        """True: the credit is of the policies before the last step."""
-        return True
-
-    def meta_update(self, pre: list[Batch], post: Batch) -> dict[str, float]:
-        """MAML's, with each task's credit beside its samples."""
-        gained = post.mean_return
-        centred = gained - gained.nanmean()
+    def make_outer_loss(self, after: Batch) -> CreditLoss:
+        """Each task's credit is its return after adapting, standardised over the tasks; 0 where it is not known."""
+        centred = after.mean_return - after.mean_return.nanmean()
         credit = torch.nan_to_num(centred / (centred.square().nanmean().sqrt() + 1e-8))
-        return super().meta_update([b._replace(mean_return=credit) for b in pre], post)
-
-    def outer_loss(self, j: int, policy: Distribution, batch: Batch, old: Distribution, last: bool) -> Tensor:
-        """MAML's, and before the last step ratio * credit of the samples that were adapted on."""
-        surrogate = super().outer_loss(j, policy, batch, old, last)
-        if last:
-            return surrogate
-        ratio = torch.exp(policy.log_prob(batch.action) - old.log_prob(batch.action))
-        credit = batch.mean_return.to(ratio.dtype).unsqueeze(1)
-        return surrogate - self.config.credit_coef * (ratio * credit * batch.weight).sum()
+        return CreditLoss(credit, self.config.credit_coef)

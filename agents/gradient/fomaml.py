@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from metarl.agents.gradient.maml import MAML, MAMLConfig
+from metarl.agents.gradient.config import MetaGradientConfig
+from metarl.agents.gradient.maml import MAML
+from metarl.learning.gradient.outer_optimizers import TrustRegionConfig
 
 
 @dataclass(frozen=True)
-class FOMAMLConfig(MAMLConfig):
-    """MAML's hyperparameters."""
-
-    first_order: bool = True
-    """Drop the second derivatives."""
+class FOMAMLConfig(TrustRegionConfig, MetaGradientConfig):
+    """The inner loop, and the trust region of the outer one."""
 
 
 class FOMAML(MAML):
-    """MAML with inner Hessians taken for 0, in the meta-gradient and in the Fisher matrix."""
+    """MAML without second derivatives, neither in the meta-gradient nor in the Fisher matrix."""
 
     name = "fomaml"
     Config = FOMAMLConfig
+    first_order = True

@@ -15,9 +15,13 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from metarl.agent import Distribution, Family, Params, Range, Rng
-from metarl.agents.gradient.promp import ProMP, ProMPConfig
-from metarl.learning.policy_gradient import Batch
+from metarl.agent import Family, Range
+from metarl.agents.gradient.maml import MAML
+from metarl.agents.gradient.promp import ProMPConfig
+from metarl.learning.gradient.outer_losses import ClippedLoss
+from metarl.learning.gradient.outer_optimizers import AdamEpochs
+from metarl.learning.gradient.policy_gradient import Batch
+from metarl.learning.gradient.step_sizes import SizePerTensorAndStep
 
 
 @dataclass(frozen=True)
@@ -36,67 +40,58 @@ class MAMLPlusPlusConfig(ProMPConfig):
     """Adam's learning rate at the end of the schedule."""
 
 
-class MAMLPlusPlus(ProMP):
-    """MAML++ for policies."""
+class MAMLPlusPlus(MAML):
+    """MAML with learned step sizes, a loss after every inner step, and schedules (MAML++)."""
 
     name = "maml_pp"
     Config = MAMLPlusPlusConfig
-    config: MAMLPlusPlusConfig
+    optimizer: AdamEpochs
 
     def __init__(self, family: Family, config: Any, seed: int = 0, device: torch.device | str = "cpu") -> None:
         super().__init__(family, config, seed, device)
         self.updates = 0
 
-    def initial(self, rng: Rng) -> Params:
-        """Theta, and for each of its tensors the size of every inner step."""
-        theta, steps = super().initial(rng), max(1, self.config.inner_steps)
-        sizes = torch.tensor([self.inner_lr(j) for j in range(steps)])
-        return theta | {f"alpha.{k}": sizes.clone() for k in theta}
+    def make_step_sizes(self) -> SizePerTensorAndStep:
+        """Learned for every tensor and step."""
+        return SizePerTensorAndStep(self.schedule, self.config.inner_steps)
 
-    def start(self, meta: Params, rows: int) -> Params:
-        """Theta for each row."""
-        return super().start({k: v for k, v in meta.items() if not k.startswith("alpha.")}, rows)
-
-    def step_sizes(self, meta: Params, j: int) -> Params:
-        """The learned sizes of step j; steps beyond those trained are like the last of them."""
-        at = min(j, max(1, self.config.inner_steps) - 1)
-        return {k.removeprefix("alpha."): v[at] for k, v in meta.items() if k.startswith("alpha.")}
-
-    @property
-    def first_order(self) -> bool:
-        """True for the first meta-updates."""
-        return self.updates < self.config.first_order_iterations
-
-    def step_weight(self, j: int) -> float:
-        """Of the loss after j inner steps, 1 <= j <= K: equal at first, all on the last step in the end."""
-        steps, until = self.config.inner_steps, self.config.multi_step_iterations
-        share = max(0.0, 1.0 - self.updates / until) / max(1, steps) if until else 0.0
-        return 1.0 - (steps - 1) * share if j == steps else share
-
-    def outer_loss(self, j: int, policy: Distribution, batch: Batch, old: Distribution, last: bool) -> Tensor:
+    def make_outer_loss(self, after: Batch) -> ClippedLoss:
         """Each step's clipped surrogate by its weight, and ProMP's KL penalty."""
-        if last:
-            return self.step_weight(j) * self.clipped(policy, batch, old) if j else self.clipped(policy, batch, old)
-        penalty = super().outer_loss(j, policy, batch, old, last)
-        return penalty + (self.step_weight(j) * self.clipped(policy, batch, old) if j else 0.0)
+        return ClippedLoss(self.config.clip, self.config.inner_kl_coef, self.step_weights())
 
-    def meta_update(self, pre: list[Batch], post: Batch) -> dict[str, float]:
-        """ProMP's, by the schedules."""
+    def make_optimizer(self) -> AdamEpochs:
+        """Epochs of Adam on the same samples."""
+        return AdamEpochs(self.theta, self.config.outer_lr, self.config.outer_epochs)
+
+    def meta_update(self, before: list[Batch], after: Batch) -> dict[str, float]:
+        """MAML's, by the schedules."""
+        self.inner.first_order = self.updates < self.config.first_order_iterations
+        self.optimizer.set_learning_rate(rate := self.learning_rate())
+        metrics = super().meta_update(before, after)
+        self.updates += 1
+        return metrics | {"outer_lr": rate}
+
+    def step_weights(self) -> list[float]:
+        """Of the losses after 0, ..., K inner steps: at first equal after 1, ..., K; in the end all on the last."""
+        steps, until = self.config.inner_steps, self.config.multi_step_iterations
+        if not steps:
+            return [1.0]
+        share = max(0.0, 1.0 - self.updates / until) / steps if until else 0.0
+        return [0.0, *[share] * (steps - 1), 1.0 - (steps - 1) * share]
+
+    def learning_rate(self) -> float:
+        """Adam's, which falls along half a cosine."""
         cfg = self.config
         done = min(1.0, self.updates / cfg.schedule_iterations)
-        lr = cfg.lowest_outer_lr + 0.5 * (cfg.outer_lr - cfg.lowest_outer_lr) * (1.0 + math.cos(math.pi * done))
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        metrics = super().meta_update(pre, post)
-        self.updates += 1
-        return metrics | {"outer_lr": lr}
+        return float(
+            cfg.lowest_outer_lr + 0.5 * (cfg.outer_lr - cfg.lowest_outer_lr) * (1.0 + math.cos(math.pi * done))
+        )
 
     def tensors(self) -> dict[str, Tensor]:
-        """ProMP's, and how many updates were made."""
+        """MAML's, and how many updates were made."""
         return super().tensors() | {"updates": torch.tensor(self.updates)}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """ProMP's, and how many updates were made."""
+        """The inverse of `tensors`."""
         super().load_tensors(tensors)
-        if "updates" in tensors:  # absent where a failed update is undone
-            self.updates = int(tensors["updates"])
+        self.updates = int(tensors["updates"])

@@ -8,34 +8,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
-from metarl.agent import Params, Rng
-from metarl.agents.gradient.maml import MAML, MAMLConfig
+from metarl.agents.gradient.config import MetaGradientConfig
+from metarl.agents.gradient.maml import MAML
+from metarl.learning.gradient.outer_optimizers import TrustRegionConfig
+from metarl.learning.gradient.step_sizes import SizePerParameter
 
 
 @dataclass(frozen=True)
-class MetaSGDConfig(MAMLConfig):
-    """MAML's hyperparameters; `inner_lr` is where the step sizes begin."""
+class MetaSGDConfig(TrustRegionConfig, MetaGradientConfig):
+    """MAML's; `inner_lr` is where the step sizes begin."""
 
 
 class MetaSGD(MAML):
-    """MAML with alpha a vector as long as theta."""
+    """MAML that also learns a step size for every parameter."""
 
     name = "meta_sgd"
     Config = MetaSGDConfig
 
-    def initial(self, rng: Rng) -> Params:
-        """Theta, and a step size for each of its numbers."""
-        theta = super().initial(rng)
-        return theta | {f"alpha.{k}": torch.full_like(v, self.config.inner_lr) for k, v in theta.items()}
-
-    def start(self, meta: Params, rows: int) -> Params:
-        """Theta for each row."""
-        return super().start({k: v for k, v in meta.items() if not k.startswith("alpha.")}, rows)
-
-    def step_sizes(self, meta: Params, j: int) -> Params:
-        """The learned sizes, by the schedule."""
-        factors = self.config.inner_lr_schedule
-        factor = factors[min(j, len(factors) - 1)]
-        return {k.removeprefix("alpha."): factor * v for k, v in meta.items() if k.startswith("alpha.")}
+    def make_step_sizes(self) -> SizePerParameter:
+        """Learned, and multiplied by the schedule's factors."""
+        return SizePerParameter(self.schedule)

@@ -7,22 +7,19 @@ over tasks, that is, MAML with no inner step.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
-from metarl.agent import Range
-from metarl.agents.gradient.maml import MAML, MAMLConfig
+from metarl.agents.gradient.config import SamplingConfig
+from metarl.agents.gradient.maml import MAML
+from metarl.learning.gradient.outer_optimizers import TrustRegionConfig
 
 
 @dataclass(frozen=True)
-class PretrainedConfig(MAMLConfig):
-    """MAML's hyperparameters."""
-
-    inner_steps: Annotated[int, Range(0, 1e9)] = 0
-    """Inner steps in training."""
+class PretrainedConfig(TrustRegionConfig, SamplingConfig):
+    """The trust region of the training; the inner steps are taken in evaluation alone."""
 
 
 class Pretrained(MAML):
-    """Multi-task TRPO, fine-tuned."""
+    """One policy trained on all tasks at once by TRPO, then fine-tuned to each."""
 
     name = "pretrained"
     Config = PretrainedConfig

@@ -20,11 +20,14 @@ class ScratchConfig(AdaptationConfig):
 
 
 class Scratch(MAML):
-    """A policy with random initial weights, adapted by policy-gradient steps."""
+    """A policy with random initial weights, adapted by policy-gradient steps. It does not learn across tasks."""
 
     name = "scratch"
     Config = ScratchConfig
     learns: ClassVar[bool] = False
+
+    def make_optimizer(self) -> None:
+        """None: it is not trained."""
 
     @property
     def train_env_steps(self) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from metarl.agent import Rng, make_memory
+from metarl.agent import Distribution, PolicyHead, Rng, make_memory
+from metarl.learning.ppo import Given, Outputs, TrialBatch
 
 
 class JointHead(nn.Module):
@@ -29,53 +30,71 @@ class RL2Network(nn.Module):
     """A memory with a policy and a value head on it, and where asked for one that predicts rewards, one the task.
 
     Args:
+        head: makes distributions of actions.
         inputs: features per step.
         memory: its kind, see `metarl.learning.memory.make_memory`.
         hidden: its units.
         window: steps that a transformer reaches back.
-        outputs: of the policy head.
         separate_value: the value has a memory of its own.
         task: features of the task that the value is given besides; 0: none.
         inferred: features of the task that are inferred from the memory; 0: none.
-        rewarded: features of an action, from which and the memory rewards are predicted; 0: they are not.
-        log_std: size of the policy's deviation; 0: it has none.
+        rewarded: rewards are predicted from the memory and the action.
     """
 
     def __init__(
         self,
+        head: PolicyHead,
         inputs: int,
         memory: str,
         hidden: int,
         window: int,
-        outputs: int,
         separate_value: bool = False,
         task: int = 0,
         inferred: int = 0,
-        rewarded: int = 0,
-        log_std: int = 0,
+        rewarded: bool = False,
     ) -> None:
         super().__init__()
+        self.head, self.sees_task = head, task > 0
         self.memory = make_memory(memory, inputs, hidden, window)
         self.critic = make_memory(memory, inputs, hidden, window) if separate_value else None
-        self.policy = nn.Linear(hidden, outputs)
+        self.policy = nn.Linear(hidden, head.size)
         self.value = JointHead(hidden, task) if task else nn.Linear(hidden, 1)
-        self.reward = JointHead(hidden, rewarded) if rewarded else None
+        self.reward = JointHead(hidden, head.features) if rewarded else None
         self.task = JointHead(hidden, 0, inferred) if inferred else None
-        if log_std:
-            self.log_std = nn.Parameter(torch.empty(log_std))
+        self.log_std = None if head.discrete else nn.Parameter(torch.empty(head.size))
+        self.floats_kept = self.memory.floats_kept * (2 if separate_value else 1) + 2 * inferred
+        """For the way back, of each step of a trial, by an estimate from below."""
 
-    def forward(self, x: Tensor, task: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Whole trials `[T, R, inputs]`: the policy's features `[T, R, hidden]` and the values `[T, R]`.
+    def forward(self, given: Given) -> Outputs:
+        """Whole trials, of which `given` holds `x` `[T, R, inputs]` and, where it is used, `task` `[1, R, task]`."""
+        h = self.memory(given["x"])
+        value = self._valued(h if self.critic is None else self.critic(given["x"]), given)
+        return Outputs(self.distribution(h), value, h)
 
-        `task` is `[1, R, task]` where the value sees it.
-        """
-        h = self.memory(x)
-        return h, self.valued(h if self.critic is None else self.critic(x), task)
+    def values(self, given: Given) -> Tensor:
+        """The values alone, `[T, R]`."""
+        memory = self.memory if self.critic is None else self.critic
+        return self._valued(memory(given["x"]), given)
 
-    def valued(self, h: Tensor, task: Tensor | None = None) -> Tensor:
-        """Values `[...]` of features `[..., hidden]`."""
-        out: Tensor = self.value(h) if task is None else self.value(h, task)
+    def _valued(self, h: Tensor, given: Given) -> Tensor:
+        out: Tensor = self.value(h, given["task"]) if self.sees_task else self.value(h)
         return out.squeeze(-1)
+
+    def distribution(self, h: Tensor) -> Distribution:
+        """The policy at features `[..., hidden]`."""
+        return self.head.distribution(self.policy(h), self.log_std)
+
+    def reward_errors(self, h: Tensor, trials: TrialBatch) -> Tensor:
+        """Squared errors `[T, R]` of each step's reward, predicted from the memory and the action."""
+        assert self.reward is not None
+        predicted: Tensor = self.reward(h, self.head.encode(trials.action)).squeeze(-1)
+        return (predicted - trials.reward).square()
+
+    def task_errors(self, h: Tensor, trials: TrialBatch) -> Tensor:
+        """Squared errors `[T, R]` of the task's features, inferred from the memory at each step."""
+        assert self.task is not None
+        inferred: Tensor = self.task(h)
+        return (inferred - trials.given["task"]).square().mean(-1)
 
     @torch.no_grad()
     def initialise(self, rng: Rng) -> None:
@@ -89,5 +108,5 @@ class RL2Network(nn.Module):
                 scale = 0.01 * bound if head is self.policy else bound
                 layer.weight.copy_((2.0 * rng.uniform(*layer.weight.shape)[0] - 1.0) * scale)
                 layer.bias.zero_()
-        if hasattr(self, "log_std"):
+        if self.log_std is not None:
             self.log_std.zero_()

@@ -17,8 +17,8 @@ from torch.distributions import Normal, kl_divergence
 
 from metarl import Budget, Trials
 from metarl.agents.gradient.maml import MAML, MAMLConfig
-from metarl.learning.policy_gradient import Batch
-from metarl.learning.trust_region import conjugate_gradient
+from metarl.learning.gradient.policy_gradient import Batch
+from metarl.learning.gradient.trust_region import conjugate_gradient
 
 Theta = dict[str, Tensor]
 ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}

@@ -11,6 +11,7 @@ import tyro
 
 from metarl.agent_base import Device
 from metarl.errors import InvalidValueError, verbatim
+from metarl.evaluation.modes import Mode
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,8 @@ class WatchOptions:
     """test, train, or the name of an out-of-distribution split."""
     task_seed: int = 0
     """Seed of the split."""
-    mode: Literal["mean", "sampled"] = "mean"
-    """Actions."""
+    mode: Mode = "deterministic"
+    """How actions are chosen: sampled, as in training, or deterministic, the mean or the likeliest."""
     seed: int = 0
     """Of the evaluation's randomness: metarl eval with the same seed plays the same episodes."""
     out: Path | None = None

@@ -7,6 +7,7 @@ first.
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +70,9 @@ class PoolTrials(Trials):
         purpose: what the trials are for, part of the keys ("train", "eval", ...).
         iteration: of training, part of the keys.
         first_trial: number of the first trial of each task, for evaluations in parts.
+
+    Attributes:
+        seconds: wall time that `collect` has taken so far.
     """
 
     def __init__(
@@ -87,6 +91,7 @@ class PoolTrials(Trials):
         trial = torch.arange(first_trial, first_trial + per_task).repeat(len(tasks))
         self.keys = fold_in(fold_in(make_key(seed, purpose, iteration), self.tasks.keys), trial)
         self.key = make_key(seed, purpose, iteration)
+        self.seconds = 0.0
 
     def numbered(self, number: int) -> PoolTrials:
         """The same trials with other randomness, for scoring one state several times."""
@@ -123,7 +128,17 @@ class PoolTrials(Trials):
         tasks = self.tasks[np.repeat(np.arange(self.rows), budget.envs)] if budget.envs > 1 else self.tasks
         episode = adaptation_step * _episodes(agent) if self.family.switches else 0
         spec = RolloutSpec(self.rows, budget, deterministic, final_obs, episode)
-        return play(agent, state, self.pool.get(self.rows * budget.envs), tasks, keys, spec)
+        start = clock(agent.device)
+        played = play(agent, state, self.pool.get(self.rows * budget.envs), tasks, keys, spec)
+        self.seconds += clock(agent.device) - start
+        return played
+
+
+def clock(device: torch.device) -> float:
+    """Wall time in seconds from any moment on, when the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 @torch.no_grad()

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import Any, NamedTuple
 
-import torch
-
 from metarl.agent_base import Agent, AgentState, Rollout
 from metarl.engine.pool import EnvironmentPool
-from metarl.engine.rollout import PoolTrials
+from metarl.engine.rollout import PoolTrials, clock
 from metarl.errors import InvalidValueError
 from metarl.families.tasks import Tasks
 
@@ -37,16 +34,9 @@ def adaptation(agent: Agent, trials: PoolTrials, last: int) -> Iterator[Adapted]
     state = agent.begin(trials.rows, trials.tasks if agent.privileged else None)
     yield Adapted(0, state, None, 0.0)
     for k in range(last):
-        start = _now(agent)
+        start = clock(agent.device)
         rollout, state = agent.interact(state, trials, k)
-        yield Adapted(k + 1, state, rollout, _now(agent) - start)
-
-
-def _now(agent: Agent) -> float:
-    """Seconds, when the device has done what it was given."""
-    if agent.device.type == "cuda":
-        torch.cuda.synchronize(agent.device)
-    return time.perf_counter()
+        yield Adapted(k + 1, state, rollout, clock(agent.device) - start)
 
 
 def adapted_state(

@@ -18,7 +18,8 @@ import torch
 from metarl.agent_base import Agent, Budget
 from metarl.engine.pool import EnvironmentPool
 from metarl.engine.rollout import PoolTrials
-from metarl.errors import InvalidValueError, did_you_mean, verbatim
+from metarl.errors import InvalidValueError, verbatim
+from metarl.evaluation.modes import MODES, Mode, check_mode
 from metarl.evaluation.playing import Part, joined, lined_up, lives, play_part
 from metarl.evaluation.results import Floats, Results
 from metarl.families.family import Family
@@ -26,7 +27,6 @@ from metarl.families.tasks import Tasks, content_hash
 from metarl.learning.random_play import RandomPlay
 from metarl.provenance import git_revision, versions
 
-MODES = ("sampled", "mean")
 _TASKS = 40  # that are played if nobody says otherwise
 _PRIOR = ("train", "test")  # splits that the Bayes optimum under the family's prior is about
 
@@ -41,7 +41,7 @@ def evaluate(
     task_seed: int = 0,
     trials: int = 1,
     episodes: int = 20,
-    modes: Sequence[str] = MODES,
+    modes: Sequence[Mode] = MODES,
     seed: int = 0,
     floor_episodes: int = 20,
     rows_at_once: int | None = None,
@@ -60,7 +60,7 @@ def evaluate(
         task_seed: seed of the split.
         trials: independent trials of each task.
         episodes: fresh episodes played for each R_k, in each trial and mode.
-        modes: "sampled" and/or "mean" actions.
+        modes: "sampled" and/or "deterministic" actions.
         seed: of the evaluation's randomness.
         floor_episodes: random episodes per task that measure the floor of a family that does not know its own; 0 for
             none.
@@ -150,7 +150,7 @@ def _check(
     family: Family,
     tasks: Tasks,
     counts: dict[str, tuple[int, int]],
-    modes: Sequence[str],
+    modes: Sequence[Mode],
     allow_train_tasks: bool,
 ) -> None:
     """Refuse what cannot be measured; `counts` have their least value beside them."""
@@ -160,8 +160,7 @@ def _check(
     if isinstance(modes, str) or not modes:
         raise InvalidValueError("modes", modes, f"a list of some of {list(MODES)}")
     for mode in modes:
-        if mode not in MODES:
-            raise InvalidValueError("mode", mode, did_you_mean(str(mode), MODES))
+        check_mode(mode)
     if tasks.family != family.id:
         raise InvalidValueError("family of the tasks", tasks.family, f"{family.id!r}, which {agent.name} was made for")
     held_out = family.held_out(tasks)

@@ -12,6 +12,7 @@ import torch
 from metarl.agent_base import Agent, AgentState, Budget, Rollout
 from metarl.engine.rollout import PoolTrials
 from metarl.evaluation.adaptation import adaptation
+from metarl.evaluation.modes import Mode
 from metarl.evaluation.results import Floats
 
 _SMALL = 4  # numbers in an observation that is kept of a trial
@@ -21,8 +22,8 @@ _SMALL = 4  # numbers in an observation that is kept of a trial
 class Part:
     """What the trials of some tasks gave; arrays have leading axis R, a task's trials side by side."""
 
-    scores: dict[str, list[Floats]]  # mode to, for each k of the grid, returns [R, episode]
-    success: dict[str, list[Floats]]  # likewise, 1 where the episode had success; empty where not reported
+    scores: dict[Mode, list[Floats]]  # mode to, for each k of the grid, returns [R, episode]
+    success: dict[Mode, list[Floats]]  # likewise, 1 where the episode had success; empty where not reported
     collected: list[Floats] = field(default_factory=list)  # for each step j: mean return per episode [R]
     total: list[Floats] = field(default_factory=list)  # for each step j: sum of rewards [R]
     episodes: list[Floats] = field(default_factory=list)  # before each k of the grid, cumulative [R]
@@ -38,7 +39,7 @@ def play_part(
     trials: PoolTrials,
     grid: list[int],
     episodes: int,
-    modes: Sequence[str],
+    modes: Sequence[Mode],
     keep: slice,
     tick: Callable[[], None],
 ) -> Part:
@@ -82,7 +83,7 @@ class _Scored(NamedTuple):
     success: Floats | None
 
 
-def _score(agent: Agent, trials: PoolTrials, state: AgentState, k: int, episodes: int, mode: str) -> _Scored:
+def _score(agent: Agent, trials: PoolTrials, state: AgentState, k: int, episodes: int, mode: Mode) -> _Scored:
     """Fresh episodes with copies of the state, their experience thrown away.
 
     An agent with a memory plays each from a copy of its own, because its state would go on in the episode.
@@ -100,17 +101,16 @@ def _score(agent: Agent, trials: PoolTrials, state: AgentState, k: int, episodes
 
 
 def _score_rollouts(
-    agent: Agent, trials: PoolTrials, state: AgentState, k: int, episodes: int, mode: str
+    agent: Agent, trials: PoolTrials, state: AgentState, k: int, episodes: int, mode: Mode
 ) -> Iterator[Rollout]:
+    deterministic = mode == "deterministic"
     if not agent.is_recurrent:
         budget = Budget(envs=episodes, episodes=1)
-        yield trials.collect(agent, agent.fork(state), k, budget, mode != "sampled", "score", final_obs=True)[0]
+        yield trials.collect(agent, agent.fork(state), k, budget, deterministic, "score", final_obs=True)[0]
         return
     for number in range(episodes):
         part = trials.numbered(number)
-        yield part.collect(agent, agent.fork(state), k, Budget(episodes=1), mode != "sampled", "score", final_obs=True)[
-            0
-        ]
+        yield part.collect(agent, agent.fork(state), k, Budget(episodes=1), deterministic, "score", final_obs=True)[0]
 
 
 def _paths(rollout: Rollout, keep: slice) -> Floats:

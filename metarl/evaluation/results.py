@@ -21,6 +21,7 @@ from metarl.evaluation.intervals import (
     seed_parts,
     task_parts,
 )
+from metarl.evaluation.modes import MODES, Mode
 from metarl.files import (
     LARGEST_ARRAYS,
     OBJECT,
@@ -40,7 +41,7 @@ from metarl.files import (
 )
 from metarl.lock import together
 
-FORMAT = "metarl-results-2"
+FORMAT = "metarl-results-3"
 _PLAIN = ("collected", "lifetime", "episodes", "env_steps", "seconds")  # arrays, each a field
 _OPTIONAL = ("landmarks", "bayes_episodes")
 _GROUPS = ("scores", "success", "references", "trial", "paths")  # fields that hold arrays by name
@@ -108,8 +109,8 @@ class Results:
     family: str
     split: str
     k: list[int]
-    scores: dict[str, Floats]
-    success: dict[str, Floats]
+    scores: dict[Mode, Floats]
+    success: dict[Mode, Floats]
     collected: Floats
     lifetime: Floats
     episodes: Floats
@@ -124,10 +125,10 @@ class Results:
     trial: dict[str, Floats] = field(default_factory=dict)
     bayes_episodes: Floats | None = None
 
-    def summary(self, mode: str | None = None) -> list[dict[str, float]]:
+    def summary(self, mode: Mode | None = None) -> list[dict[str, float]]:
         """One row per k: mean and interquartile mean of R_k with 95 % intervals, steps used, normalised score.
 
-        `mode` is "sampled" or "mean"; by default the first that was measured.
+        `mode` is "sampled" or "deterministic"; by default the first that was measured.
         """
         mode = self._mode(mode)
         per_task = self.scores[mode].mean(-1)  # [seed, task, k]
@@ -146,11 +147,11 @@ class Results:
             rows.append(row if score is None else row | {"normalised": score})
         return rows
 
-    def _mode(self, mode: str | None) -> str:
-        mode = next(iter(self.scores)) if mode is None else mode
-        if mode not in self.scores:
-            raise InvalidValueError("mode", mode, did_you_mean(mode, self.scores))
-        return mode
+    def _mode(self, mode: Mode | None) -> Mode:
+        chosen = next(iter(self.scores)) if mode is None else mode
+        if chosen not in self.scores:
+            raise InvalidValueError("mode", chosen, did_you_mean(str(chosen), self.scores))
+        return chosen
 
     @property
     def every_task(self) -> bool:
@@ -173,14 +174,14 @@ class Results:
         out = {"mean": float(per_task.mean()), "low": low, "high": high, "episodes": float(self.collected.shape[-1])}
         return out if self.bayes_optimal is None else out | {"bayes_optimal": self.bayes_optimal}
 
-    def area_under_curve(self, mode: str | None = None) -> float:
+    def area_under_curve(self, mode: Mode | None = None) -> float:
         """Mean of R_k over k, by the trapezoidal rule on the grid."""
         curve = self.scores[self._mode(mode)].mean((0, 1, 3))
         if len(self.k) < 2:
             return float(curve[0])
         return float(np.trapezoid(curve, self.k) / (self.k[-1] - self.k[0]))
 
-    def steps_to(self, share: float = 0.9, mode: str | None = None) -> dict[str, float] | None:
+    def steps_to(self, share: float = 0.9, mode: Mode | None = None) -> dict[str, float] | None:
         """Environment steps until the normalised score reaches `share` and stays there on the grid of k.
 
         Returns:
@@ -287,7 +288,7 @@ def _check_shapes(head: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 
 def _check_names(names: set[str], k: list[int]) -> None:
     """Refuse arrays of which some are missing or unknown."""
-    modes = [name.removeprefix("scores.") for name in names if name.startswith("scores.")]
+    modes = [mode for mode in MODES if f"scores.{mode}" in names]
     needed = {*_PLAIN, *(f"scores.{mode}" for mode in modes or ["sampled"])}
     needed |= {"trial.action", "trial.reward"} if any(name.startswith("trial.") for name in names) else set()
     known = needed | {*_OPTIONAL, "trial.obs"} | {f"paths.{i}" for i in k} | {f"success.{mode}" for mode in modes}
@@ -328,13 +329,13 @@ def _stays(reached: npt.NDArray[np.bool_]) -> int:
     return len(reached) - int(np.logical_and.accumulate(reached[::-1]).sum())
 
 
-def train_test_gap(train: Results, test: Results, mode: str | None = None) -> list[dict[str, float]]:
+def train_test_gap(train: Results, test: Results, mode: Mode | None = None) -> list[dict[str, float]]:
     """How much higher R_k is on train tasks than on test tasks: the generalisation gap.
 
     Args:
         train: results of some agents on tasks that training could draw.
         test: results of the same agents on others, with the same k.
-        mode: "sampled" or "mean"; by default the first that was measured.
+        mode: "sampled" or "deterministic"; by default the first that was measured.
 
     Returns:
         a row per k: "k", "gap", and the ends "low" and "high" of its 95 % interval; seeds are the same ones on both

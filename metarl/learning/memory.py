@@ -9,7 +9,6 @@ normalised first, rotary positions (Su et al. 2021, arXiv:2104.09864).
 from __future__ import annotations
 
 import math
-import os
 from typing import Any, cast
 
 import torch
@@ -252,16 +251,3 @@ def _draw(module: nn.Module, bound: float, rng: Rng) -> None:
     """Matrices uniform on [-bound, bound], vectors 0."""
     for p in module.parameters():
         p.copy_((2.0 * rng.uniform(*p.shape)[0] - 1.0) * bound if p.dim() == 2 else torch.zeros_like(p))
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that a device has left, as far as it says."""
-    if device.type == "cuda":
-        # PyTorch keeps what it has freed
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + kept
-    try:
-        with open("/proc/meminfo") as lines:
-            return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) if hasattr(os, "sysconf") else 2**62

@@ -20,13 +20,14 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from metarl.errors import InvalidValueError, did_you_mean
+from metarl.evaluation.modes import Mode
 from metarl.evaluation.results import Floats, Results
 from metarl.files import write_atomic
 
 Row = dict[str, float]
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
 MARKERS = "osD^vPX"
-LINES: dict[str, Literal["solid", "dashed"]] = {"sampled": "solid", "mean": "dashed"}  # of each action mode
+LINES: dict[Mode, Literal["solid", "dashed"]] = {"sampled": "solid", "deterministic": "dashed"}
 INK, GREY = "#3c4043", "#80868b"
 PANELS = {"k": "adaptation steps k", "env_steps": "environment steps used", "lifetime": "lifetime return of a trial"}
 STYLE: Any = {
@@ -48,7 +49,7 @@ class Entry:
     marker: str
 
     @cached_property
-    def rows(self) -> dict[str, list[Row]]:
+    def rows(self) -> dict[Mode, list[Row]]:
         """Summaries by mode."""
         return {mode: self.results.summary(mode) for mode in self.results.scores}
 

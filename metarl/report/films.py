@@ -35,9 +35,10 @@ from metarl.engine.gym_environments import GymEnvironments
 from metarl.engine.pool import EnvironmentPool
 from metarl.engine.rollout import PoolTrials
 from metarl.engine.torch_environments import TorchEnvironments, one_environment
-from metarl.errors import InvalidValueError, did_you_mean
+from metarl.errors import InvalidValueError
 from metarl.evaluation.adaptation import adaptation
-from metarl.evaluation.evaluate import MODES, adaptation_grid
+from metarl.evaluation.evaluate import adaptation_grid
+from metarl.evaluation.modes import Mode, check_mode
 from metarl.evaluation.results import Floats
 from metarl.families.family import Family, TorchFamily
 from metarl.families.gym_family import GymFamily
@@ -78,7 +79,7 @@ def watch(
     k: int | Sequence[int] = 3,
     path: str | os.PathLike[str] = "adaptation.gif",
     *,
-    mode: str = "mean",
+    mode: Mode = "deterministic",
     split: str = "test",
     task_seed: int = 0,
     seed: int = 0,
@@ -93,7 +94,7 @@ def watch(
         task: number of a task of (split, task_seed), the values of one, or a set of one.
         k: the last adaptation step (the panels are then 0, ..., k), or those to show.
         path: a file that ends in .gif, or in .mp4 where ffmpeg or the package imageio-ffmpeg is installed.
-        mode: "mean" or "sampled" actions.
+        mode: "deterministic" or "sampled" actions.
         split: of a task given by its number.
         task_seed: seed of the split.
         seed: of everything drawn; `evaluate` with the same seed plays the same episodes.
@@ -128,15 +129,14 @@ def film(
     task: int | Mapping[str, Any] | Tasks = 0,
     k: int | Sequence[int] = 3,
     *,
-    mode: str = "mean",
+    mode: Mode = "deterministic",
     split: str = "test",
     task_seed: int = 0,
     seed: int = 0,
     size: int = 256,
 ) -> list[Take]:
     """The episodes that `watch` shows, one for each k; arguments as there."""
-    if mode not in MODES:
-        raise InvalidValueError("mode", mode, did_you_mean(str(mode), MODES))
+    check_mode(mode)
     grid, tasks = adaptation_grid(k), _one_task(agent.family, task, split, task_seed)
     pool, camera = EnvironmentPool(agent.family, agent.device), _Camera(agent.family, agent.device, size)
     trials, filmed = (PoolTrials(where, tasks, 1, seed, "evaluate") for where in (pool, camera))
@@ -260,10 +260,10 @@ def _rendering(family: GymFamily, frames: list[Pixels]) -> GymFamily:
     return outer
 
 
-def _take(agent: Agent, trials: PoolTrials, camera: _Camera, state: AgentState, k: int, mode: str) -> Take:
+def _take(agent: Agent, trials: PoolTrials, camera: _Camera, state: AgentState, k: int, mode: Mode) -> Take:
     """The episode that the evaluator plays first with the state after k adaptation steps."""
     trials = trials.numbered(0) if agent.is_recurrent else trials
-    rollout, _ = trials.collect(agent, agent.fork(state), k, Budget(episodes=1), mode != "sampled", "score")
+    rollout, _ = trials.collect(agent, agent.fork(state), k, Budget(episodes=1), mode == "deterministic", "score")
     length = int(rollout.valid.sum())
     actions = agent.to_env(rollout.action[:length, 0, 0]).cpu().numpy()
     rewards = rollout.reward[:length, 0, 0].double().cpu().numpy()

@@ -15,6 +15,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from metarl.errors import InvalidValueError
+from metarl.evaluation.modes import Mode
 from metarl.evaluation.results import Floats, Results, train_test_gap
 from metarl.files import reason, write_atomic
 from metarl.report.figures import (
@@ -333,7 +334,7 @@ def _text_gap(found: tuple[Results, list[Row]]) -> str:
     return f"{test.agent} on {test.family}, R_k on train tasks less R_k on test tasks: {'; '.join(cells)}"
 
 
-def _text_row(entry: Entry, mode: str, chosen: Sequence[int], decimals: int) -> list[str]:
+def _text_row(entry: Entry, mode: Mode, chosen: Sequence[int], decimals: int) -> list[str]:
     by_k = {int(row["k"]): row for row in entry.rows[mode]}
     shown = [by_k.get(k) for k in chosen]
     cells = [_text_cell(row, decimals) for row in shown]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from metarl.agent_base import Agent
 from metarl.engine.pool import EnvironmentPool
-from metarl.engine.rollout import PoolTrials
+from metarl.engine.rollout import PoolTrials, clock
 from metarl.errors import InvalidValueError
 from metarl.families.tasks import Tasks
 
@@ -35,7 +35,8 @@ def train(
         agent: who learns.
         iterations: the last iteration is `iterations` - 1.
         start: the first one.
-        on_iteration: called with each iteration's number and metrics.
+        on_iteration: called with each iteration's number and metrics: what the agent's `train_step` gives, and the
+            seconds that sampling and the rest took.
         should_stop: asked after each iteration.
 
     Returns:
@@ -48,7 +49,11 @@ def train(
     pool = EnvironmentPool(agent.family, agent.device)
     try:
         for iteration, tasks in enumerate(_train_tasks(agent, start, iterations), start):
-            metrics = agent.train_step(PoolTrials(pool, tasks, seed=agent.seed, purpose="train", iteration=iteration))
+            trials = PoolTrials(pool, tasks, seed=agent.seed, purpose="train", iteration=iteration)
+            start_time = clock(agent.device)
+            metrics = agent.train_step(trials)
+            taken = clock(agent.device) - start_time
+            metrics |= {"seconds_sampling": trials.seconds, "seconds_optimisation": taken - trials.seconds}
             if on_iteration is not None:
                 on_iteration(iteration, metrics)
             if should_stop():

@@ -22,9 +22,10 @@ from metarl.engine.rollout import PoolTrials
 from metarl.evaluation.evaluate import evaluate
 from metarl.families.registry import agent_class
 from metarl.learning.action_distributions import Categorical
+from metarl.learning.gradient.policies import MLPPolicy
+from metarl.learning.gradient.policy_gradient import Batch
+from metarl.learning.gradient.trust_region import flatten, unflatten
 from metarl.learning.networks import Params
-from metarl.learning.policy_gradient import Batch
-from metarl.learning.trust_region import flatten, unflatten
 from metarl.runs.checkpoints import load_checkpoint, save_checkpoint
 
 POINT = "metarl/PointNavigation-v0"
@@ -86,7 +87,8 @@ def test_cavia_adapts_the_context_alone_and_the_network_is_shared() -> None:
     plain = {k: v for k, v in params.items() if k != "context"}
     shift = torch.einsum("rc,cd->rd", context, agent.theta["w0"][2:])
     moved = plain | {"w0": plain["w0"][:, :2], "b0": plain["b0"] + shift}
-    torch.testing.assert_close(agent.policy(params, x).mode, MAML.policy(agent, moved, x).mode)
+    without = MLPPolicy(agent.family, "cavia", (8,))
+    torch.testing.assert_close(agent.policy(params, x).mode, without(moved, x).mode)
     before = copied(agent.theta)
     assert agent.train_step(trials_of(agent, 2))["step_rejected"] == 0.0
     assert not any(torch.equal(before[k], v) for k, v in agent.theta.items())
@@ -95,7 +97,7 @@ def test_cavia_adapts_the_context_alone_and_the_network_is_shared() -> None:
 def check_step(agent: MAML, j: int, sizes: Params, rollout: Rollout, before: Params, after: Params) -> None:
     """Step j was -size * gradient, by hand."""
     leaves = {k: v.detach().clone().requires_grad_() for k, v in before.items()}
-    loss = agent.inner_loss(leaves, agent.prepare(rollout))
+    loss = agent.inner.loss(leaves, agent.prepare(rollout))
     for (k, v), g in zip(before.items(), torch.autograd.grad(loss, list(leaves.values())), strict=True):
         torch.testing.assert_close(after[k], v - sizes[k] * g, rtol=0, atol=1e-6)
 
@@ -119,7 +121,7 @@ def test_meta_sgd_learns_a_step_size_for_every_parameter() -> None:
 def test_meta_sgd_may_begin_at_steps_of_0() -> None:
     agent = small("meta_sgd", inner_lr=0.0, inner_lr_schedule=(1.0, 3.0))
     metarl.train(agent, 2)
-    one, two = (agent.step_sizes(agent.theta, j)["w0"] for j in (0, 5))
+    one, two = (agent.inner.step_sizes(agent.theta, j)["w0"] for j in (0, 5))
     assert (one != 0).any()
     torch.testing.assert_close(two, 3 * one)
 
@@ -139,7 +141,8 @@ def test_maml_pp_learns_a_step_size_for_every_tensor_and_step() -> None:
 
 
 def test_fomaml_is_maml_in_first_order() -> None:
-    fomaml, maml, second = small("fomaml"), small("maml", first_order=True), small("maml")
+    fomaml, maml, second = small("fomaml"), small("maml"), small("maml")
+    maml.inner.first_order = True
     for agent in (fomaml, maml, second):
         metarl.train(agent, 2)
     assert identical(fomaml.theta, maml.theta)
@@ -151,7 +154,7 @@ def test_fomaml_is_maml_in_first_order() -> None:
 
 def weights(agent: MAML, updates: int) -> list[float]:
     agent.updates = updates
-    return [agent.step_weight(j) for j in range(1, agent.config.inner_steps + 1)]
+    return agent.step_weights()[1:]
 
 
 def test_the_weight_moves_to_the_last_step() -> None:
@@ -183,19 +186,17 @@ def test_first_order_at_first() -> None:
     agent = small("maml_pp", first_order_iterations=2, multi_step_iterations=4)
     seen = []
     for i in range(3):
-        seen.append(agent.first_order)
         agent.train_step(trials_of(agent, 2, 2 * i))
+        seen.append(agent.inner.first_order)
     assert seen == [True, True, False]
-    assert small("maml_pp", first_order_iterations=0).first_order is False
 
 
 def test_first_order_is_what_the_update_does() -> None:
     """One Adam step moves each parameter by its gradient's sign: signs are those of the phase's gradient."""
     for phase in (0, 3):
         agent = point_agent("maml_pp", inner_steps=2, outer_epochs=1)
-        agent.optimizer = torch.optim.Adam(list(agent.theta.values()), lr=1e-3)
         agent.updates = phase
-        assert agent.first_order is (phase == 0)
+        agent.inner.first_order = phase == 0
         pre, post = batches(agent, 2)
         before, gradient = flatten(agent.theta), objective(agent, pre, post).grad
         agent.meta_update(pre, post)
@@ -280,8 +281,10 @@ def test_e_mamls_extra_gradient_is_the_score_times_the_credit(coef: float) -> No
     agent, maml = point_agent("e_maml", credit_coef=coef), point_agent("maml")
     pre, post = batches(agent, 1)
     theta = {k: v.clone().requires_grad_() for k, v in agent.theta.items()}
-    score = agent.policy(agent.start(theta, 3), pre[0].x).log_prob(pre[0].action).mean(1)  # of each task's samples
-    expected = -coef * (score * pre[0].mean_return).mean()
+    score = (
+        agent.policy(agent.inner.start(theta, 3), pre[0].x).log_prob(pre[0].action).mean(1)
+    )  # of each task's samples
+    expected = -coef * (score * agent.make_outer_loss(post).credit).mean()
     extra = flatten(dict(zip(theta, torch.autograd.grad(expected, list(theta.values())), strict=True)))
     found = objective(agent, pre, post).grad - objective(maml, pre, post).grad
     torch.testing.assert_close(found, extra, rtol=1e-9, atol=1e-12)
@@ -295,7 +298,7 @@ def test_the_exploration_term_is_exact_where_every_action_is_a_task() -> None:
     """
     agent = metarl.make_agent("e_maml", metarl.make_family("metarl/BernoulliBandit-v0", k=2), hidden=())
     agent.theta = {k: torch.zeros_like(v).double() for k, v in agent.theta.items()}
-    x = torch.zeros(2, 1, agent.encode.size, dtype=torch.float64)
+    x = torch.zeros(2, 1, agent.policy.encode.size, dtype=torch.float64)
     one, none = torch.ones(2, 1, dtype=torch.float64), torch.zeros(2, 1, dtype=torch.float64)
     credit = torch.tensor([1.0, -1.0], dtype=torch.float64)
     time = torch.zeros(2, 1, 1, dtype=torch.int64)
@@ -304,20 +307,19 @@ def test_the_exploration_term_is_exact_where_every_action_is_a_task() -> None:
     torch.testing.assert_close(-gradient, torch.tensor([0.5, -0.5], dtype=torch.float64))
 
 
-def test_credit_is_the_return_after_adapting_standardised_over_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[list[Batch]] = []
-    monkeypatch.setattr(MAML, "meta_update", lambda _, pre, post: given.append([*pre, post]) or {})
+def test_credit_is_the_return_after_adapting_standardised_over_tasks() -> None:
     agent = point_agent("e_maml")
-    pre, post = batches(agent, 2)
-    after = post._replace(mean_return=torch.tensor([1.0, 2.0, 6.0], dtype=torch.float64))
-    agent.meta_update(pre, after)
+    _, post = batches(agent, 2)
+
+    def credit(*returns: float) -> Tensor:
+        loss = agent.make_outer_loss(post._replace(mean_return=torch.tensor(returns, dtype=torch.float64)))
+        assert loss.coef == 1.0
+        return loss.credit
+
     by_hand = torch.tensor([-2.0, -1.0, 3.0], dtype=torch.float64) / math.sqrt(14 / 3)
-    for batch in given[0][:2]:
-        torch.testing.assert_close(batch.mean_return, by_hand)
-    agent.meta_update(pre, post._replace(mean_return=torch.tensor([1.0, float("nan"), 3.0], dtype=torch.float64)))
-    torch.testing.assert_close(given[1][0].mean_return, torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64))
-    agent.meta_update(pre, post._replace(mean_return=torch.full((3,), 7.0, dtype=torch.float64)))
-    assert given[2][0].mean_return.tolist() == [0.0, 0.0, 0.0]
+    torch.testing.assert_close(credit(1.0, 2.0, 6.0), by_hand)
+    torch.testing.assert_close(credit(1.0, math.nan, 3.0), torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64))
+    assert credit(7.0, 7.0, 7.0).tolist() == [0.0, 0.0, 0.0]
 
 
 # --- ProMP -----------------------------------------------------------------------------------------------------------
@@ -342,7 +344,7 @@ def test_promps_clipping_has_no_gradient_where_a_ratio_has_gone_far_enough() -> 
         action=torch.zeros(1, 8, 2), advantage=advantage, weight=torch.full((1, 8), 1 / 8, dtype=torch.float64)
     )
     leaf = ratio.log().requires_grad_()
-    loss = agent.clipped(Given(leaf), batch, Given(torch.zeros_like(ratio)))
+    loss = agent.make_outer_loss(batch)(1, Given(leaf), batch, Given(torch.zeros_like(ratio)), True)
     (gradient,) = torch.autograd.grad(loss, leaf)
     passes = torch.tensor([[1, 1, 1, 0, 0, 1, 1, 1]], dtype=torch.float64)
     torch.testing.assert_close(gradient, -passes * ratio * advantage / 8)
@@ -356,13 +358,12 @@ def test_promps_penalty_is_the_kl_from_the_policies_that_sampled() -> None:
     batch = batches(agent, 0, rows=1, samples=5)[1]._replace(weight=torch.ones(1, 1, dtype=torch.float64))
     p = 1 / (1 + math.exp(-1))
     by_hand = 0.5 * math.log(0.5 / p) + 0.5 * math.log(0.5 / (1 - p))  # KL(old || new)
-    assert float(agent.outer_loss(0, new, batch, old, False)) == pytest.approx(0.5 * by_hand)
+    assert float(agent.make_outer_loss(batch)(0, new, batch, old, False)) == pytest.approx(0.5 * by_hand)
 
 
 def test_promp_takes_epochs_of_adam_on_the_same_samples() -> None:
     """Three epochs by hand: the gradient anew at each, ratios to the policies that sampled."""
     agent = point_agent("promp", outer_epochs=3, outer_lr=0.02, inner_steps=1)
-    agent.optimizer = torch.optim.Adam(list(agent.theta.values()), lr=0.02)
     pre, post = batches(agent, 1)
     at, ours = flatten(agent.theta), objective(agent, pre, post)
     ours.meta = copied(agent.theta)

@@ -23,10 +23,12 @@ from metarl.engine.rollout import PoolTrials
 from metarl.errors import DivergedWarning
 from metarl.evaluation.evaluate import evaluate
 from metarl.families.registry import agent_class, agents
-from metarl.learning.meta_gradient import inner_step
+from metarl.learning.gradient.inner_loop import warn_of_failed
+from metarl.learning.gradient.meta_gradient import inner_step
+from metarl.learning.gradient.policy_gradient import Batch
+from metarl.learning.gradient.step_sizes import FixedSizes, Schedule
+from metarl.learning.gradient.trust_region import conjugate_gradient, flatten, trust_region_step
 from metarl.learning.networks import Params
-from metarl.learning.policy_gradient import Batch
-from metarl.learning.trust_region import conjugate_gradient, flatten, trust_region_step
 
 VARIANTS = [name for name in sorted(agents) if issubclass(agent_class(name), MAML)]
 LEARNERS = [name for name in VARIANTS if agent_class(name).learns]
@@ -76,28 +78,18 @@ def test_mean_actions_are_the_mean_and_sampled_ones_are_around_it() -> None:
 
 def test_later_inner_steps_are_shorter() -> None:
     agent = point_agent()
-    batch, params = random_batch(agent, 1, 10, 0), agent.start(agent.theta, 1)
-    first, later = (inner_step(agent, params, batch, agent.step_sizes(agent.theta, j)) for j in (0, 2))
+    batch, params = random_batch(agent, 1, 10, 0), agent.inner.start(agent.theta, 1)
+    first, later = (inner_step(agent.inner, params, batch, agent.inner.step_sizes(agent.theta, j)) for j in (0, 2))
     torch.testing.assert_close(later["w1"] - params["w1"], 0.5 * (first["w1"] - params["w1"]))
 
 
-def test_each_row_takes_the_step_of_its_own_stage() -> None:
-    """Rows at different stages side by side, one inside a chunk with others and one across its border."""
-    agent = metarl.make_agent("maml_pp", "metarl/PointNavigation-v0", hidden=(8,), eval_steps=200)
-    for j in range(3):
-        for k in [k for k in agent.theta if k.startswith("alpha.")]:
-            agent.theta[k][j] = 0.1 * (j + 1)
-    trials = PoolTrials(EnvironmentPool(agent.family), agent.family.tasks("test", 4))
-    rollout, state = trials.collect(agent, agent.begin(4), 0, agent.budget)
-    state["adaptation_steps"] = torch.tensor([2, 0, 1, 0])
-    adapted, batch = agent.adapt(state, rollout), agent.prepare(rollout)
-    for row, stage in enumerate((2, 0, 1, 0)):
-        one = slice(row, row + 1)
-        params = {k: v[one] for k, v in params_of(state).items()}
-        alone = inner_step(agent, params, batch.rows(one), agent.step_sizes(agent.theta, stage))
-        for k, v in alone.items():
-            torch.testing.assert_close(adapted[k][one], v, rtol=0, atol=1e-6)
-    assert adapted["adaptation_steps"].tolist() == [3, 1, 2, 1]
+def test_rows_that_took_unequally_many_steps_are_refused() -> None:
+    agent = metarl.make_agent("maml", "metarl/PointNavigation-v0", hidden=(8,), eval_steps=200)
+    trials = PoolTrials(EnvironmentPool(agent.family), agent.family.tasks("test", 2))
+    rollout, state = trials.collect(agent, agent.begin(2), 0, agent.budget)
+    state["adaptation_steps"] = torch.tensor([1, 0])
+    with pytest.raises(metarl.InvalidValueError, match=r"adaptation_steps'\] is \[1, 0\], expected the same number"):
+        agent.adapt(state, rollout)
 
 
 # --- training -------------------------------------------------------------------------------------------------------
@@ -148,7 +140,7 @@ EDGES = {
 }
 
 
-OUTER = ("no inner step", "two inner steps", "one of each", "no hidden layer", "all steps", "all of no steps")
+OUTER = ("no inner step", "two inner steps", "one of each", "no hidden layer", "all steps")
 OVERRIDDEN = {  # the edges of what a class overrides: its outer step, its inner step, or nothing
     "maml": tuple(EDGES),
     **dict.fromkeys(("reptile", "maml_pp", "promp", "e_maml"), OUTER),
@@ -251,7 +243,7 @@ def test_accepted_steps_respect_the_trust_region_and_improve() -> None:
 def test_a_stride_is_for_the_metric_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """The update's gradient is of all samples, its direction solves the thinned system."""
     asked = []
-    step = "metarl.agents.gradient.maml.trust_region_step"
+    step = "metarl.learning.gradient.outer_optimizers.trust_region_step"
 
     def spy(theta: Tensor, gradient: Tensor, product: Any, *_: Any, **__: Any) -> tuple[Tensor, dict[str, float]]:
         asked.append((gradient, product(gradient)))
@@ -302,13 +294,13 @@ def test_conjugate_gradient_keeps_its_pace_on_float32_products() -> None:
 def test_an_adaptation_step_uses_at_most_eval_steps(counting: Any, horizon: int, eval_steps: int, used: int) -> None:
     """266 environments of 15 steps; 1,333 of 3; 40 of 100; and one of 5, whose episode is cut off."""
     agent = metarl.make_agent("maml", counting(horizon), hidden=(4,), eval_steps=eval_steps)
-    results = evaluate(agent, k=2, num_tasks=1, episodes=1, modes=["mean"])
+    results = evaluate(agent, k=2, num_tasks=1, episodes=1, modes=["deterministic"])
     assert results.env_steps.tolist() == [0.0, used, 2.0 * used]
 
 
 def test_chunks_change_rounding_only(monkeypatch: pytest.MonkeyPatch) -> None:
     def trained(chunk: int) -> Params:
-        monkeypatch.setattr("metarl.agents.gradient.maml._CHUNK_ELEMENTS", chunk)
+        monkeypatch.setattr("metarl.learning.gradient.inner_loop._CHUNK_ELEMENTS", chunk)
         agent = metarl.make_agent("maml", "metarl/PointNavigation-v0", meta_batch_size=4, episodes=2, hidden=(8,))
         agent.train_step(PoolTrials(EnvironmentPool(agent.family), agent.family.tasks("train", 4)))
         return agent.theta
@@ -337,7 +329,7 @@ def spoil(agent: MAML, rows: list[int], factor: float, calls: set[int], monkeypa
 @pytest.mark.parametrize("inner_lr", [1e30, 1e38])
 def test_an_inner_step_that_blows_up_is_undone_reported_and_counted(inner_lr: float) -> None:
     agent = metarl.make_agent("maml", "metarl/PointNavigation-v0", hidden=(8, 8), eval_steps=200)
-    agent.config = dataclasses.replace(agent.config, inner_lr=inner_lr)
+    agent.inner.sizes = FixedSizes(Schedule(inner_lr))
     trials = PoolTrials(EnvironmentPool(agent.family), agent.family.tasks("test", 5)[[4, 2, 3]])
     state = agent.begin(3)
     before = {k: v.clone() for k, v in state.items()}
@@ -372,7 +364,7 @@ def test_rows_that_fail_keep_their_last_good_parameters_and_others_adapt(
         assert k == "log_std" or not torch.equal(v[0], first[k][0])
     third = agent.adapt(second, rollout)
     with pytest.warns(DivergedWarning, match=r"maml: inner step 3 in task 1 of split 'test' gave"):
-        agent.warn_of_failed(second, third, trials)
+        warn_of_failed("maml", second, third, trials)
     assert third["failed"].tolist() == [0, 2, 0]
 
 
@@ -382,8 +374,8 @@ def test_a_deviation_that_overflows_or_vanishes_is_a_failed_step() -> None:
     agent.theta["alpha.log_std"].fill_(800.0)
     trials = PoolTrials(EnvironmentPool(agent.family), agent.family.tasks("test", 8))
     rollout, state = trials.collect(agent, agent.begin(8), 0, agent.budget)
-    alpha = agent.step_sizes(agent.theta, 0)
-    moved = inner_step(agent, agent.start(agent.theta, 8), agent.prepare(rollout), alpha)["log_std"]
+    alpha = agent.inner.step_sizes(agent.theta, 0)
+    moved = inner_step(agent.inner, agent.inner.start(agent.theta, 8), agent.prepare(rollout), alpha)["log_std"]
     assert float(moved.max()) > 89
     assert float(moved.min()) < -89
     adapted, wrong = agent.adapt(state, rollout), (moved.abs() > 88.5).any(1)

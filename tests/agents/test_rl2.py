@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +16,6 @@ from torch import Tensor
 import metarl
 from metarl.agent import Budget, Feedback, Rollout
 from metarl.agents.memory.rl2 import RL2
-from metarl.agents.memory.rl2_network import RL2Network
 from metarl.engine.pool import EnvironmentPool
 from metarl.engine.rollout import PoolTrials
 from metarl.evaluation.evaluate import evaluate
@@ -53,6 +53,10 @@ def trial(agent: RL2, lengths: list[int]) -> tuple[Rollout, dict[str, Tensor]]:
     return trials.collect(agent, agent.begin(len(lengths)), 0, Budget(episodes=agent.config.trial_episodes))
 
 
+def update(agent: RL2, rollout: Rollout) -> dict[str, float]:
+    return agent.ppo.update(rollout, agent.given(rollout, None), 0)
+
+
 def test_inputs_cross_episodes_and_only_the_trial_start_is_blank() -> None:
     """Pitfall 11. Row 0 has episodes of 2 steps: its third input, the second episode's first, tells of an end."""
     agent = walk_agent()
@@ -73,8 +77,8 @@ def test_acting_one_step_at_a_time_equals_the_training_pass() -> None:
     agent = walk_agent()
     rollout, _ = trial(agent, [2, 4, 3])
     with torch.no_grad():
-        h, value = agent.net(agent.inputs(rollout))
-        log_prob = agent._policy(h).log_prob(rollout.action[:, :, 0])
+        policy, value, _ = agent.net({"x": agent.inputs(rollout)})
+        log_prob = policy.log_prob(rollout.action[:, :, 0])
     valid = rollout.valid[:, :, 0]
     torch.testing.assert_close(value[valid], rollout.extras["value"][:, :, 0][valid], rtol=0, atol=1e-5)
     torch.testing.assert_close(log_prob[valid], rollout.extras["log_prob"][:, :, 0][valid], rtol=0, atol=1e-5)
@@ -103,41 +107,10 @@ def test_finished_rows_keep_their_memory() -> None:
     assert torch.equal(after["last"][0], before["last"][0])
 
 
-def test_advantages_run_through_episodes_and_stop_at_the_trials_end() -> None:
-    """Pitfall 12, by hand: rewards 1 for 4 steps (two episodes of 2), values 0, gamma = lambda = 1.
-
-    Through the episodes the advantage is the reward to go of the trial: 4, 3, 2, 1; cut at episodes it would be
-    2, 1, 2, 1. Steps after the trial's end (here 5 and 6, masked) add nothing.
-    """
-    agent = walk_agent(discount=1.0, gae_lambda=1.0)
-    ones = torch.ones(6, 1, 1)
-    ended = torch.tensor([0, 1, 0, 1, 0, 1], dtype=torch.bool).view(6, 1, 1)
-    valid = torch.tensor([1, 1, 1, 1, 0, 0], dtype=torch.bool).view(6, 1, 1)
-    rollout = Rollout(
-        ones.unsqueeze(-1),
-        ones.unsqueeze(-1),
-        ones,
-        ended,
-        torch.zeros_like(ended),
-        valid,
-        ones[0].unsqueeze(-1),
-        extras={"value": torch.zeros(6, 1, 1), "log_prob": torch.zeros(6, 1, 1)},
-    )
-    assert advantages(agent, rollout) == [4.0, 3.0, 2.0, 1.0]
-    # what would follow the trial is not bootstrapped from: with lambda 0 each advantage is r + v' - v = 1
-    rollout.extras["value"][4:] = 100.0
-    assert advantages(walk_agent(discount=1.0, gae_lambda=0.0), rollout) == [1.0] * 4
-
-
-def advantages(agent: RL2, rollout: Rollout) -> list[float]:
-    value = agent.values(rollout, torch.zeros(6, 1, 4))
-    return agent.advantages(rollout, agent.rewards(rollout), value)[:4, 0].tolist()
-
-
 def test_gradients_reach_the_trials_first_step() -> None:
     agent = walk_agent()
     x = torch.randn(8, 1, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    _, value = agent.net(x)
+    value = agent.net({"x": x}).value
     (g,) = torch.autograd.grad(value[-1].sum(), x)
     assert g[0].abs().sum() > 0
 
@@ -150,34 +123,9 @@ def test_masked_steps_do_not_train() -> None:
         rollout, _ = trial(agent, [1, 4])
         assert not rollout.valid.all()
         rollout.reward = torch.where(rollout.valid, rollout.reward, rollout.reward + noise)
-        agent.update(rollout, 0)
+        update(agent, rollout)
         updated.append([p.detach().clone() for p in agent.net.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*updated, strict=True))
-
-
-def test_minibatches_cover_every_trial_once_in_keyed_order() -> None:
-    agent = walk_agent(meta_batch_size=10, minibatches=3)
-    first, second, again = (agent._minibatches(10, key, 0) for key in (1, 2, 1))
-    assert sorted(torch.cat(first).tolist()) == list(range(10))
-    assert [len(m) for m in first] == [4, 4, 2]
-    assert torch.cat(first).tolist() == torch.cat(again).tolist() != torch.cat(second).tolist()
-
-
-def test_ppo_clips_by_hand() -> None:
-    """A ratio beyond the clip with a positive advantage has no gradient left (equation 7 of PPO)."""
-    agent = walk_agent(clip=0.2, value_coef=0.0, max_grad_norm=1e9, learning_rate=0.1)
-    x = torch.zeros(1, 1, 4)
-    action = torch.zeros(1, 1, 1)
-    with torch.no_grad():
-        h, _ = agent.net(x)
-        log_prob = agent._policy(h).log_prob(action)
-    one, valid = torch.ones(1, 1), torch.ones(1, 1)
-    before = [p.detach().clone() for p in agent.net.parameters()]
-    part = {"x": x, "action": action, "advantage": one, "target": one, "valid": valid, "bonus": torch.zeros(())}
-    agent._ppo_step(part | {"old_log_prob": log_prob - 0.5})  # ratio e^.5 > 1.2
-    assert all(torch.equal(a, b) for a, b in zip(before, agent.net.parameters(), strict=True))
-    agent._ppo_step(part | {"old_log_prob": log_prob + 0.5})  # ratio e^-.5 < .8: the plain one is smaller, it counts
-    assert any(not torch.equal(a, b) for a, b in zip(before, agent.net.parameters(), strict=True))
 
 
 def test_the_reward_head_is_told_the_same_steps_action_and_reward_by_hand() -> None:
@@ -194,7 +142,7 @@ def test_the_reward_head_is_told_the_same_steps_action_and_reward_by_hand() -> N
         wide, out = agent.net.reward.wide, agent.net.reward.out
         wide.weight[0, -1] = wide.bias[0] = out.weight[0, 0] = 1.0  # relu(a + 1) - 1 = a, for a in [-1, 1]
         out.bias.fill_(-1.0)
-    told = agent.update(rollout, 0)
+    told = update(agent, rollout)
     assert told["reward_loss"] == pytest.approx(2 * (1 + 4 + 1 + 4 + 9 + 16) / 12, abs=1e-4)
 
 
@@ -203,11 +151,10 @@ def test_predicting_rewards_teaches_the_memory_and_is_off_by_default() -> None:
     assert walk_agent().net.reward is None
     agent = walk_agent(reward_coef=1.0, value_coef=0.0, max_grad_norm=1e9)
     rollout, _ = trial(agent, [2, 4])
-    x, one = agent.inputs(rollout), torch.ones_like(rollout.reward[:, :, 0])
+    batch = agent.ppo.prepare(rollout, agent.given(rollout, None))
     before = {k: v.clone() for k, v in agent.net.state_dict().items()}
-    part = {"x": x, "action": rollout.action[:, :, 0], "old_log_prob": rollout.extras["log_prob"][:, :, 0]}
-    part |= {"advantage": 0 * one, "target": one, "reward": rollout.reward[:, :, 0], "valid": one}
-    agent._ppo_step(part | {"bonus": torch.zeros(())})
+    part = vars(replace(batch, advantage=0 * batch.advantage))
+    agent.ppo._step({"batch": part, "entropy_coef": torch.zeros(())})
     moved = {k for k, v in agent.net.state_dict().items() if not torch.equal(v, before[k])}
     assert any(k.startswith("memory") for k in moved)
     assert not any(k.startswith(("policy", "value")) for k in moved)
@@ -234,31 +181,16 @@ def test_bad_hyperparameters_are_named(field: str, value: float) -> None:
         metarl.make_agent("rl2", "metarl/BernoulliBandit-v0", **{field: value})
 
 
-@pytest.mark.parametrize(
-    ("horizon", "given", "episodes", "trials"),
-    [
-        (1, {}, 10, 1000),  # 10,000 pulls
-        (10, {}, 10, 200),  # 100 steps a trial, 20,000 in all
-        (15, {}, 6, 222),  # 6 * 15 = 90
-        (200, {}, 2, 50),
-        (1000, {}, 2, 16),  # two for each of 8 minibatches
-        (200, {"minibatches": 1}, 2, 50),
-        (200, {"trial_episodes": 10}, 10, 16),
-        (200, {"trial_episodes": 3, "meta_batch_size": 1000}, 3, 1000),
-        (1, {"trial_episodes": 10, "hidden": 64}, 10, 1000),  # the quickstart's
-    ],
-)
-def test_trials_and_batches_are_sized_by_the_horizon(
-    counting: Any, horizon: int, given: dict[str, int], episodes: int, trials: int
-) -> None:
-    agent = metarl.make_agent("rl2", counting(horizon), **{"hidden": 8} | given)
-    assert (agent.config.trial_episodes, agent.config.meta_batch_size) == (episodes, trials)
-    assert agent.meta_batch_size == trials
+def test_trials_and_batches_are_sized_by_the_horizon(counting: Any) -> None:
+    """10 episodes of 10 steps, and 200 such trials make 20,000 steps."""
+    agent = metarl.make_agent("rl2", counting(10), hidden=8)
+    assert (agent.config.trial_episodes, agent.meta_batch_size, agent.train_env_steps) == (10, 200, 20_000)
+    assert agent.ppo.config == agent.config
 
 
 def test_a_trial_longer_than_memory_allows_is_refused_before_it_is_played(monkeypatch: pytest.MonkeyPatch) -> None:
     """1,000 trials in 8 minibatches of 125 x 1,000 pulls x 128 units x 5 floats: 320 MB and more, of 100 MB."""
-    monkeypatch.setattr("metarl.agents.memory.rl2.free_bytes", lambda device: 100_000_000)
+    monkeypatch.setattr("metarl.learning.ppo.free_bytes", lambda device: 100_000_000)
     agent = metarl.make_agent("rl2", "metarl/BernoulliBandit-v0", trial_episodes=1000, meta_batch_size=1000)
     with pytest.raises(
         metarl.InvalidValueError, match=r"rl2.trial_episodes is 1000, expected at most about \d+ with 125"
@@ -288,19 +220,6 @@ def test_spaces_that_cannot_be_encoded_are_named(space: spaces.Space[Any]) -> No
         metarl.make_agent("rl2", family)
 
 
-def test_training_keeps_cudnn_on_and_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`cudnn.flags` turns cuDNN off unless it is told otherwise; TF32 would make the first ratio differ from 1."""
-    agent, seen, plain = walk_agent(), [], RL2Network.forward
-
-    def forward(net: RL2Network, x: Tensor, task: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        seen.append((torch.backends.cudnn.enabled, torch.backends.cudnn.allow_tf32))
-        return plain(net, x, task)
-
-    monkeypatch.setattr(RL2Network, "forward", forward)
-    agent.train_step(PoolTrials(EnvironmentPool(agent.family), agent.family.tasks("train", 3)))
-    assert seen == [(True, False)]
-
-
 @pytest.mark.parametrize("horizon", [0, -1, 2.5])
 def test_episodes_without_steps_are_refused(horizon: float) -> None:
     family = Walk()
@@ -315,58 +234,15 @@ def test_a_separate_value_network_leaves_the_policy_alone() -> None:
         agent = walk_agent(separate_value=separate, max_grad_norm=1e9)
         rollout, _ = trial(agent, [2, 4])
         assert ("value" in rollout.extras) != separate
-        _, value = agent.net(agent.inputs(rollout))
+        given = agent.given(rollout, None)
+        value = agent.net(given).value
         value.sum().backward()
         touched = any(p.grad is not None and p.grad.abs().sum() > 0 for p in agent.net.memory.parameters())
         assert touched != separate
         agent.net.zero_grad()
-        found = agent.values(rollout, agent.inputs(rollout))
+        found = agent.ppo.values(rollout, given)
         valid = rollout.valid[:, :, 0]
         torch.testing.assert_close(found[valid], value.detach()[valid], rtol=0, atol=1e-5)
-
-
-def test_normalised_rewards_are_divided_by_the_deviation_of_returns() -> None:
-    """Rewards 1, 1 in one trial and 3, 3 in another, discount 1: returns 2, 1, 6, 3 have deviation sqrt(3.5)."""
-    agent = walk_agent(normalize_rewards=True, discount=1.0)
-    shape = (2, 2, 1)
-    reward = torch.tensor([1.0, 3.0]).expand(2, 2).unsqueeze(-1)
-    ended, valid = torch.zeros(shape, dtype=torch.bool), torch.ones(shape, dtype=torch.bool)
-    obs = torch.zeros(*shape, 1)
-    rollout = Rollout(obs, obs, reward, ended, ended, valid, obs[0])
-    torch.testing.assert_close(agent.rewards(rollout), reward[..., 0] / 3.5**0.5)
-    rollout.reward = 7 * reward  # the running moments now hold 2, 1, 6, 3, 14, 7, 42, 21: mean 12, mean square 312.5
-    torch.testing.assert_close(agent.rewards(rollout), 7 * reward[..., 0] / (312.5 - 144) ** 0.5)
-    assert torch.equal(walk_agent().rewards(rollout), rollout.reward[..., 0])
-
-
-def test_learning_rate_and_entropy_bonus_fall_to_zero() -> None:
-    """Over two updates: the whole rate, half of it; the count survives a checkpoint, and a third update is refused."""
-    agent = walk_agent(anneal_iterations=2, learning_rate=0.1)
-    rates = []
-    for _ in range(2):
-        other = walk_agent(anneal_iterations=2, learning_rate=0.1)
-        other.load_tensors(agent.tensors())
-        agent = other
-        rollout, _ = trial(agent, [2, 4])
-        agent.update(rollout, 0)
-        rates.append(agent.optimizer.param_groups[0]["lr"])
-    assert rates == [0.1, 0.05]
-    with pytest.raises(metarl.InvalidValueError, match=r"rl2.anneal_iterations is 2, .* the 3 meta-updates"):
-        agent.train_step(PoolTrials(EnvironmentPool(agent.family), agent.family.tasks("train", 3)))
-
-
-def test_entropy_bonus_can_fall_sooner_than_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over 4 updates, gone after half of them: the whole bonus, half of it, none, none."""
-    agent, seen, plain = walk_agent(anneal_iterations=4, entropy_anneal=0.5, entropy_coef=0.2), [], RL2._ppo_step
-
-    def step(agent: RL2, part: Any) -> dict[str, Tensor]:
-        seen.append(float(part["bonus"]))
-        return plain(agent, part)
-
-    monkeypatch.setattr(RL2, "_ppo_step", step)
-    for _ in range(4):
-        agent.update(trial(agent, [2, 4])[0], 0)
-    assert seen == pytest.approx([0.2, 0.1, 0.0, 0.0])
 
 
 @pytest.mark.cuda
@@ -389,13 +265,11 @@ def bandit_trial(**settings: Any) -> tuple[RL2, PoolTrials, Rollout]:
     return agent, trials, trials.collect(agent, agent.begin(6), 0, Budget(episodes=10))[0]
 
 
-def parts_of(
-    agent: RL2, trials: PoolTrials, rollout: Rollout, monkeypatch: pytest.MonkeyPatch
-) -> list[dict[str, torch.Tensor]]:
+def parts_of(agent: RL2, trials: PoolTrials, rollout: Rollout, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What the gradient steps of an update are given."""
-    parts, plain = [], agent._ppo_step
-    monkeypatch.setattr(agent, "_ppo_step", lambda part: parts.append(dict(part)) or plain(part))
-    agent.update(rollout, trials.key, trials.tasks)
+    parts, plain = [], agent.ppo._step
+    monkeypatch.setattr(agent.ppo, "_step", lambda part: parts.append(part) or plain(part))
+    agent.ppo.update(rollout, agent.given(rollout, trials.tasks), trials.key)
     return parts
 
 
@@ -409,12 +283,12 @@ def test_expected_rewards_are_learned_from_and_drawn_ones_told(monkeypatch: pyte
     agent, trials, rollout = bandit_trial(expected_rewards=True, reward_coef=1.0)
     p = torch.from_numpy(trials.tasks.values["p"].copy())
     means = p.gather(1, rollout.action[:, :, 0].T).T
-    assert torch.equal(agent.rewards(rollout), means)
+    assert torch.equal(agent.ppo.paid(rollout), means)
     assert torch.equal(agent.inputs(rollout)[1:, :, -2], rollout.reward[:-1, :, 0])
     assert set(rollout.reward.unique().tolist()) == {0.0, 1.0}
-    learned = torch.cat([part["reward"] for part in parts_of(agent, trials, rollout, monkeypatch)], 1)
+    learned = torch.cat([part["batch"]["reward"] for part in parts_of(agent, trials, rollout, monkeypatch)], 1)
     assert sorted(learned.flatten().tolist()) == sorted(means.flatten().tolist())
-    assert torch.equal(bandit_trial()[0].rewards(rollout), rollout.reward[:, :, 0])
+    assert torch.equal(bandit_trial()[0].ppo.paid(rollout), rollout.reward[:, :, 0])
 
 
 def test_expected_rewards_need_a_family_that_reports_them() -> None:
@@ -429,17 +303,18 @@ def test_a_value_that_sees_the_task_is_given_each_trials_own(separate: bool, mon
     assert "value" not in rollout.extras  # acting does not know the task
     encoded = agent.encode_task(trials.tasks)
     assert encoded.shape == (6, 5)
-    x, task = agent.inputs(rollout), encoded.unsqueeze(0)
+    given = agent.given(rollout, trials.tasks)
+    assert torch.equal(given["task"], encoded.unsqueeze(0))
     with torch.no_grad():
-        h, value = agent.net(x, task)
-        torch.testing.assert_close(agent.values(rollout, x, task), value, rtol=0, atol=1e-6)
-        other_h, other = agent.net(x, task.flip(1))
-    assert torch.equal(h, other_h)  # the policy sees none of it
+        policy, value, _ = agent.net(given)
+        torch.testing.assert_close(agent.ppo.values(rollout, given), value, rtol=0, atol=1e-6)
+        other_policy, other, _ = agent.net(given | {"task": given["task"].flip(1)})
+    assert torch.equal(policy.logits, other_policy.logits)  # the policy sees none of it
     assert (other - value).abs().max() > 1e-3
-    parts = parts_of(agent, trials, rollout, monkeypatch)
-    assert [part["task"].shape for part in parts] == [(1, 2, 5)] * 3
+    parts = [part["batch"] for part in parts_of(agent, trials, rollout, monkeypatch)]
+    assert [part["given"]["task"].shape for part in parts] == [(1, 2, 5)] * 3
     for part in parts:
-        arms = arms_of(agent, part["task"])  # [B, k]
+        arms = arms_of(agent, part["given"]["task"])  # [B, k]
         torch.testing.assert_close(arms.gather(1, part["action"].T).T, part["reward"], rtol=0, atol=1e-5)
 
 
@@ -449,13 +324,13 @@ def test_inferred_tasks_are_each_trials_own(monkeypatch: pytest.MonkeyPatch) -> 
     assert "value" in rollout.extras  # the value sees nothing of the task
     parts = parts_of(agent, trials, rollout, monkeypatch)
     for part in parts:
-        arms = arms_of(agent, part["task"])
+        arms = arms_of(agent, part["batch"]["given"]["task"])
         assert all(
             any(torch.allclose(row, torch.from_numpy(p)) for p in trials.tasks.values["p"].copy()) for row in arms
         )
-    h = agent.net.memory(parts[0]["x"])
-    loss = (agent.net.task(h) - parts[0]["task"]).square().mean(-1).mean()
-    assert agent._ppo_step(parts[0])["task_loss"] == pytest.approx(loss.item(), rel=1e-5)
+    given = parts[0]["batch"]["given"]
+    loss = (agent.net.task(agent.net.memory(given["x"])) - given["task"]).square().mean(-1).mean()
+    assert agent.ppo._step(parts[0])["task_loss"] == pytest.approx(loss.item(), rel=1e-5)
     (g,) = torch.autograd.grad(loss, [agent.net.memory.rnn.weight_hh_l0])
     assert g.abs().sum() > 0
 
@@ -511,9 +386,9 @@ def test_switches_are_true_or_false() -> None:
 
 
 def test_learning_from_tasks_needs_them() -> None:
-    agent, trials, rollout = bandit_trial(task_coef=1.0)
+    agent, _, rollout = bandit_trial(task_coef=1.0)
     with pytest.raises(metarl.InvalidValueError, match="tasks is None, expected those of the trials"):
-        agent.update(rollout, trials.key)
+        agent.given(rollout, None)
 
 
 def test_a_value_that_sees_the_task_trains_saves_and_acts_without_it(tmp_path: Path) -> None:

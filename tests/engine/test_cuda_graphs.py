@@ -134,15 +134,16 @@ def test_rl2_gradient_steps_stay_on_the_device(memory: str) -> None:
     family = metarl.make_family("metarl/BernoulliBandit-v0")
     settings = {"trial_episodes": 3, "hidden": 16, "memory": memory, "reward_coef": 1.0, "normalize_rewards": True}
     agent = on_meta(metarl.make_agent("rl2", family, meta_batch_size=2, minibatches=1, **settings))
-    agent.parameters = list(agent.net.parameters())
-    agent.optimizer = torch.optim.SGD(agent.parameters, lr=0.1)
+    ppo = agent.ppo
+    ppo.parameters = list(agent.net.parameters())
+    ppo.optimizer = torch.optim.SGD(ppo.parameters, lr=0.1)
     one = torch.ones(3, 2, device=META)
-    part = {name: one for name in ("old_log_prob", "advantage", "target", "reward", "valid")}
-    part |= {"x": torch.ones(3, 2, agent.inputs_size, device=META), "action": one.long(), "bonus": one[0, 0]}
+    batch: dict[str, Any] = dict.fromkeys(("old_log_prob", "advantage", "target", "reward", "valid"), one)
+    batch |= {"given": {"x": torch.ones(3, 2, agent.inputs_size, device=META)}, "action": one.long()}
     with Watch() as watch:
-        agent._ppo_step(part)
-        agent._gae({"reward": one, "value": one, "trial_end": one > 0})
-        agent._returns({"reward": one})
+        ppo._step({"batch": batch, "entropy_coef": one[0, 0]})
+        ppo._gae({"reward": one, "value": one, "trial_end": one > 0})
+        ppo._returns({"reward": one})
     assert watch.copies == []
 
 
@@ -223,7 +224,7 @@ def test_recorded_rollouts_equal_played_ones(family: str, memory: str) -> None:
     settings = {"trial_episodes": 2, "meta_batch_size": 8, "minibatches": 1, "hidden": 16, "memory": memory}
     both = [metarl.make_agent("rl2", family, device="cuda", **settings) for _ in range(2)]
     both[1].capturable = False  # type: ignore[misc]
-    both[1].cuda_graphs = None  # type: ignore[attr-defined]
+    both[1].ppo.cuda_graphs = None  # type: ignore[attr-defined]
     pools = [EnvironmentPool(agent.family, "cuda") for agent in both]
     for iteration in range(4):
         tasks = both[0].family.tasks("train", 8, start=8 * iteration)
@@ -232,7 +233,7 @@ def test_recorded_rollouts_equal_played_ones(family: str, memory: str) -> None:
             trials = PoolTrials(pool, tasks, iteration=iteration)
             rollout, _ = trials.collect(agent, agent.begin(8), 0, Budget(episodes=2))
             rollouts.append(rollout)
-            agent.update(rollout, iteration)  # type: ignore[attr-defined]
+            agent.ppo.update(rollout, agent.given(rollout, tasks), iteration)  # type: ignore[attr-defined]
         if iteration == 2:  # a checkpoint puts other moments in place of those that were recorded
             both[0].load_tensors({k: v.clone() for k, v in both[0].tensors().items()})
         kept = map_tensors(torch.clone, rollouts[0])
@@ -244,7 +245,7 @@ def test_recorded_rollouts_equal_played_ones(family: str, memory: str) -> None:
             assert torch.equal(getattr(kept, name), getattr(rollouts[0], name)), (name, iteration)
     played, updated = (agent.net.state_dict() for agent in both)  # type: ignore[attr-defined]
     torch.testing.assert_close(dict(played), dict(updated), rtol=0, atol=1e-5)
-    assert CudaGraph in [type(r) for r in both[0].cuda_graphs.graphs.values()]  # type: ignore[attr-defined]
+    assert CudaGraph in [type(r) for r in both[0].ppo.cuda_graphs.graphs.values()]  # type: ignore[attr-defined]
     recorder = pools[0].get(8).cuda_graphs
     assert [type(r) for r in recorder.graphs.values()] == [CudaGraph]
     assert not pools[1].get(8).cuda_graphs.graphs

@@ -14,8 +14,10 @@ from torch import Tensor
 
 import metarl
 from metarl.agent import Agent, Budget, Feedback, Rollout, Step
+from metarl.engine.pool import make_environments
 from metarl.evaluation.evaluate import evaluate
 from metarl.evaluation.results import Results
+from metarl.rng import fold_in, make_key
 
 
 class Offset(metarl.TorchFamily):
@@ -96,11 +98,11 @@ def test_k_is_what_was_asked(cls: type[Counter]) -> None:
     results = evaluate(counter(cls), k=[0, 2, 5], num_tasks=4, episodes=3)
     offset = Offset().tasks("test", 4).values["offset"].astype(np.float64)
     expected = 3 * (np.array([0, 2, 5])[None, :] + offset[:, None])
-    np.testing.assert_allclose(results.scores["mean"][0], np.repeat(expected[..., None], 3, -1), rtol=1e-6)
+    np.testing.assert_allclose(results.scores["deterministic"][0], np.repeat(expected[..., None], 3, -1), rtol=1e-6)
     assert results.scores["sampled"].shape == (1, 4, 3, 3)
     assert results.k == [0, 2, 5]
     assert results.collected.shape == (1, 4, 5)  # collected while adapting: every step, not only the grid
-    assert results.success["mean"].mean((0, 1, 3)).tolist() == [0.0, 1.0, 1.0]
+    assert results.success["deterministic"].mean((0, 1, 3)).tolist() == [0.0, 1.0, 1.0]
 
 
 def test_env_steps_and_episodes_count_adaptation_alone() -> None:
@@ -135,10 +137,21 @@ def test_results_do_not_depend_on_batching_or_order() -> None:
     whole = evaluate(counter(), k=2, num_tasks=6, trials=2, episodes=2)
     parts = evaluate(counter(), k=2, num_tasks=6, trials=2, episodes=2, rows_at_once=4)
     back = evaluate(counter(), Offset().tasks("test", 6)[::-1], k=2, trials=2, episodes=2)  # type: ignore[misc]
-    for mode in ("sampled", "mean"):
+    for mode in ("sampled", "deterministic"):
         np.testing.assert_allclose(whole.scores[mode], parts.scores[mode], atol=1e-5)
         np.testing.assert_allclose(whole.scores[mode], back.scores[mode][:, ::-1], atol=1e-5)
     assert len(np.unique(whole.scores["sampled"])) == whole.scores["sampled"].size  # every episode is another draw
+
+
+@pytest.mark.parametrize(("mode", "word"), [("sampled", "sampled"), ("deterministic", "mean")])
+def test_draws_of_a_mode_are_those_of_published_results(mode: Any, word: str) -> None:
+    """A word of the mode is part of the keys; the deterministic mode's is not its name."""
+    tasks = Offset().tasks("test", 3)
+    starts = evaluate(counter(), tasks, k=0, episodes=1, modes=[mode], seed=7).paths[0][:, 0]
+    keys = fold_in(make_key(7, "evaluate", 0), tasks.keys)
+    for part in (0, 0, make_key("score", word), 0):  # trial, adaptation steps, what is played, environment
+        keys = fold_in(keys, part)
+    np.testing.assert_array_equal(starts, make_environments(Offset(), 3).begin(tasks, keys, 3))
 
 
 def test_lifetime_is_all_that_the_trial_collected() -> None:
@@ -173,7 +186,7 @@ def test_finite_families_are_labelled() -> None:
         ({"k": -1}, "k is"),
         ({"episodes": 0}, "episodes is 0"),
         ({"trials": 0}, "trials is 0"),
-        ({"modes": ["men"]}, "mode is 'men'"),
+        ({"modes": ["mean"]}, "mode is 'mean', expected one of deterministic, sampled"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict[str, Any], field: str) -> None:
@@ -198,11 +211,12 @@ def test_oracle_reaches_the_reference_and_random_the_floor() -> None:
 
 def test_normalised_score_is_a_ratio_of_means() -> None:
     results = evaluate(metarl.make_agent("oracle", "metarl/TabularMDP-v0"), k=0, num_tasks=50, episodes=20)
-    row = results.summary("mean")[0]
+    row = results.summary("deterministic")[0]
     floor, best = results.references["floor"].mean(), results.references["informed_optimum"].mean()
     assert row["normalised"] == pytest.approx((row["mean"] - floor) / (best - floor))
     assert row["normalised"] == pytest.approx(1.0, abs=0.05)
-    assert "normalised" not in evaluate(counter(), k=0).summary("mean")[0]  # no reference: absent, not invented
+    unknown = evaluate(counter(), k=0).summary("deterministic")[0]
+    assert "normalised" not in unknown  # no reference: absent, not invented
 
 
 # --- what else is measured -------------------------------------------------------------------------------------------
@@ -306,9 +320,9 @@ def test_paths_lead_from_the_start_to_where_the_episode_ended() -> None:
 
 def test_area_under_curve() -> None:
     results = evaluate(counter(), k=[0, 2, 4], num_tasks=2, episodes=1)
-    a, b, c = results.scores["mean"].mean((0, 1, 3))
+    a, b, c = results.scores["deterministic"].mean((0, 1, 3))
     # trapezoids of width 2 on [0, 4]: (2 (a + b) / 2 + 2 (b + c) / 2) / 4
-    assert results.area_under_curve("mean") == pytest.approx((a + 2 * b + c) / 4)
+    assert results.area_under_curve("deterministic") == pytest.approx((a + 2 * b + c) / 4)
 
 
 def test_several_seeds_are_an_axis() -> None:

@@ -132,7 +132,7 @@ def results(**meta: Any) -> Results:
     empty: Any = np.zeros(1)
     arrays = {"collected": np.zeros((2, 3, 0)), "lifetime": scores[..., 0], "episodes": empty, "env_steps": empty}
     texts: Any = {"agent": "a", "family": "f", "split": "test", "task_hash": ""}
-    groups: Any = {"scores": {"mean": scores}, "success": {}, "references": {}, "paths": {}}
+    groups: Any = {"scores": {"sampled": scores}, "success": {}, "references": {}, "paths": {}}
     return Results(**texts, **arrays, **groups, k=[0], seconds=empty, bayes_optimal=None, landmarks=None, meta=meta)
 
 

@@ -22,8 +22,8 @@ from metarl.agents.memory.rl2 import RL2
 from metarl.engine.pool import EnvironmentPool
 from metarl.engine.rollout import PoolTrials
 from metarl.interop.facades import MetaEnv
-from metarl.learning.meta_gradient import GRAPH_BYTES, MetaObjective
-from metarl.learning.policy_gradient import Batch
+from metarl.learning.gradient.meta_gradient import GRAPH_BYTES, MetaObjective
+from metarl.learning.gradient.policy_gradient import Batch
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 from baselines import bandit_loop, maml_loop, measure, navigation_loop  # noqa: E402
@@ -47,21 +47,26 @@ def leaves(agent: MAML) -> maml_loop.Theta:
     return {k: v.clone().requires_grad_() for k, v in agent.theta.items()}
 
 
+def objective_of(agent: MAML, pre: list[Batch], post: Batch) -> MetaObjective:
+    return MetaObjective(agent.inner, agent.make_outer_loss(post), agent.theta, pre, post)
+
+
 def test_meta_gradient_of_the_loop_is_metarls(problem):
     agent, pre, post = problem
-    objective = MetaObjective(agent, agent.theta, pre, post)
+    objective = objective_of(agent, pre, post)
     loss, gradient, _ = maml_loop.meta_gradient(leaves(agent), maml_loop.split(pre, post), agent.config)
     assert loss == pytest.approx(objective.loss, rel=1e-10)
     torch.testing.assert_close(gradient, objective.grad, rtol=1e-8, atol=1e-12)
     # the inner steps matter here: the gradient at theta' alone would not pass
-    first_order = MetaObjective(agent, agent.theta, pre, post, first_order=True)
+    agent.inner.first_order = True
+    first_order = objective_of(agent, pre, post)
     assert not torch.allclose(gradient, first_order.grad, rtol=1e-2)
 
 
 @pytest.mark.parametrize("keep_graphs", [False, True])
 def test_fisher_vector_product_of_the_loop_is_metarls(problem, keep_graphs):
     agent, pre, post = problem
-    objective, theta, tasks = MetaObjective(agent, agent.theta, pre, post), leaves(agent), maml_loop.split(pre, post)
+    objective, theta, tasks = objective_of(agent, pre, post), leaves(agent), maml_loop.split(pre, post)
     _, gradient, old = maml_loop.meta_gradient(theta, tasks, agent.config)
     product = maml_loop.fisher_vector_product(theta, tasks, old, agent.config, keep_graphs)
     for v in (gradient, torch.linspace(-1.0, 1.0, len(gradient), dtype=torch.float64)):

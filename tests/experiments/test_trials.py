@@ -41,7 +41,7 @@ def test_a_run_begins_with_the_networks_of_shorter_trials(studies: dict[str, Stu
     long = trials.trained(options, "long", "rl2", 0)
     short = trials.trained(options, "short", "rl2", 0)  # finished already: loaded
     first = metarl.make_agent("rl2", "metarl/BernoulliBandit-v0", seed=0, trial_episodes=5, **SMALL)
-    assert long.updates == 3
+    assert long.ppo.updates == 3
     # three steps of Adam at 1e-4 leave it far nearer to where it began than to a network of its own seed's beginning
     gone, fresh = (weights(long) - weights(short)).abs().max(), (weights(long) - weights(first)).abs().max()
     assert gone < 3e-3
@@ -75,7 +75,7 @@ def test_the_command_names_the_device_that_trained(studies: dict[str, Study], tm
 
 def test_published_rows_stand_on_the_tasks_that_families_give() -> None:
     """A results file names the hash of its tasks; the same hash is computed here from the family."""
-    heads = [json.loads(file.read_text()) for file in trials.RESULTS.glob("*.json")]
+    heads = [json.loads(file.read_text()) for file in trials.RESULTS.rglob("*.json")]
     played = {
         (head["family"], head["split"], head["meta"]["tasks"], head["meta"]["task_seed"], head["task_hash"])
         for head in heads

@@ -175,7 +175,7 @@ def test_rl2_trains_and_the_oracle_follows_the_switches():
     assert isinstance(family, SwitchingTorch)
     oracle = metarl.make_agent("oracle", family)
     tasks = family.tasks("test", 5)
-    scored = metarl.evaluate(oracle, tasks, k=0, episodes=1).scores["mean"][0, :, 0, 0]
+    scored = metarl.evaluate(oracle, tasks, k=0, episodes=1).scores["deterministic"][0, :, 0, 0]
     phase = informed.make_tasks(angle=tasks.values["angle"][:, 0])
     np.testing.assert_allclose(scored, informed.references(phase)["informed_optimum"], atol=1e-4)
 

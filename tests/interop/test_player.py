@@ -28,10 +28,10 @@ def episode(player: metarl.Player, env: gym.Env) -> float:
 def test_deterministic_returns_are_the_evaluators(k: int) -> None:
     """Every episode of PointNavigation starts in the origin, so that a deterministic policy has one return."""
     agent = metarl.make_agent("maml", POINTS, hidden=(8,), eval_steps=300)
-    scores = metarl.evaluate(agent, k=k, num_tasks=2, episodes=1, modes=["mean"], seed=3).scores["mean"]
+    results = metarl.evaluate(agent, k=k, num_tasks=2, episodes=1, modes=["deterministic"], seed=3)
     player = metarl.Player(agent, task=1, k=k, seed=3)
     found = episode(player, gym.make(POINTS, task=1, split="test"))
-    assert found == pytest.approx(scores[0, 1, k, 0], rel=1e-4)
+    assert found == pytest.approx(results.scores["deterministic"][0, 1, k, 0], rel=1e-4)
 
 
 def test_a_recurrent_agent_keeps_what_it_hears_and_must_hear_it() -> None:

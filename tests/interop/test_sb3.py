@@ -303,9 +303,9 @@ def test_a_batch_equals_its_singles_to_the_bit(algorithm):
     whole = metarl.evaluate(agent, **settings)
     seed_everything(1)
     single = metarl.evaluate(agent, rows_at_once=1, **settings)
-    for mode in ("sampled", "mean"):
+    for mode in ("sampled", "deterministic"):
         assert np.array_equal(whole.scores[mode], single.scores[mode])
-    assert len(np.unique(whole.scores["mean"][0].mean(-1))) > 1 or algorithm == "DQN"
+    assert len(np.unique(whole.scores["deterministic"][0].mean(-1))) > 1 or algorithm == "DQN"
 
 
 @pytest.mark.parametrize("algorithm", SETTINGS)
@@ -529,8 +529,8 @@ def test_a_wrapped_model_is_evaluated_as_it_is():
         obs, reward, done, _ = env.step(model.predict(obs, deterministic=True)[0])
         total += reward
     assert done.all()
-    np.testing.assert_allclose(results.scores["mean"][0, :, 0, 0], total, rtol=1e-5)
-    assert len(np.unique(results.scores["mean"][0, 0, :, 0])) == 3  # it was fine-tuned
+    np.testing.assert_allclose(results.scores["deterministic"][0, :, 0, 0], total, rtol=1e-5)
+    assert len(np.unique(results.scores["deterministic"][0, 0, :, 0])) == 3  # it was fine-tuned
     assert equal(before, dict(model.policy.state_dict()))
     assert model.num_timesteps == 40
     assert agent.begin(1)["counters"][0, agent.tensors_of.counters.index("num_timesteps")] == 40

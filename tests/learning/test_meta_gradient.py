@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -12,30 +13,38 @@ from torch import Tensor
 
 import metarl
 from metarl.agents.gradient.maml import MAML
+from metarl.families.registry import agent_class
 from metarl.learning.action_distributions import Distribution
-from metarl.learning.meta_gradient import MetaObjective, inner_step
+from metarl.learning.gradient.meta_gradient import MetaObjective, OuterLoss, inner_step
+from metarl.learning.gradient.outer_losses import SurrogateLoss
+from metarl.learning.gradient.policy_gradient import ESTIMATORS, Batch
+from metarl.learning.gradient.trust_region import flatten, unflatten
 from metarl.learning.networks import Params
-from metarl.learning.policy_gradient import ESTIMATORS, Batch
-from metarl.learning.trust_region import flatten, unflatten
 
 LEARNERS = ["maml", "anil", "meta_sgd", "cavia", "e_maml", "promp", "maml_pp"]
-MULTI_STEP = ["maml", "meta_sgd", "cavia", "e_maml"]
+MULTI_STEP = ["maml", "meta_sgd", "cavia"]
 
 
 def double(agent: MAML) -> MAML:
     """The agent in double precision, for exact comparisons."""
     agent.theta = {k: v.double() for k, v in agent.theta.items()}
+    agent.optimizer = agent.make_optimizer()
     return agent
 
 
 def point_agent(name: str = "maml", family: str = "metarl/PointNavigation-v0", **overrides: Any) -> MAML:
     """A small smooth agent whose weights are all away from 0."""
+    known = {field.name for field in dataclasses.fields(agent_class(name).Config)}
+    first_order, multi_step = (False if n in known else overrides.pop(n, False) for n in ("first_order", "multi_step"))
     settings = {"hidden": (8, 8), "activation": "tanh", "inner_lr": 0.3, "final_gain": 1.0}
     settings |= {"meta_batch_size": 3, "episodes": 4}
     if name == "maml_pp":  # in the midst of its schedules
         settings |= {"first_order_iterations": 2, "multi_step_iterations": 9}
     agent = double(metarl.make_agent(name, family, **(settings | overrides)))
     agent.updates = 4
+    agent.inner.first_order |= first_order
+    if multi_step:
+        agent.make_outer_loss = lambda after: SurrogateLoss(agent.config.inner_steps)
     return agent
 
 
@@ -43,13 +52,13 @@ def random_batch(agent: MAML, rows: int, samples: int, seed: int) -> Batch:
     """Any numbers, as `samples` / 5 environments of 5 steps; episodes begin at the first and the fourth."""
     g = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64)  # noqa: E731
-    action = draw(rows, samples, agent.head.size)
-    if agent.head.discrete:
-        action = torch.randint(agent.head.size, (rows, samples), generator=g)
+    action = draw(rows, samples, agent.policy.head.size)
+    if agent.policy.head.discrete:
+        action = torch.randint(agent.policy.head.size, (rows, samples), generator=g)
     weight = torch.full((rows, samples), 1.0 / samples, dtype=torch.float64)
     advantage, value, credit = draw(rows, samples), draw(rows, samples), draw(rows)
     time = torch.tensor([0, 1, 2, 0, 1]).view(1, 5, 1).expand(rows, 5, samples // 5)
-    return Batch(draw(rows, samples, agent.encode.size), action, advantage, weight, value, time, credit)
+    return Batch(draw(rows, samples, agent.policy.encode.size), action, advantage, weight, value, time, credit)
 
 
 def batches(agent: MAML, steps: int, rows: int = 3, samples: int = 20) -> tuple[list[Batch], Batch]:
@@ -62,7 +71,7 @@ def direction(agent: MAML, seed: int = 5) -> Tensor:
 
 
 def objective(agent: MAML, pre: list[Batch], post: Batch, **settings: Any) -> MetaObjective:
-    return MetaObjective(agent, agent.theta, pre, post, first_order=agent.first_order, **settings)
+    return MetaObjective(agent.inner, agent.make_outer_loss(post), agent.theta, pre, post, **settings)
 
 
 # --- the plain implementation: one row after the other, one graph ----------------------------------------------------
@@ -70,6 +79,7 @@ def objective(agent: MAML, pre: list[Batch], post: Batch, **settings: Any) -> Me
 
 def plain_row(
     agent: MAML,
+    outer: OuterLoss,
     meta: Params,
     pre: list[Batch],
     post: Batch,
@@ -78,7 +88,7 @@ def plain_row(
 ) -> tuple[Tensor, Tensor, list[Distribution]]:
     """The outer loss of one row, the KL divergence of its adapted policy from the old one, and the policies met."""
     loss, kl = torch.zeros(2, dtype=torch.float64)
-    params, met = agent.start(meta, 1), []
+    params, met = agent.inner.start(meta, 1), []
     for j, batch in enumerate([*pre, post]):
         last = j == len(pre)
         if points is not None:  # be there, but move as the graph says
@@ -87,17 +97,17 @@ def plain_row(
         policy = agent.policy(params, batch.x)
         met.append(policy.detach())
         before = met[j] if old is None else old[j]
-        if last or agent.every_step:
-            loss = loss + agent.outer_loss(j, policy, batch, before, last)
-            kl = kl + agent.kl_weight(j, last) * (before.kl(policy) * batch.weight).sum()
+        if last or outer.every_step:
+            loss = loss + outer(j, policy, batch, before, last)
+            kl = kl + outer.kl_weight(j, last) * (before.kl(policy) * batch.weight).sum()
         if last:
             return loss, kl, met
-        inner = agent.inner_loss(params, batch, before.log_prob(batch.action))
+        inner = agent.inner.loss(params, batch, before.log_prob(batch.action))
         grads = torch.autograd.grad(inner, list(params.values()), create_graph=True, allow_unused=True)
         moves = {k: g for k, g in zip(params, grads, strict=True) if g is not None}
-        if agent.first_order:
+        if agent.inner.first_order:
             moves = {k: g.detach() for k, g in moves.items()}
-        alpha = agent.step_sizes(meta, j)
+        alpha = agent.inner.step_sizes(meta, j)
         params = {k: v - alpha[k] * moves[k] if k in alpha else v for k, v in params.items()}
     raise AssertionError
 
@@ -111,12 +121,12 @@ def plain(
     points: list[Params] | None = None,
 ) -> tuple[Tensor, Tensor, list[list[Distribution]]]:
     """Means over rows; `old` and what is met hold a list of policies for each row."""
-    rows, found = len(post.x), []
+    rows, found, outer = len(post.x), [], agent.make_outer_loss(post)
     for row in range(rows):
         one = slice(row, row + 1)
         at = None if points is None else [{k: v[one] for k, v in p.items()} for p in points]
         before = None if old is None else old[row]
-        found.append(plain_row(agent, meta, [b.rows(one) for b in pre], post.rows(one), before, at))
+        found.append(plain_row(agent, outer.rows(one), meta, [b.rows(one) for b in pre], post.rows(one), before, at))
     losses, kls, met = zip(*found, strict=True)
     return torch.stack(losses).mean(), torch.stack(kls).mean(), list(met)
 
@@ -187,21 +197,18 @@ def test_meta_gradients_and_metric_of_the_multi_step_loss(name: str, steps: int)
 
 def test_the_multi_step_loss_and_its_kl_are_means_over_the_adapted_policies() -> None:
     """By hand: where it was sampled a policy's surrogate is minus its mean advantage, here 1, 10, 100 and 1000."""
-    for name, credit in (("maml", 0.0), ("e_maml", 1.0)):
-        agent = point_agent(name, inner_steps=3, multi_step=True)
-        pre, post = batches(agent, 3)
-        every = [b._replace(advantage=torch.full_like(b.advantage, 10.0**j)) for j, b in enumerate([*pre, post])]
-        earned = credit * sum(float(b.mean_return.mean()) for b in pre)
-        ours = objective(agent, every[:3], every[3])
-        assert ours.loss == pytest.approx(-(10 + 100 + 1000) / 3 - earned)
+    agent = point_agent(inner_steps=3, multi_step=True)
+    pre, post = batches(agent, 3)
+    every = [b._replace(advantage=torch.full_like(b.advantage, 10.0**j)) for j, b in enumerate([*pre, post])]
+    assert objective(agent, every[:3], every[3]).loss == pytest.approx(-(10 + 100 + 1000) / 3)
     agent = point_agent(inner_steps=2, multi_step=True)
     pre, post = batches(agent, 2)
     moved = unflatten(flatten(agent.theta) + 0.03, agent.theta)
-    kls, at = [], [agent.start(agent.theta, 3), agent.start(moved, 3)]
+    kls, at = [], [agent.inner.start(agent.theta, 3), agent.inner.start(moved, 3)]
     for j, batch in enumerate([*pre, post]):
         old, new = (agent.policy(params, batch.x) for params in at)
         kls.append(float(old.kl(new).mean()))
-        at = [inner_step(agent, params, batch, agent.step_sizes(agent.theta, j)) for params in at]
+        at = [inner_step(agent.inner, params, batch, agent.inner.step_sizes(agent.theta, j)) for params in at]
     assert objective(agent, pre, post).evaluate(flatten(moved))[1] == pytest.approx((kls[1] + kls[2]) / 2)
 
 
@@ -220,11 +227,9 @@ def test_the_line_search_tests_the_function_whose_gradient_it_follows(name: str,
     assert slope == pytest.approx(float(ours.grad @ v), rel=1e-6)
 
 
-@pytest.mark.parametrize("name", [name for name in LEARNERS if name != "promp"])  # which has no such option
+@pytest.mark.parametrize("name", LEARNERS)
 def test_first_order_drops_the_second_derivatives_and_nothing_else(name: str) -> None:
-    settings = [{"first_order_iterations": n} for n in (0, 9)] if name == "maml_pp" else None
-    settings = settings or [{"first_order": value} for value in (False, True)]
-    agent, first = (point_agent(name, inner_steps=2, **setting) for setting in settings)
+    agent, first = (point_agent(name, inner_steps=2, first_order=value) for value in (False, True))
     check_gradient_first_order(first)
     second_order, first_order = (objective(a, *batches(agent, 2)).grad for a in (agent, first))
     assert float((second_order - first_order).norm()) > 0.005 * float(first_order.norm())
@@ -246,10 +251,10 @@ def test_the_first_order_gradient_is_the_one_at_the_adapted_parameters() -> None
     """Finn et al. (2017), section 5.2, by hand."""
     agent = point_agent("fomaml")
     pre, post = batches(agent, 1)
-    adapted = inner_step(agent, agent.start(agent.theta, 3), pre[0], agent.step_sizes(agent.theta, 0))
+    adapted = inner_step(agent.inner, agent.inner.start(agent.theta, 3), pre[0], agent.inner.step_sizes(agent.theta, 0))
     adapted = requires(adapted)
     policy = agent.policy(adapted, post.x)
-    loss = agent.outer_loss(1, policy, post, policy.detach(), True)
+    loss = agent.make_outer_loss(post)(1, policy, post, policy.detach(), True)
     grads = torch.autograd.grad(loss, list(adapted.values()))
     torch.testing.assert_close(objective(agent, pre, post).grad, torch.cat([g.mean(0).flatten() for g in grads]))
 
@@ -306,9 +311,9 @@ def test_kl_is_of_the_adapted_policies_not_of_the_initial_ones() -> None:
     by_hand, initial = 0.0, 0.0
     for row in range(3):
         one = slice(row, row + 1)
-        x, starts = post.rows(one).x, [agent.start(t, 1) for t in (agent.theta, moved)]
-        alpha = agent.step_sizes(agent.theta, 0)
-        before, after = (agent.policy(inner_step(agent, s, pre[0].rows(one), alpha), x) for s in starts)
+        x, starts = post.rows(one).x, [agent.inner.start(t, 1) for t in (agent.theta, moved)]
+        alpha = agent.inner.step_sizes(agent.theta, 0)
+        before, after = (agent.policy(inner_step(agent.inner, s, pre[0].rows(one), alpha), x) for s in starts)
         by_hand += float(before.kl(after).mean()) / 3
         before, after = (agent.policy(s, x) for s in starts)
         initial += float(before.kl(after).mean()) / 3
@@ -341,17 +346,17 @@ def test_a_stride_thins_the_metric_and_nothing_else(
     assert torch.equal(part.gradient(unflatten(flat, agent.theta))[1], whole.gradient(unflatten(flat, agent.theta))[1])
 
     # the points theta_1, theta_2 that all samples lead to; Jacobians and metric there, of the samples kept
-    points = [agent.start(agent.theta, 3)]
+    points = [agent.inner.start(agent.theta, 3)]
     for j, batch in enumerate(pre):
-        points.append(inner_step(agent, points[j], batch, agent.step_sizes(agent.theta, j)))
-    thin = [b.thinned(stride, agent.whole_episodes) for b in (*pre, post)]
+        points.append(inner_step(agent.inner, points[j], batch, agent.inner.step_sizes(agent.theta, j)))
+    thin = [b.thinned(stride, agent.inner.whole_episodes) for b in (*pre, post)]
     assert thin[0].x.shape[1] < 40
     _, _, old = plain(agent, agent.theta, thin[:2], thin[2], points=points)
     exact = plain_hessian_product(lambda meta: plain(agent, meta, thin[:2], thin[2], old, points)[1], agent.theta, v)
     found = part.fisher_vector(v)
     torch.testing.assert_close(found, exact, rtol=1e-8, atol=1e-11)
     assert float((found - whole.fisher_vector(v)).norm()) > 0.01 * float(found.norm())
-    monkeypatch.setattr("metarl.learning.meta_gradient.GRAPH_BYTES", 0)
+    monkeypatch.setattr("metarl.learning.gradient.meta_gradient.GRAPH_BYTES", 0)
     torch.testing.assert_close(objective(agent, pre, post, stride=stride).fisher_vector(v), found)
 
 
@@ -362,10 +367,10 @@ def test_chunks_and_graphs_that_do_not_fit_change_rounding_only(name: str, monke
     v, flat = direction(agent), flatten(agent.theta) + 0.01
     ours = objective(agent, pre, post)
     assert len(ours.kept) == len(ours.parts) == 1
-    one_part = 3 * agent.graph_bytes(1, 20)
+    one_part = 3 * agent.inner.graph_bytes(post.rows(slice(0, 1)))
     for elements, room in itertools.product((20 * 8, 2 * 20 * 8), (0, one_part + 1, 10**9)):
-        monkeypatch.setattr("metarl.agents.gradient.maml._CHUNK_ELEMENTS", elements)
-        monkeypatch.setattr("metarl.learning.meta_gradient.GRAPH_BYTES", room)
+        monkeypatch.setattr("metarl.learning.gradient.inner_loop._CHUNK_ELEMENTS", elements)
+        monkeypatch.setattr("metarl.learning.gradient.meta_gradient.GRAPH_BYTES", room)
         other = objective(agent, pre, post)
         assert len(other.parts) == (3 if elements == 160 else 2)
         assert len(other.kept) == (0 if room == 0 else len(other.parts) if room > one_part + 1 else elements == 160)
@@ -392,11 +397,11 @@ def test_rows_weigh_alike_however_they_are_chunked() -> None:
 
 def test_inner_steps_leave_other_parameters_and_rows_alone() -> None:
     agent = point_agent("anil")
-    batch, params = random_batch(agent, 2, 20, 0), agent.start(agent.theta, 2)
-    alpha = agent.step_sizes(agent.theta, 0)
-    together = inner_step(agent, params, batch, alpha)
+    batch, params = random_batch(agent, 2, 20, 0), agent.inner.start(agent.theta, 2)
+    alpha = agent.inner.step_sizes(agent.theta, 0)
+    together = inner_step(agent.inner, params, batch, alpha)
     assert all((together[k] is params[k]) == (k not in alpha) for k in params)
-    alone = inner_step(agent, agent.start(agent.theta, 1), batch.rows(slice(1, 2)), alpha)
+    alone = inner_step(agent.inner, agent.inner.start(agent.theta, 1), batch.rows(slice(1, 2)), alpha)
     for k in alpha:
         torch.testing.assert_close(together[k][1:], alone[k], rtol=1e-12, atol=1e-13)
         assert not together[k].requires_grad

@@ -14,10 +14,10 @@ from torch import Tensor
 import metarl
 from metarl.agent import Rollout
 from metarl.agents.gradient.maml import MAML
-from metarl.learning.meta_gradient import MetaObjective, inner_step
+from metarl.learning.gradient.meta_gradient import MetaObjective, inner_step
+from metarl.learning.gradient.policy_gradient import ESTIMATORS, Batch, history, prepare, surrogate
+from metarl.learning.gradient.trust_region import flatten
 from metarl.learning.networks import Params
-from metarl.learning.policy_gradient import ESTIMATORS, Batch, history, prepare, surrogate
-from metarl.learning.trust_region import flatten
 
 # --- estimators on samples -------------------------------------------------------------------------------------------
 
@@ -136,7 +136,7 @@ def test_log_probs_are_summed_over_action_dimensions() -> None:
     batch = prepare(hand_rollout(torch.randn(7, 1, 1, generator=torch.Generator().manual_seed(3))), same, 0.9, 1.0)
     log_prob = (-0.5 * batch.action[0] ** 2 - 0.5 * np.log(2 * np.pi)).sum(-1)
     expected = -float((log_prob * batch.advantage[0] * batch.weight[0]).sum())
-    assert agent.inner_loss(params, batch._replace(x=batch.x.double())).item() == pytest.approx(expected, rel=1e-5)
+    assert agent.inner.loss(params, batch._replace(x=batch.x.double())).item() == pytest.approx(expected, rel=1e-5)
 
 
 # --- estimators in expectation: an enumerable MDP (pitfall 3) --------------------------------------------------------
@@ -253,7 +253,7 @@ def test_second_derivatives_in_expectation(estimator: str, horizon: int) -> None
     agent, mdp = tabular(estimator), MDP.random(horizon)
     batch = mdp.batch(agent, one_row(agent.theta))
     exact = hessian(agent, lambda p: mdp.value(agent, p))
-    ours = -hessian(agent, lambda p: agent.inner_loss(p, batch))
+    ours = -hessian(agent, lambda p: agent.inner.loss(p, batch))
     unbiased = estimator in ("dice", "loaded_dice") or (estimator == "lvc" and horizon == 1)
     assert torch.allclose(ours, exact, rtol=1e-9, atol=1e-11) is unbiased
     if not unbiased:
@@ -268,7 +268,7 @@ def test_rewards_that_no_action_changes_bend_nothing(estimator: str, discount: f
     forever = mdp.move * torch.tensor([1.0, 1.0, 0.0])
     mdp = mdp._replace(move=forever / forever.sum(-1, keepdim=True), pay=torch.ones(2, 3, dtype=torch.float64))
     batch = mdp.batch(agent, one_row(agent.theta), discount, baseline=0.0)
-    found = hessian(agent, lambda p: agent.inner_loss(p, batch))
+    found = hessian(agent, lambda p: agent.inner.loss(p, batch))
     assert (float(found.norm()) < 1e-9) is (estimator != "naive")
 
 
@@ -278,7 +278,7 @@ def exact_meta_gradient(agent: MAML, mdp: MDP, steps: int) -> Tensor:
     params = {k: v.unsqueeze(0) for k, v in theta.items()}
     for j in range(steps):
         grads = torch.autograd.grad(mdp.value(agent, params), list(params.values()), create_graph=True)
-        lr = agent.inner_lr(j)
+        lr = agent.schedule(j)
         params = {k: v + lr * g for (k, v), g in zip(params.items(), grads, strict=True)}
     return -flatten(dict(zip(theta, torch.autograd.grad(mdp.value(agent, params), list(theta.values())), strict=True)))
 
@@ -288,8 +288,9 @@ def expected_meta_gradient(agent: MAML, mdp: MDP, steps: int) -> Tensor:
     params, pre = one_row(agent.theta), []
     for j in range(steps):
         pre.append(mdp.batch(agent, params))
-        params = inner_step(agent, params, pre[-1], agent.step_sizes(agent.theta, j))
-    return MetaObjective(agent, agent.theta, pre, mdp.batch(agent, params)).grad
+        params = inner_step(agent.inner, params, pre[-1], agent.inner.step_sizes(agent.theta, j))
+    after = mdp.batch(agent, params)
+    return MetaObjective(agent.inner, agent.make_outer_loss(after), agent.theta, pre, after).grad
 
 
 @pytest.mark.parametrize("estimator", ["dice", "loaded_dice"])

@@ -56,7 +56,7 @@ def slide(env: Any = Slide, apply: str = "attrs") -> metarl.GymFamily:
     return metarl.GymFamily(env, {"slope": metarl.Uniform(0.5, 2.0)}, apply=apply, horizon=9)
 
 
-@pytest.mark.parametrize("mode", ["mean", "sampled"])
+@pytest.mark.parametrize("mode", ["deterministic", "sampled"])
 @pytest.mark.parametrize(
     ("agent", "family", "config"),
     [

@@ -41,7 +41,7 @@ def make_results(
         family=family,
         split="test",
         k=list(grid),
-        scores={m: -30.0 + 7.0 * rise + rng.normal(size=(2, 3, len(grid), 4)) for m in ("sampled", "mean")},
+        scores={m: -30.0 + 7.0 * rise + rng.normal(size=(2, 3, len(grid), 4)) for m in ("sampled", "deterministic")},
         success={},
         collected=rng.normal(size=(2, 3, grid[-1])),
         lifetime=np.zeros((0,)),
@@ -119,9 +119,9 @@ def test_page_is_the_same_bytes_twice(tmp_path: Path):
 
 def test_table_holds_the_summary_of_every_agent_mode_and_k(whole: str):
     found = {name: body for name, body in groups(whole.split("<section>")[1]) if name.endswith("actions")}
-    assert set(found) == {f"{a} {m} actions" for a in ("maml", "random") for m in ("sampled", "mean")}
+    assert set(found) == {f"{a} {m} actions" for a in ("maml", "random") for m in ("sampled", "deterministic")}
     for results in AGENTS:
-        for mode in ("sampled", "mean"):
+        for mode in ("sampled", "deterministic"):
             rows = found[f"{results.agent} {mode} actions"].split("</tr>")[:-1]
             for row, expected in zip(rows, results.summary(mode), strict=True):
                 columns = ("k", "mean", "low", "high", "iqm", "env_steps")
@@ -144,12 +144,12 @@ def test_normalised_score_and_success_have_columns_only_where_known(tmp_path: Pa
     head = re.findall(r"<th scope=\"col\">(.*?)</th>", text)
     assert "normalised" in head
     assert "success" in head
-    sampled, mean = (body.split("</tr>")[0] for name, body in groups(text) if name.endswith("actions"))
+    sampled, likeliest = (body.split("</tr>")[0] for name, body in groups(text) if name.endswith("actions"))
     first = known.summary()[0]
     # by hand: floor -40, reference -10, so the score is (mean + 40) / 30
     assert values(sampled)[-2:] == pytest.approx([(first["mean"] + 40.0) / 30.0, 0.25])
-    assert len(values(mean)) == len(values(sampled)) - 1  # success was not reported for mean actions
-    assert DASH in mean
+    assert len(values(likeliest)) == len(values(sampled)) - 1  # success was not reported for deterministic actions
+    assert DASH in likeliest
     assert not {"normalised", "success"} & set(re.findall(r"<th scope=\"col\">(.*?)</th>", whole.split("<section>")[1]))
 
 
@@ -234,9 +234,9 @@ def test_gaps_need_agents_that_were_trained_as_long_and_a_shared_mode():
         train_test_gap(test, train)
     train.meta["iterations"] = [1]
     assert len(gaps([test, train])) == 1
-    train.scores["mean"] = train.scores.pop("sampled")
+    train.scores["deterministic"] = train.scores.pop("sampled")
     assert gaps([test, train]) == []
-    test.scores["mean"] = test.scores["sampled"]
+    test.scores["deterministic"] = test.scores["sampled"]
     assert gaps([test, train])[0][1][0]["gap"] == pytest.approx(2.0)
 
 
@@ -329,8 +329,8 @@ def test_no_results_is_a_clear_error(tmp_path: Path):
 SPARSE = {
     "one k": lambda: make_results(grid=(0,), env_steps=np.zeros(1)),
     "one k, not 0": lambda: make_results(grid=(5,)),
-    "no mean mode": lambda: make_results(scores={"sampled": np.ones((1, 1, 4, 1))}),
-    "no sampled mode": lambda: make_results(scores={"mean": np.zeros((1, 1, 4, 1))}),
+    "no deterministic mode": lambda: make_results(scores={"sampled": np.ones((1, 1, 4, 1))}),
+    "no sampled mode": lambda: make_results(scores={"deterministic": np.zeros((1, 1, 4, 1))}),
     "no paths": lambda: make_results(paths={}, landmarks=None),
     "no landmarks": lambda: make_results(landmarks=None),
     "no references": lambda: make_results(references={}, meta={}),
@@ -363,7 +363,8 @@ def test_curves_are_the_summaries():
             for line in ax.lines
             if line.get_marker() != "None"
         ]
-        expected = [(r.summary(mode), style) for r in made for mode, style in (("sampled", "-"), ("mean", "--"))]
+        styles = {"sampled": "-", "deterministic": "--"}
+        expected = [(r.summary(mode), style) for r in made for mode, style in styles.items()]
         for (x, y, style), (rows, line_style) in zip(drawn, expected, strict=True):
             np.testing.assert_array_equal(x, [row[x_name] for row in rows])
             np.testing.assert_array_equal(y, [row["mean"] for row in rows])
@@ -538,15 +539,15 @@ def test_nothing_global_changes(tmp_path: Path):
 
 
 def test_text_table_in_full():
-    flat = {"sampled": np.full((1, 3, 2, 2), -12.3456), "mean": np.full((1, 3, 2, 2), 0.5)}
+    flat = {"sampled": np.full((1, 3, 2, 2), -12.3456), "deterministic": np.full((1, 3, 2, 2), 0.5)}
     made = make_results(grid=(0, 1), scores=flat)
     assert table_text([made]).splitlines() == [
         "metarl/Toy-v0: split: test \u00b7 tasks: 3 \u00b7 episodes for each R_k: 2 \u00b7 informed optimum: -2",
         "",
-        "| agent | actions | k = 0                   | k = 1                   | environment steps |",
-        "| ----- | ------- | ----------------------- | ----------------------- | ----------------- |",
-        "| maml  | sampled | -12.35 [-12.35, -12.35] | -12.35 [-12.35, -12.35] | 0 / 2,000         |",
-        "| maml  | mean    | 0.50 [0.50, 0.50]       | 0.50 [0.50, 0.50]       | 0 / 2,000         |",
+        "| agent | actions       | k = 0                   | k = 1                   | environment steps |",
+        "| ----- | ------------- | ----------------------- | ----------------------- | ----------------- |",
+        "| maml  | sampled       | -12.35 [-12.35, -12.35] | -12.35 [-12.35, -12.35] | 0 / 2,000         |",
+        "| maml  | deterministic | 0.50 [0.50, 0.50]       | 0.50 [0.50, 0.50]       | 0 / 2,000         |",
     ]
 
 
@@ -587,5 +588,5 @@ def test_text_shows_success_and_steps_at_the_ks_of_its_columns():
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
     assert cells[0][2:] == ["k = 0", "k = 1", "k = 2", "environment steps", "success"]
     assert cells[2][3:4] + cells[2][5:] == ["", f"0 / {DASH} / 4,000", f"0.00 / {DASH} / 0.25"]
-    assert cells[3][6] == ""  # success was not reported with mean actions
+    assert cells[3][6] == ""  # success was not reported with deterministic actions
     assert cells[4][5:] == [f"0 / 2,000 / {DASH}", ""]

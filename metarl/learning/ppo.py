@@ -1,0 +1,345 @@
+"""PPO on whole trials: how an agent that learns within a trial, by a memory or a belief, is trained.
+
+Schulman, Wolski, Dhariwal, Radford and Klimov (2017, arXiv:1707.06347), algorithm 1. Returns and advantages run through
+the episodes of a trial and stop at its end. A minibatch is a part of the trials, each of them whole, so the gradient
+goes back to a trial's first step. The agent plays the trials and hands over what its network was given in them:
+
+    self.ppo = PPO(self.name, family, config, self.net, losses)
+    metrics = self.ppo.update(rollout, {"x": x}, trials.key)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from metarl.agent_base import Rollout
+from metarl.config import Range
+from metarl.engine.cuda_graphs import CudaGraphCache, map_tensors
+from metarl.errors import InvalidValueError
+from metarl.families.family import Family
+from metarl.learning.action_distributions import Distribution
+from metarl.learning.adam import adam_tensors, load_adam
+from metarl.learning.device_memory import free_bytes
+from metarl.learning.ppo_config import PPOConfig
+from metarl.learning.returns import discounted_returns, gae
+from metarl.rng import fold_in, make_key
+
+Out = TypeVar("Out")
+Given = Mapping[str, Tensor]  # what a network is given: [T, B, ...], or [1, B, ...] where all steps share it
+
+
+class Outputs(NamedTuple):
+    """What a network makes of whole trials."""
+
+    policy: Distribution  # of the action at every step, [T, B]
+    value: Tensor  # before every step, [T, B]
+    features: Tensor  # what the policy is computed from, for auxiliary losses, [T, B, features]
+
+
+class ActorCritic(Protocol):
+    """The network that PPO trains, an `nn.Module`. It is called with whole trials: all that it was given in them."""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """All that is trained."""
+
+    def __call__(self, given: Given) -> Outputs:
+        """The policy, the values and the features."""
+
+    def values(self, given: Given) -> Tensor:
+        """The values alone, `[T, B]`."""
+
+
+@dataclass(frozen=True)
+class TrialBatch:
+    """Whole trials to learn from, those of a meta-update or of a minibatch.
+
+    Attributes:
+        given: what the network was given, tensors `[T, B, ...]` or `[1, B, ...]`.
+        action: as the policy sees it, `[T, B, *action]`.
+        old_log_prob: of the action when it was taken, `[T, B]`.
+        advantage: with mean 0 and deviation 1 over the meta-update, `[T, B]`.
+        target: what the value should have been, `[T, B]`.
+        reward: as it was paid, or its mean, and not scaled, `[T, B]`.
+        valid: `float32 [T, B]`, 0 after a trial's end and 1 before.
+    """
+
+    given: Given
+    action: Tensor
+    old_log_prob: Tensor
+    advantage: Tensor
+    target: Tensor
+    reward: Tensor
+    valid: Tensor
+
+    def rows(self, which: slice | Tensor) -> TrialBatch:
+        """A part of the trials."""
+        return map_tensors(lambda v: v[:, which], self)
+
+    def mean(self, steps: Tensor) -> Tensor:
+        """The mean of numbers `[T, B]` over the steps that count."""
+        return masked_mean(steps, self.valid)
+
+
+class AuxiliaryLoss(NamedTuple):
+    """What the network's features are trained for besides: the mean of some errors, added with a weight."""
+
+    name: str  # the metric is NAME_loss
+    coef: float  # its weight; with 0 it is left out
+    errors: Callable[[Tensor, TrialBatch], Tensor]  # of features [T, B, features] and their trials: [T, B]
+
+
+# --- equations -------------------------------------------------------------------------------------------------------
+
+
+def masked_mean(steps: Tensor, valid: Tensor) -> Tensor:
+    """The mean of numbers over the steps where `valid` is 1; it is 0 at the others, and both are `[T, R]`."""
+    return (steps * valid).sum() / valid.sum()
+
+
+def standardised(advantage: Tensor, valid: Tensor) -> Tensor:
+    """Advantages `[T, R]` with mean 0 and deviation 1 over the steps that count, and 0 at the others."""
+    centred = (advantage - masked_mean(advantage, valid)) * valid
+    return centred / (centred.square().sum() / valid.sum()).sqrt().clamp_min(1e-8)
+
+
+def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
+    """L^CLIP of each step (equation 7): the smaller of the plain and the clipped surrogate."""
+    return torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+
+
+def annealed(config: PPOConfig, updates: int) -> tuple[float, float]:
+    """The learning rate and the entropy bonus's weight after so many updates: both fall linearly to 0."""
+    left = 1.0 - updates / config.anneal_iterations if config.anneal_iterations else 1.0
+    kept = max(0.0, 1.0 - (1.0 - left) / config.entropy_anneal)
+    return config.learning_rate * left, config.entropy_coef * kept
+
+
+def deal(
+    rows: int, minibatches: int, key: int, epoch: int, device: torch.device | str = "cpu"
+) -> list[Tensor] | list[slice]:
+    """The trials of each minibatch of an epoch: every trial in one of them, in an order that the key decides."""
+    if minibatches == 1:
+        return [slice(None)]
+    order = fold_in(make_key(key, "minibatch", epoch), torch.arange(rows)).argsort().to(device)
+    return list(order.chunk(minibatches))
+
+
+# --- the algorithm ---------------------------------------------------------------------------------------------------
+
+
+class PPO:
+    """Proximal policy optimisation of a network on whole trials.
+
+    Acting must record `log_prob` in the rollout's extras, and `value` where it knows the value.
+
+    Args:
+        name: of the agent, which error messages begin with.
+        family: what it plays.
+        config: its hyperparameters, with their sizes (`sized`).
+        net: what is trained, on the device where it stays.
+        losses: what its features are trained for besides.
+
+    Attributes:
+        updates: how many were made.
+        return_moments: of discounted returns: count, sum, sum of squares; `float64 [3]`.
+
+    Raises:
+        InvalidValueError: hyperparameters that do not fit together.
+    """
+
+    def __init__(
+        self, name: str, family: Family, config: PPOConfig, net: ActorCritic, losses: Sequence[AuxiliaryLoss] = ()
+    ) -> None:
+        if config.entropy_anneal < 1 and not config.anneal_iterations:
+            raise InvalidValueError(f"{name}.entropy_anneal", config.entropy_anneal, "1 where anneal_iterations is 0")
+        Range(1, config.meta_batch_size).check(f"{name}.minibatches", config.minibatches, whole=True)
+        self.name, self.family, self.config, self.net = name, family, config, net
+        self.losses = [loss for loss in losses if loss.coef]
+        self.parameters = [p for _, p in net.named_parameters()]
+        self.device = self.parameters[0].device
+        cuda = self.device.type == "cuda"  # where the rate is read at every replay of a CUDA graph
+        rate = torch.tensor(config.learning_rate, device=self.device) if cuda else config.learning_rate
+        self.optimizer = torch.optim.Adam(self.parameters, lr=rate, eps=1e-5, fused=True, capturable=cuda)
+        self.optimizer._warned_capturable_if_run_uncaptured = True  # the first step of a shape is not captured
+        self.cuda_graphs = CudaGraphCache() if cuda else None
+        self.updates = 0
+        self.return_moments = torch.zeros(3, dtype=torch.float64)
+
+    def update(self, rollout: Rollout, given: Given, key: int) -> dict[str, float]:
+        """The epochs of one meta-update, and the means of their metrics.
+
+        Args:
+            rollout: whole trials, one environment a row.
+            given: what the network was given in them, tensors `[T, R, ...]` or `[1, R, ...]`.
+            key: decides how trials are dealt into minibatches.
+        """
+        cfg, batch = self.config, self.prepare(rollout, given)
+        rate, bonus = annealed(cfg, self.updates)
+        self._set_rate(rate)
+        entropy_coef = torch.full((), bonus, device=self.device)
+        told = []
+        for epoch in range(cfg.epochs):
+            for rows in deal(batch.valid.shape[1], cfg.minibatches, key, epoch, self.device):
+                part = {"batch": vars(batch.rows(rows)), "entropy_coef": entropy_coef}
+                told.append(self._replayed("ppo", self._step, part))
+        self.updates += 1
+        return {name: float(sum(metrics[name] for metrics in told)) / len(told) for name in told[0]}
+
+    def _step(self, part: Mapping[str, Any]) -> dict[str, Tensor]:
+        """One gradient step on a minibatch: `part` holds the fields of its `batch`, and `entropy_coef` `[]`."""
+        cfg, batch = self.config, TrialBatch(**part["batch"])
+        # as precise as acting, or the first ratio is not 1
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            policy, value, features = self.net(batch.given)
+        log_ratio = policy.log_prob(batch.action) - batch.old_log_prob
+        ratio = log_ratio.exp()
+        policy_loss = -batch.mean(clipped_surrogate(ratio, batch.advantage, cfg.clip))
+        value_loss = batch.mean((value - batch.target).square())
+        entropy = batch.mean(policy.entropy())
+        # equation 9, and what is trained besides
+        loss = policy_loss + cfg.value_coef * value_loss - part["entropy_coef"] * entropy
+        metrics = {"value_loss": value_loss, "entropy": entropy}
+        for extra in self.losses:
+            metrics[f"{extra.name}_loss"] = error = batch.mean(extra.errors(features, batch))
+            loss = loss + extra.coef * error
+        self._descend(loss)
+        # of the old policy from the new one, by a mean whose terms are never negative
+        metrics["kl"] = batch.mean((ratio - 1) - log_ratio)
+        return {name: v.detach() for name, v in metrics.items()}
+
+    def _descend(self, loss: Tensor) -> None:
+        """A step of Adam, along a gradient of limited norm."""
+        for p, grad in zip(self.parameters, torch.autograd.grad(loss, self.parameters), strict=True):
+            p.grad = grad
+        nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        self.optimizer.step()
+
+    def _set_rate(self, rate: float) -> None:
+        """Adam's learning rate, in the tensor that CUDA graphs read."""
+        group = self.optimizer.param_groups[0]
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+    def _replayed(self, name: str, function: Callable[[Mapping[str, Any]], Out], given: Mapping[str, Any]) -> Out:
+        """`function(given)`; on CUDA a replay of its graph."""
+        out: Out = function(given) if self.cuda_graphs is None else self.cuda_graphs(name, function, given)
+        return out
+
+    # --- what is learned from ----------------------------------------------------------------------------------------
+
+    def prepare(self, rollout: Rollout, given: Given) -> TrialBatch:
+        """A meta-update's trials, their advantages standardised; arguments as in `update`."""
+        valid, reward, value = rollout.valid[:, :, 0].float(), self.paid(rollout), self.values(rollout, given)
+        advantage = self.advantages(rollout, self.scaled(reward, rollout), value)
+        return TrialBatch(
+            given=dict(given),
+            action=rollout.action[:, :, 0],
+            old_log_prob=rollout.extras["log_prob"][:, :, 0],
+            advantage=standardised(advantage, valid),
+            target=advantage + value,
+            reward=reward,
+            valid=valid,
+        )
+
+    def paid(self, rollout: Rollout) -> Tensor:
+        """The rewards as they are, or their means if asked for: `[T, R]`, 0 after a trial's end.
+
+        Raises:
+            InvalidValueError: the family does not report its rewards' means, or not in every step.
+        """
+        reward = rollout.expected_reward if self.config.expected_rewards else rollout.reward
+        if reward is None:
+            expected = f"False: {self.family.id} reports no info['expected_reward'] (its rewards may not be random)"
+            raise InvalidValueError(f"{self.name}.expected_rewards", True, expected)
+        out = torch.where(rollout.valid[:, :, 0], reward[:, :, 0], torch.zeros_like(reward[:, :, 0]))
+        if self.config.expected_rewards and not bool(out.isfinite().all()):
+            expected = f"False: info['expected_reward'] of {self.family.id} is missing in some steps, or not finite"
+            raise InvalidValueError(f"{self.name}.expected_rewards", True, expected)
+        return out
+
+    def scaled(self, reward: Tensor, rollout: Rollout) -> Tensor:
+        """Rewards `[T, R]`, divided by the running deviation of discounted returns if asked for."""
+        if not self.config.normalize_rewards:
+            return reward
+        g = self._replayed("returns", self._returns, {"reward": reward})
+        g = g[rollout.valid[:, :, 0]].double()
+        self.return_moments += torch.stack([torch.tensor(float(len(g))), g.sum().cpu(), g.square().sum().cpu()])
+        count, total, squares = self.return_moments
+        deviation = (squares / count - (total / count).square()).clamp_min(0.0).sqrt().clamp_min(1e-8)
+        return torch.div(reward, deviation.to(reward))
+
+    def _returns(self, given: Given) -> Tensor:
+        reward = given["reward"]
+        return discounted_returns(reward, torch.zeros_like(reward, dtype=torch.bool), self.config.discount)
+
+    @torch.no_grad()
+    def values(self, rollout: Rollout, given: Given) -> Tensor:
+        """The value before each step, `[T, R]`: from acting, or what acting does not know computed anew."""
+        if "value" in rollout.extras:
+            return rollout.extras["value"][:, :, 0]
+        trials = torch.arange(rollout.reward.shape[1], device=self.device)
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            parts = [
+                self.net.values({k: v[:, rows] for k, v in given.items()})
+                for rows in trials.chunk(self.config.minibatches)
+            ]
+        return torch.cat(parts, 1)
+
+    def advantages(self, rollout: Rollout, reward: Tensor, value: Tensor) -> Tensor:
+        """GAE through the episodes of a trial, stopping at the trial's end: `[T, R]`."""
+        valid = rollout.valid[:, :, 0]
+        trial_end = valid & ~torch.cat([valid[1:], torch.zeros_like(valid[:1])])
+        given = {"reward": reward, "value": value, "trial_end": trial_end}
+        return self._replayed("advantages", self._gae, given)
+
+    def _gae(self, given: Given) -> Tensor:
+        cfg = self.config
+        return gae(given["reward"], given["value"], given["trial_end"], cfg.discount, cfg.gae_lambda)
+
+    # --- what cannot be trained --------------------------------------------------------------------------------------
+
+    def check_iterations(self, iterations: int) -> None:
+        """No more than the learning rate falls over."""
+        if 0 < self.config.anneal_iterations < iterations:
+            expected = f"0, or at least the {iterations} meta-updates: the learning rate would be 0 before"
+            raise InvalidValueError(f"{self.name}.anneal_iterations", self.config.anneal_iterations, expected)
+
+    def check_memory(self, rows: int, kept: int, inputs: int) -> None:
+        """Refuse trials whose training pass would not fit, by an estimate from below.
+
+        Args:
+            rows: trials.
+            kept: numbers that the network keeps of a step of a trial, for the way back.
+            inputs: numbers that it is given at a step.
+        """
+        cfg, horizon = self.config, self.family.horizon
+        batch = -(-rows // cfg.minibatches)
+        need = 4 * cfg.trial_episodes * horizon * (batch * kept + 3 * rows * inputs)
+        free = free_bytes(self.device)
+        if need > free:
+            most = max(1, int(cfg.trial_episodes * free / need))
+            expected = (
+                f"at most about {most} with {batch} trials of {horizon} steps an episode in a minibatch: "
+                f"a pass would need {need / 2**30:.1f} GiB and {free / 2**30:.1f} are free (or more minibatches)"
+            )
+            raise InvalidValueError(f"{self.name}.trial_episodes", cfg.trial_episodes, expected)
+
+    # --- checkpoints -------------------------------------------------------------------------------------------------
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Adam's moments, the moments of returns, and how many updates were made; the network is the agent's."""
+        own = {"updates": torch.tensor(self.updates), "return_moments": self.return_moments.clone()}
+        return adam_tensors(self.optimizer, dict(self.net.named_parameters())) | own
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """The inverse of `tensors`; others are left alone."""
+        load_adam(self.optimizer, dict(self.net.named_parameters()), tensors)
+        self.cuda_graphs = None if self.cuda_graphs is None else CudaGraphCache()  # CUDA graphs hold the old moments
+        self.updates, self.return_moments = int(tensors["updates"]), tensors["return_moments"].cpu().clone()
