@@ -3,7 +3,7 @@
     import metarl
     from metarl.agent import Agent, Budget, PolicyHead
 
-Each name is documented where it stands. Parts of gradient-based agents are in `metarl.learning`.
+Each name is documented where it stands; docs/reference/agents.md lists them.
 """
 
 from __future__ import annotations
@@ -27,8 +27,17 @@ from metarl.global_rng import seeded
 from metarl.learning.action_distributions import Categorical, Distribution, Gaussian, PolicyHead
 from metarl.learning.adam import adam_step, adam_tensors, load_adam, load_net, net_tensors
 from metarl.learning.encoders import ObservationEncoder, TaskEncoder
+from metarl.learning.gradient.inner_loop import InnerLoop
+from metarl.learning.gradient.meta_gradient import OuterLoss
+from metarl.learning.gradient.outer_losses import ClippedLoss, SurrogateLoss
+from metarl.learning.gradient.outer_optimizers import AdamEpochs, OuterOptimizer, TrustRegion, TrustRegionConfig
+from metarl.learning.gradient.policies import MLPPolicy
+from metarl.learning.gradient.policy_gradient import Batch
+from metarl.learning.gradient.step_sizes import FixedSizes, SizePerParameter, SizePerTensorAndStep, StepSizes
 from metarl.learning.memory import GRU, LSTM, Transformer, make_memory
 from metarl.learning.networks import Params, init_mlp, mlp
+from metarl.learning.ppo import PPO, AuxiliaryLoss, Outputs, TrialBatch, clipped_surrogate
+from metarl.learning.ppo_config import PPOConfig, sized
 from metarl.learning.returns import discounted_returns, gae, standardize
 from metarl.learning.trial_memory import TrialInputs, TrialMemory
 from metarl.rng import Rng, fold_in, make_key
@@ -36,33 +45,53 @@ from metarl.rng import Rng, fold_in, make_key
 __all__ = [
     "GRU",
     "LSTM",
+    "PPO",
+    "AdamEpochs",
     "Agent",
     "AgentState",
+    "AuxiliaryLoss",
+    "Batch",
     "Budget",
     "Categorical",
+    "ClippedLoss",
     "Distribution",
     "DivergedWarning",
     "Family",
     "Feedback",
+    "FixedSizes",
     "Gaussian",
+    "InnerLoop",
     "InvalidValueError",
+    "MLPPolicy",
     "ObservationEncoder",
+    "OuterLoss",
+    "OuterOptimizer",
+    "Outputs",
+    "PPOConfig",
     "Params",
     "PolicyHead",
     "Range",
     "Rng",
     "Rollout",
     "SimulatorState",
+    "SizePerParameter",
+    "SizePerTensorAndStep",
     "Step",
+    "StepSizes",
+    "SurrogateLoss",
     "TaskEncoder",
     "Tasks",
     "TorchFamily",
     "Transformer",
+    "TrialBatch",
     "TrialInputs",
     "TrialMemory",
     "Trials",
+    "TrustRegion",
+    "TrustRegionConfig",
     "adam_step",
     "adam_tensors",
+    "clipped_surrogate",
     "did_you_mean",
     "discounted_returns",
     "fold_in",
@@ -76,5 +105,6 @@ __all__ = [
     "mlp",
     "net_tensors",
     "seeded",
+    "sized",
     "standardize",
 ]

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from metarl.agent import FixedSizes, TrustRegionConfig
 from metarl.agents.gradient.config import MetaGradientConfig
 from metarl.agents.gradient.maml import MAML
-from metarl.learning.gradient.outer_optimizers import TrustRegionConfig
-from metarl.learning.gradient.step_sizes import FixedSizes
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from metarl.agent import Range
+from metarl.agent import FixedSizes, MLPPolicy, Range, TrustRegionConfig
 from metarl.agents.gradient.config import MetaGradientConfig
 from metarl.agents.gradient.maml import MAML
-from metarl.learning.gradient.outer_optimizers import TrustRegionConfig
-from metarl.learning.gradient.policies import MLPPolicy
-from metarl.learning.gradient.step_sizes import FixedSizes
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,10 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from metarl.agent import Distribution, Range
+from metarl.agent import Batch, Distribution, Range, SurrogateLoss, TrustRegionConfig
 from metarl.agents.gradient.config import MetaGradientConfig
 from metarl.agents.gradient.maml import MAML
-from metarl.learning.gradient.outer_losses import SurrogateLoss, probability_ratio
-from metarl.learning.gradient.outer_optimizers import TrustRegionConfig
-from metarl.learning.gradient.policy_gradient import Batch
+from metarl.learning.gradient.outer_losses import probability_ratio
 
 
 @dataclass(frozen=True)

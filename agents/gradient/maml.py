@@ -18,25 +18,31 @@ from torch import Tensor
 from metarl.agent import (
     Agent,
     AgentState,
+    Batch,
     Budget,
     Family,
+    FixedSizes,
+    InnerLoop,
     InvalidValueError,
+    MLPPolicy,
+    OuterLoss,
+    OuterOptimizer,
     Params,
     Rng,
     Rollout,
     Step,
+    StepSizes,
+    SurrogateLoss,
     Tasks,
     Trials,
+    TrustRegion,
+    TrustRegionConfig,
     make_key,
 )
 from metarl.agents.gradient.config import MetaGradientConfig
-from metarl.learning.gradient.inner_loop import InnerLoop, warn_of_failed
-from metarl.learning.gradient.meta_gradient import OuterLoss
-from metarl.learning.gradient.outer_losses import SurrogateLoss
-from metarl.learning.gradient.outer_optimizers import OuterOptimizer, TrustRegion, TrustRegionConfig
-from metarl.learning.gradient.policies import MLPPolicy
-from metarl.learning.gradient.policy_gradient import Batch, prepare
-from metarl.learning.gradient.step_sizes import FixedSizes, Schedule, StepSizes
+from metarl.learning.gradient.inner_loop import warn_of_failed
+from metarl.learning.gradient.policy_gradient import prepare
+from metarl.learning.gradient.step_sizes import Schedule
 
 NO_UPDATE = {"grad_norm": 0.0, "kl": 0.0, "improvement": 0.0, "step_rejected": 1.0}
 

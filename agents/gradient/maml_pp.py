@@ -15,13 +15,9 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from metarl.agent import Family, Range
+from metarl.agent import AdamEpochs, Batch, ClippedLoss, Family, Range, SizePerTensorAndStep
 from metarl.agents.gradient.maml import MAML
 from metarl.agents.gradient.promp import ProMPConfig
-from metarl.learning.gradient.outer_losses import ClippedLoss
-from metarl.learning.gradient.outer_optimizers import AdamEpochs
-from metarl.learning.gradient.policy_gradient import Batch
-from metarl.learning.gradient.step_sizes import SizePerTensorAndStep
 
 
 @dataclass(frozen=True)

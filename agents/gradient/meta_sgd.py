@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from metarl.agent import SizePerParameter, TrustRegionConfig
 from metarl.agents.gradient.config import MetaGradientConfig
 from metarl.agents.gradient.maml import MAML
-from metarl.learning.gradient.outer_optimizers import TrustRegionConfig
-from metarl.learning.gradient.step_sizes import SizePerParameter
 
 
 @dataclass(frozen=True)

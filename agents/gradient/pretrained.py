@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from metarl.agent import TrustRegionConfig
 from metarl.agents.gradient.config import SamplingConfig
 from metarl.agents.gradient.maml import MAML
-from metarl.learning.gradient.outer_optimizers import TrustRegionConfig
 
 
 @dataclass(frozen=True)

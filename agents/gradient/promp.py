@@ -9,12 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from metarl.agent import Range
+from metarl.agent import AdamEpochs, Batch, ClippedLoss, Range
 from metarl.agents.gradient.config import MetaGradientConfig
 from metarl.agents.gradient.maml import MAML
-from metarl.learning.gradient.outer_losses import ClippedLoss
-from metarl.learning.gradient.outer_optimizers import AdamEpochs
-from metarl.learning.gradient.policy_gradient import Batch
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,17 @@ import torch
 from torch import Tensor
 
 from metarl.agent import (
+    PPO,
     Agent,
     AgentState,
+    AuxiliaryLoss,
     Budget,
     Family,
     Feedback,
     InvalidValueError,
     ObservationEncoder,
     PolicyHead,
+    PPOConfig,
     Range,
     Rng,
     Rollout,
@@ -35,10 +38,9 @@ from metarl.agent import (
     Tasks,
     Trials,
     make_key,
+    sized,
 )
 from metarl.agents.memory.rl2_network import RL2Network
-from metarl.learning.ppo import PPO, AuxiliaryLoss
-from metarl.learning.ppo_config import PPOConfig, sized
 
 
 @dataclass(frozen=True)

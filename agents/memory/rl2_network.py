@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from metarl.agent import Distribution, PolicyHead, Rng, make_memory
-from metarl.learning.ppo import Given, Outputs, TrialBatch
+from metarl.agent import Distribution, Outputs, PolicyHead, Rng, TrialBatch, make_memory
+from metarl.learning.ppo import Given
 
 
 class JointHead(nn.Module):

@@ -107,7 +107,7 @@ def test_a_net_and_its_adam_are_restored() -> None:
     adam_step(adam, net(x).square().sum())
     assert torch.equal(ends[0], net.weight)
     rl2: Any = metarl.make_agent("rl2", MAZE, hidden=8)
-    assert set(net_tensors(rl2.net, rl2.optimizer)) == set(rl2.tensors()) - {"updates", "return_moments"}
+    assert set(net_tensors(rl2.net, rl2.ppo.optimizer)) == set(rl2.tensors()) - {"updates", "return_moments"}
 
 
 def make_net() -> tuple[nn.Linear, torch.optim.Optimizer]:
