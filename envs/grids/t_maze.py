@@ -103,7 +103,7 @@ class TMaze(TorchFamily):
         return (torch.cat([bits, here], -1) if self.turns > 1 else bits).float()
 
     def here(self, path: Tensor, task: dict[str, Tensor]) -> Tensor:
-        """The present corridor, one-hot, `bool [N, turns]`, from turns `[N, turns]`; all False after the episode's end."""
+        """The present corridor, one-hot, from turns `[N, turns]`: `bool [N, turns]`, all False after the end."""
         number = torch.arange(self.turns, device=path.device)
         inside = number == path.abs().sum(-1, keepdim=True)
         return inside & ~(path * task["turn"] < 0).any(-1, keepdim=True) if self.dead_ends else inside
