@@ -140,13 +140,17 @@ class TabularAgent(Agent):
 
     def begin(self, rows: int, tasks: Tasks | None = None) -> AgentState:
         """All counts are 0."""
-        pairs, index = (rows, self.states, self.actions), {"dtype": torch.int64, "device": self.device}
+        pairs = (rows, self.states, self.actions)
+
+        def indices(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.int64, device=self.device)
+
         return {
             "transitions": torch.zeros(*pairs, self.states, device=self.device),
             "visits": torch.zeros(pairs, device=self.device),
             "reward_sum": torch.zeros(pairs, device=self.device),
-            "policy": torch.zeros(rows, self.family.horizon, self.states, **cast("Any", index)),
-            **{name: torch.zeros(rows, **cast("Any", index)) for name in ("t", "last", "seen")},
+            "policy": indices(rows, self.family.horizon, self.states),
+            **{name: indices(rows) for name in ("t", "last", "seen")},
         }
 
     def act(

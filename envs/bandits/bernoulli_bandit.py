@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,9 @@ from metarl.families.family import TorchFamily
 from metarl.families.tasks import Tasks
 from metarl.rng import Rng
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 MAX_BAYES_STATES = 400_000  # in `bayes_value`
 
 
@@ -35,7 +38,7 @@ class BernoulliBandit(TorchFamily):
     """
 
     source = "Duan et al. 2016, arXiv:1611.02779"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"k10": {"k": 10}, "k50": {"k": 50}}
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {"k10": {"k": 10}, "k50": {"k": 50}}
     observation_space = Box(0.0, 1.0, (1,), np.float32)
     horizon = 1
 
@@ -76,12 +79,12 @@ class BernoulliBandit(TorchFamily):
         """The exact value by `bayes_value`; None if it would have more than `MAX_BAYES_STATES` states."""
         return bayes_value(episodes, self.k) if bayes_states(episodes, self.k) <= MAX_BAYES_STATES else None
 
-    def draw(self, axes: Any, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
+    def draw(self, axes: Axes, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
         """Draw the arms' probabilities, the best one in orange."""
         draw_arms(axes, task["p"])
 
 
-def draw_arms(axes: Any, p: npt.NDArray[Any]) -> None:
+def draw_arms(axes: Axes, p: npt.NDArray[Any]) -> None:
     """Draw probabilities `[k]` as bars between lines at 0 and 1, the largest one in orange."""
     axes.bar(range(len(p)), p, color=["tab:orange" if i == p.argmax() else "tab:blue" for i in range(len(p))])
     axes.hlines([0, 1], -0.6, len(p) - 0.4, color="0.6", linewidth=1)

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,9 @@ from metarl.families.family import TorchFamily
 from metarl.families.tasks import Tasks
 from metarl.rng import Rng
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 
 class GaussianBandit(TorchFamily):
     """A bandit with k independent arms, whose rewards are normal around hidden means.
@@ -45,7 +48,7 @@ class GaussianBandit(TorchFamily):
     """
 
     source = "Sutton and Barto 2018, section 2.3"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"first_explore": {"noise_std": 0.5}}
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {"first_explore": {"noise_std": 0.5}}
     observation_space = Box(0.0, 1.0, (1,), np.float32)
     horizon = 1
 
@@ -84,7 +87,7 @@ class GaussianBandit(TorchFamily):
         """The prior mean, 0, if the agent can learn nothing of use; otherwise no exact value is known."""
         return 0.0 if episodes == 1 or self.k == 1 else None
 
-    def draw(self, axes: Any, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
+    def draw(self, axes: Axes, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
         """Draw the arms' means, the best one in orange, with a standard deviation of their rewards to both sides."""
         _draw(axes, task["mean"], np.full(self.k, self.noise_std), 3.0 * self.mean_std + self.noise_std)
 
@@ -100,7 +103,7 @@ class DeceptiveBandit(TorchFamily):
     """
 
     source = "Norman and Clune 2023, arXiv:2307.02276"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"control": {"safe": 0.0}}
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {"control": {"safe": 0.0}}
     observation_space = Box(0.0, 1.0, (1,), np.float32)
     horizon = 1
 
@@ -145,7 +148,7 @@ class DeceptiveBandit(TorchFamily):
         """For one pull, the better one of the safe arm and the prior mean, 0; otherwise no exact value is known."""
         return max(self.safe, 0.0) if episodes == 1 else None
 
-    def draw(self, axes: Any, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
+    def draw(self, axes: Axes, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
         """Draw the arms as in `GaussianBandit`, with a line at the reward of the safe arm, which is the left one."""
         means = np.concatenate([[self.safe], task["mean"]])
         noise = np.concatenate([[0.0], np.full(self.k - 1, self.noise_std)])
@@ -153,7 +156,7 @@ class DeceptiveBandit(TorchFamily):
         axes.axhline(self.safe, color="tab:green", linewidth=1.5, linestyle="--")
 
 
-def _draw(axes: Any, means: npt.NDArray[Any], noise: npt.NDArray[Any], reach: float) -> None:
+def _draw(axes: Axes, means: npt.NDArray[Any], noise: npt.NDArray[Any], reach: float) -> None:
     """Draw means `[k]` as bars, the largest one in orange, with standard deviations `[k]`."""
     color = ["tab:orange" if i == means.argmax() else "tab:blue" for i in range(len(means))]
     axes.bar(range(len(means)), means, color=color)

@@ -15,7 +15,7 @@ segments between them. Version history: v0, first.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,9 @@ from metarl.families.family import TorchFamily
 from metarl.families.tasks import Tasks
 from metarl.rng import Rng
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 
 class SwitchingBandit(TorchFamily):
     """A bandit with k independent arms, whose hidden probabilities all change several times within an episode.
@@ -42,7 +45,7 @@ class SwitchingBandit(TorchFamily):
     """
 
     source = "Garivier and Moulines 2008, arXiv:0805.3415"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"signal": {"signal": True}}
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {"signal": {"signal": True}}
     observation_space = Box(0.0, 1.0, (1,), np.float32)
     terminates = False
     bandit = True  # agents that count pulls can play it
@@ -96,7 +99,7 @@ class SwitchingBandit(TorchFamily):
             "informed_optimum": (pulls_in * p.amax(-1)).sum(1).numpy(),
         }
 
-    def draw(self, axes: Any, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
+    def draw(self, axes: Axes, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
         """Draw the present arms' probabilities, the best one in orange; below, a time line with all changes."""
         env = {k: torch.as_tensor(v)[None] for k, v in task.items()}
         draw_arms(axes, task["p"][int(self.segment(torch.as_tensor(state)[None], env)[0])])

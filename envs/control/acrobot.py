@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,9 @@ from torch import Tensor
 from metarl.families.distributions import TaskSpace, Uniform
 from metarl.families.family import State, TorchFamily
 from metarl.rng import Rng
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 DT = 0.2  # seconds per step
 GRAVITY = 9.8
@@ -90,7 +93,7 @@ class Acrobot(TorchFamily):
         over = angles[0].cos().add_((angles[0] + angles[1]).cos_()) < -HEIGHT
         return after.t(), over.to(after.dtype).sub_(1.0), over
 
-    def draw(self, axes: Any, state: State, task: dict[str, npt.NDArray[Any]]) -> None:
+    def draw(self, axes: Axes, state: State, task: dict[str, npt.NDArray[Any]]) -> None:
         """Draw both links, the pivot and the line. The heavier a link, the thicker it is; link 1 has its length."""
         first, second, length, reach = float(state[0]), float(state[1]), float(task["link_length_1"]), 2.6
         elbow = (length * math.sin(first), -length * math.cos(first))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,9 @@ from metarl.families.distributions import TaskSpace, Uniform
 from metarl.families.family import State, TorchFamily
 from metarl.families.tasks import Tasks
 from metarl.rng import Rng
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 TAU = 0.02  # seconds per step
 MAX_POSITION = 2.4  # m from the center
@@ -116,7 +119,7 @@ class CartPole(TorchFamily):
         """The horizon, for each episode: `[episodes]`."""
         return np.full(episodes, float(self.horizon))
 
-    def draw(self, axes: Any, state: State, task: dict[str, npt.NDArray[Any]]) -> None:
+    def draw(self, axes: Axes, state: State, task: dict[str, npt.NDArray[Any]]) -> None:
         """Draw the cart and the pole on a track. The heavier the cart, the wider; the heavier the pole, the thicker."""
         x, angle, width = float(state[0]), float(state[2]), 0.4 * float(task["masscart"]) ** 0.5
         top = 2.0 * float(task["length"])

@@ -15,7 +15,7 @@ by the steepest slope. Horizon: 200 steps (MountainCar) or 999 (MountainCarConti
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,10 @@ from metarl.families.distributions import TaskSpace, Uniform
 from metarl.families.family import State, TorchFamily
 from metarl.rng import Rng
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Floats = npt.NDArray[np.float64]
 MIN_POSITION, MAX_POSITION = -1.2, 0.6
 MAX_SPEED = 0.07  # per step
 START_LOW, START_WIDTH = -0.6, 0.2
@@ -54,7 +58,7 @@ class Valley(TorchFamily):
         """The state."""
         return state
 
-    def draw(self, axes: Any, state: State, task: dict[str, npt.NDArray[Any]]) -> None:
+    def draw(self, axes: Axes, state: State, task: dict[str, npt.NDArray[Any]]) -> None:
         """See `draw_valley`."""
         draw_valley(axes, float(state[0]), float(task["gravity"]), self.goal)
 
@@ -123,7 +127,7 @@ def roll(state: Tensor, push: Tensor, gravity: Tensor, goal: float) -> tuple[Ten
     return torch.stack((position, speed)).t(), (position >= goal).logical_and_(speed >= 0.0)
 
 
-def draw_valley(axes: Any, position: float, gravity: float, goal: float) -> None:
+def draw_valley(axes: Axes, position: float, gravity: float, goal: float) -> None:
     """Draw the valley, the car, and a flag at the goal. The steeper the valley, the darker its line.
 
     Args:
@@ -139,5 +143,6 @@ def draw_valley(axes: Any, position: float, gravity: float, goal: float) -> None
     axes.plot([position], [_height(position) + 0.05], "o", color="tab:blue", markersize=8)
 
 
-def _height(position: Any) -> Any:
-    return 0.45 * np.sin(3.0 * np.asarray(position)) + 0.55
+def _height(position: float | Floats) -> Floats:
+    """Height of the valley at positions, both in the units of the picture."""
+    return np.asarray(0.45 * np.sin(3.0 * np.asarray(position)) + 0.55)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,9 @@ from torch import Tensor
 from metarl.families.distributions import TaskSpace, Uniform
 from metarl.families.family import State, TorchFamily
 from metarl.rng import Rng
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 DT = 0.05  # seconds per step
 MAX_SPEED = 8.0  # rad/s, at which the velocity is clipped
@@ -77,7 +80,7 @@ class Pendulum(TorchFamily):
         angle = angle.sub_(turns, alpha=2.0 * math.pi).clamp_(-math.pi, math.pi)
         return torch.stack((angle, speed)).t(), cost.neg_(), torch.zeros_like(cost, dtype=torch.bool)
 
-    def draw(self, axes: Any, state: State, task: dict[str, npt.NDArray[Any]]) -> None:
+    def draw(self, axes: Axes, state: State, task: dict[str, npt.NDArray[Any]]) -> None:
         """Draw the rod and the pivot. The heavier the rod, the thicker it is."""
         length, reach = float(task["l"]), 1.6
         tip = (length * math.sin(float(state[0])), length * math.cos(float(state[0])))

@@ -24,7 +24,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,9 @@ from metarl.families.distributions import Choice
 from metarl.families.family import TorchFamily
 from metarl.families.tasks import Tasks
 from metarl.rng import Rng
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 TRAIN_DIGITS, NEW_DIGITS = range(7), range(7, 10)
 SIDE, BRIGHTEST = 8, 16.0  # pixels, and the largest value of one
@@ -56,7 +59,7 @@ class Digits(TorchFamily):
     """
 
     source = "Santoro et al. 2016, ICML"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"reward_only": {"reveal": False}}
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {"reward_only": {"reveal": False}}
     terminates = False
 
     def __init__(self, ways: int = 3, shots: int = 5, reveal: bool = True) -> None:
@@ -126,7 +129,7 @@ class Digits(TorchFamily):
             chance = (chance * seen + np.append(0.0, (chance * (self.ways - seen))[:-1])) / self.ways
         return total
 
-    def draw(self, axes: Any, state: dict[str, npt.NDArray[Any]], task: dict[str, npt.NDArray[Any]]) -> None:
+    def draw(self, axes: Axes, state: dict[str, npt.NDArray[Any]], task: dict[str, npt.NDArray[Any]]) -> None:
         """Draw the image, and above it the digits in the order of their labels, the correct one in brackets."""
         pixels = self.images(torch.device("cpu"))[0][int(state["image"])].view(SIDE, SIDE).numpy()
         axes.imshow(pixels, cmap="gray_r", vmin=0.0, vmax=1.0, extent=(0.0, SIDE, 0.0, SIDE))

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,9 @@ from metarl.families.distributions import Uniform
 from metarl.families.family import TorchFamily
 from metarl.families.tasks import Tasks
 from metarl.rng import Rng
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 INPUT = 5.0  # largest |x|
 AMPLITUDES, LARGE = (0.1, 5.0), (5.1, 6.0)
@@ -49,7 +52,7 @@ class Sinusoid(TorchFamily):
     """
 
     source = "Finn, Abbeel and Levine 2017, arXiv:1703.03400"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"reward_only": {"reveal": False}}
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {"reward_only": {"reveal": False}}
     action_space = Box(-PREDICTION, PREDICTION, (1,), np.float32)
     terminates = False
 
@@ -96,7 +99,7 @@ class Sinusoid(TorchFamily):
         floor = -self.horizon * (PREDICTION**2 / 3.0 + amplitude**2 * sine)
         return {"floor": floor, "informed_optimum": np.zeros(len(tasks))}
 
-    def draw(self, axes: Any, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
+    def draw(self, axes: Axes, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
         """Draw the function, the present input (line) and the value to predict (star)."""
         x = np.linspace(-INPUT, INPUT, 200)
         axes.plot(x, task["amplitude"] * np.sin(x - task["phase"]), color="tab:orange", linewidth=2)

@@ -18,7 +18,7 @@ cell included, as in the paper's count). Version history: v0, first.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,9 @@ from metarl.families.distributions import Choice
 from metarl.families.family import TorchFamily
 from metarl.families.tasks import Tasks
 from metarl.rng import Rng
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 class DarkRoom(TorchFamily):
@@ -87,7 +90,7 @@ class DarkRoom(TorchFamily):
         """The goals."""
         return tasks.values["goal"]
 
-    def draw(self, axes: Any, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
+    def draw(self, axes: Axes, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
         """Draw the agent (disc) and the goal's cell (star)."""
         draw_grid(axes, self.size, state, {"*": task["goal"]})
 
@@ -153,7 +156,7 @@ class DarkKeyToDoor(TorchFamily):
         """The doors, at which an episode ends."""
         return tasks.values["door"]
 
-    def draw(self, axes: Any, state: dict[str, npt.NDArray[Any]], task: dict[str, npt.NDArray[Any]]) -> None:
+    def draw(self, axes: Axes, state: dict[str, npt.NDArray[Any]], task: dict[str, npt.NDArray[Any]]) -> None:
         """Draw the agent (disc), the door (D) and the key (K), which moves with the agent once it is taken."""
         carried = bool(state["has_key"])
         marked = {"$D$": task["door"]} if carried else {"$D$": task["door"], "$K$": task["key"]}

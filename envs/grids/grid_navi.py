@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,9 @@ from metarl.families.distributions import Choice
 from metarl.families.family import TorchFamily
 from metarl.families.tasks import Tasks
 from metarl.rng import Rng
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 UP, RIGHT, DOWN, LEFT, STAY = range(5)
 MOVES = ((0, 1), (1, 0), (0, -1), (-1, 0), (0, 0))
@@ -107,13 +110,13 @@ class GridNavi(TorchFamily):
         """The goals."""
         return tasks.values["goal"]
 
-    def draw(self, axes: Any, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
+    def draw(self, axes: Axes, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
         """Draw the agent (disc), the goal's cell (star) and the cells that are never the goal (hatched)."""
         draw_grid(axes, self.size, state, {"*": task["goal"]})
         axes.fill([-0.5, 1.5, 1.5, -0.5], [-0.5, -0.5, 1.5, 1.5], hatch="///", fill=False, edgecolor="0.8", zorder=0)
 
 
-def draw_grid(axes: Any, size: int, cell: npt.NDArray[Any], marked: dict[str, npt.NDArray[Any]]) -> None:
+def draw_grid(axes: Axes, size: int, cell: npt.NDArray[Any], marked: dict[str, npt.NDArray[Any]]) -> None:
     """Draw a grid of `size` x `size` cells, the agent, and marked cells, by their matplotlib marker."""
     lines = np.arange(-0.5, size)
     axes.hlines(lines, -0.5, size - 0.5, color="0.75", linewidth=1)

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,9 @@ from metarl.families.distributions import Choice
 from metarl.families.family import TorchFamily
 from metarl.families.tasks import Tasks
 from metarl.rng import Rng
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 FORWARD, LEFT, RIGHT, BACK = range(4)
 GOAL, WRONG, STILL = 4.0, -0.1, -0.1  # rewards
@@ -58,7 +61,7 @@ class TMaze(TorchFamily):
     """
 
     source = "Bakker 2001, NIPS 14"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "cue": {"turns": 1, "corridor": 10, "cue": True},
         "double": {"turns": 2, "dead_ends": False},
     }
@@ -141,7 +144,7 @@ class TMaze(TorchFamily):
         """Expected return of each episode, `[episodes]`, by `optimal_search`; with `cue` it is the goal's reward."""
         return np.full(episodes, GOAL) if self.cue else optimal_search(self.turns, self.dead_ends, episodes)
 
-    def draw(self, axes: Any, state: dict[str, npt.NDArray[Any]], task: dict[str, npt.NDArray[Any]]) -> None:
+    def draw(self, axes: Axes, state: dict[str, npt.NDArray[Any]], task: dict[str, npt.NDArray[Any]]) -> None:
         """Draw the correct way (grey; dead ends are lighter), its end (star), and the agent with its way (blue)."""
         arms = 0.5 ** np.arange(self.turns) if not self.dead_ends else np.full(self.turns, 0.5)
         arms = arms * self.corridor

@@ -8,7 +8,7 @@ R(s, a) ~ N(1, 1). Start: state 0. End: none before the horizon of 10. Version h
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,9 @@ from metarl.families.distributions import FlatDirichlet, Normal
 from metarl.families.family import TorchFamily
 from metarl.families.tasks import Tasks
 from metarl.rng import Rng
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 class TabularMDP(TorchFamily):
@@ -97,7 +100,7 @@ class TabularMDP(TorchFamily):
             value = reward + torch.einsum("nst,nt->ns", transition, value)
         return {"floor": value[:, 0].numpy(), "informed_optimum": best.numpy()}
 
-    def draw(self, axes: Any, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
+    def draw(self, axes: Axes, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
         """Draw the states on a circle, with a ring around the present one.
 
         A state is green if its best action has a large mean reward, and red if that reward is small. The width of a

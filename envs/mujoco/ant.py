@@ -97,7 +97,7 @@ class AntDir(MujocoFamily):
 
     robot = ANT
     source = "Finn, Abbeel and Levine 2017, arXiv:1703.03400; Rakelly et al. 2019, arXiv:1903.08254"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "maml": {"directions": "two", "survive": MAML_SURVIVE, "control": MAML_CONTROL},
         "promp": {"directions": "two"},
         "varibad": {"directions": "two"},
@@ -149,7 +149,7 @@ class AntVel(MujocoFamily):
 
     robot = ANT
     source = "Finn, Abbeel and Levine 2017, arXiv:1703.03400"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"maml": {}}
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {"maml": {}}
 
     def __init__(
         self,
@@ -188,7 +188,7 @@ class AntGoal(MujocoFamily):
     robot = ANT
     terminates = False
     source = "Rakelly et al. 2019, arXiv:1903.08254"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"pearl": {}}
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {"pearl": {}}
 
     def __init__(self, horizon: int = HORIZON) -> None:
         self.horizon = horizon

@@ -53,7 +53,7 @@ class HumanoidDir(MujocoFamily):
         angles=(90.0, -20.0),
     )
     source = "Rakelly et al. 2019, arXiv:1903.08254"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"pearl": {}}
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {"pearl": {}}
 
     def __init__(self, horizon: int = HORIZON) -> None:
         self.horizon, self.task_space = horizon, {"angle": Uniform(0.0, 2 * math.pi)}

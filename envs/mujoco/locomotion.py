@@ -36,7 +36,7 @@ HORIZON = 200
 PROMP_HORIZON = 100
 MARKER = 1.5  # distance at which a ball in pictures shows the direction [m]
 FINN = "Finn, Abbeel and Levine 2017, arXiv:1703.03400"
-Preset = Mapping[str, Any]
+Preset = Mapping[str, object]
 
 
 def run(family: MujocoFamily, state: State, action: Tensor, weight: float) -> tuple[State, Tensor, Tensor, Tensor]:

@@ -72,7 +72,7 @@ class RandParams(MujocoFamily):
     """
 
     source = "Rothfuss et al. 2019, arXiv:1810.06784; Rakelly et al. 2019, arXiv:1903.08254"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"promp": {}, "pearl": {}}
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {"promp": {}, "pearl": {}}
 
     def __init__(self, body: str = "walker2d", horizon: int = HORIZON) -> None:
         if body not in ROBOTS:

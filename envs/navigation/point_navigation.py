@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,9 @@ from metarl.families.distributions import Choice, Distribution, Uniform
 from metarl.families.family import TorchFamily
 from metarl.families.tasks import Tasks
 from metarl.rng import Rng
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 REWARDS = ("dense", "sparse", "progress")
 GOAL_WINDOW = 0.01  # distance per axis at which a dense episode ends
@@ -50,7 +53,7 @@ class PointNavigation(TorchFamily):
     """
 
     source = "Finn, Abbeel and Levine 2017, arXiv:1703.03400"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "semicircle": SEMICIRCLE,
         "semicircle100": {**SEMICIRCLE, "horizon": 100},
         "corners": {"reward": "progress", "goals": "corners", "max_action": 0.2, "horizon": 100},
@@ -144,7 +147,7 @@ class PointNavigation(TorchFamily):
         """The goals."""
         return self.goal(tasks.tensors()).numpy()
 
-    def draw(self, axes: Any, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
+    def draw(self, axes: Axes, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
         """Draw the point (disc), the goal (star) with the area of positive rewards, and the range of goals (grey)."""
         goal = self.goal({k: torch.as_tensor(v)[None] for k, v in task.items()})[0].numpy()
         reach = max({"square": 0.8, "semicircle": 1.3, "corners": 2.6}[self.goals], 1.1 * float(np.abs(state).max()))

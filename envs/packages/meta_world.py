@@ -122,7 +122,7 @@ class MetaWorldML1(MetaWorld):
     """
 
     benchmark = "ML1"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "reach": {"env_name": "reach-v3"},
         "push": {"env_name": "push-v3"},
         "pick-place": {"env_name": "pick-place-v3"},

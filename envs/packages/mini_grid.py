@@ -57,7 +57,7 @@ class MiniGrid(GymFamily):
     """
 
     source = "Chevalier-Boisvert et al. 2023, arXiv:2306.13831 (minigrid 3)"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "empty": {"env_id": "MiniGrid-Empty-Random-6x6-v0", "actions": 3},
         "four_rooms": {"env_id": "MiniGrid-FourRooms-v0", "actions": 3},
         "simple_crossing": {"env_id": "MiniGrid-SimpleCrossingS11N5-v0", "actions": 3},

@@ -25,14 +25,15 @@ fast if a CUDA graph launches the kernels (`metarl.engine.cuda_graphs`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 # torch.gru_cell on CUDA: it takes products, and returns the memory and what the backward pass needs
-_cell: Any = torch.ops.aten._thnn_fused_gru_cell
-_cell_backward: Any = torch.ops.aten._thnn_fused_gru_cell_backward
+_cell: Callable[..., tuple[Tensor, Tensor]] = torch.ops.aten._thnn_fused_gru_cell
+_cell_backward: Callable[..., tuple[Tensor, ...]] = torch.ops.aten._thnn_fused_gru_cell_backward
 _BLOCK = 1 << 15  # elements of one gate in a block of steps
 
 
