@@ -101,7 +101,7 @@ def index_table(n: int) -> Floats:
         for t in reversed(range(n)):
             mean = p[: t + 1, : t + 1]
             win, lose = ahead[:, 1:, :-1], ahead[:, :-1, 1:]
-            gain = win - lose  # of playing on, p (1 + win) + (1 - p) lose - lambda: [lambda, s, f]
+            gain = win - lose  # becomes p (1 + win) + (1 - p) lose - lambda: [lambda, s, f]
             gain += 1.0
             gain *= mean
             gain += lose

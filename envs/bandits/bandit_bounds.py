@@ -75,20 +75,20 @@ def relaxation(lam: Floats, k: int, tau: float = 0.0) -> tuple[float, Floats]:
     """L(lambda) and its gradient 1 - k P(pulled at t), `[n]`. With tau > 0 maxima are softened, and L is larger."""
     n = len(lam)
     p = _means(n)
-    value, pulls = np.zeros((n + 1, n + 1)), []  # J_{t+1} of [s, f], and the probabilities that t pulls
+    value, pulls = np.zeros((n + 1, n + 1)), []  # J_{t+1}(s, f), and for each t whether (s, f) is pulled
     for t in reversed(range(n)):
         q, rest, win, lose = p[: t + 1, : t + 1], value[:-1, :-1], value[1:, :-1], value[:-1, 1:]
         gain = q * (1.0 + win - lose) + lose - lam[t] - rest
         pulls.append(gain > 0 if tau == 0 else 0.5 + 0.5 * np.tanh(0.5 * gain / tau))
         value = rest + (np.maximum(gain, 0.0) if tau == 0 else tau * np.logaddexp(0.0, gain / tau))
-    where, pulled = np.zeros((n + 1, n + 1)), np.zeros(n)  # how likely counts [s, f] are at time t
-    where[0, 0] = 1.0
+    reached, pulled = np.zeros((n + 1, n + 1)), np.zeros(n)  # P((s, f) at time t), P(pulled at t)
+    reached[0, 0] = 1.0
     for t, pull in enumerate(reversed(pulls)):
-        q, gone = p[: t + 1, : t + 1], where[: t + 1, : t + 1] * pull
-        pulled[t] = gone.sum()
-        where[: t + 1, : t + 1] -= gone
-        where[1 : t + 2, : t + 1] += gone * q
-        where[: t + 1, 1 : t + 2] += gone * (1.0 - q)
+        q, pulled_here = p[: t + 1, : t + 1], reached[: t + 1, : t + 1] * pull
+        pulled[t] = pulled_here.sum()
+        reached[: t + 1, : t + 1] -= pulled_here
+        reached[1 : t + 2, : t + 1] += pulled_here * q
+        reached[: t + 1, 1 : t + 2] += pulled_here * (1.0 - q)
     return float(lam.sum() + k * value[0, 0]), 1.0 - k * pulled
 
 

@@ -27,7 +27,7 @@ from metarl.rng import Rng
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MAX_BAYES_STATES = 400_000  # in `bayes_value`
+MAX_BAYES_STATES = 400_000  # largest number of states that `bayes_value` is called for
 
 
 class BernoulliBandit(TorchFamily):

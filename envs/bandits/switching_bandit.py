@@ -90,9 +90,8 @@ class SwitchingBandit(TorchFamily):
         """Sums over all pulls of a trial: of the mean of the present arms (floor), and of the best one (optimum)."""
         task = tasks.tensors()
         pulls = torch.arange(self.horizon).expand(len(tasks), -1)
-        pulls_in = (
-            torch.nn.functional.one_hot(self.segment(pulls, task), self.segments).sum(1).double()
-        )  # [N, segments]
+        segment = torch.nn.functional.one_hot(self.segment(pulls, task), self.segments)  # [N, horizon, segments]
+        pulls_in = segment.sum(1).double()
         p = task["p"].double()
         return {
             "floor": (pulls_in * p.mean(-1)).sum(1).numpy(),

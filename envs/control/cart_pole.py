@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 TAU = 0.02  # seconds per step
 MAX_POSITION = 2.4  # m from the center
 MAX_ANGLE = 12 * 2 * math.pi / 360  # radians from upright
-GAINS = (0.05, 0.1, 1.0, 0.3)  # of position, velocity, angle and angular velocity in `optimal_action`
+GAINS = (0.05, 0.1, 1.0, 0.3)  # weights of position, velocity, angle and angular velocity in `optimal_action`
 START = 0.05  # largest absolute value of each number of a start state
 HIGH = np.array([2 * MAX_POSITION, np.inf, 2 * MAX_ANGLE, np.inf], dtype=np.float32)  # also holds the last state
 TASK_SPACE: TaskSpace = {

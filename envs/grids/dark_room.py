@@ -68,8 +68,8 @@ class DarkRoom(TorchFamily):
     def step(self, state: Tensor, action: Tensor, task: dict[str, Tensor], rng: Rng) -> tuple[Tensor, Tensor, Tensor]:
         """Move. The reward depends on the new cell."""
         cell = move(state, action, self.size)
-        found = (cell == task["goal"]).all(-1)
-        return cell, found.float(), torch.zeros_like(found)
+        at_goal = (cell == task["goal"]).all(-1)
+        return cell, at_goal.float(), torch.zeros_like(at_goal)
 
     def optimal_action(self, state: Tensor, task: dict[str, Tensor], t: Tensor) -> Tensor:
         """The next move of a shortest way to the goal; at the goal, stay."""

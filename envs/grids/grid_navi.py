@@ -75,8 +75,8 @@ class GridNavi(TorchFamily):
     def step(self, state: Tensor, action: Tensor, task: dict[str, Tensor], rng: Rng) -> tuple[Tensor, Tensor, Tensor]:
         """Move. The reward depends on the new cell."""
         cell = move(state, action, self.size)
-        found = (cell == task["goal"]).all(-1)
-        return cell, torch.where(found, 1.0, -0.1), torch.zeros_like(found)
+        at_goal = (cell == task["goal"]).all(-1)
+        return cell, torch.where(at_goal, 1.0, -0.1), torch.zeros_like(at_goal)
 
     def optimal_action(self, state: Tensor, task: dict[str, Tensor], t: Tensor) -> Tensor:
         """The next move of a shortest way to the goal; at the goal, stay."""
@@ -263,10 +263,10 @@ def _search(grid: _Grid, width: int | None, lower: int | None) -> tuple[int, Int
     for t in range(grid.steps):
         parent = np.repeat(np.arange(len(cell)), grid.after.shape[1])
         entered = grid.after[cell].ravel()
-        found = goals[parent] & grid.bit[entered]
+        new_goal = goals[parent] & grid.bit[entered]
         later = (grid.episodes - 1 - t // grid.horizon) * grid.informed[entered]
-        value = value[parent] + np.where(found, grid.credit[t] + later, 0)
-        goals = goals[parent] & ~found
+        value = value[parent] + np.where(new_goal, grid.credit[t] + later, 0)
+        goals = goals[parent] & ~new_goal
         cell = np.zeros_like(entered) if (t + 1) % grid.horizon == 0 else entered
         code = goals * cells + cell
         order = np.lexsort((value, code))

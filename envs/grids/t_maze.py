@@ -120,11 +120,11 @@ class TMaze(TorchFamily):
         side = torch.where(action == LEFT, -1.0, 1.0) * turned
         path = path + side.unsqueeze(1) * self.here(path, task)
         walked = (cell + (action == FORWARD).long() - (action == BACK).long()).clamp(0, self.corridor)
-        found = (path == task["turn"]).all(-1)
+        at_goal = (path == task["turn"]).all(-1)
         over = ~self.here(path, task).any(-1)
         cost = torch.where(over, WRONG, torch.where((walked == cell) & ~turned, STILL, 0.0))
         after = {"path": path, "cell": torch.where(turned, 0, walked)}
-        return after, torch.where(found, GOAL, cost), over, {"success": found}
+        return after, torch.where(at_goal, GOAL, cost), over, {"success": at_goal}
 
     def optimal_action(self, state: State, task: dict[str, Tensor], t: Tensor) -> Tensor:
         """Forward to the junction, then the correct turn. It is not optimal after a wrong turn without `dead_ends`."""

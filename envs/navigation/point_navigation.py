@@ -115,10 +115,9 @@ class PointNavigation(TorchFamily):
         if self.reward == "sparse":
             return x, torch.where(distance <= SPARSE_RADIUS, 1.0 - distance, torch.zeros_like(distance)), never
         progress = (state - goal).norm(dim=-1) - distance
-        paid = (x.abs().sum(-1) >= CORNER_REST) & (x * goal >= 0).all(
-            -1
-        )  # in the goal's quadrant, no other corner is nearer
-        return x, torch.where(paid, progress, torch.zeros_like(distance)), never
+        nearest = (x * goal >= 0).all(-1)  # in the goal's quadrant, no other corner is nearer
+        rewarded = (x.abs().sum(-1) >= CORNER_REST) & nearest
+        return x, torch.where(rewarded, progress, torch.zeros_like(distance)), never
 
     def optimal_action(self, state: Tensor, task: dict[str, Tensor], t: Tensor) -> Tensor:
         """Move toward the goal on each axis as far as possible, which is the nearest position at every later step."""

@@ -72,7 +72,7 @@ class MiniGrid(GymFamily):
             raise InvalidValueError("MiniGrid.env_id", env_id, did_you_mean(str(env_id), known))
         if not (isinstance(actions, int) and FEWEST_ACTIONS <= actions <= ALL_ACTIONS):
             raise InvalidValueError("MiniGrid.actions", actions, f"a number from {FEWEST_ACTIONS} to {ALL_ACTIONS}")
-        first_seed = {layout(env_id, seed): seed for seed in reversed(range(PROBED))}  # of each layout
+        first_seed = {layout(env_id, seed): seed for seed in reversed(range(PROBED))}  # for each layout
         max_steps, layouts = _probe(env_id).max_steps, set(first_seed)
         if len(layouts) == 1:
             raise InvalidValueError("MiniGrid.env_id", env_id, "an id whose layout or start depends on the seed")

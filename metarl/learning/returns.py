@@ -118,7 +118,7 @@ def linear_baseline(
         values `[T, R, E]` at every sample, and coefficients `[R, 2 d + 4]`.
     """
     phi, obs_features = linear_features(obs, time), 2 * obs.shape[-1]
-    if valid.shape[0] * valid.shape[2] < phi.shape[-1]:  # in every row, so the large system is not needed
+    if valid.shape[0] * valid.shape[2] < phi.shape[-1]:  # true of every row, so the large system is not needed
         values, coef = _least_squares(phi[..., obs_features:], returns, valid, ridge)
         return values, torch.cat([coef.new_zeros(len(coef), obs_features), coef], -1)
     enough = valid.sum((0, 2)) >= phi.shape[-1]

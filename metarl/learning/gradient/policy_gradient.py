@@ -117,7 +117,7 @@ def surrogate(
         return (log_ratio.exp() * batch.advantage * batch.weight).sum()
     so_far = history(log_ratio * (batch.weight > 0), batch.time, discount)
     grown = so_far.exp() - (so_far - log_ratio).exp()  # the factor of the step's own action
-    if estimator == "dice":  # by parts, because rewards times so_far would weight two actions by discount^(n + m)
+    if estimator == "dice":  # by parts: rewards times so_far would give two actions the weight discount^(n + m)
         gained = grown * (batch.advantage + batch.value) + (1.0 - log_ratio.exp()) * batch.value
         return (gained * batch.weight).sum()
     return (grown * batch.advantage * batch.weight).sum()
