@@ -15,9 +15,8 @@ Backwards, the gradient of every gate is d = dL/dh' times a factor that is known
     and               m: d A r
 
 so three operations compute the d of the previous step: a multiplication by the stacked factors, a product with W_h and
-a multiplication by z. The factors and the weights' gradients are computed for a block of steps that fits the cache. To
-compare the speed with `nn.GRU`, run
-`python experiments/benchmark_speed.py --only e`.
+a multiplication by z. The factors and the weights' gradients are computed for a block of steps that fits the cache.
+`python experiments/benchmark_speed.py --only e` compares the speed with `nn.GRU`.
 
 On CUDA a step is a product and PyTorch's fused cell forwards, and the cell's gradient and a product backwards. This is
 fast if a CUDA graph launches the kernels (`metarl.engine.cuda_graphs`).
