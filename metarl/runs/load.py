@@ -1,4 +1,4 @@
-"""A trained agent from its run directory."""
+"""Load a trained agent from its run directory."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from metarl.runs.run import Run
 
 
 def load(path: str | Path, device: Device | None = None) -> Agent:
-    """The agent of a run directory as its last checkpoint left it.
+    """Load the agent of a run directory, with the tensors of its last checkpoint.
 
-    Nothing that the run names is imported: families and agents of your own are registered before
-    (`metarl.load_source`).
+    Loading imports nothing that the run names. Register your own families and agents first (`metarl.load_source`).
 
     Args:
         path: the run directory.
-        device: "auto", "cpu" or "cuda"; by default the one that it was trained on.
+        device: "auto", "cpu" or "cuda"; by default the device of the training.
 
     Raises:
-        InvalidValueError: it is no run directory, or its files are damaged.
+        InvalidValueError: `path` is not a run directory, or its files are damaged.
     """
     return Run.open(path).load_agent(device)[0]

@@ -259,7 +259,7 @@ def test_a_second_signal_at_the_very_end_interrupts_nothing(monkeypatch: pytest.
         os.kill(os.getpid(), signal.SIGINT)
         cancel = stop._patience.cancel
         monkeypatch.setattr(stop._patience, "cancel", lambda: (os.kill(os.getpid(), signal.SIGINT), cancel()))
-    assert stop.asked
+    assert stop.requested
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -353,9 +353,9 @@ def test_no_text_that_gymnasium_would_import_from_reaches_it(text: str, monkeypa
     module = text.partition(":")[0]
     Path(f"{module}.py").write_text("raise SystemExit('it was imported')")
     monkeypatch.syspath_prepend(str(Path.cwd()))
-    with named.names_of("run"), pytest.raises(metarl.InvalidValueError, match="an environment in run is"):
+    with named.without_imports("run"), pytest.raises(metarl.InvalidValueError, match="an environment in run is"):
         named.check_environment("CartPole-v1", {"inner": [text]})
-    with named.names_of("run"):
+    with named.without_imports("run"):
         named.check_environment("CartPole-v1", {"title": "Goal: reach the end", "time": "12:30"})
 
 
