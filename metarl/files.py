@@ -51,7 +51,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file():
-            raise ValueError("what is there is no file")
+            raise ValueError("it exists and is not a file")
         _write_beside(path, data, os.replace)
     except (OSError, ValueError) as error:
         raise InvalidValueError("output path", str(path), f"a place that can be written ({reason(error)})") from error
@@ -203,7 +203,7 @@ def read_bytes(path: Path, largest: int) -> bytes:
     with open(path, "rb", opener=lambda p, flags: os.open(p, flags | NO_WAITING)) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise ValueError("it is no regular file")
+            raise ValueError("it is not a regular file")
         if status.st_size > largest:
             raise ValueError(f"its {status.st_size:,} bytes are more than {largest:,}")
         return file.read(status.st_size)
@@ -320,12 +320,12 @@ class NpzReader:
     def _read_header(self, info: zipfile.ZipInfo) -> ArrayHeader:
         """The header of a member, after a check that the member has the size that the header declares."""
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError("an array is compressed in another way")
+            raise ValueError("an array has an unknown compression")
         with self._zip.open(info) as member:
             magic, length = member.read(8), int.from_bytes(member.read(2), "little")
             match = _NPY.fullmatch(member.read(min(length, 1024)))
         if magic != b"\x93NUMPY\x01\x00" or match is None:
-            raise ValueError(f"{info.filename!r} is no array of plain numbers")
+            raise ValueError(f"{info.filename!r} is not an array of plain numbers")
         dtype, shape = match[1].decode(), tuple(int(n) for n in match[2].decode().split(",") if n.strip())
         if 10 + length + math.prod(shape) * int(dtype[-1]) != info.file_size:
             raise ValueError(f"{info.filename!r} is not as large as it says")
@@ -360,4 +360,4 @@ def _check_directory(data: bytes) -> None:
     end = data[-22:]
     plain = end[:4] == b"PK\x05\x06" and data[-42:-38] != b"PK\x06\x07"  # no comment, no 64-bit form
     if not plain or int.from_bytes(end[12:16], "little") > _DIRECTORY:
-        raise ValueError("it is no npz file")
+        raise ValueError("it is not an npz file")

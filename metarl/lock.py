@@ -112,7 +112,7 @@ def _lock(descriptor: int, run: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         holder = os.pread(descriptor, 300, 0).decode(errors="replace").strip() or "unknown"
-        expected = f"one that nobody else trains now: process {holder} does"
+        expected = f"a run that no other process trains: process {holder} trains it"
         raise InvalidValueError("run", str(run), expected) from None
     except OSError as error:
         if error.errno not in _NO_LOCKS:

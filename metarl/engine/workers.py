@@ -144,7 +144,7 @@ class WorkerEnvironments:
             answers = [_receive(*pair) for pair in zip(self.pipes, self.processes, strict=True)]
         except (EOFError, OSError) as error:
             self.close()
-            expected = "to go on (one died: out of memory, or no __main__ guard?); stepping='sync' needs none"
+            expected = "to be running (one died: out of memory, or no __main__ guard?); stepping='sync' uses none"
             raise ProcessesEndedError(
                 f"environment processes of {self.family.id}", verbatim("ended"), expected
             ) from error

@@ -31,8 +31,8 @@ def check_replaceable(env: object, name: str) -> None:
     """Refuse an attribute that a task must not replace, such as a method or a space."""
     value = getattr(env, name)
     if not (value is None or isinstance(value, (int, float, np.generic, np.ndarray, Tensor, list, tuple))):
-        kind = type(value).__name__
-        raise InvalidValueError("task_space", name, f"an attribute of {type(env).__name__} that is a number, no {kind}")
+        expected = f"an attribute of {type(env).__name__} that is a number, not of type {type(value).__name__}"
+        raise InvalidValueError("task_space", name, expected)
 
 
 def set_attributes(env: object, values: Mapping[str, object]) -> None:

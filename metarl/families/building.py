@@ -33,7 +33,7 @@ def make_registered(id: str, horizon: int, keywords: Mapping[str, Any]) -> GymEn
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise
-        raise InvalidValueError(f"keywords of {id}", sorted(keywords), f"those that it takes ({error})") from error
+        raise InvalidValueError(f"keywords of {id}", sorted(keywords), f"those that it accepts ({error})") from error
 
 
 def registering_module(id: str) -> str:
@@ -55,7 +55,7 @@ def registering_module(id: str) -> str:
 
 
 def check_keywords(what: str, build: Callable[..., object], keywords: Mapping[str, object]) -> None:
-    """Refuse keywords that a callable does not take; the error lists those that it takes."""
+    """Refuse keywords that a callable does not take; the error lists those that it accepts."""
     try:
         signature = inspect.signature(build)
     except ValueError:  # a builtin has no signature to check

@@ -84,7 +84,7 @@ class GymFamily(Family):
         probe = self.make_env(self.tasks("train", 1))
         try:
             if apply == "set_task" and not probe.has_wrapper_attr("set_task"):
-                expected = f"another one: {type(probe.unwrapped).__name__} has no method set_task"
+                expected = f"another mode: {type(probe.unwrapped).__name__} has no method set_task"
                 raise InvalidValueError("apply", apply, expected)
             self.horizon = horizon or time_limit(probe) or 0
             self.observation_space, self.action_space = probe.observation_space, probe.action_space

@@ -188,7 +188,7 @@ def make_family(id: str | Family, **kwargs: Any) -> Family:
     except (TypeError, ValueError, ArithmeticError, AttributeError, MemoryError, RuntimeError) as error:
         if isinstance(error, MetaRLError) or not overrides:
             raise
-        raise InvalidValueError(f"keywords of {name}", merged, f"values that it can use ({reason(error)})") from error
+        raise InvalidValueError(f"keywords of {name}", merged, f"values that it accepts ({reason(error)})") from error
     if not isinstance(family, Family):
         raise InvalidValueError(f"entry point of {name}", type(family).__name__, "a metarl.Family")
     check_family_fields(family)

@@ -21,7 +21,7 @@ def check_free(path: Path) -> None:
             resume = f"metarl train --resume {shlex.quote(str(path))}"
             raise InvalidValueError("run directory", str(path), f"a new one (or resume it: {resume})")
         if path.is_dir() and any(not TEMPORARY.fullmatch(name) for name in os.listdir(path)):
-            raise InvalidValueError("run directory", str(path), "a new or an empty one: this holds other files")
+            raise InvalidValueError("run directory", str(path), "a new or an empty one: it contains other files")
     except (OSError, ValueError) as error:
         if isinstance(error, InvalidValueError):
             raise

@@ -32,7 +32,7 @@ class Metrics:
 
         file, board = self.path / "metrics.jsonl", self.path / "tensorboard"
         if board.is_symlink():  # TensorBoard would write to the link's target
-            raise InvalidValueError("tensorboard of the run", str(board), "a directory, and no symbolic link")
+            raise InvalidValueError("tensorboard of the run", str(board), "a directory, not a symbolic link")
         kept = _lines_before(file, self.start)
         if len(kept) < self.start:
             warnings.warn(f"{file} has {len(kept)} of {self.start} iterations: metrics were lost", stacklevel=2)
@@ -73,12 +73,12 @@ def _lines_before(file: Path, start: int) -> list[str]:
     Raises:
         InvalidValueError: the file contains other lines, or the iterations are not in order.
     """
-    expected = "a line of JSON per iteration (move the file away to go on without the metrics of earlier iterations)"
+    expected = "a line of JSON per iteration (move the file away to continue without the metrics of earlier iterations)"
     with reading("metrics", str(file), expected):
         lines = read_bytes(file, LARGEST_JSON).decode().split("\n") if file.exists() else []
         numbers = [_iteration_of(line, place) for place, line in enumerate(lines[:-1], 1)]
         if numbers != sorted(set(numbers)):
-            raise ValueError("iterations are not in their order")
+            raise ValueError("the iterations are not in order")
         return [line for line, number in zip(lines, numbers, strict=False) if number < start]
 
 

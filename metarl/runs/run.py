@@ -104,12 +104,12 @@ class Run:
         path = Path(path)
         check_free(path)
         if base_id(agent.family.id) not in families:
-            raise InvalidValueError("family of the run", agent.family.id, "a registered one, to open the run again")
+            raise InvalidValueError("family of the run", agent.family.id, "a registered one: opening the run needs it")
         if not COUNT.holds(iterations):
             raise InvalidValueError("iterations", iterations, COUNT.words)
         agent.check_iterations(iterations)
         if agent.learns and not agent.tensors():
-            expected = "all that training changes: without it a checkpoint holds nothing (see metarl check-agent)"
+            expected = "all tensors that training changes: without them a checkpoint is empty (see metarl check-agent)"
             raise InvalidValueError(f"tensors() of {agent.name}", verbatim("empty"), expected)
         config = {
             "format": FORMAT,
@@ -215,7 +215,7 @@ class Run:
         except (TypeError, ValueError, ArithmeticError, MemoryError, RuntimeError) as error:
             if isinstance(error, MetaRLError):
                 raise
-            expected = f"those that {cls.__name__} can be made with ({reason(error)})"
+            expected = f"values that {cls.__name__} accepts ({reason(error)})"
             raise InvalidValueError(f"hyperparameters of {self.path}", values, expected) from error
 
     def _check_registered(self) -> None:
@@ -285,7 +285,7 @@ class Run:
         kept = [name for name in names if saved_iteration("checkpoint", name) > 0]
         if kept or self.has_metrics:
             beside = kept[0] if kept else "metrics.jsonl"
-            expected = f"there, beside {beside}: without it the agent would be an untrained one"
+            expected = f"there, beside {beside}: without it the agent would be untrained"
             raise InvalidValueError(str(self.path / "checkpoint.json"), verbatim("missing"), expected)
 
     @property

@@ -156,7 +156,7 @@ def test_a_link_among_the_metrics_is_not_followed(capsys: pytest.CaptureFixture[
     Path("run/tensorboard").symlink_to(Path("elsewhere").resolve())
     with pytest.raises(SystemExit, match="2"):
         main(["train", "--resume", "run", "--iterations", "3"])
-    assert "no symbolic link" in capsys.readouterr().err
+    assert "not a symbolic link" in capsys.readouterr().err
     assert not list(Path("elsewhere").iterdir())
 
 
@@ -521,13 +521,13 @@ def test_a_second_training_is_refused_and_evaluations_are_not(capsys: pytest.Cap
     agent, start = run.load_agent()
     with locked(run.path):
         holder = f"process {os.getpid()} on "
-        with pytest.raises(metarl.InvalidValueError, match=f"run is 'run', expected one that nobody else .* {holder}"):
+        with pytest.raises(metarl.InvalidValueError, match=f"expected a run that no other process trains: {holder}"):
             run.train(agent, start)
         assert holder in refused(capsys, "train", "--resume", "run", "--iterations", "5")
         main(["eval", "run", *EVAL])
     main(["train", "--resume", "run", "--iterations", "2"])
     assert not Path("run", NAME).exists()
-    with pytest.raises(metarl.InvalidValueError, match="start is 1, expected 2, as many iterations as the last"):
+    with pytest.raises(metarl.InvalidValueError, match="start is 1, expected 2, the number of iterations in the last"):
         run.train(agent, start)  # somebody else trained it meanwhile
     assert len(Path("run/metrics.jsonl").read_text().splitlines()) == 2
 
