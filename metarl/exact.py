@@ -17,8 +17,8 @@ from torch import Tensor
 Floats = npt.NDArray[np.float64]
 
 _LN2_HIGH, _LN2_LOW = 0.693147180369123816490, 1.90821492927058770002e-10  # their sum is ln 2; the first has 32 bits
-_TERMS = 13  # of the series of exp, for arguments up to ln(2) / 2
-_ODD = 11  # terms of the series of the inverse hyperbolic tangent, for arguments up to .172
+_EXP_TERMS = 13  # number of terms in the series of exp, for arguments up to ln(2) / 2
+_ARTANH_TERMS = 11  # number of terms in the series of artanh, for arguments up to .172
 
 
 def uniform(bits: Tensor) -> Floats:
@@ -37,7 +37,7 @@ def log(x: npt.ArrayLike) -> Floats:
     m, e = np.where(low, 2.0 * m, m), e - low
     s = (m - 1.0) / (m + 1.0)
     square = s * s
-    series = _polynomial([1.0 / (2 * i + 1) for i in range(_ODD)], square)
+    series = _polynomial([1.0 / (2 * i + 1) for i in range(_ARTANH_TERMS)], square)
     return e * _LN2_HIGH + (2.0 * s * series + e * _LN2_LOW)
 
 
@@ -47,7 +47,7 @@ def exp(x: npt.ArrayLike) -> Floats:
     n = np.floor(x * 1.4426950408889634 + 0.5)
     r = (x - n * _LN2_HIGH) - n * _LN2_LOW
     terms = [1.0]
-    for i in range(1, _TERMS + 1):
+    for i in range(1, _EXP_TERMS + 1):
         terms.append(terms[-1] / i)
     power: Floats = np.ldexp(_polynomial(terms, r), n.astype(np.int64))  # exact, but for numbers below 1e-308
     return power

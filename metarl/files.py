@@ -27,6 +27,7 @@ import numpy.typing as npt
 from metarl.errors import InvalidValueError, printable, verbatim
 
 Array = npt.NDArray[Any]
+JsonObject = dict[str, Any]  # an object of JSON data
 LARGEST_ARRAYS = (1 << 31) - (1 << 24)  # bytes of a file's arrays; a larger file needs the 64-bit form of zip
 LARGEST_HEAD = 1 << 24  # bytes of a JSON file without arrays
 LARGEST_JSON = 1 << 29  # bytes of a JSON file with arrays
@@ -221,7 +222,7 @@ def parse_json(data: bytes | str) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """A dict from pairs with different names; a repeated name is an error."""
     data = dict(pairs)
     if len(data) < len(pairs):
@@ -229,7 +230,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return data
 
 
-def read_json(path: Path, form: str, advice: str) -> dict[str, Any]:
+def read_json(path: Path, form: str, advice: str) -> JsonObject:
     """Read an object that `write_json` wrote; return it without its hash.
 
     Args:

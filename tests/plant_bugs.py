@@ -374,8 +374,8 @@ BUGS = (
     Bug(
         "a replay of other inputs",
         "metarl/engine/cuda_graphs.py",
-        "return graph(inputs)",
-        "return run(map_tensors(torch.zeros_like, inputs))",
+        "outputs: Tree = graph(inputs)",
+        "outputs: Tree = run(map_tensors(torch.zeros_like, inputs))",
         "engine/test_cuda_graphs",
     ),
     Bug(

@@ -90,7 +90,7 @@ class CudaGraphCache:
         self.capture = capture
         self.graphs: dict[Hashable, Function | None] = {}  # None: called once and not captured yet
 
-    def __call__(self, key: Hashable, run: Function, inputs: Inputs) -> Any:
+    def __call__(self, key: Hashable, run: Callable[[Inputs], Tree], inputs: Inputs) -> Tree:
         """Return `run(inputs)`. Calls with equal `key`, names, shapes and dtypes must launch the same kernels."""
         tensors = list(_named_tensors(inputs))
         if sum(t.numel() * t.element_size() for _, t in tensors) > MOST_INPUT_BYTES:
@@ -102,4 +102,5 @@ class CudaGraphCache:
         graph = self.graphs[key]
         if graph is None:
             graph = self.graphs[key] = self.capture(run, inputs)
-        return graph(inputs)
+        outputs: Tree = graph(inputs)
+        return outputs

@@ -190,7 +190,7 @@ def _replay(
         return _play(agent, inputs["state"], envs, obs, inputs["keys"], spec, buffers, lambda _: None)
 
     inputs = {"task": tasks.tensors(envs.device), "keys": keys.to(envs.device), "state": state}
-    played: tuple[Rollout, AgentState] = envs.cuda_graphs((agent, spec), run, inputs)
+    played = envs.cuda_graphs((agent, spec), run, inputs)
     notify_listeners(envs.n * total)
     return played
 

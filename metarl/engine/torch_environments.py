@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,7 +43,7 @@ class TorchEnvironments:
         self._set_keys(keys, steps)
         self.clock = 0  # steps since begin
         self._synchronous = True  # whether all environments are at the same step of their episode
-        self.t = torch.zeros_like(self.t)  # a new tensor, because CUDA graphs of other rollouts use the old one
+        self.t = torch.zeros_like(self.t)  # a new tensor: a captured rollout must not write to that of another
         self.state = self.family.begin_at(self.task, self._reset_rng.seek(0), episode)
         obs = self.family.observe(self.state, self.task)
         shape = (self.n, *(self.family.observation_space.shape or ()))
@@ -146,7 +145,7 @@ def _check_tensor(
         raise InvalidValueError(f"dtype of the {field}", value.dtype, str(dtype))
 
 
-def one_environment(tree: Any, env: int = 0) -> Any:
+def one_environment(tree: State, env: int = 0) -> State:
     """Entry `env` of a tensor, or of a dict or tuple of tensors, as NumPy arrays without the leading axis."""
     if isinstance(tree, Tensor):
         return tree[env].detach().cpu().numpy()

@@ -14,6 +14,8 @@ from gymnasium import spaces
 from metarl.errors import InvalidValueError, did_you_mean
 
 GymEnv = gym.Env[Any, Any]  # a Gymnasium environment with observations and actions of any type
+ResetResult = tuple[Any, dict[str, Any]]  # observation and info, which `reset` returns
+StepResult = tuple[Any, Any, bool, bool, dict[str, Any]]  # observation, reward, terminated, truncated and info
 _PARAMETER = inspect.Parameter
 NUMERIC = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Dict, spaces.Tuple)
 

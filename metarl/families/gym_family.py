@@ -11,7 +11,15 @@ import numpy as np
 
 from metarl.errors import InvalidValueError, MetaRLError, did_you_mean
 from metarl.families.attributes import check_replaceable, number_attributes, set_attributes
-from metarl.families.building import GymEnv, check_keywords, make_registered, numeric, time_limit
+from metarl.families.building import (
+    GymEnv,
+    ResetResult,
+    StepResult,
+    check_keywords,
+    make_registered,
+    numeric,
+    time_limit,
+)
 from metarl.families.distributions import Choice, Integers, TaskSpace, plain_value
 from metarl.families.family import Family, check_task_space
 from metarl.families.opengl import rendering
@@ -155,7 +163,7 @@ class TaskedEnv(gym.Wrapper[Any, Any, Any, Any]):
         with rendering():
             return super().render()
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> ResetResult:
         """Apply the task, then start an episode."""
         if options and "task" in options:
             if self.redraw is not None:
@@ -175,7 +183,7 @@ class TaskedEnv(gym.Wrapper[Any, Any, Any, Any]):
             raise
         return out if self.info_keys is None else (out[0], {})
 
-    def _start(self, task: TaskValues, seed: int | None, options: dict[str, Any] | None) -> tuple[Any, dict[str, Any]]:
+    def _start(self, task: TaskValues, seed: int | None, options: dict[str, Any] | None) -> ResetResult:
         """Apply the task and reset the user's environment."""
         apply = self.family.apply
         if callable(apply):
@@ -193,11 +201,11 @@ class TaskedEnv(gym.Wrapper[Any, Any, Any, Any]):
                 seed = int(self.env.unwrapped.np_random.integers(1 << 31))
             self.env.close()
             self.env, self._built_with = checked(self.family.build(**task), self._place), task
-        out: tuple[Any, dict[str, Any]] = self.env.reset(seed=seed, options=options)
+        out: ResetResult = self.env.reset(seed=seed, options=options)
         self._check("reset", out[0])
         return out
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> StepResult:
         """One step of the user's environment."""
         try:
             obs, reward, terminated, truncated, info = self.env.step(action)

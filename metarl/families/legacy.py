@@ -20,7 +20,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from metarl.errors import InvalidValueError
-from metarl.families.building import GymEnv, registering_module
+from metarl.families.building import GymEnv, ResetResult, StepResult, registering_module
 from metarl.families.distributions import Choice, Distribution, Integers, LogUniform, Normal, TaskSpace, Uniform
 from metarl.families.gym_family import GymFamily, TaskValues
 from metarl.global_rng import seeded
@@ -282,7 +282,7 @@ class OldGymEnv(gym.Env[Any, Any]):
         """The user's environment, without this conversion."""
         return self.old
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> ResetResult:
         """Start an episode. The environment's own `seed` method, if it has one, receives the seed."""
         super().reset(seed=seed)
         if seed is not None and hasattr(self.old, "seed"):
@@ -290,7 +290,7 @@ class OldGymEnv(gym.Env[Any, Any]):
         obs = self.old.reset()
         return self._convert(obs[0] if isinstance(obs, tuple) else obs), {}
 
-    def step(self, action: Any) -> tuple[Any, Any, Any, bool, dict[str, Any]]:
+    def step(self, action: Any) -> StepResult:
         """One step."""
         obs, reward, done, *rest = self.old.step(action)
         if len(rest) == 2:  # `step` has the new signature already

@@ -26,7 +26,7 @@ from metarl.families.distributions import TaskSpace
 from metarl.families.family import Family, check_family_fields, check_task_space
 from metarl.families.gym_family import GymFamily
 from metarl.families.opengl import rendering
-from metarl.files import parse_json, reading, reason
+from metarl.files import JsonObject, parse_json, reading, reason
 from metarl.named import Factory, allow_imports, load_entry_point
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9_\-]+/[A-Za-z0-9_\-]+-v\d+")
@@ -201,7 +201,7 @@ def base_id(id: str) -> str:
     return id.partition("{")[0].partition(":")[0]
 
 
-def _split_id(id: str) -> tuple[str, dict[str, Any]]:
+def _split_id(id: str) -> tuple[str, JsonObject]:
     """Split a full id into the part before its keywords, and the keywords."""
     base, brace, rest = id.partition("{")
     if not brace:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from metarl.errors import InvalidValueError
-from metarl.families.building import GymEnv
+from metarl.families.building import GymEnv, ResetResult, StepResult
 
 NUMBERS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 SUCCESS_KEYS = ("success", "is_success")
@@ -84,13 +84,13 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
             raise AttributeError(name)
         return getattr(self.env, name)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> ResetResult:
         """Start an episode."""
         out = self.env.reset(seed=seed, options=options)
         self._check(check_reset, out)
         return out
 
-    def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+    def step(self, action: Any) -> StepResult:
         """One step."""
         out = self.env.step(action)
         usual = type(out) is tuple and len(out) == 5 and type(out[1]) in _REWARDS

@@ -21,7 +21,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl.errors import InvalidValueError
-from metarl.families.building import GymEnv
+from metarl.families.building import GymEnv, ResetResult, StepResult
 from metarl.families.distributions import Array, Distribution, Repeated, TaskSpace
 from metarl.families.family import Family, State, TorchFamily
 from metarl.families.gym_family import GymFamily, TaskedEnv, TaskValues, task_dict
@@ -238,12 +238,12 @@ class _SignalEnv(TaskedEnv):
         super().__init__(family, task)
         self.observation_space = family.observation_space
 
-    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+    def reset(self, **kwargs: Any) -> ResetResult:
         """Start an episode."""
         obs, info = super().reset(**kwargs)
         return self._with_signal(obs), info
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> StepResult:
         """One step."""
         obs, *rest = super().step(action)
         return (self._with_signal(obs), *rest)

@@ -23,6 +23,7 @@ from metarl.families.distributions import (
     TaskSpace,
     Uniform,
 )
+from metarl.files import JsonObject
 
 MOST_LISTED = 1 << 14  # a space with at most so many tasks is listed; tasks of a larger space are drawn
 _KINDS: dict[str, type[Any]] = {
@@ -30,12 +31,12 @@ _KINDS: dict[str, type[Any]] = {
 }
 
 
-def space_to_dict(space: TaskSpace) -> dict[str, dict[str, Any]]:
+def space_to_dict(space: TaskSpace) -> dict[str, JsonObject]:
     """A task space as JSON data."""
     return {name: _distribution_to_dict(dist) for name, dist in space.items()}
 
 
-def _distribution_to_dict(dist: Distribution) -> dict[str, Any]:
+def _distribution_to_dict(dist: Distribution) -> JsonObject:
     data = {f.name: getattr(dist, f.name) for f in fields(dist)}
     if isinstance(dist, Repeated):
         data["distribution"] = _distribution_to_dict(dist.distribution)

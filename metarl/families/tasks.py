@@ -41,6 +41,7 @@ from metarl.files import (
     OBJECT,
     SEED,
     TEXT,
+    JsonObject,
     NpzReader,
     check_fields,
     digest_arrays,
@@ -172,14 +173,14 @@ class Tasks:
         """The values as tensors: name to `float32 [N, *shape]` on `device`."""
         return {k: torch.from_numpy(np.array(v)).to(device) for k, v in self.values.items()}
 
-    def _head(self) -> dict[str, Any]:
+    def _head(self) -> JsonObject:
         """Everything but the arrays, as JSON data: with the hash of the values, and the hash of everything."""
         head = {"format": FORMAT, "family": self.family, "split": self.split, "seed": self.seed, "hash": self.hash}
         head |= {"space": space_to_dict(self.space)}
         arrays = digest_arrays({"index": self.index} | _prefixed(self.values))
         return {**head, "sha256": digest_json([head, arrays])}
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """The tasks as JSON data, with their hashes."""
         values = {k: v.tolist() for k, v in self.values.items()}
         return {**self._head(), "index": self.index.tolist(), "values": values}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -17,6 +16,7 @@ from metarl.files import (
     LARGEST_ARRAYS,
     LARGEST_HEAD,
     TEXT,
+    JsonObject,
     check_fields,
     digest_bytes,
     read_bytes,
@@ -81,7 +81,7 @@ def load_checkpoint(path: Path, agent: Agent) -> int:
     return int(head["iteration"])
 
 
-def _read_tensors(path: Path, head: dict[str, Any], largest: int) -> dict[str, Tensor]:
+def _read_tensors(path: Path, head: JsonObject, largest: int) -> dict[str, Tensor]:
     """The tensors of a checkpoint, after a check of their file's name and hash."""
     name = f"{path.name}-{head['iteration']}.safetensors"
     if head["file"] != name:
@@ -108,7 +108,7 @@ def _check_tensors(tensors: dict[str, Tensor], expected: dict[str, Tensor], wher
             raise InvalidValueError(f"tensor {name!r} {where}", verbatim("negative"), "numbers from 0 on")
 
 
-def read_head(file: Path) -> dict[str, Any]:
+def read_head(file: Path) -> JsonObject:
     """The checked content of `checkpoint.json`."""
     head = read_json(file, FORMAT, "train again")
     check_fields(head, _HEAD, str(file))

@@ -23,7 +23,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -36,6 +35,7 @@ from metarl.files import (
     SEED,
     TEXT,
     TEXTS,
+    JsonObject,
     Kind,
     check_fields,
     json_bytes,
@@ -79,7 +79,7 @@ class Run:
         config: content of `config.json`.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+    def __init__(self, path: Path, config: JsonObject) -> None:
         self.path, self.config = path, config
         self._made: list[Path] = []  # files and directories that this object made, in order
         self._locked = False
