@@ -1,6 +1,6 @@
 """metarl: meta-reinforcement learning on Gymnasium and PyTorch. Task families in, adaptation curves out.
 
-What is heavy (figures, Stable-Baselines3, the evaluator's and the report's modules) is loaded when it is first used.
+A public name is imported at its first use, so `import metarl` does not load matplotlib or Stable-Baselines3.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ _HOMES = {
     "metarl.report.page": ("write_report",),
     "metarl.rng": ("Rng",),
     "metarl.runs.load": ("load",),
-    "metarl.runs.run": ("Run", "train"),
+    "metarl.runs.run": ("Run",),
+    "metarl.runs.train": ("train",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -107,7 +108,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, from the module that holds it."""
+    """Import a public name from its module."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     home = importlib.import_module(_HOME[name])

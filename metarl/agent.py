@@ -1,9 +1,9 @@
-"""All that the author of an agent imports: the contract, its data, and the parts that agents are made of.
+"""All names that the author of an agent imports: the contract, its data, and the building blocks of agents.
 
     import metarl
     from metarl.agent import Agent, Budget, PolicyHead
 
-Each name is documented where it stands; docs/reference/agents.md lists them.
+Each name is documented in its own module; docs/reference/agents.md lists them.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""The agent contract and its data: adaptation is an explicit value, never a mutated module.
+"""The agent contract and its data. Adaptation changes an explicit state, never the agent itself.
 
-`begin` makes a state, `act` and `observe` play with it, `adapt` returns the next one; `train_step` alone changes the
-agent itself, and evaluation never calls it. A state that was passed on is dead: `fork` first to keep it.
+`begin` makes a state, `act` and `observe` use and update it while the agent plays, and `adapt` returns the state after
+an adaptation step. Only `train_step` changes the agent itself, and evaluation never calls it. A method may overwrite
+the state that it receives, so copy the state by `fork` first if you still need it.
 
-A row is one trial in one task; its E environments share the row's adaptation state. Tensors are `[T, R, E, ...]`, time
+A row is one trial in one task. Its E environments share the row's adaptation state. Tensors are `[T, R, E, ...]`, time
 first.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, cast
+from typing import Any, ClassVar, Generic, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -28,8 +29,8 @@ from metarl.rng import Rng
 
 ConfigT = TypeVar("ConfigT", default=Any)
 Device = Literal["auto", "cpu", "cuda"]  # "auto": CUDA where there is one
-# What a step may report besides its reward: the type, and what stands where it does not.
-REPORTED: dict[str, tuple[torch.dtype, Any]] = {
+# Values that a step may report besides its reward: name to dtype, and the value for steps that do not report it.
+REPORTED: dict[str, tuple[torch.dtype, np.generic]] = {
     "success": (torch.bool, np.False_),
     "expected_reward": (torch.float32, np.float32("nan")),
 }
@@ -38,22 +39,22 @@ AgentState = dict[str, Tensor]
 
 
 class SimulatorState(NamedTuple):
-    """What N environments of a torch family are in. Only privileged agents see it."""
+    """State and tasks of N environments of a torch family. Only privileged agents receive it."""
 
-    state: State  # of the family, tensors [N, ...]
+    state: State  # the family's state, tensors [N, ...]
     task: dict[str, Tensor]  # [N, ...]
     time: Tensor  # int64 [N], steps since the episode began
 
 
 class Step(NamedTuple):
-    """What an agent sees when it acts."""
+    """Input of `Agent.act`."""
 
     obs: Tensor  # [R, E, *obs]
-    simulator: SimulatorState | None  # of the N = R * E environments, for privileged agents alone
+    simulator: SimulatorState | None  # of the N = R * E environments; None unless the agent is privileged
 
 
 class Feedback(NamedTuple):
-    """What a recurrent agent is given after every step. Tensors are `[R, E, ...]`."""
+    """Input of `Agent.observe`: the action and its consequences, `[R, E, ...]`. Recurrent agents get it every step."""
 
     action: Tensor
     reward: Tensor
@@ -63,10 +64,10 @@ class Feedback(NamedTuple):
 
 @dataclass(frozen=True)
 class Budget:
-    """What one adaptation step eats: `envs` side by side, each for `steps` steps or for `episodes` whole episodes.
+    """The experience of one adaptation step: `envs` parallel environments, each for some `steps` or some `episodes`.
 
-    With `steps`, an environment restarts when its episode ends and its last episode may be cut; with `episodes`, it
-    stops after that many, and the rest of the rollout is masked.
+    With `steps`, an environment restarts when its episode ends, and its last episode may be incomplete. With
+    `episodes`, an environment stops after so many whole episodes, and the rest of the rollout is masked.
     """
 
     envs: int = 1
@@ -84,19 +85,19 @@ class Budget:
 
 @dataclass
 class Rollout:
-    """What R rows of E environments did for T steps.
+    """The experience of R rows with E environments each, for T steps.
 
     Attributes:
-        obs: `[T, R, E, *obs]`.
-        action: as the policy sees it, `[T, R, E, *action]`.
+        obs: `[T, R, E, *obs]`, observation before the step.
+        action: `[T, R, E, *action]`, the policy's action, before `to_env`.
         reward: `float32 [T, R, E]`.
         terminated: `bool [T, R, E]`, the MDP ended with this step.
         truncated: `bool [T, R, E]`, the horizon was reached with this step.
-        valid: `bool [T, R, E]`, False where an environment had finished its episodes.
-        last_obs: `[R, E, *obs]`, what would be seen next.
-        success: `bool [T, R, E]` where the family reports it.
-        expected_reward: `float32 [T, R, E]`, the mean that each reward was drawn around, where the family reports it.
-        extras: what the agent's `act` returned beside its action, `[T, R, E, ...]`.
+        valid: `bool [T, R, E]`, False after an environment has finished its episodes.
+        last_obs: `[R, E, *obs]`, observation after the last step.
+        success: `bool [T, R, E]`, or None if the family does not report it.
+        expected_reward: `float32 [T, R, E]`, mean of the random reward, or None if the family does not report it.
+        extras: `[T, R, E, ...]`, the further tensors that the agent's `act` returned.
     """
 
     obs: Tensor
@@ -112,12 +113,12 @@ class Rollout:
 
     @property
     def ended(self) -> Tensor:
-        """`bool [T, R, E]`: the episode was over with this step, for either reason."""
+        """`bool [T, R, E]`: the episode ended with this step, terminated or truncated."""
         return self.terminated | self.truncated
 
     @property
     def episode_start(self) -> Tensor:
-        """`bool [T, R, E]`: this step is an episode's first."""
+        """`bool [T, R, E]`: this step is the first step of an episode."""
         return torch.cat([torch.ones_like(self.ended[:1]), self.ended[:-1]])
 
     @property
@@ -129,25 +130,25 @@ class Rollout:
 
     @property
     def last_time(self) -> Tensor:
-        """`int64 [R, E]`: the time that `last_obs` is at."""
+        """`int64 [R, E]`: the time of `last_obs`."""
         return torch.where(self.ended[-1], torch.zeros_like(self.time[-1]), self.time[-1] + 1)
 
     @property
     def env_steps(self) -> Tensor:
-        """`int64 [R]`: environment steps each row used."""
+        """`int64 [R]`: environment steps of each row."""
         return self.valid.sum((0, 2))
 
     def by_row(self, values: Tensor) -> Tensor:
-        """`[T, R, E, ...]` to `[R, T * E, ...]`, a row's samples together."""
+        """Reshape `[T, R, E, ...]` to `[R, T * E, ...]`: all samples of a row in one axis."""
         return values.transpose(0, 1).flatten(1, 2)
 
     def episodes(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Sums of `values` `[T, R, E]` over each episode, and which episodes are whole.
 
         Returns:
-            sums and `bool` of the same shape `[R, E, M]`, M the largest number of episodes begun in an environment.
+            sums `float64 [R, E, M]`, and `bool [R, E, M]`. M is the largest number of episodes begun in an environment.
         """
-        # on the CPU, because CUDA's scatter_add_ adds in any order
+        # on the CPU, because the order of sums in CUDA's scatter_add_ is not determined
         number = (self.episode_start.long().cumsum(0) - 1).cpu().permute(1, 2, 0)
         shape = (*self.reward.shape[1:], int(number.max()) + 1)
         counted = torch.where(self.valid, values, 0).double().cpu().permute(1, 2, 0)
@@ -157,27 +158,28 @@ class Rollout:
         return sums.to(values.device), whole.to(values.device)
 
     def mean_return(self) -> Tensor:
-        """`float64 [R]`: mean undiscounted return of the whole episodes of each row (NaN without any)."""
+        """`float64 [R]`: mean undiscounted return of the whole episodes of each row; NaN if there are none."""
         sums, whole = self.episodes(self.reward)
         return (sums * whole).sum((1, 2)) / whole.sum((1, 2))
 
     def rows(self, which: slice | Tensor) -> Rollout:
         """A subset of the rows."""
-        cut = {n: getattr(self, n)[:, which] for n in ("obs", "action", "reward", "terminated", "truncated", "valid")}
+        names = ("obs", "action", "reward", "terminated", "truncated", "valid")
+        required = {n: getattr(self, n)[:, which] for n in names}
         reported = {n: getattr(self, n) for n in REPORTED}
         reported = {n: None if v is None else v[:, which] for n, v in reported.items()}
         extras = {k: v[:, which] for k, v in self.extras.items()}
-        return Rollout(**cut, last_obs=self.last_obs[which], **reported, extras=extras)
+        return Rollout(**required, last_obs=self.last_obs[which], **reported, extras=extras)
 
 
 class Trials(ABC):
-    """R trials in given tasks, one per row: what an agent trains and adapts on.
+    """R trials, one per row. An agent trains and adapts in them.
 
     Attributes:
-        tasks: one per row.
-        rows: R.
-        keys: `int64 [R]`, which all that is drawn for a row descends from.
-        key: `int`, which all that an update draws for the batch as a whole descends from.
+        tasks: the tasks, one per row.
+        rows: number of rows, R.
+        keys: `int64 [R]`; all draws for a row descend from its key.
+        key: `int`; all draws for the batch as a whole descend from it.
     """
 
     tasks: Tasks
@@ -192,11 +194,11 @@ class Trials(ABC):
         """Play `budget` in every row.
 
         Args:
-            agent: who acts.
-            state: its state, leading axis R; dead afterwards (fork it first to keep it).
-            adaptation_step: adaptation steps taken before, part of the keys.
+            agent: the agent that acts.
+            state: the agent's state, leading axis R. It may be overwritten; `fork` it first if you still need it.
+            adaptation_step: number of adaptation steps taken before, part of the keys.
             budget: environments per row and steps or episodes per environment.
-            deterministic: the likeliest actions instead of sampled ones.
+            deterministic: act deterministically (the mean or likeliest action) instead of sampling.
 
         Raises:
             InvalidValueError: a reward, an observation or an action is not finite.
@@ -207,20 +209,20 @@ class Agent(ABC, Generic[ConfigT]):
     """Base of all agents.
 
     Args:
-        family: what it will play.
+        family: the family that the agent plays.
         config: an instance of the class's `Config`.
-        seed: of its initial parameters and its training.
-        device: where it lives.
+        seed: seed of the initial parameters and of the training.
+        device: device of the agent's tensors.
 
     Attributes:
-        Config: frozen dataclass of hyperparameters, the paper's values as defaults.
-        privileged: whether it may see the task and the environments.
-        is_recurrent: whether `observe` must be called after every step; such agents have one environment per row.
-        learns: whether `train_step` does anything.
-        head: a `PolicyHead`, if it has one, by which `to_env` maps the policy's actions to the action box.
-        takes: which families it takes, in words; what the constructor says when it refuses another.
-        capturable: whether `act` and `observe` are the same kernels at every call, on the state and on parameters that
-            stay where they are, nothing read back and nothing copied from the host; CUDA rollouts of torch families are
+        Config: frozen dataclass of hyperparameters; the defaults are the paper's values.
+        privileged: whether the agent receives the task and the state of the environments.
+        is_recurrent: whether `observe` is called after every step. Such agents have one environment per row.
+        learns: whether the agent has a `train_step`.
+        head: an optional `PolicyHead`; `to_env` uses it to map the policy's actions to the action box.
+        takes: the families that the agent supports, in words. The constructor's error for other families contains it.
+        capturable: whether `act` and `observe` launch the same kernels at every call, use only the state and parameters
+            whose addresses never change, and copy nothing to or from the host. On CUDA, rollouts of torch families are
             then captured as CUDA graphs (`metarl.engine.cuda_graphs`).
     """
 
@@ -239,70 +241,73 @@ class Agent(ABC, Generic[ConfigT]):
 
     @property
     def budget(self) -> Budget:
-        """What one adaptation step eats, in evaluation: one more episode, unless overridden."""
+        """The budget of one adaptation step in evaluation. The default is one episode."""
         return Budget(envs=1, episodes=1)
 
     @abstractmethod
     def begin(self, rows: int, tasks: Tasks | None = None) -> AgentState:
-        """The state at a trial's start, tensors `[R, ...]`; privileged agents alone are given `tasks`, one per row."""
+        """The state at the start of a trial, tensors `[R, ...]`. Only privileged agents receive `tasks`, one a row."""
 
     @abstractmethod
     def act(
         self, state: AgentState, step: Step, rng: Rng, deterministic: bool
     ) -> tuple[Tensor, dict[str, Tensor], AgentState]:
-        """Actions `[R, E, *action]`, extras to store beside them, and the state.
+        """Choose actions.
 
         Args:
             state: tensors `[R, ...]`.
-            step: what is seen, `[R, E, ...]`.
+            step: the observations, `[R, E, ...]`.
             rng: keyed draws, one key for each of the R * E environments.
-            deterministic: the likeliest action instead of a sampled one.
+            deterministic: return the mean or likeliest action instead of a sampled one.
+
+        Returns:
+            actions `[R, E, *action]`, further tensors to store in `Rollout.extras`, and the state.
         """
 
     def observe(self, state: AgentState, feedback: Feedback, active: Tensor | None) -> AgentState:
-        """The state after a step; rows where `active` `[R, E]` is False must keep theirs (None: all are active)."""
+        """The state after a step. Rows with `active` `[R, E]` False must keep theirs. None: all are active."""
         return state
 
     def adapt(self, state: AgentState, rollout: Rollout) -> AgentState:
-        """The state after one adaptation step on what was collected.
+        """The state after one adaptation step on the collected rollout.
 
-        A step that cannot be taken leaves the row as it was; `state["failed"]` `int64 [R]`, if there is one, counts it,
-        and the evaluator reports the sum.
+        If the step is impossible in a row, the row's state stays the same. `state["failed"]`, `int64 [R]`, counts such
+        steps if the agent has it, and the evaluator reports their sum.
         """
         return state
 
     def interact(self, state: AgentState, trials: Trials, adaptation_step: int) -> tuple[Rollout, AgentState]:
-        """One adaptation step: collect the budget, then adapt."""
+        """Take one adaptation step: collect the budget, then adapt."""
         rollout, state = trials.collect(self, state, adaptation_step, self.budget)
         return rollout, self.adapt(state, rollout)
 
     def train_step(self, trials: Trials) -> dict[str, float]:
-        """One meta-update on a batch of train tasks; metrics by name."""
+        """Make one meta-update on a batch of train tasks and return metrics by name."""
         raise InvalidValueError("agent", self.name, "an agent that learns")
 
     def check_iterations(self, iterations: int) -> None:
-        """Refuse, before anything is trained, a number of meta-updates that the agent cannot make; any, by default."""
+        """Before training, refuse a number of meta-updates that the agent does not support. By default, allow all."""
         return
 
     @property
     def meta_batch_size(self) -> int:
-        """Train tasks per meta-update."""
+        """Number of train tasks in a meta-update."""
         return int(getattr(self.config, "meta_batch_size", 1))
 
     @property
     def train_env_steps(self) -> int | None:
-        """Environment steps that one meta-update plays where no episode ends early; None: not known beforehand."""
+        """Environment steps of one meta-update if no episode ends early; None if the number is not known before."""
         return None
 
     def fork(self, state: AgentState, rows: Tensor | None = None) -> AgentState:
-        """A copy of the rows `int64 [R']` (all by default), safe from what happens to the original."""
+        """An independent copy of the state, or of its rows `int64 [R']`."""
         return {k: v.clone() if rows is None else v[rows] for k, v in state.items()}
 
     def to_env(self, action: Tensor) -> Tensor:
-        """From the policy's actions `[N, ...]` to the environment's: by `head`, or as they are if there is none.
+        """Map the policy's actions, `[N, ...]`, to the environment's, by `head`. Without a head they stay the same.
 
         Raises:
-            InvalidValueError: the actions are a Box, and the agent has neither a `head` nor a `to_env` of its own.
+            InvalidValueError: the action space is a Box, and the agent neither has a `head` nor overrides `to_env`.
         """
         if not maps_actions(self):
             expected = (
@@ -315,34 +320,34 @@ class Agent(ABC, Generic[ConfigT]):
         return out
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that training changes, for checkpoints; the same names and shapes before the first update and after."""
+        """All tensors that training changes, for checkpoints. Their names and shapes are the same at all times."""
         return {}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of `tensors`; names, shapes and dtypes have been checked."""
+        """The inverse of `tensors`. The caller has checked names, shapes and dtypes."""
         assert not tensors, f"{self.name} has no tensors to load"
 
 
 def make_agent(
-    name: str, family: str | Family, *, seed: int = 0, device: Device = "cpu", config: Any = None, **overrides: Any
+    name: str, family: str | Family, *, seed: int = 0, device: Device = "cpu", config: Any = None, **overrides: object
 ) -> Agent:
     """Build a registered agent for a family.
 
     Args:
-        name: for example "maml".
+        name: name of the agent, for example "maml".
         family: a family or its id.
-        seed: of initial parameters and training.
+        seed: seed of the initial parameters and of the training.
         device: "auto", "cpu" or "cuda".
-        config: an instance of the agent's `Config`; its defaults if None.
+        config: an instance of the agent's `Config`; None is a config with default values.
         overrides: fields of the config to change.
     """
     return build_agent(agent_class(name), name, family, seed=seed, device=device, config=config, **overrides)
 
 
 def build_agent(
-    cls: type[Agent], name: str, family: str | Family, *, seed: int, device: str, config: Any, **overrides: Any
+    cls: type[Agent], name: str, family: str | Family, *, seed: int, device: str, config: object, **overrides: object
 ) -> Agent:
-    """Build an agent of a class; arguments as in `make_agent`."""
+    """Build an agent of the class `cls`. The other arguments are those of `make_agent`."""
     config = cls.Config() if config is None else config
     if not isinstance(config, cls.Config):
         raise InvalidValueError("config", config, f"a {cls.__name__}.Config")
@@ -354,38 +359,38 @@ def build_agent(
     if built.switches and adapts_between_episodes(cls):
         expected = f"one whose task stays: each adaptation step of {name} would begin the schedule of tasks anew"
         raise InvalidValueError(f"family of {name}", built.id, expected)
-    chosen = replace(cast("Any", config), **overrides)
+    chosen = replace(config, **overrides)
     return cls(built, chosen, seed, resolve_device(device))
 
 
 def maps_actions(agent: Agent) -> bool:
-    """Whether an agent says how its actions become the environment's; those of a Box alone need be mapped."""
+    """Whether an agent maps its actions to the environment's. Only the actions of a Box space need a map."""
     own = type(agent).to_env is not Agent.to_env or hasattr(getattr(agent, "head", None), "to_env")
     return own or not isinstance(agent.family.action_space, Box)
 
 
-def check_hears(agent: Agent) -> None:
-    """Refuse an agent whose `observe` is never called, or is to be called and missing.
+def check_observe(agent: Agent) -> None:
+    """Check that an agent overrides `observe` if and only if it is recurrent.
 
     Raises:
-        InvalidValueError: it overrides `observe` and is not recurrent, or the other way round.
+        InvalidValueError: the agent overrides `observe` and is not recurrent, or it is recurrent without `observe`.
     """
     cls, name = type(agent), type(agent).__name__
-    hears = cls.observe is not Agent.observe
-    if hears and not (cls.is_recurrent or agent.is_recurrent):
+    overrides_observe = cls.observe is not Agent.observe
+    if overrides_observe and not (cls.is_recurrent or agent.is_recurrent):
         raise InvalidValueError(f"{name}.is_recurrent", False, f"True, or {name}.observe is never called")
-    if agent.is_recurrent and not hears:
+    if agent.is_recurrent and not overrides_observe:
         expected = "the state after a step, because is_recurrent is True"
         raise InvalidValueError(f"{name}.observe", verbatim("missing"), expected)
 
 
 def adapts_between_episodes(cls: type[Agent]) -> bool:
-    """Whether an agent adapts on what it has collected, and not at every step by what it remembers."""
+    """Whether an agent adapts on whole rollouts by `adapt` or `interact`, and not at every step by a memory."""
     return (cls.adapt, cls.interact) != (Agent.adapt, Agent.interact) and not cls.is_recurrent
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """The device of a word, or of "cuda:N"; asking for CUDA where there is none is an error."""
+    """The device for "auto", "cpu", "cuda" or "cuda:N". CUDA without a CUDA device is an error."""
     name, available = str(device), torch.cuda.is_available()
     if name not in ("auto", "cpu", "cuda") and not name.startswith("cuda:"):
         raise InvalidValueError("device", device, did_you_mean(name, ("auto", "cpu", "cuda")))

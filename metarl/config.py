@@ -1,4 +1,4 @@
-"""Hyperparameters: what values the fields of a config may hold, declared beside their types and checked in one place.
+"""Hyperparameters: the allowed values of a config's fields are declared in the fields' types and checked here.
 
 @dataclass(frozen=True)
 class MyConfig:
@@ -9,13 +9,13 @@ class MyConfig:
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from numbers import Real
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from metarl.errors import InvalidValueError, did_you_mean
 
-_KINDS: dict[type[Any], tuple[tuple[type[Any], ...], str]] = {  # of a hyperparameter, by its default
+_KINDS: dict[type[Any], tuple[tuple[type[Any], ...], str]] = {  # type of a field's default: accepted types, in words
     bool: ((bool,), "True or False"),
     Real: ((Real,), "a number"),
     str: ((str,), "text"),
@@ -31,20 +31,20 @@ class Range:
     low: float
     high: float
 
-    def check(self, field: str, value: Any, whole: bool) -> None:
-        """Refuse a value outside, or a fraction where only whole numbers are meant."""
+    def check(self, field: str, value: object, whole: bool) -> None:
+        """Refuse a value outside of the range, and a fraction if `whole`."""
         kind = (int,) if whole else (int, float)
         if not (isinstance(value, kind) and not isinstance(value, bool) and self.low <= value <= self.high):
             expected = f"a {'whole ' if whole else ''}number from {self.low:g} to {self.high:g}"
             raise InvalidValueError(field, value, expected)
 
 
-def check_config(name: str, config: Any) -> None:
-    """Refuse hyperparameters of a wrong kind, outside their range or not among their choices.
+def check_config(name: str, config: object) -> None:
+    """Refuse hyperparameters that have a wrong type, are out of range, or are not among the choices.
 
     Args:
-        name: of the agent, which the message begins with.
-        config: an instance of a dataclass; anything else is left to the agent.
+        name: name of the agent, for the error message.
+        config: an instance of a dataclass. Any other object is not checked.
 
     Raises:
         InvalidValueError: a field holds a value that its declaration does not allow.
@@ -53,7 +53,7 @@ def check_config(name: str, config: Any) -> None:
         return
     try:
         hints = get_type_hints(type(config), include_extras=True)
-    except NameError:  # types that only their author's function knows: then kinds alone are checked
+    except NameError:  # types that are local to a function cannot be resolved, so ranges and choices are not checked
         hints = {}
     for field in fields(config):
         value = getattr(config, field.name)
@@ -61,14 +61,14 @@ def check_config(name: str, config: Any) -> None:
         _check_declared(f"{name}.{field.name}", value, hints.get(field.name, Any))
 
 
-def _check_kind(where: str, value: Any, field: Any) -> None:
-    """Refuse a value of another kind than the field's default."""
+def _check_kind(where: str, value: Any, field: Field[Any]) -> None:
+    """Refuse a value whose type does not fit the field's default."""
     default = field.default if field.default_factory is MISSING else field.default_factory()
     kind = next((k for k in _KINDS if isinstance(default, k)), None)
     if kind is None:
         return
-    taken, words = _KINDS[kind]
-    fits = isinstance(value, taken) and not (kind is Real and isinstance(value, bool))
+    accepted, words = _KINDS[kind]
+    fits = isinstance(value, accepted) and not (kind is Real and isinstance(value, bool))
     if isinstance(default, tuple) and all(isinstance(part, Real) for part in default):
         fits, words = fits and all(isinstance(part, Real) for part in value), "a list of numbers"
     if not fits:
@@ -76,7 +76,7 @@ def _check_kind(where: str, value: Any, field: Any) -> None:
 
 
 def _check_declared(where: str, value: Any, hint: Any) -> None:
-    """Refuse a value that a field's type, with the ranges in it, does not allow."""
+    """Refuse a value that the field's type does not allow: its ranges, its literals, those of its parts."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Annotated:
         for limit in (part for part in parts[1:] if isinstance(part, Range)):

@@ -1,6 +1,6 @@
-"""The installed distribution: its name, its version, and the commands that install what its extras need.
+"""The installed distribution: its name, its version, and the commands that install its extras.
 
-The import and the command are `metarl`; the project of that name on the Python Package Index is another one.
+The import name and the command are `metarl`. On the Python Package Index, `metarl` is a different project.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ NAME = "metarl-suite"
 
 
 def own_version() -> str:
-    """The version; "0+uninstalled" in a checkout that was never installed."""
+    """The installed version, or "0+uninstalled" in a checkout that was never installed."""
     try:
         return version(NAME)
     except PackageNotFoundError:
@@ -21,11 +21,11 @@ def own_version() -> str:
 
 
 def install_command(extra: str, module: str) -> str:
-    """The command that installs what an extra needs, for example `pip install 'mujoco<4,>=3.3'`.
+    """The command that installs the requirements of an extra, for example `pip install 'mujoco<4,>=3.3'`.
 
     Args:
-        extra: of this distribution, or a name that a plugin gave.
-        module: what could not be imported; its own name is installed where the extra is not known.
+        extra: an extra of this distribution, or the name that a plugin gave.
+        module: the module that could not be imported. If the extra is unknown, the command installs this name.
     """
     try:
         needed = requirements(requires(NAME) or [], extra)
@@ -35,7 +35,7 @@ def install_command(extra: str, module: str) -> str:
 
 
 def requirements(declared: list[str], extra: str) -> list[str]:
-    """Those of some declared requirements that an extra adds, without their conditions."""
+    """The requirements that belong to an extra, without their conditions."""
     of_extra = re.compile(rf"""extra\s*==\s*["']{re.escape(extra)}["']""")
     parts = [line.partition(";") for line in declared]
     return [requirement.strip() for requirement, _, condition in parts if of_extra.search(condition)]

@@ -1,4 +1,4 @@
-"""The errors that users meet: one sentence that names the field, the value and what was expected."""
+"""Errors for users: one sentence that names the field, the value, and what was expected."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from metarl.distribution import install_command
 
 
 class MetaRLError(Exception):
-    """Anything a user can mend; the command line prints it in one line and exits with code 2."""
+    """An error that the user can correct. The command line prints it in one line and exits with code 2."""
 
 
 def printable(text: str) -> str:
-    """The text with control and other invisible characters as escapes, so that it cannot steer a terminal."""
+    """Escape control characters and other invisible characters, so that a text cannot control a terminal."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
@@ -24,8 +24,8 @@ class InvalidValueError(MetaRLError, ValueError):
 
     Args:
         field: name of the field, as the user wrote it.
-        value: what was found there (its `repr` is shown, shortened to 120 characters).
-        expected: what would have been accepted.
+        value: the value of the field; the message shows its `repr`, shortened to 120 characters.
+        expected: the values that are accepted, in words.
     """
 
     def __init__(self, field: str, value: object, expected: str) -> None:
@@ -39,29 +39,29 @@ class InvalidValueError(MetaRLError, ValueError):
 
 
 class DivergedWarning(UserWarning):
-    """An adaptation step gave numbers that are not finite; it was undone and counted as failed."""
+    """An adaptation step produced numbers that are not finite. It was undone and counted as failed."""
 
 
 class FamilyWarning(UserWarning):
-    """What may be meant, and is worth knowing before hours of training: a task that the observation shows, say."""
+    """A property of a family that may be a mistake, for example that the observation shows the task."""
 
 
 class _Verbatim(str):
-    """A value that is shown as it is, without quotes."""
+    """A text that an `InvalidValueError` shows without quotes."""
 
     __slots__ = ()
 
 
 def verbatim(text: str) -> str:
-    """Mark `text` to be shown in an `InvalidValueError` without quotes."""
+    """Mark a text so that an `InvalidValueError` shows it without quotes."""
     return _Verbatim(text)
 
 
-MOST_LISTED = 12
+MOST_LISTED = 12  # names in a message; of a longer list, a message shows only the nearest names
 
 
 def did_you_mean(value: str, known: Iterable[str]) -> str:
-    """Return `one of a, b, c`, led by the nearest known name where there is one; of many names the nearest."""
+    """The text `one of a, b, c (did you mean 'a'?)`. If there are many names, it shows only the nearest."""
     names = sorted(known)
     near = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
     listing = f"one of {', '.join(names)}" if names else "a registered name (none is: is the package installed?)"
@@ -75,9 +75,9 @@ class MissingExtraError(MetaRLError, ImportError):
     """A family or agent needs an optional package that is not installed.
 
     Args:
-        user: who needs it.
+        user: the family or agent that needs the package.
         module: the module that could not be imported.
-        extra: the extra of metarl that installs it.
+        extra: the extra of metarl that installs the package.
     """
 
     def __init__(self, user: str, module: str, extra: str) -> None:
@@ -89,15 +89,15 @@ class MissingExtraError(MetaRLError, ImportError):
         return type(self), (self.user, self.module, self.extra)
 
 
-def require_extra(user: str, module: str, extra: str) -> Any:
-    """Import an optional package's module, or say which command installs it.
+def require_extra(user: str, module: str, extra: str) -> Any:  # Any: the names of the module are not known to mypy
+    """Import a module of an optional package.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: the package is not installed; the message contains the command that installs it.
     """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != module.partition(".")[0]:
-            raise  # it is installed and something of its own is missing
+            raise  # the package is installed, and another module that it needs is missing
         raise MissingExtraError(user, module.partition(".")[0], extra) from error

@@ -1,15 +1,14 @@
-"""Draws whose every bit is the same on every machine: what decides what a task is.
+"""Random draws with the same bits on every machine. The content of tasks is computed by these functions only.
 
-A library's `log`, `exp` or `cos` may differ in the last bit between processors. Functions here use what IEEE 754 rounds
-exactly, whatever the processor: + - * / on float64, and integers. NumPy does each as an operation of its own, so that
-none is fused with the next, and there are no sums whose order a processor chooses. Results agree with the true
-functions to about 1e-15. Draws within rollouts (`metarl.rng`) are faster and may round otherwise.
+A library's `log`, `exp` or `cos` may differ in the last bit between processors. The functions here use only operations
+that IEEE 754 rounds exactly on every processor: + - * / on float64, and integer operations. NumPy performs each as a
+separate operation, so none are fused, and there are no sums whose order depends on the processor. Results agree with
+the true functions to about 1e-15. Draws within rollouts (`metarl.rng`) are faster and may round differently.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +17,8 @@ from torch import Tensor
 Floats = npt.NDArray[np.float64]
 
 _LN2_HIGH, _LN2_LOW = 0.693147180369123816490, 1.90821492927058770002e-10  # their sum is ln 2; the first has 32 bits
-_TERMS = 13  # of the series of exp, for arguments up to ln(2) / 2
-_ODD = 11  # terms of the series of the inverse hyperbolic tangent, for arguments up to .172
+_EXP_TERMS = 13  # number of terms in the series of exp, for arguments up to ln(2) / 2
+_ARTANH_TERMS = 11  # number of terms in the series of artanh, for arguments up to .172
 
 
 def uniform(bits: Tensor) -> Floats:
@@ -28,7 +27,7 @@ def uniform(bits: Tensor) -> Floats:
     return (((words >> 12) & ((1 << 52) - 1)).astype(np.float64) + 0.5) * 2.0**-52
 
 
-def log(x: Any) -> Floats:
+def log(x: npt.ArrayLike) -> Floats:
     """The natural logarithm of positive numbers, `float64 [...]`.
 
     x = m 2^e with m in [sqrt(1/2), sqrt(2)), and log m = 2 artanh(s) = 2 (s + s^3/3 + s^5/5 + ...), s = (m-1)/(m+1).
@@ -38,17 +37,17 @@ def log(x: Any) -> Floats:
     m, e = np.where(low, 2.0 * m, m), e - low
     s = (m - 1.0) / (m + 1.0)
     square = s * s
-    series = _polynomial([1.0 / (2 * i + 1) for i in range(_ODD)], square)
+    series = _polynomial([1.0 / (2 * i + 1) for i in range(_ARTANH_TERMS)], square)
     return e * _LN2_HIGH + (2.0 * s * series + e * _LN2_LOW)
 
 
-def exp(x: Any) -> Floats:
+def exp(x: npt.ArrayLike) -> Floats:
     """e^x, `float64 [...]`: x = n ln 2 + r with |r| at most ln(2) / 2, and e^r by its series."""
     x = np.asarray(x, dtype=np.float64)
     n = np.floor(x * 1.4426950408889634 + 0.5)
     r = (x - n * _LN2_HIGH) - n * _LN2_LOW
     terms = [1.0]
-    for i in range(1, _TERMS + 1):
+    for i in range(1, _EXP_TERMS + 1):
         terms.append(terms[-1] / i)
     power: Floats = np.ldexp(_polynomial(terms, r), n.astype(np.int64))  # exact, but for numbers below 1e-308
     return power

@@ -1,8 +1,8 @@
-"""Files: written whole or not at all, and read as data whose bytes may be anything.
+"""Files: each is written completely or not at all, and is read as data that may contain any bytes.
 
-An object in JSON names its `format` and carries `sha256`, the hash of everything else in it. Arrays are `.npz` files of
-plain numbers, whose names, types and sizes are looked at before anything is allocated. Nothing that is read is ever
-executed, and whatever is wrong with a file ends in one sentence.
+A JSON object names its `format` and contains `sha256`, the hash of all its other fields. Arrays are stored in `.npz`
+files of plain numbers; names, types and sizes are checked before memory is allocated. Reading never executes code, and
+a damaged file causes an error of one sentence.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ import numpy.typing as npt
 from metarl.errors import InvalidValueError, printable, verbatim
 
 Array = npt.NDArray[Any]
-LARGEST_ARRAYS = (1 << 31) - (1 << 24)  # bytes of a file's arrays: the list of members of a larger one has another form
-LARGEST_HEAD = 1 << 24  # bytes of a JSON file that describes something
-LARGEST_JSON = 1 << 29  # bytes of a JSON file with numbers in it
+JsonObject = dict[str, Any]  # an object of JSON data
+LARGEST_ARRAYS = (1 << 31) - (1 << 24)  # bytes of a file's arrays; a larger file needs the 64-bit form of zip
+LARGEST_HEAD = 1 << 24  # bytes of a JSON file without arrays
+LARGEST_JSON = 1 << 29  # bytes of a JSON file with arrays
 _DIRECTORY = 1 << 20  # bytes of an npz file's list of members
-_CHUNK = 1 << 20
-NO_WAITING = getattr(os, "O_NONBLOCK", 0)  # to open a pipe would wait for who writes into it; Windows has none to open
+_CHUNK = 1 << 20  # bytes that are read at once
+NO_WAITING = getattr(os, "O_NONBLOCK", 0)  # without it, opening a pipe waits for a writer; Windows does not have it
 _NPY = re.compile(rb"\{'descr': '([<|][fiu][1248])', 'fortran_order': False, 'shape': \(([0-9, ]*)\), \} *\n")
 
 
@@ -40,25 +41,25 @@ _NPY = re.compile(rb"\{'descr': '([<|][fiu][1248])', 'fortran_order': False, 'sh
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all.
+    """Write a file completely or not at all.
 
-    The bytes go to a new file beside it, under a name that nobody can foresee, which then takes its place. A symbolic
-    link in its place is replaced, never followed.
+    The bytes are written to a temporary file with a random name in the same directory. Then it replaces `path`. A
+    symbolic link at `path` is replaced and not followed.
 
     Raises:
-        InvalidValueError: the place cannot be written, or something that is no file is there.
+        InvalidValueError: the path cannot be written, or it exists and is not a file.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file():
-            raise ValueError("what is there is no file")
+            raise ValueError("it exists and is not a file")
         _write_beside(path, data, os.replace)
     except (OSError, ValueError) as error:
         raise InvalidValueError("output path", str(path), f"a place that can be written ({reason(error)})") from error
 
 
 def _write_beside(path: Path, data: bytes, name: Callable[[Path, Path], None]) -> None:
-    """Write a temporary file, and let `name` give it its name, which is `path`."""
+    """Write a temporary file in the same directory, then call `name(temporary, path)` to rename it."""
     part = path.parent / f".metarl-{secrets.token_hex(8)}.part"
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # O_EXCL follows no link
     try:
@@ -74,10 +75,13 @@ def _write_beside(path: Path, data: bytes, name: Callable[[Path, Path], None]) -
 
 
 def write_first(path: Path, data: bytes) -> bool:
-    """Write a file whole or not at all, unless there is one; whether it was written. Of several processes, one writes.
+    """Write a file completely or not at all, unless it exists. If several processes try this, exactly one succeeds.
+
+    Returns:
+        whether this call wrote the file.
 
     Raises:
-        InvalidValueError: the place cannot be written.
+        InvalidValueError: the path cannot be written.
     """
     try:
         _write_beside(path, data, _name_first)
@@ -89,7 +93,11 @@ def write_first(path: Path, data: bytes) -> bool:
 
 
 def _name_first(part: Path, path: Path) -> None:
-    """Give a file its name, unless something has it."""
+    """Rename a file, unless the new name exists.
+
+    Raises:
+        FileExistsError: the new name exists.
+    """
     try:
         os.link(part, path)
     except FileExistsError:
@@ -101,22 +109,22 @@ def _name_first(part: Path, path: Path) -> None:
         part.unlink()
 
 
-def write_json(path: Path, head: Mapping[str, Any]) -> None:
-    """Write an object as JSON, whole or not at all, with the hash of it all as `sha256`."""
+def write_json(path: Path, head: Mapping[str, object]) -> None:
+    """Write an object as JSON, completely or not at all. The field `sha256` is the hash of all other fields."""
     write_atomic(path, json_bytes(head))
 
 
-def json_bytes(head: Mapping[str, Any]) -> bytes:
-    """What `write_json` writes."""
+def json_bytes(head: Mapping[str, object]) -> bytes:
+    """The bytes that `write_json` writes."""
     plain = json.loads(json.dumps(head))
     return (json.dumps({**plain, "sha256": digest_json(plain)}, indent=1) + "\n").encode()
 
 
 def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
-    """`numpy.savez_compressed`, whole or not at all.
+    """Write arrays by `numpy.savez_compressed`, completely or not at all.
 
     Raises:
-        InvalidValueError: the arrays are larger than what `NpzReader` takes, or the place cannot be written.
+        InvalidValueError: the arrays are too large for `NpzReader`, or the path cannot be written.
     """
     size = sum(values.nbytes for values in arrays.values())
     if size > LARGEST_ARRAYS - _DIRECTORY:
@@ -135,13 +143,13 @@ def digest_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def digest_json(data: Any) -> str:
-    """SHA-256 of data that JSON holds, the same whatever the order of names and the spaces between them."""
+def digest_json(data: object) -> str:
+    """SHA-256 of JSON data. The order of names and the white space do not matter."""
     return digest_bytes(json.dumps(data, sort_keys=True, separators=(",", ":")).encode())
 
 
 def digest_arrays(arrays: Mapping[str, Array]) -> str:
-    """SHA-256 of arrays: their names, types, shapes and bytes, in the order of their names."""
+    """SHA-256 of the names, types, shapes and bytes of arrays, in the order of their names."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         values = np.asarray(arrays[name], order="C")
@@ -155,52 +163,58 @@ def digest_arrays(arrays: Mapping[str, Array]) -> str:
 
 @contextmanager
 def reading(field: str, value: object, expected: str) -> Iterator[None]:
-    """Turn whatever goes wrong while a file is read into one sentence that names it."""
+    """Within this context (a file is read), any exception becomes an `InvalidValueError` that names the file.
+
+    Args:
+        field: the field of the error.
+        value: the value of the error, for example the file's path.
+        expected: what was expected, in words.
+    """
     try:
         yield
-    except Exception as error:  # bytes may be anything, and so may what a parser says of them
+    except Exception as error:  # the bytes may be anything, so a parser may raise any exception
         if isinstance(error, InvalidValueError) and str(value) in str(error):
             raise
-        raise InvalidValueError(field, value, f"{expected} ({_other(error, value)}{reason(error)})") from error
+        raise InvalidValueError(field, value, f"{expected} ({_other_file(error, value)}{reason(error)})") from error
 
 
-def _other(error: BaseException, value: object) -> str:
-    """The name of the file that an error is about, where it is another than the one that a sentence names."""
+def _other_file(error: BaseException, value: object) -> str:
+    """The name of the file in an OSError followed by a colon, if it is not the file that the message names already."""
     name = error.filename if isinstance(error, OSError) else None
     return f"{printable(Path(name).name)}: " if isinstance(name, (str, Path)) and str(name) != str(value) else ""
 
 
 def reason(error: BaseException) -> str:
-    """An error's text as part of a sentence: one line without control characters, not too long."""
-    told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    told = " ".join(told.split())
-    if not told or isinstance(error, KeyError):
-        told = f"{type(error).__name__} {told}".strip()
-    shown = printable(told[:400])
+    """The message of an error as part of a sentence: one line of at most 300 printable characters."""
+    message = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    message = " ".join(message.split())
+    if not message or isinstance(error, KeyError):
+        message = f"{type(error).__name__} {message}".strip()
+    shown = printable(message[:400])
     return shown if len(shown) <= 300 else f"{shown[:297]}..."
 
 
 def read_bytes(path: Path, largest: int) -> bytes:
-    """A regular file's bytes.
+    """The bytes of a regular file.
 
     Raises:
-        OSError: it cannot be opened.
-        ValueError: it is a folder, a pipe or a device, or larger than `largest`.
+        OSError: the file cannot be opened.
+        ValueError: `path` is a folder, a pipe or a device, or the file is larger than `largest` bytes.
     """
     with open(path, "rb", opener=lambda p, flags: os.open(p, flags | NO_WAITING)) as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError("it is no regular file")
-        if found.st_size > largest:
-            raise ValueError(f"its {found.st_size:,} bytes are more than {largest:,}")
-        return file.read(found.st_size)
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("it is not a regular file")
+        if status.st_size > largest:
+            raise ValueError(f"its {status.st_size:,} bytes are more than {largest:,}")
+        return file.read(status.st_size)
 
 
 def parse_json(data: bytes | str) -> Any:
-    """Data from JSON.
+    """Parse JSON.
 
     Raises:
-        ValueError: it is not JSON in UTF-8, a name comes twice in an object, or it is nested too deeply.
+        ValueError: `data` is not JSON in UTF-8, an object has a name twice, or the nesting is too deep.
     """
     try:
         return json.loads(data if isinstance(data, str) else data.decode(), object_pairs_hook=_unique)
@@ -208,26 +222,26 @@ def parse_json(data: bytes | str) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose names are all different."""
-    made = dict(pairs)
-    if len(made) < len(pairs):
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A dict from pairs with different names; a repeated name is an error."""
+    data = dict(pairs)
+    if len(data) < len(pairs):
         raise ValueError("a name comes twice in an object")
-    return made
+    return data
 
 
-def read_json(path: Path, form: str, advice: str) -> dict[str, Any]:
-    """The object that `write_json` wrote, without its hash.
+def read_json(path: Path, form: str, advice: str) -> JsonObject:
+    """Read an object that `write_json` wrote; return it without its hash.
 
     Args:
         path: the file.
-        form: what `format` must be.
-        advice: what to do where the file was changed after it was written.
+        form: the expected value of the field `format`.
+        advice: what the user can do if the file was changed after it was written.
 
     Raises:
-        InvalidValueError: the format is another.
-        OSError: it cannot be opened.
-        ValueError: it is no such file, or does not match its hash.
+        InvalidValueError: the field `format` has another value.
+        OSError: the file cannot be opened.
+        ValueError: the file is not JSON, or does not match its hash.
     """
     head = parse_json(read_bytes(path, LARGEST_HEAD))
     if not isinstance(head, dict) or head.get("format") != form:
@@ -239,20 +253,20 @@ def read_json(path: Path, form: str, advice: str) -> dict[str, Any]:
 
 
 class Kind(NamedTuple):
-    """What a field may hold: in words, and as a test."""
+    """The allowed values of a field: in words, and as a test of a value."""
 
     words: str
-    holds: Callable[[Any], bool]
+    holds: Callable[[object], bool]
 
 
-MOST = 10**12  # of what a file counts
+LARGEST_COUNT = 10**12  # largest whole number in a file, by default
 TEXT = Kind("text", lambda value: isinstance(value, str))
 TEXTS = Kind("a list of texts", lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value))
 OBJECT = Kind("an object", lambda value: isinstance(value, dict))
 
 
-def whole(low: int, high: int = MOST) -> Kind:
-    """A whole number from `low` to `high`."""
+def whole(low: int, high: int = LARGEST_COUNT) -> Kind:
+    """The kind of fields that hold a whole number from `low` to `high`."""
     return Kind(f"a whole number from {low} to {high}", lambda value: type(value) is int and low <= value <= high)
 
 
@@ -260,8 +274,8 @@ SEED = whole(-(1 << 63), (1 << 63) - 1)
 SEEDS = Kind("a list of whole numbers", lambda value: isinstance(value, list) and all(map(SEED.holds, value)))
 
 
-def check_fields(head: Mapping[str, Any], kinds: Mapping[str, Kind], where: str, optional: bool = False) -> None:
-    """Refuse a field of another kind, by name, and one that is missing unless all are `optional`."""
+def check_fields(head: Mapping[str, object], kinds: Mapping[str, Kind], where: str, optional: bool = False) -> None:
+    """Refuse a field of a wrong kind, and a missing field unless the fields are `optional`."""
     for name, kind in kinds.items():
         if name in head and not kind.holds(head[name]):
             raise InvalidValueError(f"{name} of {where}", head[name], kind.words)
@@ -272,23 +286,26 @@ def check_fields(head: Mapping[str, Any], kinds: Mapping[str, Kind], where: str,
 # --- arrays ----------------------------------------------------------------------------------------------------------
 
 
-class Declared(NamedTuple):
-    """What an npz file says of an array: its type, its shape, and where its numbers begin in which member."""
+class ArrayHeader(NamedTuple):
+    """Description of an array in an npz file."""
 
     dtype: str
     shape: tuple[int, ...]
-    start: int
-    info: zipfile.ZipInfo
+    start: int  # position of the first number in the member, in bytes
+    info: zipfile.ZipInfo  # the member of the zip file
 
 
 class NpzReader:
-    """The arrays of an npz file; the constructor reads what they are, and `read` one of them.
+    """Reader of an npz file. The constructor reads the headers of all arrays; `read` reads one array.
 
     Args:
         data: the file's bytes.
 
+    Attributes:
+        arrays: array name to header.
+
     Raises:
-        Exception: of many kinds, because the bytes may be anything; see `reading`.
+        Exception: any exception, because the bytes may be anything; see `reading`.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -297,39 +314,42 @@ class NpzReader:
         infos = self._zip.infolist()
         if sum(info.file_size for info in infos) > LARGEST_ARRAYS:
             raise ValueError(f"its arrays are larger than {LARGEST_ARRAYS:,} bytes")
-        self.arrays = {info.filename.removesuffix(".npy"): self._declared(info) for info in infos}
+        self.arrays = {info.filename.removesuffix(".npy"): self._read_header(info) for info in infos}
         if len(self.arrays) < len(infos):
             raise ValueError("a name comes twice")
 
-    def _declared(self, info: zipfile.ZipInfo) -> Declared:
-        """What the head of a member says, if its size is what the head says."""
+    def _read_header(self, info: zipfile.ZipInfo) -> ArrayHeader:
+        """The header of a member, after a check that the member has the size that the header declares."""
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError("an array is compressed in another way")
+            raise ValueError("an array has an unknown compression")
         with self._zip.open(info) as member:
             magic, length = member.read(8), int.from_bytes(member.read(2), "little")
-            told = _NPY.fullmatch(member.read(min(length, 1024)))
-        if magic != b"\x93NUMPY\x01\x00" or told is None:
-            raise ValueError(f"{info.filename!r} is no array of plain numbers")
-        dtype, shape = told[1].decode(), tuple(int(n) for n in told[2].decode().split(",") if n.strip())
+            match = _NPY.fullmatch(member.read(min(length, 1024)))
+        if magic != b"\x93NUMPY\x01\x00" or match is None:
+            raise ValueError(f"{info.filename!r} is not an array of plain numbers")
+        dtype, shape = match[1].decode(), tuple(int(n) for n in match[2].decode().split(",") if n.strip())
         if 10 + length + math.prod(shape) * int(dtype[-1]) != info.file_size:
             raise ValueError(f"{info.filename!r} is not as large as it says")
-        return Declared(dtype, shape, 10 + length, info)
+        return ArrayHeader(dtype, shape, 10 + length, info)
 
     def read(self, name: str, dtype: str) -> Array:
-        """An array.
+        """Read an array.
 
         Args:
-            name: of the array.
-            dtype: what its type must be, for example "<f8".
+            name: name of the array.
+            dtype: its expected type, for example "<f8".
+
+        Raises:
+            ValueError: there is no such array, or it has another type.
         """
-        told = self.arrays.get(name)
-        if told is None or told.dtype != dtype:
-            found = "missing" if told is None else f"of type {told.dtype}"
+        header = self.arrays.get(name)
+        if header is None or header.dtype != dtype:
+            found = "missing" if header is None else f"of type {header.dtype}"
             raise ValueError(f"array {name!r} is {found}, not {dtype}")
-        values = np.empty(told.shape, dtype)
+        values = np.empty(header.shape, dtype)
         place = values.reshape(-1).view(np.uint8)
-        with self._zip.open(told.info) as member:
-            member.read(told.start)
+        with self._zip.open(header.info) as member:
+            member.read(header.start)
             for at in range(0, len(place), _CHUNK):
                 part = place[at : at + _CHUNK]
                 part[:] = np.frombuffer(member.read(len(part)), np.uint8)
@@ -337,8 +357,8 @@ class NpzReader:
 
 
 def _check_directory(data: bytes) -> None:
-    """Refuse a file whose list of members is not at its end as we write it, or so long that parsing it takes long."""
+    """Refuse a file that does not end like the ones that we write, or whose list of members is very long."""
     end = data[-22:]
     plain = end[:4] == b"PK\x05\x06" and data[-42:-38] != b"PK\x06\x07"  # no comment, no 64-bit form
     if not plain or int.from_bytes(end[12:16], "little") > _DIRECTORY:
-        raise ValueError("it is no npz file")
+        raise ValueError("it is not an npz file")

@@ -1,11 +1,10 @@
-"""The global generators of torch, NumPy and Python, which nothing here draws from but code of other people."""
+"""The global random generators of torch, NumPy and Python. metarl never draws from them; other people's code may."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,15 +12,15 @@ import torch
 CPU = torch.device("cpu")
 
 
-def random_states() -> dict[str, Any]:
-    """The states of the global generators by library, to be compared."""
-    kind, words, *rest = np.random.get_state()  # noqa: NPY002 - looked at because nobody may use it
+def random_states() -> dict[str, object]:
+    """The states of the global generators by library, for comparisons."""
+    kind, words, *rest = np.random.get_state()  # noqa: NPY002 - read to detect code that uses it
     numpy_state = (kind, np.asarray(words).tobytes(), *rest)
     return {"torch": torch.get_rng_state().numpy().tobytes(), "numpy": numpy_state, "random": random.getstate()}
 
 
 def seed_torch(seed: int, device: torch.device) -> None:
-    """Seed the generators that a model on `device` draws from; `torch.manual_seed` also queues for absent devices."""
+    """Seed the torch generators that a model on `device` uses. Unlike `torch.manual_seed`, touch no other device."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         number = torch.cuda.current_device() if device.index is None else device.index
@@ -30,7 +29,7 @@ def seed_torch(seed: int, device: torch.device) -> None:
 
 @contextmanager
 def seeded(seed: int, device: torch.device = CPU) -> Iterator[None]:
-    """Seed the global generators for a block, then put them back as they were."""
+    """Within this context, the global generators are seeded. Afterwards their old states are restored."""
     kept = (random.getstate(), np.random.get_state())  # noqa: NPY002
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:

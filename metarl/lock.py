@@ -1,4 +1,4 @@
-"""Locks that the system releases when their process ends: one training at a time, and files that belong together."""
+"""File locks, which the system releases when their process ends: for run directories and for groups of files."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from metarl.errors import InvalidValueError
 from metarl.files import NO_WAITING
 
 NAME = ".metarl-lock"
-LONGEST = 10.0  # seconds to wait for files that are written in milliseconds
-_UNKNOWN = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}  # what file systems without locks say
-_held: set[int] = set()  # descriptors of this process
+LONGEST_WAIT = 10.0  # seconds to wait for another process, which writes its files in milliseconds
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}  # errors of file systems without locks
+_held: set[int] = set()  # descriptors of the locks that this process holds
 
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Hold the lock of a run directory; where the system or the file system has none, nothing is held.
+    """Hold the lock of a run directory. If the system or the file system has no locks, do nothing.
 
     Raises:
         InvalidValueError: another process trains this run, or the directory cannot be written.
@@ -40,38 +40,42 @@ def locked(run: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if descriptor in _held:  # not in a forked process
+        if descriptor in _held:  # False in a forked process
             _held.discard(descriptor)
             with suppress(OSError):
-                if _is_there(path, descriptor):  # else the run was removed, and another one made there
+                if _is_current(path, descriptor):  # otherwise the run was removed and another one has its path
                     path.unlink()
             os.close(descriptor)
 
 
 @contextmanager
-def together(directory: Path, write: bool) -> Iterator[None]:
-    """While files that belong together are written or read: wait for who writes others, or reads them, there.
+def directory_lock(directory: Path, write: bool) -> Iterator[None]:
+    """Hold a lock on a directory while a group of its files is written or read. Wait for other processes first.
 
-    Where there are no locks, or somebody does not go on, nothing is waited for.
+    If there are no locks, or another process holds its lock longer than `LONGEST_WAIT`, continue without a lock.
+
+    Args:
+        directory: the directory of the files.
+        write: True for an exclusive lock, False for a shared one.
     """
     try:
         descriptor = os.open(directory, os.O_RDONLY | NO_WAITING)
     except (OSError, ValueError):
-        yield  # what is wrong with the directory is said by who writes or reads
+        yield  # the caller reports what is wrong with the directory
         return
     try:
-        _await(descriptor, write)
+        _wait_for_lock(descriptor, write)
         yield
     finally:
         os.close(descriptor)
 
 
-def _await(descriptor: int, write: bool) -> None:
+def _wait_for_lock(descriptor: int, write: bool) -> None:
     if sys.platform == "win32":
         return
     import fcntl
 
-    end = time.monotonic() + LONGEST
+    end = time.monotonic() + LONGEST_WAIT
     while time.monotonic() < end:
         try:
             fcntl.flock(descriptor, (fcntl.LOCK_EX if write else fcntl.LOCK_SH) | fcntl.LOCK_NB)
@@ -84,19 +88,19 @@ def _await(descriptor: int, write: bool) -> None:
 
 
 def _acquire(path: Path, run: Path) -> int:
-    """The descriptor of the lock's file, locked and with this process's number in it."""
+    """Lock the lock file, write this process's id into it, and return its descriptor."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | NO_WAITING, 0o644)
         try:
             _lock(descriptor, run)
-            if _is_there(path, descriptor):
+            if _is_current(path, descriptor):
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, f"{os.getpid()} on {platform.node()}\n".encode(), 0)
                 return descriptor
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # who held it removed it while it was opened here
+        os.close(descriptor)  # another process removed the lock file after it was opened here: try again
 
 
 def _lock(descriptor: int, run: Path) -> None:
@@ -108,15 +112,15 @@ def _lock(descriptor: int, run: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         holder = os.pread(descriptor, 300, 0).decode(errors="replace").strip() or "unknown"
-        expected = f"one that nobody else trains now: process {holder} does"
+        expected = f"a run that no other process trains: process {holder} trains it"
         raise InvalidValueError("run", str(run), expected) from None
     except OSError as error:
-        if error.errno not in _UNKNOWN:
+        if error.errno not in _NO_LOCKS:
             raise
 
 
-def _is_there(path: Path, descriptor: int) -> bool:
-    """Whether the file that was opened is still the one under that name."""
+def _is_current(path: Path, descriptor: int) -> bool:
+    """Whether an open file is still the file at `path`."""
     try:
         return os.path.samestat(os.lstat(path), os.fstat(descriptor))
     except FileNotFoundError:
@@ -124,7 +128,7 @@ def _is_there(path: Path, descriptor: int) -> bool:
 
 
 def _forget() -> None:
-    """Close what a forked process was given: it must not keep the lock of a training that was killed."""
+    """Close the inherited descriptors in a forked process, so that it does not keep the lock of a killed training."""
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()

@@ -1,8 +1,8 @@
-"""Things that texts name: what may be imported because a person asked, and what is only looked up.
+"""Objects that are given by name: which names may be imported, and which are only looked up.
 
-A name that a person typed, or that a package registered, is imported. A name that a run's files hold is looked up among
-what is imported already: opening a run executes nothing that it names. `--load`, or `load_source`, imports the modules
-that a run needs and a person trusts.
+A name that the user typed, or that a package registered, is imported. A name in a run's files is only looked up among
+the modules that are imported already, so opening a run never executes code that it names. `--load`, or `load_source`,
+imports the modules that a run needs and that the user trusts.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ import gymnasium as gym
 from metarl.errors import InvalidValueError
 
 Factory = str | Callable[..., Any]
-_source: ContextVar[str] = ContextVar("source", default="")  # whose names are being looked up; empty for a person's
-_registered: ContextVar[frozenset[str]] = ContextVar("registered", default=frozenset())
-_trusted: set[str] = set()  # modules that a person loaded
+_source: ContextVar[str] = ContextVar("source", default="")  # the run whose names are looked up; empty outside of runs
+_allowed: ContextVar[frozenset[str]] = ContextVar("allowed", default=frozenset())
+_trusted: set[str] = set()  # modules that the user loaded
 
 
 def load_source(source: str) -> None:
-    """Import a module by name, or a .py file by path, for what it registers; runs may then name what it defines.
+    """Import a module by name, or a .py file by path, which registers families or agents. Runs may then use its names.
 
     Raises:
-        InvalidValueError: there is no such module or file, it cannot be parsed, or a file has the name of a module that
-            was imported already.
+        InvalidValueError: the module or file does not exist or cannot be parsed, or the file has the name of a module
+            that is imported already.
     """
     expected = "an importable module or a .py file"
     is_file = source.endswith(".py")
@@ -46,7 +46,7 @@ def load_source(source: str) -> None:
 
 
 def _run_file(path: Path) -> str:
-    """Import a .py file; the name of its module."""
+    """Import a .py file and return the name of its module."""
     name = path.stem
     if name in sys.modules and name not in _trusted:
         raise InvalidValueError("load", str(path), f"a file of another name: a module {name} is imported already")
@@ -65,19 +65,19 @@ def _run_file(path: Path) -> str:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether it is a regular file: reading a pipe would wait for ever."""
+    """Whether the path is a regular file. Reading a pipe would wait for ever."""
     try:
         return path.is_file()
-    except (OSError, ValueError):  # a name that is too long, or has a null character
+    except (OSError, ValueError):  # the path is too long, or contains a null character
         return False
 
 
 @contextmanager
-def names_of(source: str) -> Iterator[None]:
-    """While a run is opened: what its files name is looked up and never imported.
+def without_imports(source: str) -> Iterator[None]:
+    """Within this context (a run is opened), names are looked up and never imported.
 
     Args:
-        source: the run, for errors.
+        source: the run, for error messages.
     """
     token = _source.set(source)
     try:
@@ -87,17 +87,17 @@ def names_of(source: str) -> Iterator[None]:
 
 
 @contextmanager
-def registered(kwargs: Mapping[str, Any]) -> Iterator[None]:
-    """While a registered family is built: what its registration names may be imported, a run opened or not."""
-    token = _registered.set(frozenset(_texts(kwargs)))
+def allow_imports(kwargs: Mapping[str, object]) -> Iterator[None]:
+    """Within this context (a registered family is built), the names in its registration may be imported."""
+    token = _allowed.set(frozenset(_texts(kwargs)))
     try:
         yield
     finally:
-        _registered.reset(token)
+        _allowed.reset(token)
 
 
 def load_entry_point(entry_point: Factory) -> Any:
-    """The object behind `"module:name"`, which a package registered; anything else is returned as it is."""
+    """Import the object `"module:name"` that a package registered. A value that is not a string is returned as is."""
     if not isinstance(entry_point, str):
         return entry_point
     module, _, name = entry_point.partition(":")
@@ -108,34 +108,34 @@ def load_entry_point(entry_point: Factory) -> Any:
 
 
 def load_named(name: str, kinds: tuple[type, ...], packages: tuple[str, ...]) -> Any:
-    """What a hyperparameter names as `"module:name"`.
+    """The object that a hyperparameter names as `"module:name"`.
 
-    Where a run's file names it, it must be defined in a module that a person loaded, or be a class of a known kind from
-    a package whose classes of that kind do nothing but what they are for.
+    If a run's file contains the name, the object must be defined in a module that the user loaded, or it must be a
+    subclass of `kinds` from one of `packages`. Such classes have no side effects.
 
     Args:
         name: "module:name".
-        kinds: such classes' bases.
-        packages: such packages.
+        kinds: base classes that are safe.
+        packages: packages whose subclasses of `kinds` are safe.
 
     Raises:
-        InvalidValueError: it cannot be imported, or may not be.
+        InvalidValueError: the object cannot be imported, or must not be imported.
     """
     if not (source := _source.get()):
         return load_entry_point(name)
     module, _, own = name.partition(":")
-    found = getattr(_imported(module), own, None)
-    home = getattr(found, "__module__", None)
+    value = getattr(_imported(module), own, None)
+    home = getattr(value, "__module__", None)
     trusted = any(_within(module, known) and _within(str(home), known) for known in _trusted)
-    known = isinstance(found, type) and issubclass(found, kinds) and any(_within(found.__module__, p) for p in packages)
-    if found is None or not (trusted or known):
+    safe = isinstance(value, type) and issubclass(value, kinds) and any(_within(value.__module__, p) for p in packages)
+    if value is None or not (trusted or safe):
         expected = f"a class of {' or '.join(packages)}, or something of a module that you trust and {_advice(module)}"
         raise InvalidValueError(f"a name in {source}", name, expected)
-    return found
+    return value
 
 
 def _imported(module: str) -> ModuleType | None:
-    """A module that somebody else imported."""
+    """A module if it is imported already, else None."""
     return sys.modules.get(module)
 
 
@@ -147,28 +147,28 @@ def _advice(module: str) -> str:
     return f"load: --load {shlex.quote(module)}, or in Python metarl.load_source({module!r})"
 
 
-def check_environment(env: object, kwargs: Mapping[str, Any]) -> None:
-    """Refuse a Gymnasium id of a run's file whose module would be imported, also one among keywords.
+def check_environment(env: object, kwargs: Mapping[str, object]) -> None:
+    """Refuse a Gymnasium id from a run's file if Gymnasium would import its module. Ids in keywords count too.
 
     Raises:
-        InvalidValueError: its module is not imported yet, or the id is not registered.
+        InvalidValueError: the module of the id is not imported yet, or the id is not registered.
     """
     if not (source := _source.get()):
         return
     named = [text for text in _texts(kwargs) if _names_module(text)]
     for text in [env, *named] if isinstance(env, str) else named:
         module, colon, id = text.rpartition(":")
-        if colon and text not in _registered.get() and not (module in sys.modules and id in gym.registry):
+        if colon and text not in _allowed.get() and not (module in sys.modules and id in gym.registry):
             expected = f"one that is registered, or of a module that you trust and {_advice(module)}"
             raise InvalidValueError(f"an environment in {source}", text, expected)
 
 
 def _names_module(text: str) -> bool:
-    """Whether Gymnasium would take a text for MODULE:ID and find such a module; looked for, not imported."""
+    """Whether a text has the form MODULE:ID and the module exists. The module is not imported."""
     module, *ids = text.split(":")
     try:
         return len(ids) == 1 and importlib.util.find_spec(module.partition(".")[0]) is not None
-    except (ImportError, ValueError):  # no name of a module, or one that was made and not imported
+    except (ImportError, ValueError):  # not a module name, or a module without a file
         return module in sys.modules
 
 

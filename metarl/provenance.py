@@ -1,4 +1,4 @@
-"""Where numbers come from: versions of packages, and the revision of the source tree."""
+"""Provenance of results: versions of packages, and the revision of the source tree."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __version__ = own_version()
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the packages that numbers depend on."""
+    """Versions of Python and of the packages that affect results."""
     out = {"python": platform.python_version(), "metarl": __version__}
     for name in ("torch", "numpy", "gymnasium"):
         try:
@@ -25,7 +25,7 @@ def versions() -> dict[str, str]:
 
 
 def git_revision() -> str | None:
-    """Of the source tree that metarl was imported from, `+dirty` where tracked files differ; None outside a clone."""
+    """Revision of metarl's source tree, with `+dirty` if tracked files are changed; None outside of a clone."""
     here = Path(__file__).resolve().parent
 
     def git(*args: str) -> str:
@@ -37,7 +37,7 @@ def git_revision() -> str | None:
     try:
         if Path(git("rev-parse", "--show-toplevel").strip()) != here.parent:
             return None
-        outputs = ":(top,exclude)experiments/results"  # what experiments write is no source
+        outputs = ":(top,exclude)experiments/results"  # results of experiments are not source code
         changed = git("status", "--porcelain", "--untracked-files=no", "--", ":(top)", outputs).strip()
         return git("rev-parse", "HEAD").strip() + ("+dirty" if changed else "")
     except (OSError, subprocess.SubprocessError):

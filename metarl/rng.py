@@ -1,12 +1,12 @@
-"""Randomness that is keyed, not carried: a draw is a function of who asks and when, never of who asked before.
+"""Keyed random numbers: a draw is a function of a key and a counter. There is no state that draws advance.
 
-An environment's key is hashed from (seed, purpose, iteration, task, trial, environment); draw number `c` of an
+An environment's key is a hash of (seed, purpose, iteration, task, trial, environment). Draw number `c` of an
 environment is output `c` of the SplitMix64 generator seeded with that key (Steele, Lea and Flood, 2014, "Fast
-splittable pseudorandom number generators", figure 16). SplitMix64 is a counter hashed by a bijection, so any output is
-computed directly: a batch draws what its members would draw alone, a GPU what a CPU draws, a resumed run what an
-unbroken one draws.
+splittable pseudorandom number generators", figure 16). SplitMix64 hashes a counter by a bijection, so each output is
+computed directly. Therefore a batch draws the same numbers as its members alone, a GPU the same as a CPU, and a resumed
+run the same as an uninterrupted one.
 
-Integers are torch `int64`, whose arithmetic wraps; shifts are masked to be logical.
+Integers are torch `int64`, whose arithmetic wraps around; shifts are masked to be logical.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _WORD = (1 << 64) - 1
 _GAMMA, _MUL1, _MUL2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _STEP_STRIDE = 1 << 24  # numbers reserved for one environment step of one environment
 _TRIES = 8  # proposals of a gamma draw
-_BLOCK = 1 << 17  # hashes made ahead at once: one hash costs 60 us alone at 800 environments, 9 us within a block
+_BLOCK = 1 << 17  # hashes computed in advance: for 800 environments, a hash takes 60 us alone and 9 us in a block
 
 
 def _signed(word: int) -> int:
@@ -47,7 +47,7 @@ def _mix_int(z: int) -> int:
 
 
 def make_key(*parts: int | str) -> int:
-    """Hash a path of names and numbers to one 64-bit key (a signed Python integer)."""
+    """Hash a sequence of names and numbers to a 64-bit key (a signed Python integer)."""
     key = 0
     for part in parts:
         if isinstance(part, str):
@@ -57,9 +57,9 @@ def make_key(*parts: int | str) -> int:
 
 
 def fold_in(key: Tensor | int, data: Tensor | int) -> Tensor:
-    """Derive keys from `key` by the numbers `data`, elementwise and broadcast: `int64 [...]` to `int64 [...]`.
+    """Derive new keys from `key` and the numbers `data`, elementwise with broadcasting: `int64 [...]`.
 
-    One of the two is a tensor; a plain number never touches its device.
+    At least one of the two is a tensor. A Python integer is not copied to the device.
     """
     if isinstance(data, int):
         return mix(torch.as_tensor(key) + _signed(_GAMMA * (_mix_int(data + _GAMMA) | 1)))
@@ -69,14 +69,14 @@ def fold_in(key: Tensor | int, data: Tensor | int) -> Tensor:
 class Rng:
     """Keyed draws for a batch of environments.
 
-    Every method draws one value per environment: with keys `[N]`, `uniform(2)` is `[N, 2]`. Draws within one step are
-    kept apart by their order, so a family's or policy's function must draw the same numbers in the same order whatever
-    the data; `seek(t)` moves to step `t`. Values are made ahead for a block of steps when steps are visited in order,
-    which changes when they are computed and not what they are.
+    Every method draws one value per environment: with keys `[N]`, `uniform(2)` is `[N, 2]`. `seek(t)` moves to step
+    `t`. The draws of one step are identified by their order, so a function of a family or a policy must make the same
+    draws in the same order for all data. If steps are visited in order, values are computed in advance for a block of
+    steps; this does not change the values.
 
     Args:
-        keys: one key per environment, `int64 [N]` (see `make_key` and `fold_in`); draws live on its device.
-        steps: how many steps will be visited, a hint for the blocks; 1 makes nothing ahead.
+        keys: one key per environment, `int64 [N]` (see `make_key` and `fold_in`). Draws are on the same device.
+        steps: expected number of steps, a hint for the size of blocks; with 1, nothing is computed in advance.
     """
 
     def __init__(self, keys: Tensor, steps: int = 1) -> None:
@@ -92,7 +92,7 @@ class Rng:
         return self
 
     def rekey(self, mask: Tensor, keys: Tensor, t: int) -> None:
-        """Give the environments in `mask` `[N]` new keys, which at step `t` draw what they would draw at step 0."""
+        """Give the environments in `mask` `[N]` new keys. Their draws from step `t` on equal those from step 0 on."""
         self.keys = torch.where(mask, keys - _signed(_GAMMA * _STEP_STRIDE * t), self.keys)
         self._cache.clear()
 
@@ -126,7 +126,8 @@ class Rng:
     def gamma(self, shape: Tensor) -> Tensor:
         """Gamma with unit scale by Marsaglia and Tsang (2000, ACM TOMS 26(3)), for shape parameters of at least 1.
 
-        A proposal is accepted with probability .95 or more; after eight failures (once in 10^10) it is shape - 1/3.
+        A proposal is accepted with probability .95 or more. After eight rejections (once in 10^10) the value is
+        shape - 1/3.
 
         Args:
             shape: the shape parameters, `float32 [N, ...]`.
@@ -141,10 +142,8 @@ class Rng:
             raise ValueError(
                 f"one step drew {self._offset} numbers per environment, at most {_STEP_STRIDE} are possible"
             )
-        first = self.keys + _signed(
-            _GAMMA * (self._t * _STEP_STRIDE + offset + 1)
-        )  # [N]: of each environment's first draw
-        rows = max(1, _BLOCK // max(1, count))  # chunks that stay in the cache
+        first = self.keys + _signed(_GAMMA * (self._t * _STEP_STRIDE + offset + 1))  # [N], counters of the first draws
+        rows = max(1, _BLOCK // max(1, count))  # rows of a chunk that fits into the cache
         parts = [_gamma(first[i : i + rows], alpha[i : i + rows]) for i in range(0, len(alpha), rows)]
         return torch.cat(parts).view_as(shape)
 
@@ -159,7 +158,7 @@ class Rng:
         return x / x.sum(-1, keepdim=True)
 
     def _take(self, kind: str, count: int, convert: Callable[[Tensor], Tensor]) -> Tensor:
-        """The next `count` outputs of every environment at the present step, converted: `[N, ...]`."""
+        """The next `count` outputs of every environment at the current step, converted: `[N, ...]`."""
         offset, self._offset = self._offset, self._offset + count
         if self._offset > _STEP_STRIDE:
             raise ValueError(
@@ -192,26 +191,26 @@ def _to_normal(bits: Tensor) -> Tensor:
 
 
 def _gamma(first: Tensor, alpha: Tensor) -> Tensor:
-    """Of environments whose first draws are `first` `[N]`: `alpha` `[N, n]` to `[N, n]`."""
+    """Gamma draws, `[N, n]`, for the shape parameters `alpha`, `[N, n]`, from the counters `first`, `[N]`."""
     envs, count = alpha.shape
     d = (alpha - 1.0 / 3.0).flatten()
     c = (9.0 * d).rsqrt()
     key = (first.unsqueeze(1) + _signed(2 * _GAMMA) * torch.arange(count, device=first.device)).flatten()
     out = d.clone()
-    left: Tensor | None = None  # elements without an accepted proposal; None: all
+    left: Tensor | None = None  # elements without an accepted proposal; None: all elements
     for number in range(_TRIES):
         at = key + _signed(2 * _GAMMA * number * count)
         normal, uniform = _to_normal(mix(at).unsqueeze(-1))[:, 0], _to_uniform(mix(at + _signed(_GAMMA)))
         v = (1.0 + normal * c).pow(3)
         bound = 0.5 * normal * normal + d * (1.0 - v + v.clamp_min(1e-30).log())
-        taken = (v > 0) & (torch.log1p(-uniform) < bound)
+        accepted = (v > 0) & (torch.log1p(-uniform) < bound)
         if left is None:
-            out, left = torch.where(taken, d * v, out), (~taken).nonzero()[:, 0]
+            out, left = torch.where(accepted, d * v, out), (~accepted).nonzero()[:, 0]
         else:
-            out[left[taken]] = (d * v)[taken]
-            left = left[~taken]
+            out[left[accepted]] = (d * v)[accepted]
+            left = left[~accepted]
         if not len(left):
             break
-        kept = left if number == 0 else (~taken).nonzero()[:, 0]
+        kept = left if number == 0 else (~accepted).nonzero()[:, 0]
         d, c, key = d[kept], c[kept], key[kept]
     return out.view(envs, count)

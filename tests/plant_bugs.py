@@ -374,8 +374,8 @@ BUGS = (
     Bug(
         "a replay of other inputs",
         "metarl/engine/cuda_graphs.py",
-        "return graph(inputs)",
-        "return run(map_tensors(torch.zeros_like, inputs))",
+        "outputs: Tree = graph(inputs)",
+        "outputs: Tree = run(map_tensors(torch.zeros_like, inputs))",
         "engine/test_cuda_graphs",
     ),
     Bug(
@@ -507,8 +507,8 @@ BUGS = (
     Bug(
         "adopted tasks in another order",
         "metarl/families/legacy.py",
-        "out[key], at = _like(row[at : at + size], part), at + size",
-        "out[key], at = _like(row[:size], part), at + size",
+        "out[key], at = _unflatten(row[at : at + size], part), at + size",
+        "out[key], at = _unflatten(row[:size], part), at + size",
         "families/test_any_gymnasium",
     ),
     Bug(
@@ -556,7 +556,7 @@ BUGS = (
     Bug(
         "evaluation begins a schedule anew",
         "metarl/engine/rollout.py",
-        "adaptation_step * _episodes(agent) if self.family.switches else 0",
+        "adaptation_step * _episodes_per_step(agent) if self.family.switches else 0",
         "0",
         "families/test_switching",
     ),
@@ -738,7 +738,7 @@ BUGS = (
     Bug(
         "who loses the race for a run removes the winner's lock",
         "metarl/runs/run.py",
-        "if self._locked:  # else it is another process's",
+        "if self._locked:  # otherwise the lock belongs to another process",
         "if self._made:",
         "runs/test_safety",
     ),
@@ -773,8 +773,8 @@ BUGS = (
     Bug(
         "a row's other envs are not counted as they play",
         "metarl/engine/rollout.py",
-        "beat(n)",
-        "beat(spec.rows)",
+        "notify(n)",
+        "notify(spec.rows)",
         "cli/test_progress",
     ),
     Bug(
@@ -801,7 +801,7 @@ BUGS = (
     Bug(
         "an observe that is never called is not told of",
         "metarl/engine/rollout.py",
-        "    check_hears(agent)\n",
+        "    check_observe(agent)\n",
         "",
         "contract/test_agent_contract",
     ),

@@ -99,7 +99,7 @@ def test_modes_follow_the_umask(tmp_path: Path) -> None:
 def test_what_is_no_file_is_not_replaced(make: Callable[[Path], Any], tmp_path: Path) -> None:
     make(tmp_path / "a")
     before = (tmp_path / "a").lstat()
-    with pytest.raises(InvalidValueError, match=r"a place that can be written \(what is there is no file"):
+    with pytest.raises(InvalidValueError, match=r"a place that can be written \(it exists and is not a file"):
         write_atomic(tmp_path / "a", b"new")
     assert (tmp_path / "a").lstat().st_ino == before.st_ino
     assert len(list(tmp_path.iterdir())) == 1
@@ -217,7 +217,7 @@ def test_a_pipe_a_folder_and_a_device_are_no_files(name: str, made: Path) -> Non
         path = made / file
         path.rmdir() if path.is_dir() else path.unlink()
         make(path)
-        with pytest.raises(InvalidValueError, match=r"no regular file|Is a directory"):
+        with pytest.raises(InvalidValueError, match=r"not a regular file|Is a directory"):
             load(made)
 
 

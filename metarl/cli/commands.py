@@ -57,7 +57,7 @@ def run_train(name: str, options: Any) -> None:
         refuse("agent", name, check_briefly(agent))
     out = options.out or Path("runs") / f"{name}-{_label(options.env or family.id)}-seed{options.seed}"
     run = Run.create(out, agent, options.iterations, options.checkpoint_every, load=loaded)
-    run.keep_notes(notes)
+    run.write_notes(notes)
     _train_first(run, agent)
 
 

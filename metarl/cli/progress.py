@@ -1,7 +1,7 @@
 """Progress of long commands: a bar in a terminal, elsewhere a line now and then.
 
 Both say how much is done, how fast it goes and how long the rest takes, from the first seconds of the first iteration
-on: `metarl.engine.pulse` tells of the environment steps as they are made.
+on: `metarl.engine.step_listeners` reports the environment steps as they are made.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from metarl.engine.pulse import listening
+from metarl.engine.step_listeners import listening
 from metarl.errors import printable
 
 console = Console(highlight=False, soft_wrap=True, emoji=False)

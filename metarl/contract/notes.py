@@ -26,7 +26,7 @@ from metarl.contract.family_probe import Subject
 from metarl.errors import FamilyWarning, InvalidValueError, verbatim
 from metarl.families.family import Family
 from metarl.families.gym_family import GymFamily
-from metarl.families.returned import class_name, own_part
+from metarl.families.returned import class_name, user_env
 from metarl.families.tasks import Tasks
 from metarl.global_rng import seeded
 
@@ -83,7 +83,7 @@ def _keys(subject: Subject, size: int) -> list[str]:
     if not isinstance(subject.family, GymFamily):
         return []
     with closing(subject.family.make_env(subject.tasks(1))) as env:
-        space = own_part(env).observation_space
+        space = user_env(env).observation_space
     if not isinstance(space, spaces.Dict):
         return []
     kept = {key: part for key, part in space.items() if key not in subject.family.drop}
@@ -157,8 +157,8 @@ class _Look:
             self.found = True
             return
         with closing(family.make_env(low)) as a, closing(family.make_env(high)) as b:
-            self.owner = class_name(own_part(a))
-            told = _Told(own_part(a)) if family.apply == "options" else None
+            self.owner = class_name(user_env(a))
+            told = _Told(user_env(a)) if family.apply == "options" else None
             for number in range(LOOKED_EPISODES):
                 self.episode(a, b, number, min(family.horizon, LOOKED_STEPS))
                 self.ignored = not self.found and told is not None and told.ignored(name)

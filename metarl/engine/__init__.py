@@ -1,1 +1,1 @@
-"""The engine: environments side by side on their device, and the rollouts that agents play in them."""
+"""The engine: batches of environments on one device, and the rollouts that agents play in them."""

@@ -1,9 +1,9 @@
-"""Rollouts and training steps as CUDA graphs: thousands of small kernels launched at once, not by Python one by one.
+"""Rollouts and training steps as CUDA graphs, which launch thousands of small kernels at once.
 
-A rollout of a torch family by an agent whose acting is a fixed sequence of kernels (`Agent.capturable`) is captured
-once for given shapes and then replayed with other tasks, keys and states. The parameters of an agent are read where
-they lie, and whatever else the kernels touch must stay where it is. The first call of its kind runs without a graph,
-which also warms the libraries up. The second call is captured.
+A rollout of a torch family is captured once for given shapes, if the agent's `act` is a fixed sequence of kernels
+(`Agent.capturable`). Then it is replayed with other tasks, keys and states. The graph reads the agent's parameters at
+their address, so parameters and all other tensors that the kernels use must keep their addresses. The first call with a
+key runs without a graph and also initialises the CUDA libraries. The second call is captured.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch import Tensor
 Tree = TypeVar("Tree")  # tensors, and dicts, tuples and dataclasses of them
 Inputs = Mapping[str, Any]
 Function = Callable[[Inputs], Any]
-LARGEST = 1 << 30  # bytes of inputs beyond which nothing is captured: a graph holds them three times
+MOST_INPUT_BYTES = 1 << 30  # calls with larger inputs are not captured, because a graph stores them three times
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
-    """`function` of every tensor in nested dicts, tuples and dataclasses; all else as it is."""
+    """Apply `function` to every tensor in nested dicts, tuples and dataclasses; keep all other values."""
     out: Any = tree
     if isinstance(tree, Tensor):
         out = function(tree)
@@ -35,31 +35,31 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
     return out  # type: ignore[no-any-return]
 
 
-def _named(inputs: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """The tensors of nested dicts by their path, in the order of their names."""
+def _named_tensors(inputs: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors of nested dicts with their paths, in the order of their names."""
     if isinstance(inputs, Tensor):
         yield name, inputs
     elif isinstance(inputs, Mapping):
         for key in sorted(inputs):
-            yield from _named(inputs[key], f"{name}.{key}")
+            yield from _named_tensors(inputs[key], f"{name}.{key}")
     else:
         raise TypeError(f"input {name} of a CUDA graph is {type(inputs).__name__}, expected a tensor or a dict of them")
 
 
 class CudaGraph:
-    """A function's kernels, to be replayed on other inputs of the same names and shapes.
+    """The captured kernels of a function. A call replays them on other inputs with the same names and shapes.
 
     Args:
-        run: launches kernels on the CUDA device of its inputs, reads nothing back and copies nothing from the host.
-        inputs: what it is given.
+        run: a function that launches kernels on the CUDA device of its inputs, and copies nothing to or from the host.
+        inputs: inputs of `run`.
 
     Raises:
-        RuntimeError: it does something that a CUDA graph cannot hold.
+        RuntimeError: `run` contains an operation that a CUDA graph cannot contain.
     """
 
     def __init__(self, run: Function, inputs: Inputs) -> None:
         self.inputs = map_tensors(torch.clone, inputs)
-        self.device = next(_named(inputs))[1].device
+        self.device = next(_named_tensors(inputs))[1].device
         self.graph = torch.cuda.CUDAGraph()
         try:
             with (
@@ -75,10 +75,10 @@ class CudaGraph:
             ) from error
 
     def __call__(self, inputs: Inputs) -> Any:
-        """What `run(inputs)` would return, in tensors that the next call leaves alone."""
+        """The result of `run(inputs)`, in new tensors that later calls do not overwrite."""
         with torch.cuda.device(self.device):
-            for (_, kept), (_, new) in zip(_named(self.inputs), _named(inputs), strict=True):
-                kept.copy_(new)
+            for (_, static), (_, new) in zip(_named_tensors(self.inputs), _named_tensors(inputs), strict=True):
+                static.copy_(new)
             self.graph.replay()
             return map_tensors(torch.clone, self.outputs)
 
@@ -88,18 +88,19 @@ class CudaGraphCache:
 
     def __init__(self, capture: Callable[[Function, Inputs], Function] = CudaGraph) -> None:
         self.capture = capture
-        self.graphs: dict[Hashable, Function | None] = {}  # None: run once, not captured yet
+        self.graphs: dict[Hashable, Function | None] = {}  # None: called once and not captured yet
 
-    def __call__(self, key: Hashable, run: Function, inputs: Inputs) -> Any:
-        """`run(inputs)`; with the same `key`, names and shapes the kernels must be the same ones."""
-        found = list(_named(inputs))
-        if sum(t.numel() * t.element_size() for _, t in found) > LARGEST:
+    def __call__(self, key: Hashable, run: Callable[[Inputs], Tree], inputs: Inputs) -> Tree:
+        """Return `run(inputs)`. Calls with equal `key`, names, shapes and dtypes must launch the same kernels."""
+        tensors = list(_named_tensors(inputs))
+        if sum(t.numel() * t.element_size() for _, t in tensors) > MOST_INPUT_BYTES:
             return run(inputs)
-        key = (key, tuple((name, tuple(t.shape), t.dtype) for name, t in found))
+        key = (key, tuple((name, tuple(t.shape), t.dtype) for name, t in tensors))
         if key not in self.graphs:
             self.graphs[key] = None
             return run(inputs)
         graph = self.graphs[key]
         if graph is None:
             graph = self.graphs[key] = self.capture(run, inputs)
-        return graph(inputs)
+        outputs: Tree = graph(inputs)
+        return outputs

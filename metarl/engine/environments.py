@@ -1,7 +1,7 @@
-"""The engine: N environments of any family side by side, each in a task of its own.
+"""The interface of the engine: N environments of any family run in parallel, each in its own task.
 
-A finished episode is followed by the next in the same call: the observation a step returns belongs to the episode that
-goes on, `final_obs` to the one that was played.
+If an episode ends in a call of `step`, the same call starts the next episode. `obs` is then the first observation of
+the next episode, and `final_obs` is the last observation of the episode that ended.
 """
 
 from __future__ import annotations
@@ -19,53 +19,57 @@ from metarl.families.tasks import Tasks
 
 
 class Transition(NamedTuple):
-    """What one step of all environments returns. Tensors have leading axis N."""
+    """The result of one step of all environments. Tensors have leading axis N."""
 
-    obs: Tensor  # of the episode that goes on: a finished environment's is its next episode's first
+    obs: Tensor  # observation after the step; if the episode ended, the first observation of the next episode
     reward: Tensor  # float32
     terminated: Tensor  # bool: the MDP ended
     truncated: Tensor  # bool: the horizon was reached
-    final_obs: Tensor  # obs before any restart
-    success: Tensor | None  # bool, where the family reports it
-    expected_reward: Tensor | None = None  # float32: before the reward was drawn, where the family reports it
+    final_obs: Tensor  # observation after the step, before any restart
+    success: Tensor | None  # bool; None if the family does not report it
+    expected_reward: Tensor | None = None  # float32: mean of the random reward; None if the family does not report it
 
 
 class Environments(Protocol):
-    """N environments that run side by side, each in its own task."""
+    """N environments that run in parallel, each in its own task."""
 
     n: int
     device: torch.device
 
     @property
     def simulator(self) -> SimulatorState | None:
-        """What privileged agents see; None where the state of the environments cannot be had."""
+        """The environments' state for privileged agents, or None if the environments do not expose their state."""
 
     def begin(self, tasks: Tasks, keys: Tensor, steps: int, episode: int = 0) -> Tensor:
-        """Start an episode of task `i` in environment `i`; randomness descends from `keys`, `int64 [N]`; the first obs.
+        """Start an episode of task `i` in environment `i` and return the first observations, `[N, ...]`.
 
-        `episode` is its number in the trial, which families whose task switches look at.
+        Args:
+            tasks: N tasks.
+            keys: `int64 [N]`; all randomness descends from them.
+            steps: expected number of steps, a hint by which draws are made in blocks.
+            episode: number of the episode in its trial (from 0), for families whose task switches.
         """
 
     def step(self, action: Tensor) -> Transition:
-        """One step of every environment, restarting those whose episode ended."""
+        """Take one step in every environment, and restart those whose episode ended."""
 
     def close(self) -> None:
-        """Free what the environments hold."""
+        """Free the resources of the environments."""
 
 
 @contextmanager
 def engine_threads(family: Family) -> Iterator[None]:
-    """One thread for PyTorch while a family that steps in threads of its own (`on_host`) is played.
+    """Limit PyTorch to one thread during the rollout of a family with its own threads (`on_host`).
 
-    PyTorch's threads wait for their next work by spinning, which would take the cores from those that step: with two of
-    each on two cores 256 HalfCheetahs ran at 58 % of the speed.
+    PyTorch's idle threads spin and occupy the cores that the family's threads need. With two threads of each on two
+    cores, 256 HalfCheetahs ran at 58 % of the speed.
     """
     threads = torch.get_num_threads()
-    alone = isinstance(family, TorchFamily) and family.on_host and threads > 1
-    if alone:
+    limited = isinstance(family, TorchFamily) and family.on_host and threads > 1
+    if limited:
         torch.set_num_threads(1)
     try:
         yield
     finally:
-        if alone:
+        if limited:
             torch.set_num_threads(threads)

@@ -1,11 +1,11 @@
-"""Environments of a Gymnasium family, stepped in this process by Gymnasium's own `SyncVectorEnv`."""
+"""Environments of a Gymnasium family in this process; Gymnasium's `SyncVectorEnv` steps them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
+import numpy.typing as npt
 import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
@@ -13,32 +13,33 @@ from torch import Tensor
 
 from metarl.agent_base import REPORTED
 from metarl.engine.environments import Transition
+from metarl.families.building import GymEnv
 from metarl.families.gym_family import GymFamily, task_dict
 from metarl.families.tasks import Tasks
 from metarl.rng import fold_in
 
 
 class GymEnvironments:
-    """Environments of a `GymFamily`, stepped by Gymnasium's own `SyncVectorEnv` with autoreset disabled."""
+    """Environments of a `GymFamily` in a Gymnasium `SyncVectorEnv` with autoreset disabled."""
 
     def __init__(self, family: GymFamily, n: int, device: torch.device) -> None:
         self.family, self.n, self.device = family, n, device
         first = family.tasks("train", 1)
 
-        def make() -> gym.Env[Any, Any]:
+        def make() -> GymEnv:
             env = family.make_env(first)
-            env.told = tuple(REPORTED)
+            env.info_keys = tuple(REPORTED)
             return env
 
         self.envs = SyncVectorEnv([make] * n, autoreset_mode=AutoresetMode.DISABLED)
 
     @property
     def simulator(self) -> None:
-        """None: the environments keep their state to themselves."""
+        """None, because Gymnasium environments do not expose their state."""
         return None
 
     def begin(self, tasks: Tasks, keys: Tensor, steps: int, episode: int = 0) -> Tensor:
-        """See `Environments.begin`; an episode is seeded from its environment's key and the step at which it starts."""
+        """See `Environments.begin`. The seed of an episode depends on its environment's key and its first step."""
         self.keys, self.clock = keys.cpu(), 0
         for row, env in enumerate(self.envs.envs):
             label = f"task {int(tasks.index[row])} of split {tasks.split!r}, seed {tasks.seed}"
@@ -55,7 +56,7 @@ class GymEnvironments:
         if ended.any():
             obs, _ = self.envs.reset(seed=self._seeds(), options={"reset_mask": ended})
             next_obs = self._tensor(obs)
-        found, mean = info.get("success"), info.get("expected_reward")
+        success, mean = info.get("success"), info.get("expected_reward")
         if mean is not None:
             mean = np.where(info["_expected_reward"], mean, REPORTED["expected_reward"][1])
         return Transition(
@@ -64,19 +65,19 @@ class GymEnvironments:
             terminated=self._tensor(terminated),
             truncated=self._tensor(truncated & ~terminated),
             final_obs=final_obs,
-            success=None if found is None else self._tensor(found).bool(),
+            success=None if success is None else self._tensor(success).bool(),
             expected_reward=None if mean is None else self._tensor(mean).float(),
         )
 
     def _seeds(self) -> list[int | None]:
         return list((fold_in(self.keys, self.clock) & 0x7FFFFFFF).tolist())
 
-    def _to_numpy(self, action: Tensor) -> np.ndarray[Any, Any]:
+    def _to_numpy(self, action: Tensor) -> npt.NDArray[Any]:
         space = self.family.action_space
         out = action.cpu().numpy().astype(space.dtype)
         return out + space.start if isinstance(space, spaces.Discrete) else out
 
-    def _tensor(self, array: Any) -> Tensor:
+    def _tensor(self, array: npt.ArrayLike) -> Tensor:
         out = torch.tensor(np.asarray(array), device=self.device)
         return out.float() if out.dtype == torch.float64 else out
 

@@ -1,4 +1,4 @@
-"""Environments that are made once and used by many rollouts."""
+"""A pool of environments: each size is built once and shared by many rollouts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from metarl.families.gym_family import GymFamily
 
 
 def make_environments(family: Family, n: int, device: torch.device | str = "cpu") -> Environments:
-    """The engine that fits a family's form."""
+    """`n` environments of a family, in the engine for the family's form."""
     if isinstance(family, TorchFamily):
         return TorchEnvironments(family, n, torch.device(device))
     if isinstance(family, GymFamily):
@@ -26,20 +26,20 @@ def make_environments(family: Family, n: int, device: torch.device | str = "cpu"
 
 
 class EnvironmentPool:
-    """The environments of one family on one device, kept between rollouts by their number."""
+    """The environments of one family on one device, kept between rollouts and keyed by their number."""
 
     def __init__(self, family: Family, device: torch.device | str = "cpu") -> None:
         self.family, self.device = family, torch.device(device)
-        self._made: dict[int, Environments] = {}
+        self._environments: dict[int, Environments] = {}
 
     def get(self, n: int) -> Environments:
-        """`n` environments; what they played before is forgotten."""
-        if n not in self._made:
-            self._made[n] = make_environments(self.family, n, self.device)
-        return self._made[n]
+        """`n` environments. `begin` starts them afresh, whatever they played before."""
+        if n not in self._environments:
+            self._environments[n] = make_environments(self.family, n, self.device)
+        return self._environments[n]
 
     def close(self) -> None:
-        """Close them all."""
-        for envs in self._made.values():
+        """Close all environments."""
+        for envs in self._environments.values():
             envs.close()
-        self._made.clear()
+        self._environments.clear()

@@ -1,9 +1,8 @@
-"""Environments of a torch family: tensor masks and static shapes, on the family's device."""
+"""Environments of a torch family, stepped as one batch on one device with masks and static shapes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from metarl.rng import Rng, fold_in
 
 
 class TorchEnvironments:
-    """Environments of a `TorchFamily`: tensor masks and static shapes, on the family's device."""
+    """Environments of a `TorchFamily`, stepped as one batch on one device with masks and static shapes."""
 
     def __init__(self, family: TorchFamily, n: int, device: torch.device) -> None:
         self.family, self.n, self.device = family, n, device
@@ -39,12 +38,12 @@ class TorchEnvironments:
         return self.start(tasks.tensors(self.device), keys.to(self.device), steps, episode)
 
     def start(self, task: dict[str, Tensor], keys: Tensor, steps: int, episode: int = 0) -> Tensor:
-        """`begin` with the tasks' values `[N, ...]` and the keys where they are needed already."""
+        """Like `begin`, with the tasks' values `[N, ...]` and the keys `[N]` as tensors on the device."""
         self.task = task
         self._set_keys(keys, steps)
         self.clock = 0  # steps since begin
-        self._in_step = True  # whether all environments are at the same step of their episodes
-        self.t = torch.zeros_like(self.t)  # a new one: a CUDA graph must not write into what another rollout left
+        self._synchronous = True  # whether all environments are at the same step of their episode
+        self.t = torch.zeros_like(self.t)  # a new tensor: a captured rollout must not write to that of another
         self.state = self.family.begin_at(self.task, self._reset_rng.seek(0), episode)
         obs = self.family.observe(self.state, self.task)
         shape = (self.n, *(self.family.observation_space.shape or ()))
@@ -56,10 +55,10 @@ class TorchEnvironments:
         out, ended = self.advance(action)
         if ended is None:
             return out
-        return out._replace(obs=self.restart(ended, in_step=ended is self._always))
+        return out._replace(obs=self.restart(ended, synchronous=ended is self._always))
 
     def advance(self, action: Tensor) -> tuple[Transition, Tensor | None]:
-        """One step without restarting anything; also which environments ended (None when it is known that none did)."""
+        """One step without restarts; also which environments ended, `bool [N]`, or None if none did for certain."""
         result = self.family.step(self.state, action, self.task, self._step_rng.seek(self.clock))
         self.state, reward, terminated = result[:3]
         info = result[3] if len(result) == 4 else {}
@@ -73,8 +72,8 @@ class TorchEnvironments:
         self.t += 1
         obs = self.family.observe(self.state, self.task)
         truncated, ended = self._endings(terminated)
-        told = (info.get(name) for name in REPORTED)
-        return Transition(obs, reward, terminated, truncated, obs, *told), ended
+        reported = (info.get(name) for name in REPORTED)
+        return Transition(obs, reward, terminated, truncated, obs, *reported), ended
 
     def _set_keys(self, keys: Tensor, steps: int) -> None:
         self._step_rng = Rng(fold_in(keys, 1), steps)
@@ -85,28 +84,33 @@ class TorchEnvironments:
         mask: Tensor,
         tasks: Tasks | None = None,
         keys: Tensor | None = None,
-        in_step: bool = False,
-        anew: bool = False,
+        synchronous: bool = False,
+        new_trial: bool = False,
     ) -> Tensor:
-        """Start an episode where `mask` `[N]` is true, in `tasks` and with `keys` where given; all observations.
+        """Start an episode in the environments where `mask` is true; return all observations, `[N, ...]`.
 
-        It is the trial's next one, or with `anew` the first of a trial.
+        Args:
+            mask: `bool [N]`.
+            tasks: N tasks for the new episodes; by default the tasks stay.
+            keys: `int64 [N]`, keys for the new episodes; by default the keys stay.
+            synchronous: whether all environments end their episodes at the same step.
+            new_trial: whether the episode is the first of a new trial instead of the next episode of the trial.
         """
-        self._in_step = self._in_step and in_step
+        self._synchronous = self._synchronous and synchronous
         if keys is not None:
             for purpose, rng in ((1, self._step_rng), (2, self._reset_rng)):
                 rng.rekey(mask, fold_in(keys.to(self.device), purpose), self.clock)
         if tasks is not None:
             self.task = tree_where(mask, tasks.tensors(self.device), self.task)
         rng = self._reset_rng.seek(self.clock)
-        fresh = self.family.reset(self.task, rng) if anew else self.family.next_episode(self.state, self.task, rng)
+        fresh = self.family.reset(self.task, rng) if new_trial else self.family.next_episode(self.state, self.task, rng)
         self.state = fresh if mask is self._always else tree_where(mask, fresh, self.state)
         self.t = torch.where(mask, torch.zeros_like(self.t), self.t)
         return self.family.observe(self.state, self.task)
 
     def _endings(self, terminated: Tensor) -> tuple[Tensor, Tensor | None]:
         """Which environments are truncated, and which ended."""
-        if self._in_step and not self.family.terminates:  # known without looking
+        if self._synchronous and not self.family.terminates:  # known without a look at the device
             if self.clock % self.family.horizon:
                 return self._never, None
             return self._always, self._always
@@ -117,11 +121,11 @@ class TorchEnvironments:
         return truncated, ended
 
     def close(self) -> None:
-        """Nothing to free."""
+        """Do nothing: there are no resources to free."""
 
 
 def tree_where(mask: Tensor, new: State, old: State) -> State:
-    """`torch.where` over a tensor, or a dict or tuple of them, the mask `bool [N]` broadcast over further axes."""
+    """`torch.where` for a tensor, or a dict or tuple of tensors. The mask `bool [N]` is broadcast over further axes."""
     if isinstance(new, Tensor):
         return torch.where(mask.view(-1, *[1] * (new.dim() - 1)), new, old)
     if isinstance(new, Mapping):
@@ -130,7 +134,7 @@ def tree_where(mask: Tensor, new: State, old: State) -> State:
 
 
 def _check_tensor(
-    family: Family, function: str, what: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype | None = None
+    family: Family, function: str, what: str, value: object, shape: tuple[int, ...], dtype: torch.dtype | None = None
 ) -> None:
     field = f"{what} of {type(family).__name__}.{function} ({family.id})"
     if not isinstance(value, Tensor):
@@ -141,8 +145,8 @@ def _check_tensor(
         raise InvalidValueError(f"dtype of the {field}", value.dtype, str(dtype))
 
 
-def one_environment(tree: Any, env: int = 0) -> Any:
-    """Entry `env` of a tensor, or of a dict or tuple of them, as NumPy arrays without the leading axis."""
+def one_environment(tree: State, env: int = 0) -> State:
+    """Entry `env` of a tensor, or of a dict or tuple of tensors, as NumPy arrays without the leading axis."""
     if isinstance(tree, Tensor):
         return tree[env].detach().cpu().numpy()
     if isinstance(tree, Mapping):

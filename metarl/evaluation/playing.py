@@ -119,7 +119,7 @@ def _score_rollouts(
         yield trials.collect(agent, agent.fork(state), k, budget, deterministic, "score", final_obs=True)[0]
         return
     for number in range(episodes):
-        part = trials.numbered(number)
+        part = trials.rekeyed(number)
         yield part.collect(agent, agent.fork(state), k, Budget(episodes=1), deterministic, "score", final_obs=True)[0]
 
 

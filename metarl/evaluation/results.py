@@ -39,7 +39,7 @@ from metarl.files import (
     write_json,
     write_npz,
 )
-from metarl.lock import together
+from metarl.lock import directory_lock
 
 FORMAT = "metarl-results-3"
 _PLAIN = ("collected", "lifetime", "episodes", "env_steps", "seconds")  # fields that are one array each
@@ -215,7 +215,7 @@ class Results:
         _check_head(head, "the results")
         _check_shapes(head, {name: values.shape for name, values in arrays.items()})
         summaries = {"summary": {mode: self.summary(mode) for mode in self.scores}, "lifetime": self.lifetime_summary()}
-        with together(target.parent, write=True):
+        with directory_lock(target.parent, write=True):
             write_npz(target.with_suffix(".npz"), arrays)
             write_json(target, {"format": FORMAT} | head | summaries)
         return target
@@ -240,7 +240,7 @@ class Results:
             InvalidValueError: the files are damaged, of another kind, or do not belong together.
         """
         expected = "whole results of an evaluation, a .json file and the .npz file beside it"
-        with together(Path(path).parent, write=False), reading("results file", str(path), expected):
+        with directory_lock(Path(path).parent, write=False), reading("results file", str(path), expected):
             target = _json_path(path)
             head = read_json(target, FORMAT, "evaluate again")
             _check_head(head, str(target))

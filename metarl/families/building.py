@@ -1,4 +1,4 @@
-"""How a user's environment is built, and how its observations become numbers that networks take."""
+"""Build a user's environment, and convert its observations to numbers that networks can read."""
 
 from __future__ import annotations
 
@@ -13,12 +13,19 @@ from gymnasium import spaces
 
 from metarl.errors import InvalidValueError, did_you_mean
 
-_KIND = inspect.Parameter
+GymEnv = gym.Env[Any, Any]  # a Gymnasium environment with observations and actions of any type
+ResetResult = tuple[Any, dict[str, Any]]  # observation and info, which `reset` returns
+StepResult = tuple[Any, Any, bool, bool, dict[str, Any]]  # observation, reward, terminated, truncated and info
+_PARAMETER = inspect.Parameter
 NUMERIC = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Dict, spaces.Tuple)
 
 
-def _registered(id: str, horizon: int, keywords: Mapping[str, Any]) -> gym.Env[Any, Any]:
-    """`gym.make`, with one sentence where Gymnasium does not know the id or the environment not a keyword."""
+def make_registered(id: str, horizon: int, keywords: Mapping[str, Any]) -> GymEnv:
+    """Call `gym.make`.
+
+    Raises:
+        InvalidValueError: Gymnasium does not know the id, or the environment does not take a keyword.
+    """
     try:
         return gym.make(id, max_episode_steps=horizon or None, **keywords)
     except (gym.error.Error, ImportError) as error:
@@ -28,13 +35,13 @@ def _registered(id: str, horizon: int, keywords: Mapping[str, Any]) -> gym.Env[A
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise
-        raise InvalidValueError(f"keywords of {id}", sorted(keywords), f"those that it takes ({error})") from error
+        raise InvalidValueError(f"keywords of {id}", sorted(keywords), f"those that it accepts ({error})") from error
 
 
 def registering_module(id: str) -> str:
-    """What to do about an id that Gymnasium does not know: load the module that registers it, by name if it is found.
+    """Advice for an id that Gymnasium does not know: load the module that registers it.
 
-    A module is found where its name begins as the id does: `highway_env` for `highway-fast-v0`.
+    The advice names an installed module if its name begins like the id: `highway_env` for `highway-fast-v0`.
     """
 
     def letters(name: str) -> str:
@@ -45,19 +52,19 @@ def registering_module(id: str) -> str:
     installed = {name for name in packages_distributions() if not name.startswith("_")}
     near = [name for name in installed if letters(name).startswith(letters(words.split("-")[0]) or "?")]
     module = min(near, key=len) if near else "MODULE"
-    named = f"{module}:{id.rpartition(':')[2]}"
-    return f"if a package registers it, name its module: {named!r}, or --load {module} (in Python: import {module})"
+    full_id = f"{module}:{id.rpartition(':')[2]}"
+    return f"if a package registers it, name its module: {full_id!r}, or --load {module} (in Python: import {module})"
 
 
-def check_keywords(what: str, build: Callable[..., Any], keywords: Mapping[str, Any]) -> None:
-    """Refuse keywords that a callable does not take, and say which it does."""
+def check_keywords(what: str, build: Callable[..., object], keywords: Mapping[str, object]) -> None:
+    """Refuse keywords that a callable does not take; the error lists those that it accepts."""
     try:
         signature = inspect.signature(build)
     except ValueError:  # a builtin has no signature to check
         return
     takes = {k: p.kind for k, p in signature.parameters.items()}
-    known = [k for k, kind in takes.items() if kind in (_KIND.POSITIONAL_OR_KEYWORD, _KIND.KEYWORD_ONLY)]
-    for name in keywords if _KIND.VAR_KEYWORD not in takes.values() else ():
+    known = [k for k, kind in takes.items() if kind in (_PARAMETER.POSITIONAL_OR_KEYWORD, _PARAMETER.KEYWORD_ONLY)]
+    for name in keywords if _PARAMETER.VAR_KEYWORD not in takes.values() else ():
         if name not in known:
             raise InvalidValueError(f"keyword of {what}", name, did_you_mean(name, known) if known else "none")
     try:
@@ -66,12 +73,12 @@ def check_keywords(what: str, build: Callable[..., Any], keywords: Mapping[str, 
         raise InvalidValueError(f"keywords of {what}", sorted(keywords), f"those that it needs ({error})") from error
 
 
-def numeric(env: gym.Env[Any, Any], drop: Sequence[str] = ()) -> gym.Env[Any, Any]:
-    """The environment with observations that networks take: a Box or Discrete space, pixels from 0 to 1.
+def numeric(env: GymEnv, drop: Sequence[str] = ()) -> GymEnv:
+    """Wrap an environment so that networks can read its observations: a Box or Discrete space, pixels from 0 to 1.
 
     Args:
         env: any environment.
-        drop: keys of a Dict observation to leave out, besides those that are no numbers.
+        drop: keys of a Dict observation to leave out. Keys without numbers are always left out.
     """
     if drop and not isinstance(env.observation_space, spaces.Dict):
         raise InvalidValueError("drop", list(drop), f"nothing: the observation is {env.observation_space}, not a Dict")
@@ -92,7 +99,7 @@ def numeric(env: gym.Env[Any, Any], drop: Sequence[str] = ()) -> gym.Env[Any, An
 
 
 def _kept(space: spaces.Dict, drop: Sequence[str]) -> list[str]:
-    """The keys that are neither dropped nor texts and the like; all that are not dropped if there is no other."""
+    """The numeric keys that are not dropped. If no numeric key is left, all keys that are not dropped."""
     for key in drop:
         if key not in space.spaces:
             raise InvalidValueError("drop", key, did_you_mean(key, space.spaces))
@@ -102,8 +109,8 @@ def _kept(space: spaces.Dict, drop: Sequence[str]) -> list[str]:
     return [key for key in left if isinstance(space[key], NUMERIC)] or left
 
 
-def time_limit(env: gym.Env[Any, Any]) -> int | None:
-    """After how many steps an environment's own time limit ends an episode; None if it has none."""
+def time_limit(env: GymEnv) -> int | None:
+    """Steps after which an environment's own time limit ends an episode; None if it has no time limit."""
     if env.spec is not None and env.spec.max_episode_steps:
         return int(env.spec.max_episode_steps)
     while isinstance(env, gym.Wrapper):

@@ -1,4 +1,4 @@
-"""Distributions that tasks are drawn from, the same to the bit on every machine."""
+"""Distributions of task parameters. Their draws have the same bits on every machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from metarl import exact
 from metarl.errors import InvalidValueError
 from metarl.rng import Rng
 
-Array = npt.NDArray[Any]
+Array = npt.NDArray[np.float32]  # values of task parameters
 
 
 def _check_sizes(kind: str, shape: object) -> None:
@@ -32,13 +32,13 @@ def _check_numbers(kind: str, **values: object) -> None:
 
 
 def _bits(rng: Rng, shape: tuple[int, ...]) -> Tensor:
-    """Random words, `int64 [N, *shape]`."""
+    """Random 64-bit words, `int64 [N, *shape]`."""
     return rng.bits(math.prod(shape)).view(len(rng.keys), *shape)
 
 
 @dataclass(frozen=True)
 class Uniform:
-    """Uniform on [low, high), each element alike."""
+    """Uniform on [low, high); the elements are independent."""
 
     low: float
     high: float
@@ -67,7 +67,7 @@ class Uniform:
 
 @dataclass(frozen=True)
 class LogUniform:
-    """exp(uniform) on [low, high), both positive."""
+    """Log-uniform on [low, high): the logarithm is uniform. Both bounds are positive."""
 
     low: float
     high: float
@@ -96,7 +96,7 @@ class LogUniform:
 
 @dataclass(frozen=True)
 class Normal:
-    """Gaussian, each element alike."""
+    """Gaussian with independent elements."""
 
     mean: float = 0.0
     std: float = 1.0
@@ -124,24 +124,24 @@ class Normal:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of a list of values, each as likely: numbers, equal-length lists of numbers, or anything else JSON can hold.
+    """Uniform on a list of values: numbers, equal-length lists of numbers, or any other JSON data.
 
-    Of values that are no numbers, such as texts, a task holds the index. A torch family sees the index, a Gymnasium
-    environment is given the value.
+    If the values are not numbers (texts, for example), a task stores the index of its value. A torch family receives
+    the index, a Gymnasium environment receives the value.
     """
 
     values: tuple[Any, ...]
     kind: ClassVar[str] = "choice"
 
     def __init__(self, values: Sequence[Any]) -> None:
-        given = () if isinstance(values, (str, bytes)) or not isinstance(values, Iterable) else tuple(values)
-        numeric = all(_is_numeric(v) for v in given)
-        frozen = tuple(_frozen(np.asarray(v).tolist() if numeric else v) for v in given)
+        options = () if isinstance(values, (str, bytes)) or not isinstance(values, Iterable) else tuple(values)
+        numeric = all(_is_numeric(v) for v in options)
+        frozen = tuple(_as_tuples(np.asarray(v).tolist() if numeric else v) for v in options)
         object.__setattr__(self, "values", frozen)
         try:
             texts = {json.dumps(v, sort_keys=True) for v in frozen}
         except (TypeError, ValueError) as error:
-            raise InvalidValueError("Choice(values)", values, "numbers, texts, or what JSON can hold") from error
+            raise InvalidValueError("Choice(values)", values, "numbers, texts, or other JSON data") from error
         if not frozen or len(texts) != len(frozen) or len({np.shape(v) for v in frozen if numeric}) > 1:
             raise InvalidValueError("Choice(values)", values, "at least one value, all different and of one shape")
         if not np.isfinite(self.table).all() or len(np.unique(self.table, axis=0)) != len(frozen):
@@ -149,7 +149,7 @@ class Choice:
 
     @property
     def by_index(self) -> bool:
-        """Whether a task holds a value's index because values are no numbers."""
+        """Whether a task stores the index of its value, because the values are not numbers."""
         return not all(_is_numeric(v) for v in self.values)
 
     @property
@@ -167,27 +167,27 @@ class Choice:
         return torch.from_numpy(self.table).to(rng.keys.device)[rng.integers(len(self.values))]
 
     def contains(self, values: Array) -> npt.NDArray[np.bool_]:
-        """Elementwise: does an element belong to a value of the list?"""
+        """Elementwise: is the element part of a value from the list?"""
         batch = values.reshape(len(values), 1, *self.shape)
         close = np.isclose(batch, self.table[None], atol=1e-6)
         hit = close.reshape(len(values), len(self.values), -1).all(-1).any(-1)
         return cast("npt.NDArray[np.bool_]", np.broadcast_to(hit.reshape(-1, *[1] * len(self.shape)), values.shape))
 
-    def encode(self, given: Any) -> Any:
-        """The indices of values that are no numbers, one or a list of them; anything else is returned as it is."""
+    def encode(self, value: Any) -> Any:
+        """Replace values that are stored by index (one, or nested lists of them) by their indices; keep all others."""
         if not self.by_index:
-            return given
-        if (frozen := _frozen(given)) in self.values:
+            return value
+        if (frozen := _as_tuples(value)) in self.values:
             return self.values.index(frozen)
-        return [self.encode(part) for part in given] if isinstance(given, (list, tuple, np.ndarray)) else given
+        return [self.encode(part) for part in value] if isinstance(value, (list, tuple, np.ndarray)) else value
 
-    def plain(self, value: Any) -> Any:
-        """What an environment is given for `float32 [*shape]`: the value of the list, whole numbers as ints."""
+    def plain(self, value: Array) -> Any:
+        """From a task's `float32 [*shape]` to what an environment receives: the listed value, integers as ints."""
         if self.by_index:
-            return _thawed(self.values[int(value)])
+            return _as_lists(self.values[int(value)])
         distance = np.abs(self.table - value).reshape(len(self.values), -1).max(-1)
-        found = np.asarray(self.values[int(distance.argmin())])
-        return _plain(value if found.dtype.kind == "f" else found)
+        nearest = np.asarray(self.values[int(distance.argmin())])
+        return _plain(value if nearest.dtype.kind == "f" else nearest)
 
     def describe(self) -> str:
         """The values in words."""
@@ -197,9 +197,9 @@ class Choice:
 
 @dataclass(frozen=True)
 class Integers:
-    """Whole numbers from low to high, both included, each as likely and each element alike.
+    """Uniform on the integers from low to high, both included; the elements are independent.
 
-    Values are float32, which holds whole numbers up to 2**24 exactly.
+    Values are float32, which holds integers up to 2**24 exactly.
     """
 
     low: int
@@ -221,12 +221,12 @@ class Integers:
             return (self.low + rng.integers(count)).float()
         return self.low + (rng.uniform(*self.shape) * count).floor().clamp(max=count - 1)
 
-    def plain(self, value: Any) -> Any:
-        """What an environment is given for `float32 [*shape]`: an int, or an int64 array."""
+    def plain(self, value: Array) -> Any:
+        """From a task's `float32 [*shape]` to what an environment receives: an int, or an int64 array."""
         return _plain(np.asarray(value).astype(np.int64))
 
     def contains(self, values: Array) -> npt.NDArray[np.bool_]:
-        """Elementwise: is a value whole and in the range?"""
+        """Elementwise: is a value an integer in the range?"""
         whole: npt.NDArray[np.bool_] = values == np.round(values)
         return (values >= self.low) & (values <= self.high) & whole
 
@@ -262,7 +262,7 @@ class FlatDirichlet:
 
 @dataclass(frozen=True)
 class Repeated:
-    """Several independent values of one distribution, along a new first axis: a schedule of tasks."""
+    """Several independent draws from one distribution, along a new first axis: a schedule of tasks."""
 
     distribution: Uniform | LogUniform | Normal | Choice | Integers | FlatDirichlet
     count: int
@@ -281,17 +281,17 @@ class Repeated:
         """One value per environment: `float32 [N, count, ...]`."""
         return torch.stack([self.distribution.sample(rng) for _ in range(self.count)], 1)
 
-    def encode(self, given: Any) -> Any:
-        """As the distribution has it."""
-        return self.distribution.encode(given) if isinstance(self.distribution, Choice) else given
+    def encode(self, value: Any) -> Any:
+        """Encode values as `Choice.encode` does if the distribution is a `Choice`; keep all others."""
+        return self.distribution.encode(value) if isinstance(self.distribution, Choice) else value
 
-    def plain(self, value: Any) -> Any:
-        """What an environment is given for `float32 [count, ...]`: an array, or a list of what is no number."""
+    def plain(self, value: Array) -> Any:
+        """From a task's `float32 [count, ...]` to what an environment receives: an array, or a list of values."""
         parts = [plain_value(self.distribution, part) for part in value]
         return np.asarray(parts) if all(_is_numeric(part) for part in parts) else parts
 
     def contains(self, values: Array) -> npt.NDArray[np.bool_]:
-        """Elementwise: does an element belong to the distribution?"""
+        """Elementwise: does the distribution contain the element?"""
         parts = values.reshape(-1, *self.distribution.shape)
         return cast("npt.NDArray[np.bool_]", self.distribution.contains(parts).reshape(values.shape))
 
@@ -300,24 +300,26 @@ class Repeated:
         return f"{self.count} times {self.distribution.describe()}"
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(v) for v in value) if isinstance(value, (list, tuple)) else value
+def _as_tuples(value: Any) -> Any:
+    """Nested lists as nested tuples, which can be compared and hashed."""
+    return tuple(_as_tuples(v) for v in value) if isinstance(value, (list, tuple)) else value
 
 
-def _thawed(value: Any) -> Any:
-    return [_thawed(v) for v in value] if isinstance(value, tuple) else value
+def _as_lists(value: Any) -> Any:
+    """Nested tuples as nested lists, as in JSON."""
+    return [_as_lists(v) for v in value] if isinstance(value, tuple) else value
 
 
 def _is_numeric(value: Any) -> bool:
-    """Whether a value is a number, or lists of them that make an array."""
+    """Whether a value is a number or an array-like of numbers."""
     try:
         return np.asarray(value).dtype.kind in "biuf"
     except (TypeError, ValueError):
         return False
 
 
-def _plain(value: Any) -> Any:
-    """A number as Python's, an array as a copy that may be written to."""
+def _plain(value: npt.ArrayLike) -> Any:
+    """A scalar as a Python number, an array as a writable copy."""
     return np.asarray(value).item() if np.ndim(value) == 0 else np.array(value)
 
 
@@ -325,6 +327,6 @@ Distribution = Uniform | LogUniform | Normal | Choice | Integers | FlatDirichlet
 TaskSpace = Mapping[str, Distribution]
 
 
-def plain_value(dist: Distribution, value: Any) -> Any:
-    """A task's value, `float32 [*shape]`, as an environment is given it: Python numbers, arrays, or what was listed."""
+def plain_value(dist: Distribution, value: Array) -> Any:
+    """From a task's `float32 [*shape]` to what an environment receives: a number, an array, or a listed value."""
     return dist.plain(value) if isinstance(dist, (Choice, Integers, Repeated)) else _plain(value)

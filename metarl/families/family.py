@@ -1,15 +1,15 @@
-"""Task families: a distribution over MDPs that share their spaces. Two forms, one result.
+"""Task families: a family is a distribution over MDPs that share their spaces. There are two forms.
 
-`TorchFamily` is the batched form: pure functions over tensors, run on CPU or GPU. `GymFamily` takes any Gymnasium
-environment, unmodified, with a task space and how a task is applied. Both name a family's splits, references and
-horizon in the same way, and neither ever redraws a task in `reset`.
+`TorchFamily` is the batched form: pure functions over tensors, which run on a CPU or a GPU. `GymFamily` takes any
+unmodified Gymnasium environment, a task space, and a rule that applies a task to the environment. Both forms declare
+splits, references and horizon in the same way. In neither form does `reset` draw a new task.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,28 +18,31 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl.errors import InvalidValueError, did_you_mean
-from metarl.families.distributions import Distribution, TaskSpace
+from metarl.families.distributions import Array, Distribution, TaskSpace
 from metarl.families.task_spaces import has_few_tasks
 from metarl.families.tasks import TaskLike, Tasks, list_tasks, make_tasks, on_side, sample_tasks, shuffled
 from metarl.rng import Rng
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 State = Any  # a tensor, or a dict or tuple of tensors, each with leading axis N
 _SIDES = {"train": 0, "test": 1}
 
 
 class Family:
-    """What every family has, whatever its form.
+    """Base of all families, of both forms.
 
     Attributes:
-        id: full id, `namespace/Name-vN`, with `:preset` where one was chosen and further keywords as JSON.
+        id: full id, `namespace/Name-vN`, followed by `:preset` if one was chosen, and by further keywords as JSON.
         observation_space: of one environment, the same for every task.
         action_space: of one environment, the same for every task.
         horizon: steps after which an episode is truncated.
         task_space: parameter name to distribution.
-        ood: name of an out-of-distribution split to the parameters that differ there and their distributions.
-        terminates: whether `terminated` can ever be true; False lets the engine skip looking.
+        ood: out-of-distribution splits: split name to the parameters that differ there, with their distributions.
+        terminates: whether `terminated` can ever be true. If False, the engine does not read it.
         switches: whether the task changes within a trial (`metarl.families.switching`).
-        presets: preset name to constructor keywords, for the papers that differ.
+        presets: preset name to constructor keywords, for papers that use other values.
         source: the paper that defines the family.
     """
 
@@ -56,12 +59,12 @@ class Family:
 
     @property
     def finite(self) -> bool:
-        """Whether the family has so few tasks that its train and test tasks are the same ones."""
+        """Whether the family has so few tasks that its train tasks and test tasks are the same."""
         return has_few_tasks(self.task_space)
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The names that `tasks` accepts."""
+        """Names of the splits that `tasks` accepts."""
         return ("train", "test", *self.ood)
 
     def tasks(self, split: str, count: int, seed: int = 0, start: int = 0) -> Tasks:
@@ -72,15 +75,15 @@ class Family:
         return self.tasks_at(split, np.arange(start, start + count, dtype=np.int64), seed)
 
     def tasks_at(self, split: str, index: npt.NDArray[np.int64], seed: int = 0) -> Tasks:
-        """Tasks at the given addresses, `int64 [N]`; tasks that can be listed come once each before any comes again."""
-        every = self.listed(split)
-        if every is None:
+        """Tasks at the given addresses, `int64 [N]`. If all tasks can be listed, each comes once before any repeats."""
+        all_tasks = self.listed(split)
+        if all_tasks is None:
             return sample_tasks(self.id, self._space(split), split, seed, index, self._side(split))
-        found = every[shuffled(self.id, split, seed, index, len(every))]
-        return replace(found, seed=int(seed), index=np.array(index, dtype=np.int64))
+        tasks = all_tasks[shuffled(self.id, split, seed, index, len(all_tasks))]
+        return replace(tasks, seed=int(seed), index=np.array(index, dtype=np.int64))
 
     def listed(self, split: str) -> Tasks | None:
-        """Every task of a split once; None where they are too many."""
+        """Every task of a split once, or None if there are too many."""
         return list_tasks(self.id, self._space(split), split, self._side(split))
 
     def _space(self, split: str) -> dict[str, Distribution]:
@@ -89,18 +92,18 @@ class Family:
         return dict(self.task_space) | dict(self.ood.get(split, {}))
 
     def _side(self, split: str) -> int | None:
-        """The side of the train-test line that a split's tasks lie on; None where there is no line."""
+        """The side of the train-test line on which a split's tasks lie, or None if train and test are not separate."""
         return None if self.finite or has_few_tasks(self._space(split)) else _SIDES.get(split, _SIDES["test"])
 
     def make_tasks(self, **values: Any) -> Tasks:
-        """Tasks from values of your own: one task, or arrays with a leading axis N. Checked against the space."""
+        """Tasks from the caller's values: one task, or arrays with a leading axis N. The task space is checked."""
         return make_tasks(self.id, self.task_space, values)
 
     def resolve(self, task: TaskLike | None, split: str = "train", seed: int = 0, count: int = 1) -> Tasks:
-        """Checked tasks from an index into a split, one task's values, `Tasks`, or None for the split's first `count`.
+        """Checked tasks from an index into a split, one task's values, or `Tasks`; None is the split's first `count`.
 
         Raises:
-            InvalidValueError: it is none of these, or tasks are another family's.
+            InvalidValueError: `task` is none of these, or the tasks belong to another family.
         """
         if task is None:
             return self.tasks(split, count, seed)
@@ -115,28 +118,28 @@ class Family:
         return task
 
     def held_out(self, tasks: Tasks) -> npt.NDArray[np.bool_]:
-        """Which tasks no training draw can produce, `bool [N]`: decided by content, so a custom task has a side too."""
+        """Which tasks training can never draw, `bool [N]`. Their content decides, so custom tasks have a side too."""
         if self.finite or has_few_tasks(tasks.space):
             return np.full(len(tasks), tasks.split in self.ood)
         return on_side(tasks, _SIDES["test"])
 
     def references(self, tasks: Tasks) -> dict[str, npt.NDArray[np.float64]]:
-        """Exact expected returns of one episode, per task `[N]`, under the names that are known.
+        """Exact expected returns of one episode for each task, `[N]`, by name. A family gives those that it knows.
 
-        `floor` is the return of uniformly random actions, `informed_optimum` the best return when the task is known.
+        `floor` is the return of uniformly random actions. `informed_optimum` is the best return if the task is known.
         """
         return {}
 
     def bayes_optimal_return(self, episodes: int) -> float | None:
-        """The best expected return of a whole trial of `episodes` episodes, task unknown; None where unknown."""
+        """The best expected return of a trial of `episodes` episodes if the task is unknown; None if not computed."""
         return None
 
     def bayes_optimal_episodes(self, episodes: int) -> npt.NDArray[np.float64] | None:
-        """Expected return of each of those episodes `[episodes]` under a policy that attains it; None where unknown."""
+        """Expected return of each episode, `[episodes]`, of a Bayes-optimal policy; None if not computed."""
         return None
 
     def landmarks(self, tasks: Tasks) -> npt.NDArray[np.float32] | None:
-        """A point per task to mark in pictures of 2-D observations, `[N, 2]`, or None."""
+        """One point per task, `[N, 2]`, that pictures of 2-D observations mark; None if there is none."""
         return None
 
 
@@ -150,49 +153,50 @@ def _batch_of_one(tree: State) -> State:
 class TorchFamily(Family):
     """A family as pure functions over one flat batch of N environments.
 
-    Task leaves are `[N, *shape]`, `rng.uniform(2)` is `[N, 2]`, actions are `float32 [N, *shape]` for a Box and
-    `int64 [N]` for a Discrete space. Subclasses set the class attributes of `Family` and implement `reset`,
-    `observe` and `step`. Functions never branch on a tensor's values and never read one back (`.item()`), so that
-    they run on a GPU without waiting for it.
+    Task leaves are `[N, *shape]`, and `rng.uniform(2)` is `[N, 2]`. Actions are `float32 [N, *shape]` for a Box space
+    and `int64 [N]` for a Discrete space. Subclasses set the class attributes of `Family` and implement `reset`,
+    `observe` and `step`. These functions never branch on the values of a tensor and never copy one to the host
+    (`.item()`), so a GPU never has to wait.
 
     Attributes:
-        capturable: whether rollouts may be captured as CUDA graphs (`metarl.engine.cuda_graphs`): `reset`, `observe`
-            and `step` make no tensor from Python numbers, index with no mask, and what they keep stays where it is.
-        on_host: whether its functions call a library that runs on the CPU, such as MuJoCo: they are then neither traced
-            nor captured, and may read tensors back.
+        capturable: whether rollouts may be captured as CUDA graphs (`metarl.engine.cuda_graphs`). `reset`, `observe`
+            and `step` then make no tensor from Python numbers and index with no mask, and the tensors that the family
+            keeps stay at the same address.
+        on_host: whether the functions call a library that runs on the CPU, such as MuJoCo. They are then neither traced
+            nor captured, and may copy tensors to the host.
     """
 
     capturable: bool = True
     on_host: bool = False
 
     def reset(self, task: dict[str, Tensor], rng: Rng) -> State:
-        """Start an episode: the state, tensors `[N, ...]`."""
+        """Start an episode and return its state, tensors `[N, ...]`."""
         raise NotImplementedError(f"{type(self).__name__}.reset")
 
     def begin_at(self, task: dict[str, Tensor], rng: Rng, episode: int) -> State:
-        """Start with episode number `episode` of a trial (from 0); like any other one, unless overridden."""
+        """Start episode number `episode` (from 0) of a trial. By default all episodes start alike, by `reset`."""
         return self.reset(task, rng)
 
     def next_episode(self, state: State, task: dict[str, Tensor], rng: Rng) -> State:
-        """Start a trial's next episode after one that ended in `state`; like the first one, unless overridden."""
+        """Start the next episode of a trial; the last one ended in `state`. By default it starts by `reset`."""
         return self.reset(task, rng)
 
     def observe(self, state: State, task: dict[str, Tensor]) -> Tensor:
-        """What the agent sees: `[N, *observation_space.shape]`."""
+        """The observation that the agent receives: `[N, *observation_space.shape]`."""
         raise NotImplementedError(f"{type(self).__name__}.observe")
 
     def step(
         self, state: State, action: Tensor, task: dict[str, Tensor], rng: Rng
     ) -> tuple[State, Tensor, Tensor] | tuple[State, Tensor, Tensor, dict[str, Tensor]]:
-        """One step: the new state, `reward` `float32 [N]`, `terminated` `bool [N]`, and optionally info.
+        """Take one step and return the new state, `reward` `float32 [N]`, `terminated` `bool [N]`, and optionally info.
 
-        Info may hold `success`, `bool [N]`, and where rewards are drawn at random `expected_reward`, `float32 [N]`: the
-        mean of this step's reward given the state, the action and the task. Agents may learn from it and never see it.
+        Info may hold `success`, `bool [N]`. If rewards are random, it may hold `expected_reward`, `float32 [N]`: the
+        mean of this step's reward given the state, the action and the task. Training may use it; `act` never sees it.
         """
         raise NotImplementedError(f"{type(self).__name__}.step")
 
     def optimal_action(self, state: State, task: dict[str, Tensor], t: Tensor) -> Tensor:
-        """The best action when the task is known, at step `t` (`int64 [N]`) of the episode; optional."""
+        """The best action at step `t` (`int64 [N]`) of the episode if the task is known. Optional."""
         raise NotImplementedError(f"{type(self).__name__}.optimal_action")
 
     @property
@@ -200,15 +204,15 @@ class TorchFamily(Family):
         """Whether `optimal_action` is implemented."""
         return type(self).optimal_action is not TorchFamily.optimal_action
 
-    def draw(self, axes: Any, state: State, task: dict[str, npt.NDArray[Any]]) -> None:
-        """Draw one environment on matplotlib Axes that are empty and have no ticks; optional.
+    def draw(self, axes: Axes, state: State, task: dict[str, Array]) -> None:
+        """Draw one environment. Optional.
+
+        By default a 2-D observation is drawn as a point, and any other observation as bars.
 
         Args:
-            axes: where to.
-            state: of one environment, NumPy arrays without the leading axis.
-            task: likewise.
-
-        By default an observation of two numbers is a point, beside the task's landmark, and any other one is bars.
+            axes: empty matplotlib Axes without ticks.
+            state: state of one environment, NumPy arrays without the leading axis.
+            task: task of that environment, NumPy arrays without the leading axis.
         """
         env = {k: torch.as_tensor(v)[None] for k, v in task.items()}
         obs = self.observe(_batch_of_one(state), env)[0].numpy().reshape(-1)
@@ -220,17 +224,24 @@ class TorchFamily(Family):
         axes.plot(*obs, "o", color="#0072B2", markersize=10)
 
     def frame(
-        self, state: State, task: dict[str, npt.NDArray[Any]], size: tuple[int, int] = (256, 256)
+        self, state: State, task: dict[str, Array], size: tuple[int, int] = (256, 256)
     ) -> npt.NDArray[np.uint8] | None:
-        """A picture of one environment, `uint8 [height, width, 3]`; None, the default, leaves it to `draw`.
+        """A picture of one environment, `uint8 [height, width, 3]`, or None (the default): then `draw` makes it.
 
-        Arguments are as in `draw`, and the height and width in pixels.
+        Args:
+            state: as in `draw`.
+            task: as in `draw`.
+            size: height and width in pixels.
         """
         return None
 
 
 def check_family_fields(family: Family) -> None:
-    """Say in one sentence what is wrong with a family's declarations; nothing is run."""
+    """Check a family's declarations without running its functions.
+
+    Raises:
+        InvalidValueError: an attribute is missing or has a wrong type or value.
+    """
     name = type(family).__name__
     for field in ("observation_space", "action_space", "horizon", "task_space"):
         if not hasattr(family, field):
@@ -240,25 +251,25 @@ def check_family_fields(family: Family) -> None:
             raise InvalidValueError(f"{name}.{field}", getattr(family, field), "a gymnasium.spaces.Space")
     if not isinstance(family.horizon, int) or family.horizon < 1:
         raise InvalidValueError(f"{name}.horizon", family.horizon, "a whole number of steps, at least 1")
-    every: Sequence[tuple[str, TaskSpace]] = [("task_space", family.task_space), *family.ood.items()]
-    for label, space in every:
+    labelled: Sequence[tuple[str, TaskSpace]] = [("task_space", family.task_space), *family.ood.items()]
+    for label, space in labelled:
         check_task_space(f"{name}.{label}", space)
     for label, space in family.ood.items():
         if label in _SIDES or not set(space) <= set(family.task_space):
             raise InvalidValueError(f"{name}.ood[{label!r}]", sorted(space), f"some of {sorted(family.task_space)}")
 
 
-def check_task_space(field: str, space: Any) -> None:
-    """Refuse what is no dict from parameter name to distribution."""
+def check_task_space(field: str, space: object) -> None:
+    """Refuse a value that is not a dict from parameter name to distribution."""
     if not isinstance(space, Mapping) or not space:
         raise InvalidValueError(field, space, "a dict from parameter name to distribution, not empty")
     for key, dist in space.items():
         if not isinstance(dist, Distribution):
-            raise InvalidValueError(f"{field}[{key!r}]", dist, f"a metarl distribution{_meant(dist)}")
+            raise InvalidValueError(f"{field}[{key!r}]", dist, f"a metarl distribution{_suggestion(dist)}")
 
 
-def _meant(value: Any) -> str:
-    """The distribution that a value in place of one may stand for."""
+def _suggestion(value: object) -> str:
+    """The distribution that the user may have meant by a value that is not a distribution."""
     if isinstance(value, (tuple, list)) and value:
         numbers = len(value) == 2 and all(isinstance(x, (int, float)) for x in value) and value[0] < value[1]
         return f": Uniform({value[0]}, {value[1]})?" if numbers else f": Choice({list(value)})?"

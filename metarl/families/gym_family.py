@@ -1,4 +1,4 @@
-"""Any Gymnasium environment as a family: a task space, and how a task reaches the environment."""
+"""Families made of any Gymnasium environment, a task space, and a rule that applies a task to the environment."""
 
 from __future__ import annotations
 
@@ -10,15 +10,24 @@ import gymnasium as gym
 import numpy as np
 
 from metarl.errors import InvalidValueError, MetaRLError, did_you_mean
-from metarl.families.attributes import _check_replaceable, _number_attributes, set_attributes
-from metarl.families.building import _registered, check_keywords, numeric, time_limit
+from metarl.families.attributes import check_replaceable, number_attributes, set_attributes
+from metarl.families.building import (
+    GymEnv,
+    ResetResult,
+    StepResult,
+    check_keywords,
+    make_registered,
+    numeric,
+    time_limit,
+)
 from metarl.families.distributions import Choice, Integers, TaskSpace, plain_value
 from metarl.families.family import Family, check_task_space
 from metarl.families.opengl import rendering
-from metarl.families.returned import check_observation, checked, class_name, fits
+from metarl.families.returned import check_observation, checked, class_name, has_usual_form
 from metarl.families.tasks import Tasks
 from metarl.named import check_environment
 
+TaskValues = dict[str, Any]  # a task as an environment receives it: parameter name to number, array or listed value
 APPLY_MODES = ("options", "set_task", "kwargs", "attrs", "seed")
 STEPPING = ("auto", "sync", "async")
 
@@ -26,30 +35,30 @@ STEPPING = ("auto", "sync", "async")
 class GymFamily(Family):
     """Any Gymnasium environment with a task space.
 
-    Observations that are not one Box or Discrete space (Dict, Tuple, MultiDiscrete, MultiBinary) are flattened into a
-    Box, without the texts of a Dict and the keys to drop, and pixels, numbers from 0 to 255, are divided by 255.
+    Observations of other spaces than Box and Discrete (Dict, Tuple, MultiDiscrete, MultiBinary) are flattened into a
+    Box. Texts in a Dict are left out, and so are the keys in `drop`. Pixels (0 to 255) are divided by 255.
 
     Args:
         env: a registered Gymnasium id, or a callable that builds the environment.
         task_space: parameter name to distribution.
-        apply: how a task reaches the environment before each episode. "options": `reset(options=task)`; "set_task":
-            `env.set_task(task)`; "kwargs": the environment is built anew with the task as keywords whenever the task
-            changes; "attrs": attributes of the unwrapped environment, and those that Gymnasium's own environments
-            derive from them (`metarl.families.attributes.DERIVED`); "seed": the only parameter, whole numbers, seeds
-            every reset, so that a task is one layout; or a callable `(env, task)`.
+        apply: how the task is applied before each episode. "options" calls `reset(options=task)`. "set_task" calls
+            `env.set_task(task)`. "kwargs" builds a new environment with the task as keywords whenever the task
+            changes. "attrs" sets attributes of the unwrapped environment, and those that Gymnasium's own environments
+            derive from them (`metarl.families.attributes.DERIVED`). "seed" seeds every reset with the only parameter,
+            an integer, so that a task is one layout. A callable is called with `(env, task)`.
         horizon: steps per episode; by default the environment's own time limit.
         ood: named out-of-distribution splits.
         env_kwargs: keywords for building the environment.
-        stepping: "sync" steps all environments in this process, "async" shares them among processes, one for each core;
-            "auto" measures a step and takes what should be faster. They play the same.
-        drop: keys of a Dict observation that the agent does not see, such as a goal that is the task.
+        stepping: "sync" steps all environments in this process. "async" divides them among processes, one per core.
+            "auto" measures the time of a step and chooses the faster way. The results are the same.
+        drop: keys of a Dict observation to hide from the agent, such as a goal that identifies the task.
     """
 
     def __init__(
         self,
-        env: str | Callable[..., gym.Env[Any, Any]],
+        env: str | Callable[..., GymEnv],
         task_space: TaskSpace,
-        apply: str | Callable[[gym.Env[Any, Any], dict[str, Any]], None] = "options",
+        apply: str | Callable[[GymEnv, TaskValues], None] = "options",
         horizon: int | None = None,
         ood: Mapping[str, TaskSpace] | None = None,
         env_kwargs: Mapping[str, Any] | None = None,
@@ -83,79 +92,79 @@ class GymFamily(Family):
         probe = self.make_env(self.tasks("train", 1))
         try:
             if apply == "set_task" and not probe.has_wrapper_attr("set_task"):
-                expected = f"another one: {type(probe.unwrapped).__name__} has no method set_task"
+                expected = f"another mode: {type(probe.unwrapped).__name__} has no method set_task"
                 raise InvalidValueError("apply", apply, expected)
             self.horizon = horizon or time_limit(probe) or 0
             self.observation_space, self.action_space = probe.observation_space, probe.action_space
             for name in self.task_space if apply == "attrs" else ():
                 if not hasattr(probe.unwrapped, name):
-                    known = _number_attributes(probe.unwrapped)
+                    known = number_attributes(probe.unwrapped)
                     choices = did_you_mean(name, known) if known else "it has none that are numbers"
                     owner = type(probe.unwrapped).__name__
                     raise InvalidValueError("task_space", name, f"an attribute of {owner}: {choices}")
-                _check_replaceable(probe.unwrapped, name)
+                check_replaceable(probe.unwrapped, name)
         finally:
             probe.close()
         if self.horizon < 1:
             expected = f"a number of steps, because {env!r} has no time limit of its own: horizon=200, or --horizon 200"
             raise InvalidValueError("horizon", horizon, expected)
 
-    def build(self, **task: Any) -> gym.Env[Any, Any]:
-        """The user's environment, with the task as keywords where that is how it is applied."""
+    def build(self, **task: Any) -> GymEnv:
+        """The user's environment. With `apply="kwargs"` the task is part of its keywords."""
         keywords = {**self.env_kwargs, **task}
         if callable(self.env):
             check_keywords(getattr(self.env, "__name__", repr(self.env)), self.env, keywords)
             env = self.env(**keywords)
             env = gym.wrappers.TimeLimit(env, self.horizon) if self.horizon else env
         else:
-            env = _registered(self.env, self.horizon, keywords)
+            env = make_registered(self.env, self.horizon, keywords)
         return numeric(env, self.drop)
 
     def make_env(self, task: Tasks) -> TaskedEnv:
-        """One environment that plays `task` (a set of one)."""
+        """One environment that plays `task` (a set of one task)."""
         return TaskedEnv(self, task_dict(task))
 
-    def task_at(self, task: dict[str, Any], episode: int) -> dict[str, Any]:
-        """What is applied in an episode of a trial (from 0): the task, unless a family overrides it."""
+    def task_at(self, task: TaskValues, episode: int) -> TaskValues:
+        """The task that is applied in an episode (from 0) of a trial: `task` itself, unless a family overrides it."""
         return task
 
     def visible(self) -> GymFamily:
-        """The same family, whose environments are built with `render_mode="rgb_array"`."""
-        seen = copy.copy(self)
-        seen.env_kwargs = self.env_kwargs | {"render_mode": "rgb_array"}
-        return seen
+        """The same family with environments that are built with `render_mode="rgb_array"`."""
+        family = copy.copy(self)
+        family.env_kwargs = self.env_kwargs | {"render_mode": "rgb_array"}
+        return family
 
 
 class TaskedEnv(gym.Wrapper[Any, Any, Any, Any]):
     """A user's environment that applies its task before every episode."""
 
-    def __init__(self, family: GymFamily, task: dict[str, Any]) -> None:
+    def __init__(self, family: GymFamily, task: TaskValues) -> None:
         self.family, self.task = family, task
-        self.redraw: Callable[[int], dict[str, Any]] | None = None  # episode number to its task; None keeps the task
-        self.split, self.task_seed = "train", 0  # what an index among the options refers to
-        self.episodes = 0  # that were started in this trial
-        self.label = "its task"  # names the task where the environment fails
-        self.told: tuple[str, ...] | None = None  # keys of info that are passed on; None: all of them
-        self._steps = 0  # in this episode
+        self.redraw: Callable[[int], TaskValues] | None = None  # episode number to its task; None keeps the task
+        self.split, self.task_seed = "train", 0  # the split that options={"task": index} refers to
+        self.episodes = 0  # episodes that were started in this trial
+        self.label = "its task"  # names the task in error messages
+        self.info_keys: tuple[str, ...] | None = None  # info keys that reset and step return; None returns all
+        self._steps = 0  # steps in this episode
         self._built_with = family.task_at(task, 0) if family.apply == "kwargs" else {}
         super().__init__(checked(family.build(**self._built_with), self._place))
-        self._seen_space = self.env.observation_space  # kept, because asking all wrappers takes time
+        self._declared_space = self.env.observation_space  # stored, because the wrappers' property is slow
 
-    def set_metarl_task(self, task: dict[str, Any], episode: int = 0, label: str = "its task") -> None:
-        """Play `task` from the next reset on, which starts episode number `episode` of a trial."""
+    def set_metarl_task(self, task: TaskValues, episode: int = 0, label: str = "its task") -> None:
+        """Play `task` from the next reset on. That reset starts episode number `episode` of a trial."""
         self.task, self.episodes, self.label = task, episode, label
 
     def render(self) -> Any:
-        """What the environment renders.
+        """Render the environment.
 
         Raises:
-            InvalidValueError: MuJoCo finds no OpenGL to draw with.
+            InvalidValueError: MuJoCo finds no OpenGL library.
         """
         with rendering():
             return super().render()
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Apply the task, then start an episode in it."""
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> ResetResult:
+        """Apply the task, then start an episode."""
         if options and "task" in options:
             if self.redraw is not None:
                 raise InvalidValueError("options['task']", options["task"], "none, because redraw is 'episode'")
@@ -164,19 +173,17 @@ class TaskedEnv(gym.Wrapper[Any, Any, Any, Any]):
         if self.redraw is not None:
             self.episodes = self.episodes if seed is None else 0
             self.task = self.redraw(self.episodes)
-        task = copy.deepcopy(self.family.task_at(self.task, self.episodes))  # the environment may change its own
+        task = copy.deepcopy(self.family.task_at(self.task, self.episodes))  # the environment may write to its copy
         self.episodes += 1
         self._steps = 0
         try:
             out = self._start(task, seed, options)
         except Exception as error:
-            self._tell(error, "reset")
+            self._add_place(error, "reset")
             raise
-        return out if self.told is None else (out[0], {})
+        return out if self.info_keys is None else (out[0], {})
 
-    def _start(
-        self, task: dict[str, Any], seed: int | None, options: dict[str, Any] | None
-    ) -> tuple[Any, dict[str, Any]]:
+    def _start(self, task: TaskValues, seed: int | None, options: dict[str, Any] | None) -> ResetResult:
         """Apply the task and reset the user's environment."""
         apply = self.family.apply
         if callable(apply):
@@ -190,39 +197,39 @@ class TaskedEnv(gym.Wrapper[Any, Any, Any, Any]):
         elif apply == "seed":
             seed = int(*task.values())
         elif not _same_task(self._built_with, task):
-            if seed is None:  # the new environment goes on where the old one's generator was
+            if seed is None:  # the new environment's seed comes from the old environment's generator
                 seed = int(self.env.unwrapped.np_random.integers(1 << 31))
             self.env.close()
             self.env, self._built_with = checked(self.family.build(**task), self._place), task
-        out: tuple[Any, dict[str, Any]] = self.env.reset(seed=seed, options=options)
+        out: ResetResult = self.env.reset(seed=seed, options=options)
         self._check("reset", out[0])
         return out
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> StepResult:
         """One step of the user's environment."""
         try:
             obs, reward, terminated, truncated, info = self.env.step(action)
         except Exception as error:
-            self._tell(error, "step")
+            self._add_place(error, "step")
             raise
-        if not fits(self._seen_space, obs):
+        if not has_usual_form(self._declared_space, obs):
             self._check("step", obs)
         self._steps += 1
-        return obs, reward, terminated, truncated, info if self.told is None else self._passed_on(info)
+        return obs, reward, terminated, truncated, info if self.info_keys is None else self._kept_info(info)
 
-    def _passed_on(self, info: Mapping[str, Any]) -> dict[str, Any]:
-        """What the engine reads, as Python's numbers and under one name."""
-        given = {"success": info["is_success"], **info} if "is_success" in info else info
-        found = {name: given[name] for name in self.told or () if given.get(name) is not None}
-        return {name: bool(value) if name == "success" else float(value) for name, value in found.items()}
+    def _kept_info(self, info: Mapping[str, Any]) -> dict[str, float]:
+        """The entries of info that the engine reads, as Python numbers. `is_success` counts as `success`."""
+        renamed = {"success": info["is_success"], **info} if "is_success" in info else info
+        kept = {name: renamed[name] for name in self.info_keys or () if renamed.get(name) is not None}
+        return {name: bool(value) if name == "success" else float(value) for name, value in kept.items()}
 
-    def _tell(self, error: Exception, method: str) -> None:
-        """Let an exception of the environment's say where it happened."""
+    def _add_place(self, error: Exception, method: str) -> None:
+        """Add a note to an exception of the environment that says where it was raised."""
         if not isinstance(error, MetaRLError):
             error.add_note(f"{class_name(self.env)}.{method} raised it at {self._place()}")
 
-    def _check(self, method: str, obs: Any) -> None:
-        """Refuse observations that the wrappers around an environment made of another form than they declare."""
+    def _check(self, method: str, obs: object) -> None:
+        """Refuse an observation that does not have the form that the wrappers around the environment declare."""
         try:
             check_observation(f"observation of {class_name(self.env)}.{method}", self.env.observation_space, obs)
         except InvalidValueError as error:
@@ -232,10 +239,10 @@ class TaskedEnv(gym.Wrapper[Any, Any, Any, Any]):
         return f"step {self._steps} of an episode in {self.label}"
 
 
-def task_dict(tasks: Tasks, row: int = 0) -> dict[str, Any]:
-    """Task `row` of a set as environments are given it: Python numbers, arrays, values."""
+def task_dict(tasks: Tasks, row: int = 0) -> TaskValues:
+    """Task `row` of a set as environments receive it: parameter name to Python number, array or listed value."""
     return {name: plain_value(tasks.space[name], leaf[row]) for name, leaf in tasks.values.items()}
 
 
-def _same_task(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+def _same_task(a: TaskValues, b: TaskValues) -> bool:
     return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)

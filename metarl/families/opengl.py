@@ -1,4 +1,4 @@
-"""What MuJoCo draws with: without a display it must be told which library of OpenGL to take, and says so at length."""
+"""OpenGL for MuJoCo's rendering. Without a display, MuJoCo needs the name of an OpenGL library before its import."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from contextlib import contextmanager
 
 from metarl.errors import InvalidValueError, verbatim
 
-PACKAGES = ("mujoco", "glfw", "OpenGL")  # whose errors are about rendering where they end in one of these
+PACKAGES = ("mujoco", "glfw", "OpenGL")  # an error that one of these packages raises is about rendering
 WINDOWS = "gymnasium.envs.mujoco.mujoco_rendering"
 
 
 def choose_renderer() -> None:
-    """Let MuJoCo draw without a screen where there is none; to be called before MuJoCo is imported.
+    """Choose an OpenGL library for MuJoCo if there is no display. Call this before MuJoCo is imported.
 
-    It looks at the environment variable MUJOCO_GL once, when it is imported. This sets it, unless it is set or there is
-    a display, to a library that is installed: "egl" or "osmesa".
+    MuJoCo reads the environment variable MUJOCO_GL once, at import. If the variable is not set and there is no display,
+    this function sets it to a library that is installed: "egl" or "osmesa".
     """
     if has_display() or "MUJOCO_GL" in os.environ or "mujoco" in sys.modules:
         return
@@ -31,24 +31,24 @@ def choose_renderer() -> None:
 
 
 def has_display() -> bool:
-    """Whether windows can be opened, as far as the environment tells."""
+    """Whether the environment variables name a display. On other systems than Linux: True."""
     return sys.platform != "linux" or bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())
 
 
 def cannot_draw(error: BaseException | None = None) -> InvalidValueError:
-    """The one sentence that names the remedy, and what was found where something was tried."""
-    given = os.environ.get("MUJOCO_GL", verbatim("not set"))
-    found = "" if error is None else f" ({type(error).__name__}: {str(error).partition(',')[0][:80]})"
+    """The error that says how to enable rendering; it quotes `error`, the cause, if there is one."""
+    setting = os.environ.get("MUJOCO_GL", verbatim("not set"))
+    cause = "" if error is None else f" ({type(error).__name__}: {str(error).partition(',')[0][:80]})"
     expected = "egl or osmesa where there is no display: install its library and set MUJOCO_GL=egl before Python starts"
-    return InvalidValueError("MUJOCO_GL", given, expected + found)
+    return InvalidValueError("MUJOCO_GL", setting, expected + cause)
 
 
 @contextmanager
 def rendering() -> Iterator[None]:
-    """Say in one sentence what to do where MuJoCo cannot draw, or not even be imported for want of OpenGL.
+    """Within this context, an OpenGL error of MuJoCo becomes an error that says how to enable rendering.
 
     Raises:
-        InvalidValueError: an error came from MuJoCo's or PyOpenGL's code.
+        InvalidValueError: MuJoCo cannot render, or cannot be imported, because OpenGL is missing.
     """
     try:
         yield
@@ -59,12 +59,12 @@ def rendering() -> Iterator[None]:
 
 
 def quiet_windows() -> None:
-    """Keep GLFW's warnings, which an error follows, to itself."""
+    """Ignore GLFW's warnings; an error with the same content follows them."""
     warnings.filterwarnings("ignore", module="glfw")
 
 
 def _of_opengl(error: BaseException | None) -> BaseException | None:
-    """The error, or what caused it, if it was raised where OpenGL is looked for."""
+    """The error or one of its causes, if one of `PACKAGES` raised it; else None."""
     while error is not None:
         frames = list(traceback.walk_tb(error.__traceback__))
         module = str(frames[-1][0].f_globals.get("__name__", "")) if frames else ""

@@ -1,8 +1,8 @@
-"""Families and agents by id: lazy entry points, plugins, and errors that suggest the nearest name.
+"""Registry of families (by id) and agents (by name): lazy entry points, and plugins of other packages.
 
-A family's full id is `namespace/Name-vN`, or `namespace/Name-vN:preset`. Other packages add theirs through the
-entry-point groups `metarl.families` and `metarl.agents`: each entry names a module (or a callable in one) that
-calls `register_family` or `register_agent` when it is imported (or called). The built-in ones use the same door.
+A family's full id is `namespace/Name-vN` or `namespace/Name-vN:preset`. Other packages register theirs through the
+entry-point groups `metarl.families` and `metarl.agents`. An entry names a module, or a callable in a module, that calls
+`register_family` or `register_agent` when it is imported or called. The built-in ones are registered in the same way.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from metarl.families.distributions import TaskSpace
 from metarl.families.family import Family, check_family_fields, check_task_space
 from metarl.families.gym_family import GymFamily
 from metarl.families.opengl import rendering
-from metarl.files import parse_json, reading, reason
-from metarl.named import Factory, load_entry_point, registered
+from metarl.files import JsonObject, parse_json, reading, reason
+from metarl.named import Factory, allow_imports, load_entry_point
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9_\-]+/[A-Za-z0-9_\-]+-v\d+")
 _HINT = "; metarl list shows them all; if a file of yours registers it: --load FILE.py"
 GYM_ENTRY_POINT = "metarl.interop.facades:make_env"
-EXTRAS = {"digits": "sklearn"}  # where the package that an extra brings has another name than the extra
+EXTRAS = {"digits": "sklearn"}  # extra to the package that it installs, where their names differ
 
 
 @dataclass(frozen=True)
 class FamilySpec:
-    """How to build a family: `entry_point` is `"module:Class"` or a callable, called with `kwargs`.
+    """How to build a family: `entry_point` is `"module:Class"` or a callable, and is called with `kwargs`.
 
-    `requires` names the extra of metarl, and the package that it brings, without which the family cannot be built.
+    `requires` is the extra of metarl that the family needs; it is empty if the family needs none.
     """
 
     id: str
@@ -49,30 +49,31 @@ class FamilySpec:
 
     @property
     def available(self) -> bool:
-        """Whether what it requires is installed."""
+        """Whether the required package is installed."""
         return not self.requires or importlib.util.find_spec(EXTRAS.get(self.requires, self.requires)) is not None
 
     @property
     def install_command(self) -> str:
-        """The command that installs what it requires."""
+        """The command that installs the required package."""
         return install_command(self.requires, EXTRAS.get(self.requires, self.requires))
 
-    def load(self) -> Any:
-        """The class or function that builds it.
+    def load(self) -> Callable[..., object]:
+        """The class or function that builds the family.
 
         Raises:
-            MissingExtraError: what it requires is not installed.
+            MissingExtraError: the required package is not installed.
         """
         if not self.available:
             raise MissingExtraError(self.id, EXTRAS.get(self.requires, self.requires), self.requires)
         with rendering():  # MuJoCo looks for OpenGL when it is imported
-            return load_entry_point(self.entry_point)
+            build: Callable[..., object] = load_entry_point(self.entry_point)
+            return build
 
 
 families: dict[str, FamilySpec] = {}
 agents: dict[str, Factory] = {}
-_owners: dict[str, tuple[str, str]] = {}  # id or agent's name to the module that registered it: its name and its file
-kinds: dict[str, str] = {}  # a family's id or an agent's name to the group that `metarl list` shows it in
+_owners: dict[str, tuple[str, str]] = {}  # family id or agent name to the name and file of the registering module
+kinds: dict[str, str] = {}  # family id or agent name to its group in `metarl list`
 
 
 def register_family(
@@ -85,22 +86,24 @@ def register_family(
     kind: str = "",
     **kwargs: Any,
 ) -> None:
-    """Make a family known by its id, to metarl and to Gymnasium (`gym.make`, `gym.make_vec`).
+    """Register a family under its id, in metarl and in Gymnasium (`gym.make`, `gym.make_vec`).
+
+    Give either `entry_point`, or `env` and `task_space`; the latter make a `GymFamily`.
 
     Args:
         id: `namespace/Name-vN`; a change of behaviour is a new version.
-        entry_point: a `TorchFamily` class (or any callable that returns a family), or `"module:Class"`, imported
-            when first used. Left out for the any-Gymnasium form.
-        env: any-Gymnasium form: a Gymnasium id or a callable that builds the environment.
-        task_space: any-Gymnasium form: parameter name to distribution.
-        requires: the extra of metarl, such as "mujoco", without which the family cannot be built.
-        kind: the group that `metarl list` shows it in; "yours" where none is given.
-        kwargs: keywords for the constructor; JSON-able where the Gymnasium spec must be. Of the any-Gymnasium form
-            those of `GymFamily`: `apply`, `horizon`, `ood`, `env_kwargs`, `stepping`, `drop`.
+        entry_point: a `TorchFamily` class, or any callable that returns a family, or `"module:Class"`, which is
+            imported at the first use.
+        env: a Gymnasium id, or a callable that builds a Gymnasium environment.
+        task_space: parameter name to distribution.
+        requires: the extra of metarl, such as "mujoco", that the family needs.
+        kind: the family's group in `metarl list`; "yours" if it is empty.
+        kwargs: keywords for the constructor. A `GymFamily` takes `apply`, `horizon`, `ood`, `env_kwargs`, `stepping`
+            and `drop`.
 
     Raises:
-        InvalidValueError: a wrong argument, or an id that another module or Gymnasium has; a module may register its
-            own ids again.
+        InvalidValueError: an argument is wrong, or another module or Gymnasium has registered the id. A module may
+            register its own ids again.
     """
     if not isinstance(id, str) or not ID_PATTERN.fullmatch(id):
         raise InvalidValueError("family id", id, "namespace/Name-vN, for example 'mine/PointGoal-v0'")
@@ -112,8 +115,8 @@ def register_family(
     assert entry_point is not None
     owner = _claim("family id", id, families, sys._getframe(1).f_globals)
     if id in gym.registry and gym.registry[id].entry_point != GYM_ENTRY_POINT:
-        found = f"an id that is not taken: Gymnasium's registry holds it, as {gym.registry[id].entry_point}"
-        raise InvalidValueError("family id", id, found)
+        expected = f"an id that is not taken: Gymnasium's registry holds it, as {gym.registry[id].entry_point}"
+        raise InvalidValueError("family id", id, expected)
     gym.registry.pop(id, None)
     _owners[id] = owner
     kinds[id] = kind
@@ -128,12 +131,15 @@ def register_family(
 
 
 def register_agent(name: str, entry_point: Factory, *, kind: str = "") -> None:
-    """Make an agent known by its name: an `Agent` subclass, or `"module:Class"`, imported when first used.
+    """Register an agent under its name.
 
-    `kind` is the group that `metarl list` shows it in; "yours" where none is given.
+    Args:
+        name: lower-case letters, digits and underscores.
+        entry_point: an `Agent` subclass, or `"module:Class"`, which is imported at the first use.
+        kind: the agent's group in `metarl list`; "yours" if it is empty.
 
     Raises:
-        InvalidValueError: no such name can be, or another module registered an agent by it.
+        InvalidValueError: the name has another form, or another module has registered it.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise InvalidValueError("agent name", name, "lower-case letters, digits and underscores, for example 'maml'")
@@ -142,8 +148,8 @@ def register_agent(name: str, entry_point: Factory, *, kind: str = "") -> None:
     agents[name] = entry_point
 
 
-def _claim(field: str, name: str, table: Mapping[str, Any], caller: Mapping[str, Any]) -> tuple[str, str]:
-    """The module that registers `name`, as `_owners` has it; refuse a name that another one registered."""
+def _claim(field: str, name: str, table: Mapping[str, object], caller: Mapping[str, object]) -> tuple[str, str]:
+    """Name and file of the module that registers `name`. Refuse a name that another module has registered."""
     module, file = str(caller.get("__name__")), str(caller.get("__file__"))
     owner = _owners.get(name, (module, file))
     if name in table and module != owner[0] and file != owner[1]:
@@ -155,16 +161,16 @@ def make_family(id: str | Family, **kwargs: Any) -> Family:
     """Build a registered family.
 
     Args:
-        id: `namespace/Name-vN`, `namespace/Name-vN:preset`, either followed by keywords as JSON, for example
-            `metarl/BernoulliBandit-v0{"k": 7}`; a family that is already built is returned as it is.
-        kwargs: override the constructor's keywords; they become part of the full id.
+        id: `namespace/Name-vN` or `namespace/Name-vN:preset`. Keywords as JSON may follow, for example
+            `metarl/BernoulliBandit-v0{"k": 7}`. A `Family` object is returned unchanged.
+        kwargs: further keywords for the constructor; they become part of the full id.
     """
     if isinstance(id, Family):
         if kwargs:
             raise InvalidValueError("keywords", sorted(kwargs), f"none, because {id.id} is built already")
         check_family_fields(id)
         return id
-    base, given = _split_id(str(id))
+    base, id_kwargs = _split_id(str(id))
     name, _, preset = base.partition(":")
     if name not in families:
         raise InvalidValueError("family", name, did_you_mean(name, families) + _HINT)
@@ -173,20 +179,20 @@ def make_family(id: str | Family, **kwargs: Any) -> Family:
     presets: Mapping[str, Mapping[str, Any]] = getattr(build, "presets", {})
     if preset and preset not in presets:
         raise InvalidValueError(f"preset of {name}", preset, did_you_mean(preset, presets))
-    own = {**given, **kwargs}
-    merged = {**spec.kwargs, **presets.get(preset, {}), **own}
+    overrides = {**id_kwargs, **kwargs}
+    merged = {**spec.kwargs, **presets.get(preset, {}), **overrides}
     check_keywords(name, build, merged)
     try:
-        with rendering(), registered({**spec.kwargs, **presets.get(preset, {})}):
+        with rendering(), allow_imports({**spec.kwargs, **presets.get(preset, {})}):
             family = build(**merged)
     except (TypeError, ValueError, ArithmeticError, AttributeError, MemoryError, RuntimeError) as error:
-        if isinstance(error, MetaRLError) or not own:
+        if isinstance(error, MetaRLError) or not overrides:
             raise
-        raise InvalidValueError(f"keywords of {name}", merged, f"values that it can use ({reason(error)})") from error
+        raise InvalidValueError(f"keywords of {name}", merged, f"values that it accepts ({reason(error)})") from error
     if not isinstance(family, Family):
         raise InvalidValueError(f"entry point of {name}", type(family).__name__, "a metarl.Family")
     check_family_fields(family)
-    family.id = base + (_keywords(name, own) if own else "")
+    family.id = base + (_to_json(name, overrides) if overrides else "")
     return family
 
 
@@ -195,8 +201,8 @@ def base_id(id: str) -> str:
     return id.partition("{")[0].partition(":")[0]
 
 
-def _split_id(id: str) -> tuple[str, dict[str, Any]]:
-    """A full id's part before its keywords, and the keywords."""
+def _split_id(id: str) -> tuple[str, JsonObject]:
+    """Split a full id into the part before its keywords, and the keywords."""
     base, brace, rest = id.partition("{")
     if not brace:
         return base, {}
@@ -204,12 +210,12 @@ def _split_id(id: str) -> tuple[str, dict[str, Any]]:
         return base, dict(parse_json(brace + rest))
 
 
-def _keywords(name: str, kwargs: Mapping[str, Any]) -> str:
-    """Keywords as part of a full id, so that a run or results file names its family completely."""
+def _to_json(name: str, kwargs: Mapping[str, object]) -> str:
+    """Keywords as JSON. They are part of a full id, so that a run or results file names its family completely."""
     try:
         return json.dumps(kwargs, sort_keys=True)
     except TypeError as error:
-        raise InvalidValueError(f"keywords of {name}", kwargs, "what JSON can hold") from error
+        raise InvalidValueError(f"keywords of {name}", kwargs, "JSON data") from error
 
 
 def agent_class(name: str) -> Any:
@@ -220,7 +226,7 @@ def agent_class(name: str) -> Any:
 
 
 def load_plugins() -> None:
-    """Import what the entry-point groups `metarl.families` and `metarl.agents` name; a broken one only warns."""
+    """Load the entry-point groups `metarl.families` and `metarl.agents`. A plugin that fails causes a warning."""
     for group in ("metarl.families", "metarl.agents"):
         for point in entry_points(group=group):
             try:

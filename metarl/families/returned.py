@@ -1,7 +1,7 @@
-"""What a user's environment returns, compared with what it declares: one sentence that names its class.
+"""Checks of the values that a user's environment returns. An error names the environment's class.
 
-Contract of `gymnasium.Env`: `reset` returns (observation, info), `step` (observation, reward, terminated, truncated,
-info); observations have the form of `observation_space`, rewards are single numbers.
+The contract of `gymnasium.Env`: `reset` returns (observation, info), and `step` returns (observation, reward,
+terminated, truncated, info). Observations have the form of `observation_space`, and a reward is a single number.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from metarl.errors import InvalidValueError
+from metarl.families.building import GymEnv, ResetResult, StepResult
 
 NUMBERS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
-SUCCESS = ("success", "is_success")
+SUCCESS_KEYS = ("success", "is_success")
 _REWARDS, _FLAGS, _WHOLE = {float, int, np.float64, np.float32}, {bool, np.bool_}, {int, np.int64}
 NUMERIC_WRAPPERS = (
     gym.wrappers.FilterObservation,
@@ -26,48 +27,51 @@ NUMERIC_WRAPPERS = (
 )
 
 
-def own_part(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-    """A family's environment without metarl's wrappers around it: what the user built."""
+def user_env(env: GymEnv) -> GymEnv:
+    """The environment that the user built: a family's environment without metarl's wrappers."""
     inner = env.env if isinstance(env, gym.Wrapper) else env
     while isinstance(inner, NUMERIC_WRAPPERS):
         inner = inner.env
     return inner
 
 
-def class_name(env: gym.Env[Any, Any]) -> str:
-    """The name of the class that a person wrote: not Gymnasium's wrappers, not the translation of old signatures."""
+def class_name(env: GymEnv) -> str:
+    """Name of the class that the user wrote, without Gymnasium's wrappers and `OldGymEnv`."""
     while isinstance(env, gym.Wrapper) and _is_library(env):
         env = env.env
-    return type(getattr(env, "metarl_translates", env)).__name__
+    return type(getattr(env, "metarl_original", env)).__name__
 
 
-def checked(env: gym.Env[Any, Any], place: Callable[[], str]) -> gym.Env[Any, Any]:
-    """The environment with `Checked` around what its author wrote, within Gymnasium's wrappers, which would stumble."""
+def checked(env: GymEnv, place: Callable[[], str]) -> GymEnv:
+    """Insert `Checked` around the user's part of an environment, inside Gymnasium's wrappers.
+
+    Gymnasium's wrappers would fail on a wrong value before a check outside of them could name it.
+    """
     outer, inner = None, env
     while isinstance(inner, gym.Wrapper) and not isinstance(inner, Checked) and _is_library(inner):
         outer, inner = inner, inner.env
-    watched = Checked(inner.env if isinstance(inner, Checked) else inner, place)
+    checked_env = Checked(inner.env if isinstance(inner, Checked) else inner, place)
     if outer is None:
-        return watched
-    outer.env = watched
+        return checked_env
+    outer.env = checked_env
     return env
 
 
-def _is_library(env: gym.Env[Any, Any]) -> bool:
+def _is_library(env: GymEnv) -> bool:
     return type(env).__module__.startswith(("gymnasium.", "metarl."))
 
 
 class Checked(gym.Wrapper[Any, Any, Any, Any]):
-    """An environment whose `reset` and `step` are compared with its declarations; its attributes stay its own.
+    """Wrapper that compares what `reset` and `step` return with the declared spaces. Attributes pass through.
 
     Args:
-        env: what its author wrote.
-        place: says where in training it is, for the sentence.
+        env: the user's environment.
+        place: returns the present task and step in words, for error messages.
     """
 
-    def __init__(self, env: gym.Env[Any, Any], place: Callable[[], str]) -> None:
+    def __init__(self, env: GymEnv, place: Callable[[], str]) -> None:
         super().__init__(env)
-        self.place = place  # what is set from now on is set for the environment
+        self.place = place  # from now on, __setattr__ sets attributes of the environment
 
     def __setattr__(self, name: str, value: Any) -> None:
         if "place" not in vars(self) or name in vars(self) or hasattr(type(self), name):
@@ -80,30 +84,35 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
             raise AttributeError(name)
         return getattr(self.env, name)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> ResetResult:
         """Start an episode."""
         out = self.env.reset(seed=seed, options=options)
         self._check(check_reset, out)
         return out
 
-    def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+    def step(self, action: Any) -> StepResult:
         """One step."""
         out = self.env.step(action)
         usual = type(out) is tuple and len(out) == 5 and type(out[1]) in _REWARDS
         usual = usual and type(out[2]) in _FLAGS and type(out[3]) in _FLAGS and type(out[4]) is dict
-        if not usual or "success" in out[4] or "is_success" in out[4] or not fits(self.env.observation_space, out[0]):
+        if (
+            not usual
+            or "success" in out[4]
+            or "is_success" in out[4]
+            or not has_usual_form(self.env.observation_space, out[0])
+        ):
             self._check(check_step, out)
         return out
 
-    def _check(self, check: Callable[[gym.Env[Any, Any], Any], None], out: Any) -> None:
+    def _check(self, check: Callable[[GymEnv, object], None], out: object) -> None:
         try:
             check(self.env, out)
         except InvalidValueError as error:
             raise InvalidValueError(error.field, error.value, f"{error.expected} ({self.place()})") from None
 
 
-def fits(space: spaces.Space[Any], observation: Any) -> bool:
-    """Whether an observation is of the usual type and form of a Box or Discrete; if not, look at it closely."""
+def has_usual_form(space: spaces.Space[Any], observation: Any) -> bool:
+    """Whether an observation has the usual type and shape for a Box or Discrete space. If not, check it in full."""
     if type(space) is spaces.Discrete:
         return type(observation) in _WHOLE and bool(space.start <= observation < space.start + space.n)
     if type(observation) is not np.ndarray or type(space) is not spaces.Box:
@@ -111,11 +120,11 @@ def fits(space: spaces.Space[Any], observation: Any) -> bool:
     return observation.shape == space._shape and observation.dtype.kind in "biuf"
 
 
-def check_reset(env: gym.Env[Any, Any], out: Any) -> None:
-    """Refuse what `env.reset` must not return.
+def check_reset(env: GymEnv, out: object) -> None:
+    """Check what `env.reset` returned.
 
     Raises:
-        InvalidValueError: it is no (observation, info), or the observation has not the declared form.
+        InvalidValueError: `out` is not (observation, info), or the observation does not have the declared form.
     """
     name = f"{class_name(env)}.reset"
     if not (isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], Mapping)):
@@ -124,11 +133,11 @@ def check_reset(env: gym.Env[Any, Any], out: Any) -> None:
     check_observation(f"observation of {name}", env.observation_space, out[0])
 
 
-def check_step(env: gym.Env[Any, Any], out: Any) -> None:
-    """Refuse what `env.step` must not return.
+def check_step(env: GymEnv, out: object) -> None:
+    """Check what `env.step` returned.
 
     Raises:
-        InvalidValueError: it is no (observation, reward, terminated, truncated, info), or one of them has a wrong form.
+        InvalidValueError: `out` is not (observation, reward, terminated, truncated, info), or a part has a wrong form.
     """
     name = f"{class_name(env)}.step"
     if not (isinstance(out, tuple) and len(out) == 5):
@@ -144,16 +153,16 @@ def check_step(env: gym.Env[Any, Any], out: Any) -> None:
             raise InvalidValueError(f"{word} of {name}", flag, "True or False")
     if not isinstance(info, Mapping):
         raise InvalidValueError(f"info of {name}", info, "a dict")
-    for word in SUCCESS:
+    for word in SUCCESS_KEYS:
         if word in info and not _is_flag(info[word]):
             raise InvalidValueError(f"info[{word!r}] of {name}", info[word], "True or False")
 
 
-def check_observation(field: str, space: spaces.Space[Any], value: Any) -> None:
-    """Refuse an observation, or a part of one, whose form is not what its space declares; bounds are not looked at.
+def check_observation(field: str, space: spaces.Space[Any], value: object) -> None:
+    """Check that an observation, or a part of one, has the form that its space declares. Bounds are not checked.
 
     Raises:
-        InvalidValueError: keys, type or shape are others.
+        InvalidValueError: keys, type or shape differ from the space.
     """
     if isinstance(space, spaces.Dict):
         if not isinstance(value, Mapping):
@@ -171,7 +180,7 @@ def check_observation(field: str, space: spaces.Space[Any], value: Any) -> None:
         _check_numbers(field, space, value)
 
 
-def _check_numbers(field: str, space: spaces.Space[Any], value: Any) -> None:
+def _check_numbers(field: str, space: spaces.Space[Any], value: object) -> None:
     array, shape = _numbers(value), space.shape or ()
     if array is None:
         raise InvalidValueError(field, value, f"numbers of shape {shape}, as observation_space has")
@@ -186,8 +195,8 @@ def _check_numbers(field: str, space: spaces.Space[Any], value: Any) -> None:
         raise InvalidValueError(field, value, f"a member of {space}")
 
 
-def _numbers(value: Any) -> npt.NDArray[Any] | None:
-    """A value as an array of numbers; None where it is none."""
+def _numbers(value: object) -> npt.NDArray[Any] | None:
+    """A value as an array of numbers, or None if it is not numeric."""
     try:
         array = np.asarray(value)
     except (TypeError, ValueError):
@@ -195,7 +204,7 @@ def _numbers(value: Any) -> npt.NDArray[Any] | None:
     return array if array.dtype.kind in "biuf" else None
 
 
-def _is_flag(value: Any) -> bool:
-    """Whether a value is one bool, of Python or NumPy, or a 0 or 1."""
+def _is_flag(value: object) -> bool:
+    """Whether a value is a single bool (of Python or NumPy), 0 or 1."""
     number = _numbers(value)
     return number is not None and number.shape == () and number.item() in (0, 1)

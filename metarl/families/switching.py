@@ -1,20 +1,19 @@
-"""Non-stationary trials: any family whose task switches between episodes.
+"""Non-stationary trials: the task of any family switches between episodes.
 
-The option that every family has: `metarl/Switching-v0{"family": ID, "every": 2, "phases": 3, "signal": true}`, or
-`switching(family, ...)`. A task of it is a schedule of the family's own tasks; those of a train schedule are train
-tasks of the family, and those of a test schedule test tasks.
+Any family can be wrapped: `metarl/Switching-v0{"family": ID, "every": 2, "phases": 3, "signal": true}`, or
+`switching(family, ...)`. A task of the wrapped family is a schedule: a sequence of the inner family's tasks. A train
+schedule consists of train tasks, and a test schedule of test tasks.
 
-Observation: the family's, with `signal` one number more: 1 throughout the first episode in a new task. Action: the
-family's. Reward: the family's. End: the family's. Task: as many of the family's tasks as the schedule has phases.
-Version history: v0, first.
+Observation: the inner family's; `signal` appends one number, which is 1 throughout the first episode in a new task.
+Action: the inner family's. Reward: the inner family's. End: the inner family's. Task: `phases` tasks of the inner
+family. Version history: v0, first.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -22,31 +21,38 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl.errors import InvalidValueError
-from metarl.families.distributions import Repeated, TaskSpace
+from metarl.families.building import GymEnv, ResetResult, StepResult
+from metarl.families.distributions import Array, Distribution, Repeated, TaskSpace
 from metarl.families.family import Family, State, TorchFamily
-from metarl.families.gym_family import GymFamily, TaskedEnv, task_dict
+from metarl.families.gym_family import GymFamily, TaskedEnv, TaskValues, task_dict
 from metarl.families.registry import make_family
 from metarl.families.task_spaces import MOST_LISTED
 from metarl.families.tasks import Tasks, shuffled
 from metarl.rng import Rng, fold_in, make_key
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+EpisodeT = TypeVar("EpisodeT", int, Tensor)
+
 
 def switching(family: str | Family, every: int = 1, phases: int = 3, signal: bool = False) -> Family:
-    """A family whose task changes after every so many episodes of a trial.
+    """A family whose task changes after a fixed number of episodes of a trial.
 
-    The schedule has `phases` tasks of the family and begins again after the last. Gradient-based agents, whose
-    adaptation steps play episodes side by side, are refused: those have no order in which a task could switch.
+    The schedule has `phases` tasks of the family, each for `every` episodes; after the last task it starts again.
+    Agents that adapt between episodes cannot play such a family: they collect episodes in parallel, so there is no
+    order in which to switch.
 
     Args:
-        family: what is switched, a torch family or one of the any-Gymnasium form.
+        family: the inner family, a `TorchFamily` or a `GymFamily`.
         every: episodes in one task.
-        phases: tasks of a schedule, at least 2.
-        signal: whether the observation tells of a switch: one number more, 1 throughout the first episode in a new task
-            and 0 otherwise; the trial's first episode has 0.
+        phases: number of tasks in a schedule, at least 2.
+        signal: whether to append a number to the observation: 1 throughout the first episode in a new task, else 0. The
+            first episode of a trial has 0.
 
     Raises:
-        InvalidValueError: numbers that are too small, a switching family, or a signal beside an observation that is not
-            a Box with one axis.
+        InvalidValueError: a number is too small, the family switches already, or `signal` is True and the observation
+            is not a Box with one axis.
     """
     inner = make_family(family)
     for name, value, least, most in (("every", every, 1, 10**9), ("phases", phases, 2, 10**6)):
@@ -65,95 +71,101 @@ def switching(family: str | Family, every: int = 1, phases: int = 3, signal: boo
 
 
 class _Schedule(Family):
-    """What both forms share: tasks that are schedules."""
+    """Common part of both forms: a task is a schedule of the inner family's tasks."""
 
     switches = True
     source = "its family's; a schedule of tasks as in Garivier and Moulines 2008, arXiv:0805.3415"
 
-    def _set(self, inner: Any, every: int, phases: int, signal: bool) -> None:
+    inner: Family
+
+    def _set_fields(self, inner: Family, every: int, phases: int, signal: bool) -> None:
         self.inner, self.every, self.phases, self.signal = inner, every, phases, signal
         self.horizon, self.action_space, self.terminates = inner.horizon, inner.action_space, inner.terminates
-        self.observation_space = _with_flag(inner.observation_space) if signal else inner.observation_space
-        self.task_space = _repeated(inner.task_space, phases)
-        self.ood = {name: _repeated(space, phases) for name, space in inner.ood.items()}
+        self.observation_space = _signal_space(inner.observation_space) if signal else inner.observation_space
+        self.task_space = _repeated_space(inner.task_space, phases)
+        self.ood = {name: _repeated_space(space, phases) for name, space in inner.ood.items()}
 
     @property
     def finite(self) -> bool:
-        """Whether the inner family is."""
-        return bool(self.inner.finite)
+        """Whether the inner family is finite."""
+        return self.inner.finite
 
     def tasks_at(self, split: str, index: npt.NDArray[np.int64], seed: int = 0) -> Tasks:
-        """Schedules at the given addresses, `int64 [N]`, of the inner family's tasks in that split."""
+        """Schedules at the given addresses, `int64 [N]`, made of the inner family's tasks of that split."""
         index = np.array(index, dtype=np.int64)
-        every = self.inner.listed(split)
-        if every is None:
+        inner_tasks = self.inner.listed(split)
+        if inner_tasks is None:
             flat = self.inner.tasks_at(split, (index[:, None] * self.phases + np.arange(self.phases)).reshape(-1), seed)
             return self._schedules(flat, split, seed, index)
         if (schedules := self.listed(split)) is not None:
-            found = schedules[shuffled(self.id, split, seed, index, len(schedules))]
-            return replace(found, seed=int(seed), index=index)
+            ordered = schedules[shuffled(self.id, split, seed, index, len(schedules))]
+            return replace(ordered, seed=int(seed), index=index)
         keys = fold_in(make_key("task", self.id, split, seed), torch.from_numpy(index))
-        rows = Rng(keys).integers(len(every), self.phases).numpy()
-        return self._schedules(every[rows.reshape(-1)], split, seed, index)
+        rows = Rng(keys).integers(len(inner_tasks), self.phases).numpy()
+        return self._schedules(inner_tasks[rows.reshape(-1)], split, seed, index)
 
     def listed(self, split: str) -> Tasks | None:
-        """Every schedule of a split once; None where they are too many."""
-        every = self.inner.listed(split)
-        if every is None or len(every) ** self.phases > MOST_LISTED:
+        """Every schedule of a split once, or None if there are too many."""
+        inner_tasks = self.inner.listed(split)
+        if inner_tasks is None or len(inner_tasks) ** self.phases > MOST_LISTED:
             return None
-        number = np.arange(len(every) ** self.phases)
-        rows = number[:, None] // len(every) ** np.arange(self.phases) % len(every)
-        return self._schedules(every[rows.reshape(-1)], split, 0, number)
+        number = np.arange(len(inner_tasks) ** self.phases)
+        rows = number[:, None] // len(inner_tasks) ** np.arange(self.phases) % len(inner_tasks)
+        return self._schedules(inner_tasks[rows.reshape(-1)], split, 0, number)
 
     def _schedules(self, flat: Tasks, split: str, seed: int, index: npt.NDArray[np.int64]) -> Tasks:
-        """Schedules from their tasks one after another."""
+        """Schedules from the flat list of their tasks: each `phases` consecutive tasks are one schedule."""
         values = {k: np.array(v.reshape(len(index), self.phases, *v.shape[1:])) for k, v in flat.values.items()}
         return Tasks(self.id, split, int(seed), index, values, {**self.task_space, **self.ood.get(split, {})})
 
     def held_out(self, tasks: Tasks) -> npt.NDArray[np.bool_]:
-        """Which schedules hold no task that training can draw."""
+        """Which schedules contain no task that training can draw, `bool [N]`."""
         rows = {k: np.array(v.reshape(-1, *v.shape[2:])) for k, v in tasks.values.items()}
         space = {k: d.distribution for k, d in tasks.space.items() if isinstance(d, Repeated)}
         number = np.arange(len(tasks) * self.phases)
         flat = Tasks(self.inner.id, tasks.split, tasks.seed, number, rows, dict(space))
-        out: npt.NDArray[np.bool_] = self.inner.held_out(flat).reshape(-1, self.phases).all(1)
-        return out
+        return np.asarray(self.inner.held_out(flat).reshape(-1, self.phases).all(1))
 
-    def phase(self, episode: Any) -> Any:
-        """Which task of the schedule is played in an episode (from 0)."""
+    def phase(self, episode: EpisodeT) -> EpisodeT:
+        """The position in the schedule of the task that an episode (from 0) plays."""
         return (episode // self.every) % self.phases
 
 
 class SwitchingTorch(_Schedule, TorchFamily):
-    """Episodes of a torch family, whose task switches."""
+    """A torch family whose task switches between episodes."""
+
+    inner: TorchFamily
 
     def __init__(self, inner: TorchFamily, every: int, phases: int, signal: bool) -> None:
-        self._set(inner, every, phases, signal)
+        self._set_fields(inner, every, phases, signal)
         self.capturable, self.on_host = inner.capturable, inner.on_host
 
-    def now(self, episode: Tensor, task: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The task that is played: schedules `[N, phases, ...]` to `[N, ...]`."""
+    def current_task(self, episode: Tensor, task: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The task that an episode plays: schedules `[N, phases, ...]` to tasks `[N, ...]`."""
         row, phase = torch.arange(len(episode), device=episode.device), self.phase(episode)
         return {k: v[row, phase] for k, v in task.items()}
 
     def reset(self, task: dict[str, Tensor], rng: Rng) -> State:
-        """The trial's first episode."""
+        """Start the first episode of a trial."""
         return self.begin_at(task, rng, 0)
 
     def begin_at(self, task: dict[str, Tensor], rng: Rng, episode: int) -> State:
-        """Episode number `episode` of the schedule."""
+        """Start episode number `episode` (from 0) of a trial."""
         leaf = next(iter(task.values()))
         number = torch.full((len(leaf),), episode, dtype=torch.int64, device=leaf.device)
-        return {"inner": self.inner.reset(self.now(number, task), rng), "episode": number}
+        return {"inner": self.inner.reset(self.current_task(number, task), rng), "episode": number}
 
     def next_episode(self, state: State, task: dict[str, Tensor], rng: Rng) -> State:
-        """One episode further in the schedule."""
+        """Start the next episode of a trial, in the task that the schedule has for it."""
         episode = state["episode"] + 1
-        return {"inner": self.inner.next_episode(state["inner"], self.now(episode, task), rng), "episode": episode}
+        return {
+            "inner": self.inner.next_episode(state["inner"], self.current_task(episode, task), rng),
+            "episode": episode,
+        }
 
     def observe(self, state: State, task: dict[str, Tensor]) -> Tensor:
-        """The inner family's observation, and with `signal` whether this is the first episode in a new task."""
-        obs: Tensor = self.inner.observe(state["inner"], self.now(state["episode"], task))
+        """The inner family's observation; `signal` appends whether this is the first episode in a new task."""
+        obs = self.inner.observe(state["inner"], self.current_task(state["episode"], task))
         if not self.signal:
             return obs
         new = (state["episode"] > 0) & (state["episode"] % self.every == 0)
@@ -162,94 +174,94 @@ class SwitchingTorch(_Schedule, TorchFamily):
     def step(
         self, state: State, action: Tensor, task: dict[str, Tensor], rng: Rng
     ) -> tuple[State, Tensor, Tensor] | tuple[State, Tensor, Tensor, dict[str, Tensor]]:
-        """A step of the inner family in the present task."""
-        inner, *rest = self.inner.step(state["inner"], action, self.now(state["episode"], task), rng)
+        """Take one step of the inner family in the current task."""
+        inner, *rest = self.inner.step(state["inner"], action, self.current_task(state["episode"], task), rng)
         return ({"inner": inner, "episode": state["episode"]}, *rest)
 
     def optimal_action(self, state: State, task: dict[str, Tensor], t: Tensor) -> Tensor:
-        """The inner family's."""
-        best: Tensor = self.inner.optimal_action(state["inner"], self.now(state["episode"], task), t)
-        return best
+        """The inner family's optimal action in the current task."""
+        return self.inner.optimal_action(state["inner"], self.current_task(state["episode"], task), t)
 
     @property
     def has_optimal_action(self) -> bool:
-        """Whether the inner family has one."""
-        return bool(self.inner.has_optimal_action)
+        """Whether the inner family has `optimal_action`."""
+        return self.inner.has_optimal_action
 
-    def draw(self, axes: Any, state: State, task: dict[str, npt.NDArray[Any]]) -> None:
-        """The inner family's picture of the present task."""
+    def draw(self, axes: Axes, state: State, task: dict[str, Array]) -> None:
+        """Draw the inner family's environment in the current task."""
         self.inner.draw(axes, state["inner"], {k: v[self.phase(int(state["episode"]))] for k, v in task.items()})
 
     def frame(
-        self, state: State, task: dict[str, npt.NDArray[Any]], size: tuple[int, int] = (256, 256)
+        self, state: State, task: dict[str, Array], size: tuple[int, int] = (256, 256)
     ) -> npt.NDArray[np.uint8] | None:
-        """The inner family's picture of the present task."""
-        now = {k: v[self.phase(int(state["episode"]))] for k, v in task.items()}
-        out: npt.NDArray[np.uint8] = self.inner.frame(state["inner"], now, size)
-        return out
+        """The inner family's picture in the current task."""
+        current = {k: v[self.phase(int(state["episode"]))] for k, v in task.items()}
+        return self.inner.frame(state["inner"], current, size)
 
 
 class SwitchingGym(_Schedule, GymFamily):
-    """Episodes of a Gymnasium environment, whose task switches."""
+    """A family of Gymnasium environments whose task switches between episodes."""
+
+    inner: GymFamily
 
     def __init__(self, inner: GymFamily, every: int, phases: int, signal: bool) -> None:
         self.__dict__.update(inner.__dict__)
-        self.__dict__.pop("id", None)  # it is the inner family's
-        self._set(inner, every, phases, signal)
+        self.__dict__.pop("id", None)  # the id belongs to the inner family
+        self._set_fields(inner, every, phases, signal)
 
-    def build(self, **task: Any) -> gym.Env[Any, Any]:
+    def build(self, **task: Any) -> GymEnv:
         """The inner family's environment."""
-        built: gym.Env[Any, Any] = self.inner.build(**task)
-        return built
+        return self.inner.build(**task)
 
     def make_env(self, task: Tasks) -> TaskedEnv:
         """One environment that plays a schedule."""
-        return (_Flagged if self.signal else TaskedEnv)(self, task_dict(task))
+        return (_SignalEnv if self.signal else TaskedEnv)(self, task_dict(task))
 
     def visible(self) -> GymFamily:
-        """The same schedule of environments that can be seen."""
-        seen = SwitchingGym(self.inner.visible(), self.every, self.phases, self.signal)
-        seen.id = self.id
-        return seen
+        """The same family with environments that are built with `render_mode="rgb_array"`."""
+        family = SwitchingGym(self.inner.visible(), self.every, self.phases, self.signal)
+        family.id = self.id
+        return family
 
-    def task_at(self, task: dict[str, Any], episode: int) -> dict[str, Any]:
+    def task_at(self, task: TaskValues, episode: int) -> TaskValues:
         """The task of the schedule that an episode (from 0) plays."""
-        now = {k: v[self.phase(episode)] for k, v in task.items()}
-        return {k: v.item() if isinstance(v, np.generic) else v for k, v in now.items()}
+        current = {k: v[self.phase(episode)] for k, v in task.items()}
+        return {k: v.item() if isinstance(v, np.generic) else v for k, v in current.items()}
 
 
-class _Flagged(TaskedEnv):
-    """Appends the signal to the observation."""
+class _SignalEnv(TaskedEnv):
+    """An environment that appends the signal to the observation."""
 
-    family: Any
+    family: SwitchingGym
 
-    def __init__(self, family: SwitchingGym, task: dict[str, Any]) -> None:
+    def __init__(self, family: SwitchingGym, task: TaskValues) -> None:
         super().__init__(family, task)
         self.observation_space = family.observation_space
 
-    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+    def reset(self, **kwargs: Any) -> ResetResult:
         """Start an episode."""
         obs, info = super().reset(**kwargs)
-        return self._told(obs), info
+        return self._with_signal(obs), info
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> StepResult:
         """One step."""
         obs, *rest = super().step(action)
-        return (self._told(obs), *rest)
+        return (self._with_signal(obs), *rest)
 
-    def _told(self, obs: Any) -> Any:
+    def _with_signal(self, obs: Any) -> Any:
         episode = self.episodes - 1
         new = episode > 0 and episode % self.family.every == 0
         return np.append(obs, np.asarray(float(new), dtype=obs.dtype)).astype(obs.dtype)
 
 
-def _repeated(space: TaskSpace, count: int) -> dict[str, Any]:
+def _repeated_space(space: TaskSpace, count: int) -> dict[str, Distribution]:
     for name, dist in space.items():
         if isinstance(dist, Repeated):
             raise InvalidValueError(f"task_space.{name}", dist, "a distribution that is not repeated already")
     return {name: Repeated(dist, count) for name, dist in space.items()}  # type: ignore[arg-type]
 
 
-def _with_flag(space: Any) -> spaces.Box:
+def _signal_space(space: spaces.Space[Any]) -> spaces.Box:
+    assert isinstance(space, spaces.Box)
     low, high = np.append(space.low, 0), np.append(space.high, 1)
     return spaces.Box(low.astype(space.dtype), high.astype(space.dtype), dtype=space.dtype)

@@ -1,4 +1,4 @@
-"""Task spaces, parameter names with distributions: as data for files, and how many tasks one has and which."""
+"""Task spaces (parameter name to distribution): conversion to and from JSON data, and enumeration of their tasks."""
 
 from __future__ import annotations
 
@@ -23,23 +23,24 @@ from metarl.families.distributions import (
     TaskSpace,
     Uniform,
 )
+from metarl.files import JsonObject
 
-MOST_LISTED = 1 << 14  # tasks of a space that is listed rather than drawn from
+MOST_LISTED = 1 << 14  # a space with at most so many tasks is listed; tasks of a larger space are drawn
 _KINDS: dict[str, type[Any]] = {
     d.kind: d for d in (Uniform, LogUniform, Normal, Choice, Integers, FlatDirichlet, Repeated)
 }
 
 
-def space_to_dict(space: TaskSpace) -> dict[str, dict[str, Any]]:
-    """A task space as JSON-able data."""
+def space_to_dict(space: TaskSpace) -> dict[str, JsonObject]:
+    """A task space as JSON data."""
     return {name: _distribution_to_dict(dist) for name, dist in space.items()}
 
 
-def _distribution_to_dict(dist: Distribution) -> dict[str, Any]:
-    held = {f.name: getattr(dist, f.name) for f in fields(dist)}
+def _distribution_to_dict(dist: Distribution) -> JsonObject:
+    data = {f.name: getattr(dist, f.name) for f in fields(dist)}
     if isinstance(dist, Repeated):
-        held["distribution"] = _distribution_to_dict(dist.distribution)
-    return {"kind": dist.kind, **held}
+        data["distribution"] = _distribution_to_dict(dist.distribution)
+    return {"kind": dist.kind, **data}
 
 
 def space_from_dict(data: Mapping[str, Mapping[str, Any]]) -> dict[str, Distribution]:
@@ -58,17 +59,17 @@ def space_from_dict(data: Mapping[str, Mapping[str, Any]]) -> dict[str, Distribu
 
 
 def has_few_tasks(space: TaskSpace) -> bool:
-    """Whether a space holds so few tasks (at most 16) that train and test cannot be told apart."""
+    """Whether a space has so few tasks (at most 16) that train tasks and test tasks are the same."""
     return count_tasks(space) <= 16
 
 
 def count_tasks(space: TaskSpace) -> float:
-    """How many tasks a space has, infinite where a parameter is continuous."""
+    """Number of tasks in a space; infinite if a parameter is continuous."""
     return math.prod(float(count_values(dist)) for dist in space.values())
 
 
 def count_values(dist: Distribution) -> float:
-    """How many values a distribution has."""
+    """Number of values of a distribution; infinite if it is continuous."""
     if isinstance(dist, Choice):
         return len(dist.values)
     if isinstance(dist, Integers):
@@ -81,7 +82,7 @@ def _power(base: float, exponent: int) -> float:
 
 
 def value_at(dist: Distribution, number: npt.NDArray[np.int64]) -> Array:
-    """The values of a distribution by their number, `int64 [N]` to `float32 [N, *shape]`."""
+    """Values of a distribution by their position in its list: `int64 [N]` to `float32 [N, *shape]`."""
     if isinstance(dist, Choice):
         return dist.table[number]
     if isinstance(dist, Integers):
@@ -93,5 +94,5 @@ def value_at(dist: Distribution, number: npt.NDArray[np.int64]) -> Array:
 
 
 def _digits(number: npt.NDArray[np.int64], base: int, count: int) -> npt.NDArray[np.int64]:
-    """The last `count` digits of numbers `[N]` to a base, `[N, count]`."""
+    """The last `count` digits, in the given base, of numbers `[N]`: `[N, count]`."""
     return number[:, None] // base ** np.arange(count)[::-1] % base

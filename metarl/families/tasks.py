@@ -1,10 +1,10 @@
-"""Tasks as data: typed task spaces, and immutable sets of tasks with a split, an address and a content hash.
+"""Tasks as data: immutable sets of tasks, each with a split, an address and a content hash.
 
-A task is one MDP of a family: the values of the family's declared parameters and nothing else. Sampled tasks are
-addressable: task `i` of (family, split, seed) is the same whatever else is drawn, and has the same bits on every
-machine (`metarl.exact`). Train and test are disjoint by construction: a hash of a task's content says on which side it
-lies, and a draw from the wrong side is drawn again, so the side of any task, a user's own too, can be checked. Where a
-space has few tasks (at most 2^14) they are listed: each of a split comes once, in a shuffled order, before any again.
+A task is one MDP of a family: the values of the family's declared parameters and nothing else. Sampled tasks have
+addresses: task `i` of (family, split, seed) does not depend on other draws, and has the same bits on every machine
+(`metarl.exact`). Train and test are disjoint by construction: a hash of a task's content decides its side, and a draw
+from the wrong side is drawn again. So every task has a side that can be checked, a user's own task too. If a space has
+few tasks (at most 2^14), they are listed: each task of a split comes once, in a shuffled order, before any repeats.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,7 @@ from metarl.files import (
     OBJECT,
     SEED,
     TEXT,
+    JsonObject,
     NpzReader,
     check_fields,
     digest_arrays,
@@ -53,6 +54,7 @@ from metarl.files import (
 )
 from metarl.rng import Rng, fold_in, make_key, mix
 
+NumberT = TypeVar("NumberT", bound=np.number[Any])
 FORMAT = "metarl-tasks-2"
 _HEAD = dict.fromkeys(("family", "split", "hash", "sha256"), TEXT) | {"seed": SEED, "space": OBJECT}
 _MAX_REDRAWS = 256
@@ -60,7 +62,7 @@ _MAX_REDRAWS = 256
 
 @lru_cache(maxsize=64)
 def _listing(space: str, side: int | None) -> dict[str, Array]:
-    """Every task of a space, given as JSON, that lies on a side: name to `float32 [n, *shape]`."""
+    """All tasks on one side of a space: name to `float32 [n, *shape]`. The space is JSON; side None is both sides."""
     dists = space_from_dict(json.loads(space))
     number, values = np.arange(int(count_tasks(dists))), {}
     for name, dist in dists.items():
@@ -71,9 +73,9 @@ def _listing(space: str, side: int | None) -> dict[str, Array]:
 
 
 def list_tasks(family: str, space: TaskSpace, split: str, side: int | None) -> Tasks | None:
-    """Every task of a split once, in the order of the space's values; None where they are more than 2^14.
+    """Every task of a split once, in the order of the space's values; None if there are more than 2^14.
 
-    Arguments as in `sample_tasks`. The set's `seed` is 0, its `index` counts them.
+    The arguments are those of `sample_tasks`. The result has seed 0 and index 0, 1, 2, ...
     """
     if count_tasks(space) > MOST_LISTED:
         return None
@@ -85,15 +87,15 @@ def list_tasks(family: str, space: TaskSpace, split: str, side: int | None) -> T
 
 
 def shuffled(family: str, split: str, seed: int, index: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
-    """Which of `count` listed tasks is at the addresses `index`, `int64 [N]`: each once before any again.
+    """Positions in a list of `count` tasks for the addresses `index`, `int64 [N]`: each comes once before any repeats.
 
-    Every pass through the list has an order of its own, a keyed shuffle.
+    Each pass through the list has its own order, a keyed shuffle.
     """
     number, place = np.divmod(np.asarray(index, dtype=np.int64), count)
     out = np.empty_like(place)
-    for which in np.unique(number).tolist():
-        here = number == which
-        out[here] = _order(make_key("order", family, split, seed, which), count)[place[here]]
+    for pass_number in np.unique(number).tolist():
+        here = number == pass_number
+        out[here] = _order(make_key("order", family, split, seed, pass_number), count)[place[here]]
     return out
 
 
@@ -120,7 +122,7 @@ class Tasks:
 
     Attributes:
         family: full id of the family, version and preset included.
-        split: "train", "test", the name of an out-of-distribution range, or "custom" for tasks a user wrote down.
+        split: "train", "test", the name of an out-of-distribution split, or "custom" for a user's own tasks.
         seed: seed of the draw (0 for custom tasks).
         index: address of each task within (family, split, seed), `int64 [N]`.
         values: parameter name to `float32 [N, *shape]`.
@@ -135,7 +137,8 @@ class Tasks:
     space: dict[str, Distribution]
 
     def __post_init__(self) -> None:
-        for array in (self.index, *self.values.values()):
+        self.index.setflags(write=False)
+        for array in self.values.values():
             array.setflags(write=False)
 
     def __repr__(self) -> str:
@@ -156,12 +159,12 @@ class Tasks:
 
     @property
     def keys(self) -> Tensor:
-        """A 64-bit key of each task's address, `int64 [N]`: what its randomness descends from."""
+        """A 64-bit key of each task's address, `int64 [N]`. All randomness of a task descends from it."""
         return fold_in(make_key(self.family, self.split, self.seed), torch.from_numpy(np.array(self.index)))
 
     @property
     def hash(self) -> str:
-        """16 hexadecimal digits that change when any value does."""
+        """Hash of all values: 16 hexadecimal digits."""
         digest = hashlib.blake2b(self.family.encode(), digest_size=8)
         digest.update(content_hash(self.values).tobytes())
         return digest.hexdigest()
@@ -170,15 +173,15 @@ class Tasks:
         """The values as tensors: name to `float32 [N, *shape]` on `device`."""
         return {k: torch.from_numpy(np.array(v)).to(device) for k, v in self.values.items()}
 
-    def _head(self) -> dict[str, Any]:
-        """All but the arrays as JSON-able data: the hash of the values, and one of everything."""
+    def _head(self) -> JsonObject:
+        """Everything but the arrays, as JSON data: with the hash of the values, and the hash of everything."""
         head = {"format": FORMAT, "family": self.family, "split": self.split, "seed": self.seed, "hash": self.hash}
         head |= {"space": space_to_dict(self.space)}
         arrays = digest_arrays({"index": self.index} | _prefixed(self.values))
         return {**head, "sha256": digest_json([head, arrays])}
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able form, with its hashes."""
+    def to_dict(self) -> JsonObject:
+        """The tasks as JSON data, with their hashes."""
         values = {k: v.tolist() for k, v in self.values.items()}
         return {**self._head(), "index": self.index.tolist(), "values": values}
 
@@ -187,7 +190,7 @@ class Tasks:
         """The inverse of `to_dict`.
 
         Raises:
-            InvalidValueError: the data are of another format, lack something, or do not match their hashes.
+            InvalidValueError: the data have another format, are incomplete, or do not match their hashes.
         """
         with reading("tasks", verbatim("not usable"), "what Tasks.to_dict gives"):
             space = _space_of(data)
@@ -196,8 +199,8 @@ class Tasks:
             _check_shapes(space, index.shape, {k: v.shape for k, v in values.items()})
             return cls(data["family"], data["split"], data["seed"], index, values, space)._matching(data)
 
-    def _matching(self, head: Mapping[str, Any]) -> Tasks:
-        """These tasks, if they have the hashes that `head` names."""
+    def _matching(self, head: Mapping[str, object]) -> Tasks:
+        """Return these tasks after a check that they match the hashes in `head`."""
         for name, kind in (("hash", "tasks hash"), ("sha256", "tasks sha256")):
             found = self._head()[name]
             if found != head[name]:
@@ -206,7 +209,7 @@ class Tasks:
         return self
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write `.json` or `.npz` (by the suffix), whole or not at all."""
+        """Write a `.json` or `.npz` file, by the suffix. The file is written completely or not at all."""
         target = Path(path)
         if target.suffix == ".json":
             data = json.dumps(self.to_dict()).encode()
@@ -221,10 +224,10 @@ class Tasks:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Tasks:
-        """Read what `save` wrote; nothing in the file is ever executed.
+        """Read a file that `save` wrote. Loading never executes code from the file.
 
         Raises:
-            InvalidValueError: it is no such file, whatever its bytes, or does not match its hashes.
+            InvalidValueError: `save` did not write this file, or the file does not match its hashes.
         """
         with reading("tasks file", str(path), "a file written by Tasks.save"):
             if Path(path).suffix == ".npz":
@@ -233,11 +236,11 @@ class Tasks:
 
     @classmethod
     def _from_npz(cls, file: NpzReader) -> Tasks:
-        """Tasks whose arrays are read after their shapes have been compared with the head's space."""
-        if (told := file.arrays.get("head")) is None or math.prod(told.shape) > LARGEST_HEAD:
-            raise ValueError("it has no head, or too large a one")
+        """Tasks from an npz file. The shapes are compared with the head's task space before any array is read."""
+        if (header := file.arrays.get("head")) is None or math.prod(header.shape) > LARGEST_HEAD:
+            raise ValueError("it has no head, or its head is too large")
         head = parse_json(file.read("head", "|u1").tobytes())
-        space, shapes = _space_of(head), {name: told.shape for name, told in file.arrays.items() if name != "head"}
+        space, shapes = _space_of(head), {name: held.shape for name, held in file.arrays.items() if name != "head"}
         values = {name.removeprefix("value."): shape for name, shape in shapes.items() if name.startswith("value.")}
         if set(shapes) != {"index", *(f"value.{name}" for name in space)}:
             raise ValueError(f"its arrays are {sorted(shapes)}")
@@ -250,8 +253,8 @@ class Tasks:
 TaskLike = int | Mapping[str, Any] | Tasks  # an index into a split, one task's values, or tasks
 
 
-def _space_of(head: Any) -> dict[str, Distribution]:
-    """The task space of a file, whose other fields are checked as well."""
+def _space_of(head: object) -> dict[str, Distribution]:
+    """Check the fields of a file's head and return its task space."""
     if not isinstance(head, Mapping) or head.get("format") != FORMAT:
         found = head.get("format") if isinstance(head, Mapping) else type(head).__name__
         raise InvalidValueError("tasks format", found, f"{FORMAT!r}")
@@ -259,25 +262,25 @@ def _space_of(head: Any) -> dict[str, Distribution]:
     return space_from_dict(head["space"])
 
 
-def _numbers(name: str, given: Any, dtype: type[np.generic]) -> Array:
-    """Finite numbers of a file as an array; a whole `dtype` takes whole numbers alone."""
-    found = np.asarray(given)
+def _numbers(name: str, data: npt.ArrayLike, dtype: type[NumberT]) -> npt.NDArray[NumberT]:
+    """Finite numbers of a file as an array. If `dtype` is an integer type, the numbers must be integers."""
+    raw = np.asarray(data)
     kinds = "i" if np.issubdtype(dtype, np.integer) else "if"
-    values = found.astype(dtype)
-    if found.size and not (found.dtype.kind in kinds and np.isfinite(values).all()):
+    values = raw.astype(dtype)
+    if raw.size and not (raw.dtype.kind in kinds and np.isfinite(values).all()):
         raise ValueError(f"{name}: not all are finite numbers of type {np.dtype(dtype).name}")
     return values
 
 
 def _check_shapes(space: TaskSpace, index: tuple[int, ...], values: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse arrays that do not hold one value of each parameter per task."""
+    """Refuse arrays that do not hold one value of every parameter for every task."""
     expected = {name: (*index, *dist.shape) for name, dist in space.items()}
     if len(index) != 1 or dict(values) != expected:
         raise InvalidValueError("shapes of the tasks' values", dict(values), f"{expected}, by index and space")
 
 
 def make_tasks(family: str, space: TaskSpace, values: Mapping[str, Any], split: str = "custom") -> Tasks:
-    """Tasks from a user's own values (one task, or arrays of equal length), checked against the space."""
+    """Tasks from a user's own values: one task, or arrays of equal length. They must lie in the space."""
     if set(values) != set(space):
         wrong = sorted(set(values) ^ set(space))[0]
         listing = f"exactly the parameters {sorted(space)} of {family}"
@@ -287,8 +290,8 @@ def make_tasks(family: str, space: TaskSpace, values: Mapping[str, Any], split: 
     arrays: dict[str, Array] = {}
     for name, dist in space.items():
         try:
-            given = dist.encode(values[name]) if isinstance(dist, (Choice, Repeated)) else values[name]
-            array = np.array(given, dtype=np.float32)
+            encoded = dist.encode(values[name]) if isinstance(dist, (Choice, Repeated)) else values[name]
+            array = np.array(encoded, dtype=np.float32)
         except (TypeError, ValueError) as error:
             expected = dist.describe() if isinstance(dist, Choice) else f"numbers of shape {dist.shape}"
             raise InvalidValueError(f"task.{name}", values[name], expected) from error
@@ -317,31 +320,31 @@ def sample_tasks(
 
     Args:
         family: full id of the family.
-        space: what to draw from.
-        split: the split's name, part of the address.
+        space: the task space to draw from.
+        split: name of the split, part of the address.
         seed: seed of the draw.
-        index: which tasks, `int64 [N]`.
-        side: 0 or 1 keeps only tasks whose content hash has that parity; `None` keeps all.
+        index: addresses, `int64 [N]`.
+        side: 0 or 1 keeps only tasks whose content hash has that parity; None keeps all.
     """
     keys = fold_in(make_key("task", family, split, seed), torch.from_numpy(np.ascontiguousarray(index, dtype=np.int64)))
     values = {k: np.empty((len(index), *d.shape), dtype=np.float32) for k, d in space.items()}
-    open_rows = np.arange(len(index))
+    pending = np.arange(len(index))  # rows without an accepted draw
     for attempt in range(_MAX_REDRAWS):
-        rng = Rng(keys[torch.from_numpy(open_rows)]).seek(attempt)
+        rng = Rng(keys[torch.from_numpy(pending)]).seek(attempt)
         drawn = {k: space[k].sample(rng).numpy() for k in sorted(space)}
-        keep = np.ones(len(open_rows), dtype=bool)
+        keep = np.ones(len(pending), dtype=bool)
         if side is not None:
             keep = (content_hash(drawn) & 1) == side
         for name, leaf in drawn.items():
-            values[name][open_rows[keep]] = leaf[keep]
-        open_rows = open_rows[~keep]
-        if not len(open_rows):
+            values[name][pending[keep]] = leaf[keep]
+        pending = pending[~keep]
+        if not len(pending):
             return Tasks(family, split, int(seed), np.array(index, dtype=np.int64), values, dict(space))
     raise InvalidValueError("task_space", space_to_dict(space), f"a space with tasks in the split {split!r}")
 
 
 def on_side(tasks: Tasks, side: int) -> npt.NDArray[np.bool_]:
-    """Which tasks lie on a side of the train-test line: `bool [N]`."""
+    """Which tasks lie on the given side of the train-test line: `bool [N]`."""
     return cast("npt.NDArray[np.bool_]", (content_hash(tasks.values) & 1) == side)
 
 

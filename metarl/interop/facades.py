@@ -194,7 +194,7 @@ class MetaVectorEnv(VectorEnv[Any, Any, Any]):
             self.tasks = self._next_tasks()
         self._over = self._over & ~mask
         where = torch.from_numpy(mask.copy()).to(self.envs.device)
-        return self._numpy(self.envs.restart(where, self.tasks, keys, anew=anew))
+        return self._numpy(self.envs.restart(where, self.tasks, keys, new_trial=anew))
 
     def render(self) -> tuple[Any, ...] | None:
         """A picture of each environment, `uint8 [height, width, 3]`; None without `render_mode="rgb_array"`."""

@@ -18,7 +18,7 @@ import torch
 from gymnasium.spaces import Discrete
 from torch import Tensor
 
-from metarl.agent_base import Agent, Feedback, Step, check_hears
+from metarl.agent_base import Agent, Feedback, Step, check_observe
 from metarl.errors import InvalidValueError
 from metarl.evaluation.adaptation import adapted_state
 from metarl.families.tasks import TaskLike
@@ -57,7 +57,7 @@ class Player:
     ) -> None:
         if agent.privileged:
             raise InvalidValueError("agent", agent.name, "one that is not shown the task")
-        check_hears(agent)
+        check_observe(agent)
         self.agent, self.deterministic = agent, deterministic
         self.state = adapted_state(agent, task, k, split=split, task_seed=task_seed, seed=seed)
         self._key, self._steps = torch.tensor([make_key("player", seed)], device=agent.device), 0

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from torch import Tensor
 
 from metarl.agent_base import Rollout
-from metarl.engine.pulse import pulse
+from metarl.engine.step_listeners import notify_listeners
 from metarl.families.tasks import Tasks
 
 _UNTOLD = {"start_time"}  # a model's numbers that are not part of its state
@@ -46,7 +46,7 @@ class RecordingVecEnv(VecEnvWrapper):
     def step_wait(self) -> VecEnvStepReturn:
         """See `VecEnv.step_wait`; copies are kept, because models add bootstrapped values to the rewards."""
         obs, reward, done, infos = self.venv.step_wait()
-        pulse(self.num_envs)
+        notify_listeners(self.num_envs)
         truncated = np.array([info["TimeLimit.truncated"] for info in infos], dtype=bool) & done
         success = [info.get("success", info.get("is_success")) for info in infos]
         self.tells_success |= any(s is not None for s in success)

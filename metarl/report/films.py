@@ -172,12 +172,12 @@ class _Camera(EnvironmentPool):
         self.close()
         if isinstance(self.family, GymFamily):
             self.reel = frames = list[Pixels]()
-            self._made[n] = GymEnvironments(_rendering(self.family, frames), n, self.device)
+            self._environments[n] = GymEnvironments(_rendering(self.family, frames), n, self.device)
         else:
             assert isinstance(self.family, TorchFamily)
-            envs = self._made[n] = _FilmedEnvironments(self.family, n, self.device)
+            envs = self._environments[n] = _FilmedEnvironments(self.family, n, self.device)
             self.reel = _Drawn(self.family, envs.seen, (self.size, self.size))
-        return self._made[n]
+        return self._environments[n]
 
 
 class _Drawn(Sequence[Pixels]):
@@ -262,7 +262,7 @@ def _rendering(family: GymFamily, frames: list[Pixels]) -> GymFamily:
 
 def _take(agent: Agent, trials: PoolTrials, camera: _Camera, state: AgentState, k: int, mode: Mode) -> Take:
     """The episode that the evaluator plays first with the state after k adaptation steps."""
-    trials = trials.numbered(0) if agent.is_recurrent else trials
+    trials = trials.rekeyed(0) if agent.is_recurrent else trials
     rollout, _ = trials.collect(agent, agent.fork(state), k, Budget(episodes=1), mode == "deterministic", "score")
     length = int(rollout.valid.sum())
     actions = agent.to_env(rollout.action[:length, 0, 0]).cpu().numpy()

@@ -1,1 +1,1 @@
-"""Training: the loop, and the directory that a training can be resumed from to the same bits."""
+"""Training: the training loop, and run directories from which training resumes with the same bits."""

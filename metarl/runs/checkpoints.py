@@ -1,10 +1,9 @@
-"""Checkpoints: an agent's tensors and a number. Loading one executes nothing."""
+"""Checkpoints: an agent's tensors and the number of iterations. Loading a checkpoint never executes code."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -17,6 +16,7 @@ from metarl.files import (
     LARGEST_ARRAYS,
     LARGEST_HEAD,
     TEXT,
+    JsonObject,
     check_fields,
     digest_bytes,
     read_bytes,
@@ -30,12 +30,12 @@ from metarl.files import (
 FORMAT = "metarl-run-2"
 COUNT = whole(0)
 _HEAD = dict.fromkeys(("agent", "family", "file", "tensors_sha256"), TEXT) | {"iteration": COUNT}
-_NEVER_NEGATIVE = ("exp_avg_sq", "max_exp_avg_sq", "step", "updates")  # second moments, and counts
-TEMPORARY = re.compile(r"\.metarl-[0-9a-f]+\.part")  # what a killed process leaves
+_NEVER_NEGATIVE = ("exp_avg_sq", "max_exp_avg_sq", "step", "updates")  # second moments and counts
+TEMPORARY = re.compile(r"\.metarl-[0-9a-f]+\.part")  # a temporary file that a killed process may leave
 
 
 def save_checkpoint(path: Path, agent: Agent, iteration: int) -> None:
-    """Write `path.safetensors`, then `path.json`, which names the first by its hash: a torn pair is noticed."""
+    """Write the tensors, then `path.json` with the tensors' file name and hash. So an incomplete pair is detected."""
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in agent.tensors().items()}
     data = safetensors.torch.save(tensors)
     head = {"format": FORMAT, "agent": agent.name, "family": agent.family.id, "iteration": iteration}
@@ -50,16 +50,16 @@ def save_checkpoint(path: Path, agent: Agent, iteration: int) -> None:
 
 
 def saved_iteration(checkpoint: str, name: str) -> int:
-    """The number in a name as `save_checkpoint` gives it to the tensors' file of a checkpoint; -1 for another name."""
-    found = re.fullmatch(rf"{re.escape(checkpoint)}-(\d{{1,18}})\.safetensors", name, re.ASCII)
-    return int(found[1]) if found else -1
+    """The iteration in the name of a tensor file that `save_checkpoint` wrote; -1 for any other name."""
+    match = re.fullmatch(rf"{re.escape(checkpoint)}-(\d{{1,18}})\.safetensors", name, re.ASCII)
+    return int(match[1]) if match else -1
 
 
 def load_checkpoint(path: Path, agent: Agent) -> int:
-    """Load `path.json` and the tensors it names into `agent`; the number of iterations behind it.
+    """Load a checkpoint into `agent` and return the number of finished iterations.
 
     Raises:
-        InvalidValueError: the files are torn, corrupt, of another agent or family, or do not fit.
+        InvalidValueError: the files are incomplete or corrupt, belong to another agent or family, or do not fit.
     """
     head_file, expected = path.with_suffix(".json"), agent.tensors()
     largest = LARGEST_ARRAYS + 2 * sum(v.nbytes for v in expected.values())
@@ -76,13 +76,13 @@ def load_checkpoint(path: Path, agent: Agent) -> int:
             break
         except InvalidValueError:
             if _bytes(head_file) == before:
-                raise  # else a training beside this wrote a new checkpoint meanwhile
+                raise  # otherwise another process has written a new checkpoint in the meantime; read that one
     agent.load_tensors({k: v.to(agent.device) for k, v in tensors.items()})
     return int(head["iteration"])
 
 
-def _read_tensors(path: Path, head: dict[str, Any], largest: int) -> dict[str, Tensor]:
-    """The tensors that a checkpoint names by their file and its hash."""
+def _read_tensors(path: Path, head: JsonObject, largest: int) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, after a check of their file's name and hash."""
     name = f"{path.name}-{head['iteration']}.safetensors"
     if head["file"] != name:
         raise ValueError(f"its file is not {name}")
@@ -93,30 +93,30 @@ def _read_tensors(path: Path, head: dict[str, Any], largest: int) -> dict[str, T
 
 
 def _check_tensors(tensors: dict[str, Tensor], expected: dict[str, Tensor], where: str) -> None:
-    """Refuse tensors of other names, shapes or types than an agent's, and values that training cannot lead to."""
+    """Refuse tensors whose names, shapes or dtypes are not the agent's, and values that training cannot produce."""
     if wrong := sorted(set(tensors) ^ set(expected)):
-        found = verbatim("missing" if wrong[0] in expected else "unknown")
-        raise InvalidValueError(f"tensor {wrong[0]!r} {where}", found, "the agent's tensors, and no others")
+        problem = verbatim("missing" if wrong[0] in expected else "unknown")
+        raise InvalidValueError(f"tensor {wrong[0]!r} {where}", problem, "the agent's tensors, and no others")
     for name, want in expected.items():
         values = tensors[name]
         if values.shape != want.shape or values.dtype != want.dtype:
-            told = (tuple(values.shape), values.dtype)
-            raise InvalidValueError(f"tensor {name!r} {where}", told, f"{tuple(want.shape)} of {want.dtype}")
+            found = (tuple(values.shape), values.dtype)
+            raise InvalidValueError(f"tensor {name!r} {where}", found, f"{tuple(want.shape)} of {want.dtype}")
         if not bool(torch.isfinite(values).all()):
             raise InvalidValueError(f"tensor {name!r} {where}", verbatim("not finite"), "finite numbers")
         if re.split(r"[./]", name)[-1] in _NEVER_NEGATIVE and bool((values < 0).any()):
             raise InvalidValueError(f"tensor {name!r} {where}", verbatim("negative"), "numbers from 0 on")
 
 
-def read_head(file: Path) -> dict[str, Any]:
-    """What `checkpoint.json` holds."""
+def read_head(file: Path) -> JsonObject:
+    """The checked content of `checkpoint.json`."""
     head = read_json(file, FORMAT, "train again")
     check_fields(head, _HEAD, str(file))
     return head
 
 
 def _bytes(file: Path) -> bytes | None:
-    """A small file's bytes; None where it cannot be read."""
+    """Bytes of a small file, or None if it cannot be read."""
     try:
         return read_bytes(file, LARGEST_HEAD)
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""A run's directory: a new or an empty one."""
+"""Make the directory of a new run."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from metarl.runs.checkpoints import (
 
 
 def check_free(path: Path) -> None:
-    """Refuse a place where something is already."""
+    """Refuse a path where a run or other files exist already."""
     try:
         if os.path.lexists(path / "config.json"):
             resume = f"metarl train --resume {shlex.quote(str(path))}"
             raise InvalidValueError("run directory", str(path), f"a new one (or resume it: {resume})")
         if path.is_dir() and any(not TEMPORARY.fullmatch(name) for name in os.listdir(path)):
-            raise InvalidValueError("run directory", str(path), "a new or an empty one: this holds other files")
+            raise InvalidValueError("run directory", str(path), "a new or an empty one: it contains other files")
     except (OSError, ValueError) as error:
         if isinstance(error, InvalidValueError):
             raise
@@ -29,19 +29,19 @@ def check_free(path: Path) -> None:
 
 
 def make_directory(path: Path) -> list[Path]:
-    """Make a directory; those that were missing, its parents first."""
+    """Make a directory and its missing parents; return the directories that were made, parents first."""
     missing = [place for place in (path, *path.parents) if not os.path.lexists(place)]
     made: list[Path] = []
     try:
         for place in reversed(missing):
-            with suppress(FileExistsError):  # another process was faster
+            with suppress(FileExistsError):  # another process made it in the meantime
                 place.mkdir()
                 made.append(place)
         if not path.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
     except OSError as error:
         for place in reversed(made):
-            with suppress(OSError):  # somebody put something there meanwhile
+            with suppress(OSError):  # the directory is no longer empty
                 place.rmdir()
         raise InvalidValueError("output path", str(path), f"a place that can be written ({error.strerror})") from error
     return made

@@ -1,4 +1,4 @@
-"""The metrics of a run: one line per iteration, and the same for TensorBoard."""
+"""The metrics of a run: a JSON line per iteration, and the same numbers for TensorBoard."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from metarl.runs.checkpoints import COUNT
 
 
 class Metrics:
-    """`metrics.jsonl` and TensorBoard, cut back to the iterations that a resumed run still has."""
+    """Writer of `metrics.jsonl` and of TensorBoard. It first removes the iterations that a resumed run repeats."""
 
     def __init__(self, path: Path, start: int) -> None:
         self.path, self.start, self.began = path, start, time.time()
-        self.made: list[Path] = []  # files whose names are TensorBoard's
+        self.made: list[Path] = []  # files that TensorBoard made
 
     def __enter__(self) -> Metrics:
         from torch.utils.tensorboard import SummaryWriter
 
         file, board = self.path / "metrics.jsonl", self.path / "tensorboard"
-        if board.is_symlink():  # TensorBoard would write into what it points to
-            raise InvalidValueError("tensorboard of the run", str(board), "a directory, and no symbolic link")
+        if board.is_symlink():  # TensorBoard would write to the link's target
+            raise InvalidValueError("tensorboard of the run", str(board), "a directory, not a symbolic link")
         kept = _lines_before(file, self.start)
         if len(kept) < self.start:
             warnings.warn(f"{file} has {len(kept)} of {self.start} iterations: metrics were lost", stacklevel=2)
@@ -50,7 +50,7 @@ class Metrics:
             self.board.close()
 
     def write(self, iteration: int, metrics: dict[str, float]) -> None:
-        """One iteration."""
+        """Write the metrics of one iteration."""
         line = {"iteration": iteration, **metrics, "seconds": round(time.time() - self.began, 3)}
         with _writing(self.path):
             self.file.write(json.dumps(line) + "\n")
@@ -60,7 +60,7 @@ class Metrics:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Say in one sentence that a directory cannot be written."""
+    """Within this context, an OSError becomes an InvalidValueError about the output path."""
     try:
         yield
     except OSError as error:
@@ -68,22 +68,22 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def _lines_before(file: Path, start: int) -> list[str]:
-    """The lines of `metrics.jsonl` about iterations before `start`; a last line that was cut short is left out.
+    """The lines of `metrics.jsonl` for iterations before `start`, without an incomplete last line.
 
     Raises:
-        InvalidValueError: the file holds something else.
+        InvalidValueError: the file contains other lines, or the iterations are not in order.
     """
-    expected = "a line of JSON per iteration (move the file away to go on without the metrics of earlier iterations)"
+    expected = "a line of JSON per iteration (move the file away to continue without the metrics of earlier iterations)"
     with reading("metrics", str(file), expected):
         lines = read_bytes(file, LARGEST_JSON).decode().split("\n") if file.exists() else []
         numbers = [_iteration_of(line, place) for place, line in enumerate(lines[:-1], 1)]
         if numbers != sorted(set(numbers)):
-            raise ValueError("iterations are not in their order")
+            raise ValueError("the iterations are not in order")
         return [line for line, number in zip(lines, numbers, strict=False) if number < start]
 
 
 def _iteration_of(line: str, place: int) -> int:
-    """The iteration that a line is about; it is line number `place`."""
+    """The iteration of a line of JSON. `place` is the line's number, for the error."""
     data = parse_json(line)
     if not (isinstance(data, dict) and COUNT.holds(data.get("iteration"))):
         raise ValueError(f"line {place} names no iteration")

@@ -1,17 +1,17 @@
-"""Runs: the training loop, and directories that hold all a run needs to be resumed to the same bits.
+"""Runs: a run directory contains everything that is needed to resume a training with the same bits.
 
     RUN/config.json        agent, family, hyperparameters, seed, versions, git revision; written first, and changed only
                            when a run is extended
     RUN/metrics.jsonl      one line per iteration
-    RUN/tensorboard/       the same for TensorBoard
-    RUN/checkpoint-N.safetensors, checkpoint.json  the last checkpoint; loading one executes nothing
-    RUN/notes.txt          what was warned of before training, if anything was
-    RUN/results/           what evaluations of the run found
-    RUN/.metarl-lock       while it is trained: by which process
+    RUN/tensorboard/       the same numbers for TensorBoard
+    RUN/checkpoint-N.safetensors, checkpoint.json  the last checkpoint; loading it never executes code
+    RUN/notes.txt          warnings from before the training, if there were any
+    RUN/results/           results of evaluations of the run
+    RUN/.metarl-lock       the process that trains the run, during training
 
-JSON files carry a hash of what they say: one that was edited is refused.
+JSON files contain a hash of their content. A file that was edited is refused.
 
-Every draw is keyed by the iteration, so a checkpoint is the agent's tensors and a number.
+Every draw is keyed by the iteration, so a checkpoint is the agent's tensors and the number of iterations.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -36,6 +35,7 @@ from metarl.files import (
     SEED,
     TEXT,
     TEXTS,
+    JsonObject,
     Kind,
     check_fields,
     json_bytes,
@@ -49,7 +49,7 @@ from metarl.files import (
 )
 from metarl.lock import NAME as LOCK
 from metarl.lock import locked
-from metarl.named import names_of
+from metarl.named import without_imports
 from metarl.provenance import git_revision, versions
 from metarl.runs.checkpoints import (
     COUNT,
@@ -76,40 +76,40 @@ class Run:
 
     Args:
         path: the directory.
-        config: what `config.json` holds.
+        config: content of `config.json`.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+    def __init__(self, path: Path, config: JsonObject) -> None:
         self.path, self.config = path, config
-        self._made: list[Path] = []  # files and directories that this object made, in that order
+        self._made: list[Path] = []  # files and directories that this object made, in order
         self._locked = False
 
     @classmethod
     def create(
         cls, path: str | Path, agent: Agent, iterations: int, checkpoint_every: int = 10, load: Sequence[str] = ()
     ) -> Run:
-        """Make the directory and write `config.json`; of several that begin a run in one place, one does.
+        """Make the directory and write `config.json`. If several processes try this, exactly one succeeds.
 
         Args:
-            path: the directory, a new or an empty one.
-            agent: who will be trained.
-            iterations: meta-updates.
+            path: a new or an empty directory.
+            agent: the agent to train.
+            iterations: number of meta-updates.
             checkpoint_every: iterations between checkpoints.
-            load: what had to be imported to register the family and the agent; kept for whoever opens the run, which
-                imports none of it.
+            load: modules and files that register the family and the agent. They are recorded, so that an error can name
+                them; opening the run does not import them.
 
         Raises:
-            InvalidValueError: the directory holds something already, or cannot be written; or an argument is wrong.
+            InvalidValueError: the directory is not empty or cannot be written, or an argument is wrong.
         """
         path = Path(path)
         check_free(path)
         if base_id(agent.family.id) not in families:
-            raise InvalidValueError("family of the run", agent.family.id, "a registered one, to open the run again")
+            raise InvalidValueError("family of the run", agent.family.id, "a registered one: opening the run needs it")
         if not COUNT.holds(iterations):
             raise InvalidValueError("iterations", iterations, COUNT.words)
         agent.check_iterations(iterations)
         if agent.learns and not agent.tensors():
-            expected = "all that training changes: without it a checkpoint holds nothing (see metarl check-agent)"
+            expected = "all tensors that training changes: without them a checkpoint is empty (see metarl check-agent)"
             raise InvalidValueError(f"tensors() of {agent.name}", verbatim("empty"), expected)
         config = {
             "format": FORMAT,
@@ -140,10 +140,10 @@ class Run:
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
-        """An existing run.
+        """Open an existing run.
 
         Raises:
-            InvalidValueError: it has no config.json, or one that metarl did not write as it is.
+            InvalidValueError: there is no config.json, or metarl did not write it, or it was changed.
         """
         path = Path(path)
         advice = "other settings are a new run (metarl train), and more iterations are metarl train --resume RUN"
@@ -154,8 +154,8 @@ class Run:
         return cls(path, config)
 
     def discard(self) -> None:
-        """Remove the files that this object made, and the directories that it made where nothing else is in them."""
-        if self._locked:  # else it is another process's
+        """Remove the files that this object made, and the directories that it made if they are empty then."""
+        if self._locked:  # otherwise the lock belongs to another process
             with suppress(OSError):
                 (self.path / LOCK).unlink(missing_ok=True)
         for path in reversed(self._made):
@@ -163,23 +163,23 @@ class Run:
                 path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
         self._made = []
 
-    def keep_notes(self, notes: Sequence[str]) -> None:
-        """Write down what was warned of before training, in `notes.txt`, a line each; nothing where there is none."""
+    def write_notes(self, notes: Sequence[str]) -> None:
+        """Write the warnings from before the training to `notes.txt`, one per line. Without notes, write no file."""
         path = self.path / "notes.txt"
         if notes:
             self._will_make(path)
             write_atomic(path, "".join(f"{note}\n" for note in notes).encode())
 
     def _will_make(self, *paths: Path) -> None:
-        """Remember which of some files are not there before they are written."""
+        """Add those of the paths that do not exist yet to the files that `discard` removes."""
         self._made += [path for path in paths if not os.path.lexists(path)]
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes from training this run; `config` is then what the last of them left.
+        """Within this context, no other process can train this run. `config` is read again from its file first.
 
         Raises:
-            InvalidValueError: another process trains it.
+            InvalidValueError: another process trains the run.
         """
         if self._locked:
             yield
@@ -192,12 +192,12 @@ class Run:
                 self._locked = False
 
     def make_agent(self, device: Device | None = None) -> Agent:
-        """The agent as it was before the first iteration; hyperparameters newer than the run have their defaults.
+        """The agent before the first iteration. Hyperparameters that did not exist yet get their default values.
 
-        Nothing that the run names is imported: families and agents must be registered, other things loaded
-        (`metarl.load_source`).
+        This imports nothing that the run names. Families and agents must be registered, and modules of other names in
+        the run must be loaded (`metarl.load_source`).
         """
-        with names_of(str(self.path)):
+        with without_imports(str(self.path)):
             return self._make_agent(device)
 
     def _make_agent(self, device: Device | None) -> Agent:
@@ -215,29 +215,29 @@ class Run:
         except (TypeError, ValueError, ArithmeticError, MemoryError, RuntimeError) as error:
             if isinstance(error, MetaRLError):
                 raise
-            expected = f"those that {cls.__name__} can be made with ({reason(error)})"
+            expected = f"values that {cls.__name__} accepts ({reason(error)})"
             raise InvalidValueError(f"hyperparameters of {self.path}", values, expected) from error
 
     def _check_registered(self) -> None:
-        """Say what to import where that is known."""
+        """If the family or the agent is not registered, raise an error that says what to load, if the run knows it."""
         family = base_id(self.config["family"])
         known = {"family": family in families, "agent": self.config["agent"] in agents}
         sources = self.config.get("load", [])
         for field in [field for field, registered in known.items() if sources and not registered]:
-            again = " ".join(f"--load {shlex.quote(source)}" for source in sources)
-            expected = f"a registered one: add {again}, as in training"
+            options = " ".join(f"--load {shlex.quote(source)}" for source in sources)
+            expected = f"a registered one: add {options}, as in training"
             raise InvalidValueError(f"{field} of {self.path}", self.config[field], expected)
 
     def set_iterations(self, iterations: int, agent: Agent, done: int) -> None:
-        """Let the run go on to `iterations`, as if it had been begun with that many.
+        """Change the run's number of iterations, as if it had been created with the new number.
 
         Args:
-            iterations: meta-updates in all.
-            agent: the run's, as `load_agent` gives it.
-            done: how many it has behind it.
+            iterations: number of meta-updates in total.
+            agent: the run's agent, as `load_agent` returns it.
+            done: number of iterations that are finished.
 
         Raises:
-            InvalidValueError: fewer than were made already, or more than the agent can make.
+            InvalidValueError: `iterations` is smaller than `done`, or larger than the agent allows.
         """
         if iterations < done:
             raise InvalidValueError("iterations", iterations, f"at least {done}, which are done already")
@@ -251,10 +251,10 @@ class Run:
             write_json(self.path / "config.json", self.config)
 
     def load_agent(self, device: Device | None = None) -> tuple[Agent, int]:
-        """The agent of the last checkpoint, and how many iterations it has behind it (0 without a checkpoint).
+        """The agent of the last checkpoint, and its number of finished iterations (0 without a checkpoint).
 
         Raises:
-            InvalidValueError: the checkpoint is missing though the run was trained, or its files are damaged.
+            InvalidValueError: the run was trained and its checkpoint is missing, or its files are damaged.
         """
         self._check_whole()
         agent = self.make_agent(device)
@@ -266,7 +266,7 @@ class Run:
         if not self.has_checkpoint:
             return agent, 0
         done = load_checkpoint(self.path / "checkpoint", agent)
-        if done > self.config["iterations"]:  # the run was extended meanwhile
+        if done > self.config["iterations"]:  # another process has extended the run in the meantime
             self.config = Run.open(self.path).config
         if done > (most := self.config["iterations"]):
             raise InvalidValueError(f"iteration of the checkpoint of {self.path}", done, f"at most the run's {most}")
@@ -274,23 +274,23 @@ class Run:
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether there is anything to load: without, the run has only just begun."""
+        """Whether the run has a checkpoint. A run that was just created has none."""
         return os.path.lexists(self.path / "checkpoint.json")
 
     def _check_whole(self) -> None:
-        """Refuse a run whose checkpoint was lost."""
+        """Refuse a run that was trained and whose checkpoint is missing."""
         if self.has_checkpoint:
             return
         names = [path.name for path in self.path.glob("checkpoint-*.safetensors")]
         kept = [name for name in names if saved_iteration("checkpoint", name) > 0]
         if kept or self.has_metrics:
             beside = kept[0] if kept else "metrics.jsonl"
-            expected = f"there, beside {beside}: without it the agent would be an untrained one"
+            expected = f"there, beside {beside}: without it the agent would be untrained"
             raise InvalidValueError(str(self.path / "checkpoint.json"), verbatim("missing"), expected)
 
     @property
     def has_metrics(self) -> bool:
-        """Whether an iteration was finished."""
+        """Whether at least one iteration was finished."""
         try:
             return (self.path / "metrics.jsonl").stat().st_size > 0
         except OSError:
@@ -299,50 +299,55 @@ class Run:
     def train(self, agent: Agent, start: int = 0, progress: Progress | None = None) -> int:
         """Train to the run's number of iterations, with metrics and checkpoints.
 
-        An interrupt (Ctrl-C, SIGTERM) finishes the iteration, or gives it up where it takes longer than a few seconds,
-        writes a checkpoint and raises `Interrupted`; a second one gives the iteration up at once.
+        After an interrupt (Ctrl-C, SIGTERM) the current iteration is finished, or discarded if it takes more than a few
+        seconds. Then a checkpoint is written and `Interrupted` is raised. A second interrupt discards the current
+        iteration at once.
 
         Args:
-            agent: the run's, as `load_agent` gives it.
-            start: how many iterations it has behind it.
-            progress: called after each iteration with what is done, how many there are, and the metrics.
+            agent: the run's agent, as `load_agent` returns it.
+            start: the agent's number of finished iterations.
+            progress: called after each iteration with the number of finished iterations, the total and the metrics.
+
+        Returns:
+            the number of finished iterations.
 
         Raises:
-            InvalidValueError: another process trains this run, or did so since the agent was loaded.
+            InvalidValueError: another process trains this run, or has trained it since the agent was loaded.
+            Interrupted: the training was stopped on request.
         """
         try:
             with self.lock(), StopRequests() as stop:
-                done = self._noted(agent, start, progress, stop)
+                done = self._train_with_notes(agent, start, progress, stop)
         except KeyboardInterrupt:
             raise Interrupted(self.path, self._done()) from None
         if done < self.config["iterations"]:
             raise Interrupted(self.path, done)
         return done
 
-    def _noted(self, agent: Agent, start: int, progress: Progress | None, stop: StopRequests) -> int:
-        """`_train`; what is raised in it says where the run stands then."""
+    def _train_with_notes(self, agent: Agent, start: int, progress: Progress | None, stop: StopRequests) -> int:
+        """Call `_train`. An exception gets a note that says which checkpoint is left."""
         try:
             return self._train(agent, start, progress, stop)
         except Exception as error:
             resume = f"metarl train --resume {shlex.quote(str(self.path))}"
-            stands = f"the checkpoint after {self._done()} iterations stands: {resume}"
-            error.add_note(stands if self.has_metrics else "no iteration was finished")
+            note = f"the checkpoint after {self._done()} iterations stands: {resume}"
+            error.add_note(note if self.has_metrics else "no iteration was finished")
             raise
 
     def _train(self, agent: Agent, start: int, progress: Progress | None, stop: StopRequests) -> int:
-        if (found := self._done()) != start:
-            raise InvalidValueError("start", start, f"{found}, as many iterations as the last checkpoint has behind it")
+        if (saved := self._done()) != start:
+            raise InvalidValueError("start", start, f"{saved}, the number of iterations in the last checkpoint")
         total, every, checkpoint = self.config["iterations"], self.config["checkpoint_every"], self.path / "checkpoint"
-        done, last_saved, finished = start, start, _copies(agent)
+        done, last_saved, finished = start, start, _copied_tensors(agent)
         self._will_make(self.path / "metrics.jsonl", self.path / "tensorboard")
         with Metrics(self.path, start) as log:
             self._made += log.made
 
             def on_iteration(iteration: int, metrics: dict[str, float]) -> None:
                 nonlocal done, last_saved, finished
-                with stop.put_off():
+                with stop.defer():
                     log.write(iteration, metrics)
-                    done, finished = iteration + 1, _copies(agent)
+                    done, finished = iteration + 1, _copied_tensors(agent)
                     if done % every == 0:
                         save_checkpoint(checkpoint, agent, done)
                         last_saved = done
@@ -352,39 +357,39 @@ class Run:
             if start == 0:
                 self._will_make(checkpoint.with_name("checkpoint-0.safetensors"), checkpoint.with_suffix(".json"))
                 save_checkpoint(checkpoint, agent, 0)
-            cut = False  # whether an iteration that was begun is given up
+            interrupted = False  # whether the current iteration is discarded
             try:
-                if not stop.asked:
-                    train(agent, total, start=start, on_iteration=on_iteration, should_stop=lambda: stop.asked)
+                if not stop.requested:
+                    train(agent, total, start=start, on_iteration=on_iteration, should_stop=lambda: stop.requested)
             except KeyboardInterrupt:
-                cut = True
-            except ProcessesEndedError:  # the signal may have reached them too
-                if not stop.asked:
+                interrupted = True
+            except ProcessesEndedError:  # the same signal may have ended the workers
+                if not stop.requested:
                     raise
-                cut = True
-            with stop.put_off():
-                if cut and finished is None:
+                interrupted = True
+            with stop.defer():
+                if interrupted and finished is None:
                     done = last_saved
-                elif cut and finished is not None:
+                elif interrupted and finished is not None:
                     agent.load_tensors(finished)
                 if done != last_saved:
                     save_checkpoint(checkpoint, agent, done)
         return done
 
     def _done(self) -> int:
-        """How many iterations the checkpoint has behind it; 0 without one."""
+        """Number of iterations in the checkpoint; 0 without a checkpoint."""
         if not self.has_checkpoint:
             return 0
         with reading("checkpoint", str(file := self.path / "checkpoint.json"), "a whole metarl checkpoint"):
             return int(read_head(file)["iteration"])
 
 
-LARGEST_KEPT = 1 << 28  # bytes of an agent that are copied after each iteration
+MOST_COPIED_BYTES = 1 << 28  # a larger agent is not copied after each iteration
 
 
-def _copies(agent: Agent) -> dict[str, torch.Tensor] | None:
-    """The agent's tensors as they are now; None where they are large, such as a replay memory."""
+def _copied_tensors(agent: Agent) -> dict[str, torch.Tensor] | None:
+    """A copy of the agent's tensors, or None if they are large (a replay memory, for example)."""
     tensors = agent.tensors()
-    if sum(value.nbytes for value in tensors.values()) > LARGEST_KEPT:
+    if sum(value.nbytes for value in tensors.values()) > MOST_COPIED_BYTES:
         return None
     return {name: value.detach().clone() for name, value in tensors.items()}

@@ -14,7 +14,7 @@ from metarl.families.tasks import Tasks
 
 
 class Interrupted(Exception):
-    """Training was asked to stop; the checkpoint holds what was finished."""
+    """Training was stopped on request. The checkpoint contains all finished iterations."""
 
     def __init__(self, run: Path | None, iteration: int) -> None:
         self.run, self.iteration = run, iteration
@@ -29,18 +29,18 @@ def train(
     on_iteration: Callable[[int, dict[str, float]], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> int:
-    """Meta-train in memory.
+    """Meta-train an agent in memory, without files.
 
     Args:
-        agent: who learns.
-        iterations: the last iteration is `iterations` - 1.
-        start: the first one.
-        on_iteration: called with each iteration's number and metrics: what the agent's `train_step` gives, and the
-            seconds that sampling and the rest took.
-        should_stop: asked after each iteration.
+        agent: the agent that learns.
+        iterations: number of iterations in total; the last iteration is `iterations` - 1.
+        start: number of the first iteration.
+        on_iteration: called after each iteration with its number and its metrics: those of the agent's `train_step`,
+            and the seconds of sampling and of the rest.
+        should_stop: called after each iteration; True ends the training.
 
     Returns:
-        how many iterations the agent has behind it.
+        the number of iterations that the agent has finished.
     """
     if not agent.learns:
         raise InvalidValueError("agent", agent.name, "an agent that learns (this one can be evaluated as it is)")
@@ -52,8 +52,8 @@ def train(
             trials = PoolTrials(pool, tasks, seed=agent.seed, purpose="train", iteration=iteration)
             start_time = clock(agent.device)
             metrics = agent.train_step(trials)
-            taken = clock(agent.device) - start_time
-            metrics |= {"seconds_sampling": trials.seconds, "seconds_optimisation": taken - trials.seconds}
+            seconds = clock(agent.device) - start_time
+            metrics |= {"seconds_sampling": trials.seconds, "seconds_optimisation": seconds - trials.seconds}
             if on_iteration is not None:
                 on_iteration(iteration, metrics)
             if should_stop():
@@ -64,7 +64,7 @@ def train(
 
 
 def _train_tasks(agent: Agent, start: int, iterations: int) -> Iterator[Tasks]:
-    """The tasks of each iteration, drawn by the host; while a GPU trains, those of the next one."""
+    """The tasks of each iteration. With a GPU, the host draws the next tasks during the current iteration."""
 
     def draw(iteration: int) -> Tasks:
         size = agent.meta_batch_size

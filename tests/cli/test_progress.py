@@ -26,8 +26,8 @@ from metarl.cli.progress import Meter, duration, fitting
 from metarl.engine import rollout
 from metarl.engine.cuda_graphs import CudaGraphCache
 from metarl.engine.pool import EnvironmentPool
-from metarl.engine.pulse import listening, pulse
 from metarl.engine.rollout import PoolTrials
+from metarl.engine.step_listeners import listening, notify_listeners
 from metarl.families.registry import agent_class, agents, families, kinds
 
 BANDIT = "metarl/BernoulliBandit-v0"
@@ -127,14 +127,14 @@ def test_listeners_hear_beside_one_another_and_may_end_what_they_listen_to() -> 
     with listening(outer.append), pytest.raises(KeyboardInterrupt), listening(stop):
         trials.collect(agent, agent.begin(2), 0, Budget(steps=7))
     assert outer == [2]
-    pulse(1)  # nobody listens any more
+    notify_listeners(1)  # nobody listens any more
     assert outer == [2]
 
 
 def test_listeners_belong_to_their_thread() -> None:
     beats: list[int] = []
     with listening(beats.append):
-        other = threading.Thread(target=pulse, args=(5,))
+        other = threading.Thread(target=notify_listeners, args=(5,))
         other.start()
         other.join()
     assert beats == []
@@ -230,7 +230,7 @@ def test_redirected_output_gets_a_line_now_and_then(
     monkeypatch.setattr(progress, "EVERY", 0.01)
     printed, deadline = "", time.monotonic() + 60
     with progress.bar("maml", 3, 0, "iterations", 100) as advance:
-        pulse(40)
+        notify_listeners(40)
         while "40/100 env steps" not in printed and time.monotonic() < deadline:  # inside the first iteration
             time.sleep(0.01)
             printed += capsys.readouterr().out

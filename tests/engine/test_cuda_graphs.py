@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_flatten
 
 import metarl
 from metarl.agent import Budget, Rollout
-from metarl.engine.cuda_graphs import LARGEST, CudaGraph, CudaGraphCache, map_tensors
+from metarl.engine.cuda_graphs import MOST_INPUT_BYTES, CudaGraph, CudaGraphCache, map_tensors
 from metarl.engine.pool import EnvironmentPool
 from metarl.engine.rollout import PoolTrials, RolloutSpec, _Buffers, _play, is_captured
 from metarl.engine.torch_environments import TorchEnvironments
@@ -183,7 +183,7 @@ def test_graphs_are_kept_apart_by_the_names_of_their_inputs_and_large_ones_are_n
 
     assert recorder("key", run, {"a": a, "b": b})[0] == -1
     assert recorder("key", run, {"c": b, "a": a})[0] == -1  # another name: a first call, not a replay
-    big = torch.empty(1, dtype=torch.uint8).expand(LARGEST + 1)
+    big = torch.empty(1, dtype=torch.uint8).expand(MOST_INPUT_BYTES + 1)
     for _ in range(2):
         recorder("big", lambda inputs: None, {"x": big})
     with pytest.raises(TypeError, match=r"input \.x of a CUDA graph is list"):

@@ -163,8 +163,8 @@ def test_an_exception_arrives_whole_with_its_place(processes, two_processes):
 def test_pythons_own_exceptions_arrive_whole(fails):
     with pytest.raises(Exception) as caught:  # noqa: PT011
         fails()
-    told = metarl.engine.workers._told(caught.value)
-    raised = metarl.engine.workers._raised(told, "mine/Family-v0")
+    sent = metarl.engine.workers._pack_error(caught.value)
+    raised = metarl.engine.workers._unpack_error(sent, "mine/Family-v0")
     assert (type(raised), str(raised)) == (caught.type, str(caught.value))
 
 

@@ -273,11 +273,9 @@ class TestTrials:
 
     BUDGET = Budget(envs=2, episodes=2)
 
-    def collect(
-        self, family, tasks, adaptation_step=0, deterministic=False, purpose="collect", numbered=None, **kwargs
-    ):
+    def collect(self, family, tasks, adaptation_step=0, deterministic=False, purpose="collect", rekeyed=None, **kwargs):
         trials = PoolTrials(EnvironmentPool(family), tasks, **kwargs)
-        trials = trials if numbered is None else trials.numbered(numbered)
+        trials = trials if rekeyed is None else trials.rekeyed(rekeyed)
         agent = metarl.make_agent("random", family)
         return trials.collect(agent, agent.begin(trials.rows), adaptation_step, self.BUDGET, deterministic, purpose)[0]
 
@@ -320,8 +318,8 @@ class TestTrials:
             {"iteration": 1},
             {"first_trial": 1},
             {"adaptation_step": 1},
-            {"numbered": 0},
-            {"numbered": 1},
+            {"rekeyed": 0},
+            {"rekeyed": 1},
         ]
         rewards = [self.collect(family, tasks, **o).reward for o in others]
         for other, reward in zip(others, rewards, strict=True):

@@ -178,7 +178,7 @@ class TestProcesses:
         envs.begin(family.tasks("train", 2), torch.arange(2), 3)
         os.kill(envs.processes[0].pid, signal.SIGKILL)
         envs.processes[0].join()
-        with pytest.raises(InvalidValueError, match=r"environment processes of .* is ended, expected to go on"):
+        with pytest.raises(InvalidValueError, match=r"environment processes of .* is ended, expected to be running"):
             envs.step(torch.zeros(2, dtype=torch.int64))
 
     def test_an_unknown_way_of_stepping(self):
@@ -528,7 +528,7 @@ def wrong_reset():
 @pytest.mark.parametrize(
     ("build", "sentence"),
     [
-        (lambda: GymFamily(Sees, SPEED, "set_task", horizon=6), "another one: Sees has no method set_task"),
+        (lambda: GymFamily(Sees, SPEED, "set_task", horizon=6), "another mode: Sees has no method set_task"),
         (
             lambda: GymFamily(Sees, {"wind": Uniform(0.0, 1.0)}, "kwargs", horizon=6),
             "keyword of Sees is 'wind', expected one of",

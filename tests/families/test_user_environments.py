@@ -549,7 +549,7 @@ class TestHints:
         with pytest.raises(InvalidValueError, match="keyword of Walk is 'wind', expected none"):
             GymFamily(Walk, {"wind": Uniform(0.0, 1.0)}, "kwargs", horizon=6)
         with pytest.raises(
-            InvalidValueError, match=r"keywords of CartPole-v1 is \['wind'\], expected those that it takes"
+            InvalidValueError, match=r"keywords of CartPole-v1 is \['wind'\], expected those that it accepts"
         ):
             GymFamily("CartPole-v1", {"wind": Uniform(0.0, 1.0)}, "kwargs")
         with pytest.raises(InvalidValueError, match=r"preset of metarl/PointNavigation-v0 is 'corner', .*'corners'"):

@@ -85,5 +85,5 @@ def test_load_changes_settings_that_what_was_learned_fits(tmp_path: Path) -> Non
         torch.testing.assert_close(moved[1][k], 0.1 * v, rtol=1e-3, atol=1e-6)
     with pytest.raises(metarl.InvalidValueError, match=r"hyperparameter of maml is 'inner_rl', .* 'inner_lr'"):
         metarl.load(tmp_path / "run", inner_rl=0.05)
-    with pytest.raises(metarl.InvalidValueError, match="they change its shapes"):
+    with pytest.raises(metarl.InvalidValueError, match="settings that keep the shapes"):
         metarl.load(tmp_path / "run", hidden=(9,))

@@ -156,7 +156,7 @@ def test_a_link_among_the_metrics_is_not_followed(capsys: pytest.CaptureFixture[
     Path("run/tensorboard").symlink_to(Path("elsewhere").resolve())
     with pytest.raises(SystemExit, match="2"):
         main(["train", "--resume", "run", "--iterations", "3"])
-    assert "no symbolic link" in capsys.readouterr().err
+    assert "not a symbolic link" in capsys.readouterr().err
     assert not list(Path("elsewhere").iterdir())
 
 
@@ -259,7 +259,7 @@ def test_a_second_signal_at_the_very_end_interrupts_nothing(monkeypatch: pytest.
         os.kill(os.getpid(), signal.SIGINT)
         cancel = stop._patience.cancel
         monkeypatch.setattr(stop._patience, "cancel", lambda: (os.kill(os.getpid(), signal.SIGINT), cancel()))
-    assert stop.asked
+    assert stop.requested
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -353,9 +353,9 @@ def test_no_text_that_gymnasium_would_import_from_reaches_it(text: str, monkeypa
     module = text.partition(":")[0]
     Path(f"{module}.py").write_text("raise SystemExit('it was imported')")
     monkeypatch.syspath_prepend(str(Path.cwd()))
-    with named.names_of("run"), pytest.raises(metarl.InvalidValueError, match="an environment in run is"):
+    with named.without_imports("run"), pytest.raises(metarl.InvalidValueError, match="an environment in run is"):
         named.check_environment("CartPole-v1", {"inner": [text]})
-    with named.names_of("run"):
+    with named.without_imports("run"):
         named.check_environment("CartPole-v1", {"title": "Goal: reach the end", "time": "12:30"})
 
 
@@ -521,13 +521,13 @@ def test_a_second_training_is_refused_and_evaluations_are_not(capsys: pytest.Cap
     agent, start = run.load_agent()
     with locked(run.path):
         holder = f"process {os.getpid()} on "
-        with pytest.raises(metarl.InvalidValueError, match=f"run is 'run', expected one that nobody else .* {holder}"):
+        with pytest.raises(metarl.InvalidValueError, match=f"expected a run that no other process trains: {holder}"):
             run.train(agent, start)
         assert holder in refused(capsys, "train", "--resume", "run", "--iterations", "5")
         main(["eval", "run", *EVAL])
     main(["train", "--resume", "run", "--iterations", "2"])
     assert not Path("run", NAME).exists()
-    with pytest.raises(metarl.InvalidValueError, match="start is 1, expected 2, as many iterations as the last"):
+    with pytest.raises(metarl.InvalidValueError, match="start is 1, expected 2, the number of iterations in the last"):
         run.train(agent, start)  # somebody else trained it meanwhile
     assert len(Path("run/metrics.jsonl").read_text().splitlines()) == 2
 

@@ -1,9 +1,9 @@
-"""The pulse of a long computation: whoever waits for it hears of environment steps as they are made.
+"""Listeners for environment steps: they report progress inside long computations.
 
     with listening(lambda env_steps: ...):
         agent.train_step(trials)
 
-Listeners belong to the thread (the context) that added them, and may raise to end what they listen to.
+A listener belongs to the context (the thread) that added it. It may raise an exception to stop the computation.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ _listeners: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=(
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Call `listener` with the number of environment steps just made, many times a second, beside those outside."""
+    """Within this context, call `listener` with each new number of environment steps, many times a second.
+
+    Listeners of outer contexts are called too.
+    """
     token = _listeners.set((*_listeners.get(), listener))
     try:
         yield
@@ -26,7 +29,7 @@ def listening(listener: Listener) -> Iterator[None]:
         _listeners.reset(token)
 
 
-def pulse(env_steps: int) -> None:
-    """Tell every listener of `env_steps` more; the inner loop calls it after each step of its environments."""
+def notify_listeners(env_steps: int) -> None:
+    """Call every listener with `env_steps` new environment steps. The rollout loop calls this after each step."""
     for listener in _listeners.get():
         listener(env_steps)
