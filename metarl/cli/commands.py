@@ -26,7 +26,7 @@ from metarl.cli.progress import bar, console, say
 from metarl.config import check_config
 from metarl.contract.agent_contract import check_agent, check_briefly, is_built_in
 from metarl.contract.family_contract import check_family
-from metarl.contract.notes import look_first
+from metarl.contract.notes import warn_unused_parameters
 from metarl.errors import (
     InvalidValueError,
     did_you_mean,
@@ -48,7 +48,7 @@ from metarl.runs.train import Interrupted
 def run_train(name: str, options: Any) -> None:
     """`metarl train AGENT --family ID`."""
     family = _family_of(options)
-    notes = look_first(family)
+    notes = warn_unused_parameters(family)
     agent = make_agent(name, family, seed=options.seed, device=options.device, config=options.config)
     if not agent.learns:
         raise InvalidValueError("agent", name, f"one that learns; {name} can be evaluated as it is: metarl eval {name}")
