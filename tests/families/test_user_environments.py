@@ -302,8 +302,8 @@ class TestParametersWithoutEffect:
         metarl.register_family("mine/W-v0", env=Walk, task_space=GOAL, apply="options", horizon=6, stepping="sync")
         with pytest.raises(SystemExit, match="2"):
             main(["train", "maml", "--family", "mine/W-v0"])
-        sentence = "task parameter 'goal' is ignored, expected a parameter that Walk.reset reads from its options; other ways: "
-        assert sentence + "--apply attrs or kwargs" in capsys.readouterr().err
+        sentence = "task parameter 'goal' is ignored, expected a parameter that Walk.reset reads from its options; "
+        assert sentence + "other ways: --apply attrs or kwargs" in capsys.readouterr().err
         assert not list(tmp_path.iterdir())
 
     @pytest.mark.parametrize(

@@ -499,7 +499,7 @@ def test_a_run_that_has_just_begun_is_resumed_and_not_evaluated(capsys: pytest.C
     run = Run.create("run", agent, 1)
     save_checkpoint(run.path / "checkpoint", agent, 0)
     (run.path / "checkpoint.json").unlink()  # as a kill before it was written leaves it
-    assert "expected one that was trained: metarl train --resume run" in refused(capsys, "eval", "run", *EVAL)
+    assert "expected a trained run: metarl train --resume run" in refused(capsys, "eval", "run", *EVAL)
     main(["train", "--resume", "run"])
     assert Run.open("run").load_agent()[1] == 1
 
