@@ -1,7 +1,7 @@
-"""From results files to README and docs: their tables and captions, and the pictures.
+"""Makes the tables, captions and figures of README and docs from results files.
 
 python experiments/make_tables.py            # rewrite the pages between their markers, and the pictures in docs/
-python experiments/make_tables.py --check    # change nothing; exit 1 where a page is not what it would write
+python experiments/make_tables.py --check    # change nothing; exit with code 1 if a page is not up to date
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ PUBLISHED = json.loads((ROOT / "experiments" / "published.json").read_text())
 
 @dataclass(frozen=True)
 class Options:
-    """What to do."""
+    """Options of the command."""
 
     check: bool = False
-    """Compare instead of writing."""
+    """Whether to compare and not write."""
 
 
 def interval(row: dict[str, float]) -> str:
-    """Mean with its interval."""
+    """Text of a mean with its interval."""
     return f"{row['mean']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
 
 
 def navigation_results(setting: str) -> Results:
-    """One row's results on 2-D navigation."""
+    """Results of one row on 2-D navigation."""
     return Results.load(setting_file(setting))
 
 
 def picture() -> str:
-    """The caption: what the picture shows, and where it comes from."""
+    """Caption of the figure of adaptation curves."""
     results = navigation_results("steps2")
     rows = results.summary()
     return (
@@ -77,7 +77,7 @@ NAVIGATION = {
 
 
 def navigation() -> str:
-    """2-D navigation beside the paper."""
+    """Table of 2-D navigation, with the paper's numbers."""
     paper = PUBLISHED["point_navigation"]
     rows = [["MAML, the paper", *padded(paper["MAML"])]]
     for setting, label in NAVIGATION.items():
@@ -104,7 +104,7 @@ def navigation() -> str:
 
 
 def beside_the_papers() -> str:
-    """README's table: MAML on 2-D navigation and RL2 on bandits, a line for each number."""
+    """README's table: MAML on 2-D navigation and RL2 on bandits, one line for each number."""
     paper, found = PUBLISHED["point_navigation"]["MAML"], navigation_results("paper")
     best = f"{found.references['informed_optimum'].mean():.2f}"
     rows = [
@@ -123,7 +123,7 @@ def beside_the_papers() -> str:
 
 
 def comparison(prefix: str) -> str:
-    """Every method on one family: interquartile means, the best after three steps first."""
+    """Table of all methods on one family: interquartile means, sorted by the score after three steps."""
     names = [n for n in SETTINGS if n.startswith(f"{prefix}-") and setting_file(n).exists()]
     found = {name: navigation_results(name) for name in names}
     lines = []
@@ -150,7 +150,7 @@ def comparison(prefix: str) -> str:
 
 
 def robot_results() -> dict[str, list[Results]]:
-    """Studies of experiments/robots.py and what was found in each."""
+    """Results of each study of experiments/robots.py."""
     return {
         name: [Results.load(results_file(f"robots-{name}", row)) for row in study.agents]
         for name, study in robots.STUDIES.items()
@@ -158,7 +158,7 @@ def robot_results() -> dict[str, list[Results]]:
 
 
 def robot_table() -> str:
-    """Short trainings on the families of robots."""
+    """Table of the short trainings on the families of robots."""
     rows = []
     for found in robot_results().values():
         for results in found:
@@ -178,12 +178,12 @@ def robot_table() -> str:
 
 
 def padded(values: list[float]) -> list[str]:
-    """Four columns."""
+    """Text of values, padded to four columns."""
     return [f"{v:.2f}" for v in values] + [""] * (4 - len(values))
 
 
 def agents() -> str:
-    """The built-in agents, from the registry."""
+    """Table of the built-in agents, from the registry."""
     rows = []
     for name in sorted(registry.agents):
         cls = registry.agent_class(name)
@@ -194,18 +194,18 @@ def agents() -> str:
 
 
 def speed_report(name: str) -> dict[str, Any]:
-    """What a benchmark found."""
+    """Results of a benchmark."""
     return dict(json.loads(results_file("speed", name).read_text()))
 
 
 def speed() -> str:
-    """The benchmark's ratios: gradient-based agents on a CPU and on a GPU, then agents with a memory."""
+    """Tables of all benchmarks: gradient-based agents on a CPU and on a GPU, agents with a memory, families."""
     runs = [speed_report(name) for name in ("speed", "speed_cuda", "speed_rl2", "speed_rl2_cuda")]
     tables = [f(run) for f, run in zip([speed_table] * 2 + [memory_speed_table] * 2, runs, strict=True)]
     return "\n\n".join([*tables, family_speed_table(speed_report("speed_families"))])
 
 
-SPEED_SUMMARY = {  # report: rows by what is measured and what stands beside it
+SPEED_SUMMARY = {  # report: rows, each the measured work and the other side
     "speed": [
         ("stepping", "SyncVectorEnv per task"),
         ("MAML iteration", "loop, graphs kept"),
@@ -226,7 +226,7 @@ SPEED_SUMMARY = {  # report: rows by what is measured and what stands beside it
 
 
 def speed_summary() -> str:
-    """A few of the ratios, from every machine."""
+    """Table of some ratios from each machine."""
     rows = []
     for name, wanted in SPEED_SUMMARY.items():
         data = speed_report(name)
@@ -242,7 +242,7 @@ def speed_summary() -> str:
 
 
 def family_speed_table(data: dict[str, Any]) -> str:
-    """Families beside Gymnasium's vector environments."""
+    """Table of families and Gymnasium's vector environments."""
     return (
         f"Families, environment steps per second, medians of {data['options']['repeats']} interleaved repeats with "
         f"{data['options']['threads']} threads on {data['cpu']}, {data['cores']} cores "
@@ -252,7 +252,7 @@ def family_speed_table(data: dict[str, Any]) -> str:
 
 
 def speed_table(data: dict[str, Any]) -> str:
-    """One row per comparison, and what the meta-iteration took."""
+    """Table with a row for each comparison, and the time and memory of the meta-iteration."""
     rows = speed_rows(data, "abd")
     sides = data["details"]["meta_iteration"]
     took = {name: {k: statistics.median(v) for k, v in side.items()} for name, side in sides.items()}
@@ -283,7 +283,7 @@ def speed_table(data: dict[str, Any]) -> str:
 
 
 def speed_rows(data: dict[str, Any], parts: str) -> list[list[str]]:
-    """One row per comparison of some parts."""
+    """Rows of the comparisons of some parts."""
     rows = []
     for row in (r for r in data["rows"] if r["part"] in parts):
         ours, theirs = (f"{statistics.median(row[side]):,.0f}" if row[side] else "" for side in ("ours", "theirs"))
@@ -293,7 +293,7 @@ def speed_rows(data: dict[str, Any], parts: str) -> list[list[str]]:
 
 
 def memory_speed_table(data: dict[str, Any]) -> str:
-    """Training RL2, and the GRU by itself."""
+    """Table of RL2's training, and of the GRU."""
     shares = [
         f"{name} with {case['hidden']} units {side['share_of_peak']:.0%}"
         for case in data["details"]["rl2"]
@@ -319,7 +319,7 @@ def memory_speed_table(data: dict[str, Any]) -> str:
 
 
 def speed_many_tasks(details: dict[str, Any]) -> str:
-    """Memory and time of the meta-iteration on many tasks."""
+    """Sentence about memory and time of the meta-iteration on many tasks."""
     if "many_tasks" not in details:
         return ""
     cases = details["many_tasks"]["cases"]
@@ -335,12 +335,12 @@ def speed_many_tasks(details: dict[str, Any]) -> str:
 
 
 def bias_report() -> dict[str, Any]:
-    """What experiments/gradient_bias.py found."""
+    """Results of experiments/gradient_bias.py."""
     return dict(json.loads(gradient_bias.OUT.read_text()))
 
 
 def gradients() -> str:
-    """The inner estimators beside the exact meta-gradient."""
+    """Table of the inner estimators, compared with the exact meta-gradient."""
     report = bias_report()
     horizons, sizes = report["options"]["horizons"][::2], report["options"]["trajectories"][::2]
     columns = [("limit", h, "relative_error", f"error, horizon {h}", ".1%") for h in horizons]
@@ -357,7 +357,7 @@ def gradients() -> str:
 
 
 def coverage() -> str:
-    """What share of intervals holds the truth."""
+    """Table of the shares of intervals that contain the true value."""
     return interval_coverage.coverage_table(json.loads(interval_coverage.OUT.read_text()))
 
 
@@ -384,7 +384,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
 
 
 def render(page: str, text: str) -> str:
-    """A page's text with its generated parts replaced."""
+    """Replace the generated parts of a page's text."""
     for name, make in PAGES[page].items():
         start = f"<!-- generated by experiments/make_tables.py: {name} -->"
         pattern = re.compile(re.escape(start) + r".*?<!-- end -->", re.DOTALL)
@@ -398,7 +398,7 @@ def _replacement(text: str, match: re.Match[str]) -> str:
 
 
 def main(options: Options) -> None:
-    """Write, or compare."""
+    """Write the pages and figures, or compare the pages."""
     before = {page: (ROOT / page).read_text() for page in PAGES}
     after = {page: render(page, text) for page, text in before.items()}
     if options.check:

@@ -420,7 +420,7 @@ class Redrawn(Reach):
         (OneReference, ("references()['informed_optimum'] is of shape (1,), expected 64 finite numbers",)),
         (NearOod, ("ood['hard'] is a split where a train draw could produce", "tasks that train cannot draw")),
         (Lenient, ("make_tasks is taking goal = 1e+30, expected only a number in [-1, 1]",)),
-        (Redrawn, ("tasks('train', ...) is other tasks when drawn again", "leave tasks_at")),
+        (Redrawn, ("tasks('train', ...) is other tasks when drawn again", "do not override tasks_at")),
     ],
 )
 def test_a_broken_family_gives_its_sentence(family, sentence):
