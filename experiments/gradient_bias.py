@@ -334,9 +334,11 @@ def caption(report: dict[str, Any]) -> str:
         f"{o['mdps']} random problems of {o['states']} states and {o['actions']} actions with random softmax policies; "
         f"one inner step of size {o['alpha']:g}, which closes {report['share_of_gap'][str(o['sampled_horizon'])]:.0%} "
         f"of the gap to the optimum at horizon {o['sampled_horizon']}. Error: |expectation - exact| / |exact| with "
-        f"infinitely many trajectories; the largest of the two DiCE estimators in any problem is {exact:.0e}. Cosine "
-        f"and deviation (standard deviation / |exact|) are of {o['repeats']} samples of N trajectories in each problem "
-        f"at horizon {o['sampled_horizon']}. All are means over problems. Command: `{report['command']}`."
+        f"infinitely many trajectories; the largest error of the two DiCE estimators in any problem is {exact:.0e}. "
+        "Cosine "
+        f"and deviation (standard deviation / |exact|) are over {o['repeats']} samples of N trajectories in each "
+        "problem "
+        f"at horizon {o['sampled_horizon']}. All numbers are means over problems. Command: `{report['command']}`."
     )
 
 

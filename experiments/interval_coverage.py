@@ -148,11 +148,13 @@ def caption(report: dict[str, Any]) -> str:
     tasks = ", ".join(f"{n:,}" for n in options["tasks"])
     worst = min(several, key=lambda c: float(c["coverage"]["mean"]))
     return (
-        f"Share of 95 % intervals that hold the truth, lowest to highest over {tasks} tasks; {options['sets']:,} "
-        "simulated data sets for each number of seeds and tasks (standard error .005). Of the mean, "
-        f"{SEVERAL} seeds or more: {share(plain[0])} to {share(plain[-1])} where tasks' effects are symmetric; the "
-        f"least of all is {share(worst['coverage']['mean'])}, {worst['seeds']} seeds on {worst['tasks']:,} tasks, "
-        f"{worst['regime']}. Bootstrap: percentiles of seeds and tasks drawn again, beside it. Again: "
+        f"Share of 95 % intervals that contain the true value, lowest to highest over {tasks} tasks; "
+        f"{options['sets']:,} "
+        "simulated data sets for each number of seeds and tasks (standard error .005). For the "
+        f"mean and {SEVERAL} seeds or more: {share(plain[0])} to {share(plain[-1])} if tasks' effects are symmetric; "
+        "the "
+        f"lowest of all is {share(worst['coverage']['mean'])}, {worst['seeds']} seeds on {worst['tasks']:,} tasks, "
+        f"{worst['regime']}. Bootstrap: percentiles of the mean of resampled seeds and tasks. Command: "
         "`python experiments/interval_coverage.py`."
     )
 

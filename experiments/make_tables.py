@@ -61,7 +61,7 @@ def picture() -> str:
     return (
         f"MAML on 2-D navigation, trained after both of two inner steps (`--settings steps2`), "
         f"{len(results.meta['seeds'])} seeds, {results.meta['tasks']} held-out goals, 4,000 environment steps per "
-        f"adaptation step: {interval(rows[0])} before, {interval(rows[-1])} after {int(rows[-1]['k'])} steps (95 % "
+        f"adaptation step: {interval(rows[0])} before and {interval(rows[-1])} after {int(rows[-1]['k'])} steps (95 % "
         "intervals). Made by `python experiments/make_tables.py` from `experiments/results/`."
     )
 
@@ -95,9 +95,10 @@ def navigation() -> str:
     seeds = len(base.meta["seeds"])
     return (
         "2-D navigation, R_k on 40 held-out goals, mean and 95 % interval over seeds and goals. The paper's protocol: "
-        f"40 tasks x 20 episodes x 100 steps, {SETTINGS['paper'].iterations} meta-updates, but for the initial "
-        f"weights of the last layer (`final_gain`); {seeds} seeds for every row, the first row's shown one by one. "
-        f"Paper: {paper['source']}. Any row again: `python experiments/point_navigation.py "
+        f"40 tasks x 20 episodes x 100 steps, {SETTINGS['paper'].iterations} meta-updates; only the initial "
+        f"weights of the last layer differ (`final_gain`). Every row has {seeds} seeds; those of the first row are "
+        "listed. "
+        f"Paper: {paper['source']}. Command of each row: `python experiments/point_navigation.py "
         f"--settings {' '.join(n for n in NAVIGATION if n in SETTINGS)} dense-scratch`, and `--goals 400`.\n\n"
         + table(["", "k = 0", "1", "2", "3"], rows)
     )
@@ -114,10 +115,12 @@ def beside_the_papers() -> str:
     last = navigation_results("steps2").summary("sampled")[-1]
     rows.append([f"- trained after both inner steps, R_{int(last['k'])}", "", interval(last), best])
     return (
-        "Finn et al. 2017 (arXiv:1703.03400), the paper's protocol; Duan et al. 2016 (arXiv:1611.02779), best of 5 "
-        f"seeds there. Here: mean and 95 % interval, {len(found.meta['seeds'])} seeds of `maml` on "
-        f"{found.meta['tasks']} held-out goals, and of `rl2` its lifetime return on the bandits' held-out tasks. "
-        "Optimum: of a player who knows the goal; of the Gittins index.\n\n"
+        "Papers: Finn et al. 2017 (arXiv:1703.03400), whose protocol is used; Duan et al. 2016 (arXiv:1611.02779), "
+        "best of "
+        f"5 seeds. metarl: mean and 95 % interval; R_k of {len(found.meta['seeds'])} seeds of `maml` on "
+        f"{found.meta['tasks']} held-out goals, and the lifetime return of `rl2` on held-out bandits. Optimum: the "
+        "return "
+        "of a player who knows the goal; on bandits, of the Gittins index.\n\n"
         + table(["", "paper", "metarl", "optimum"], [*rows, *trial_tables.beside_the_paper()])
     )
 
@@ -138,12 +141,13 @@ def comparison(prefix: str) -> str:
     failed = sum(int(r.meta["failed_steps"]) for r in found.values())
     return (
         f"`{learners[0].family}`: interquartile mean of R_k over {'/'.join(map(str, seeds))} seeds x 40 held-out goals "
-        f"with its 95 % interval, sampled actions; last column deterministic actions. "
-        f"{learners[0].meta['iterations']} meta-updates on 20 tasks x 10 episodes each; every method with the defaults "
-        "of its agent (`final_gain` was chosen with `maml` on dense navigation, nothing else was tuned), but "
-        "`fvp_stride=5` for those with TRPO and `schedule_iterations=50` for MAML++. Mean informed optimum "
-        f"{best:.2f}. Adaptation steps that failed: "
-        f"{failed}. Any row again: `python experiments/point_navigation.py --settings {prefix}-NAME --seeds "
+        f"with its 95 % interval, sampled actions; the last column has deterministic actions. "
+        f"{learners[0].meta['iterations']} meta-updates on 20 tasks x 10 episodes each; every method has the "
+        "defaults of its agent (`final_gain` was chosen with `maml` on dense navigation, nothing else was tuned), "
+        "except "
+        "`fvp_stride=5` for TRPO and `schedule_iterations=50` for MAML++. Mean informed optimum: "
+        f"{best:.2f}. Failed adaptation steps: "
+        f"{failed}. Command of each row: `python experiments/point_navigation.py --settings {prefix}-NAME --seeds "
         f"{' '.join(map(str, learners[0].meta['seeds']))}`.\n\n"
         + table(["", "k = 0", "1", "2", "3", "3, deterministic actions"], rows)
     )
@@ -171,7 +175,7 @@ def robot_table() -> str:
     tasks = ", ".join(f"{study.tasks} ({name})" for name, study in robots.STUDIES.items())
     return (
         f"R_k with sampled actions on held-out tasks ({tasks}), mean and 95 % interval over seeds and tasks; success "
-        "is the share of last episodes in which the goal was ever reached. Any row again: "
+        "is the share of last episodes that reached the goal. Command of each row: "
         "`python experiments/robots.py --studies NAME`; settings: `experiments/robots.py`.\n\n"
         + table(["family", "agent", "meta-updates", "seeds", "k = 0", "1", "2", "success"], rows)
     )
@@ -247,7 +251,7 @@ def family_speed_table(data: dict[str, Any]) -> str:
         f"Families, environment steps per second, medians of {data['options']['repeats']} interleaved repeats with "
         f"{data['options']['threads']} threads on {data['cpu']}, {data['cores']} cores "
         "(`python experiments/benchmark_families.py`): (f) with a policy of 2 x 64 units in the loop, (g) with actions "
-        "drawn beforehand.\n\n" + table(["", "beside", "metarl", "other", "ratio"], speed_rows(data, "fg"))
+        "drawn in advance.\n\n" + table(["", "beside", "metarl", "other", "ratio"], speed_rows(data, "fg"))
     )
 
 
@@ -269,7 +273,7 @@ def speed_table(data: dict[str, Any]) -> str:
             f"{took['stride 5']['seconds_total']:.2f} s, {took['stride 5']['sampling_share']:.1%} of it sampling."
         )
     parts = "(b) one exact MAML-TRPO meta-iteration, 40 tasks x 20 episodes x 100 steps, "
-    parts += "beside the same update task by task"
+    parts += "compared with the same update task by task"
     if "a" in data["options"]["only"]:
         parts = f"(a) 40 tasks x 20 environments with a 2x100 policy per task, no training; {parts}"
     return (
@@ -302,15 +306,17 @@ def memory_speed_table(data: dict[str, Any]) -> str:
     ]
     parts = (
         "(c) training RL2 on bandits of 100 pulls, environment steps per second, 4 epochs, 64 trials and one "
-        "minibatch, or 1,024 and four; RecurrentPPO has an LSTM, so rl2 with an LSTM stands beside it too"
+        "minibatch, or 1,024 and four; RecurrentPPO has an LSTM, so it is also compared with rl2 with an LSTM"
     )
     if "e" in data["options"]["only"]:
         parts += "; (e) sequence steps per second of a GRU forwards and backwards, sequences of 100"
     where = f"{data['options']['threads']} threads on {data['cpu']}, {data['cores']} cores"
     if data.get("cuda"):
         where = f"one {data['cuda']}"
-        parts += "; RecurrentPPO alone runs on that machine's CPU. The first update of a size, which is captured as a "
-        parts += "CUDA graph, is left to the warm-up; no loop in JAX was run"
+        parts += (
+            "; only RecurrentPPO runs on the machine's CPU. The warm-up includes the first update of a size, which is "
+        )
+        parts += "captured as a CUDA graph. There was no loop in JAX"
     return (
         f"Agents with a memory, medians of {data['options']['repeats']} interleaved repeats with {where}: {parts}.\n\n"
         + table(["", "beside", "metarl", "other", "ratio"], speed_rows(data, "ce"))

@@ -103,7 +103,7 @@ def missing(kind: str) -> str:
     whole = [s for s, lacking in rows.items() if len(lacking) == len(rows_of(STUDIES[s]))]
     single = [f"`{r}` of {s}" for s, lacking in rows.items() if s not in whole for r in lacking]
     names = [*single, *(f"all of {s}" for s in whole)]
-    return f" Not measured on these tasks yet: {', '.join(names)}." if names else ""
+    return f" No results on these tasks yet: {', '.join(names)}." if names else ""
 
 
 def meta(study: str, row: str) -> dict[str, Any]:
@@ -159,11 +159,12 @@ def bandits() -> str:
     return (
         f"Lifetime return on {tasks_played(studies)} held-out bandits (ten trials of each at n = 10), exploration "
         f"included, sampled actions. RL2: mean of {seeds(trained(studies))} seeds with its 95 % interval; the share is "
-        "of the gap from random play to the Gittins index on the same bandits. Half the widest 95 % interval of the "
+        "that of the gap from random play to the Gittins index on the same bandits. Half the widest 95 % interval of "
+        "the "
         f"other columns: {widest(studies, columns)}. Hyperparameters of UCB1 and e-greedy were chosen on train tasks "
-        "(`experiments/tuned.json`; some are at the edge of what was tried). The Bayes optimum is exact, or bounded "
-        "from above by an information relaxation, two standard errors added. All rows of a cell share their tasks, so "
-        "that a mean above the optimum is their luck and not a player's skill. Paper: "
+        "(`experiments/tuned.json`; some are at the edge of the grid). The Bayes optimum is exact, or bounded "
+        "from above by an information relaxation, two standard errors added. All rows of a cell play the same "
+        "tasks, so a mean above the optimum is chance. Paper: "
         f"{PUBLISHED['bandit']['source']}. Commands: `python experiments/tune.py --studies bandit`, `python "
         "experiments/trials.py --studies bandit`, `python "
         "experiments/bandit_bounds.py` (and `--studies bandit-n500-k5 bandit-n500-k10`).\n\n"
@@ -217,7 +218,7 @@ def mdps() -> str:
         f"Lifetime return of n episodes of 10 steps on {tasks_played(studies)} held-out MDPs, exploration included, "
         f"sampled actions. {learned(studies)}Half the widest 95 % interval of the other columns: "
         f"{widest(studies, columns)}.{missing('mdp')} Hyperparameters of UCRL2, BEB and e-greedy were "
-        "chosen on train tasks (`experiments/tuned.json`; some at the edge of what was tried). Paper: "
+        "chosen on train tasks (`experiments/tuned.json`; some are at the edge of the grid). Paper: "
         f"{PUBLISHED['mdp']['source']}. Commands: `python "
         "experiments/tune.py --studies mdp`, `python experiments/trials.py --studies mdp`.\n\n" + table(head, rows)
     )
@@ -261,10 +262,18 @@ def settings() -> str:
         device = "GPU" if "--device cuda" in found["command"] else "CPU"
         sizes = [str(found["iterations"]), batch, million, device]
         rows.append([f"{study}, `{row}`", *sizes, f"`{', '.join(changed)}`"])
-    head = ["study, row", "meta-updates", "trials in each", "million steps", "on", "what differs from `rl2`'s defaults"]
+    head = [
+        "study, row",
+        "meta-updates",
+        "trials in each",
+        "million steps",
+        "on",
+        "settings that differ from `rl2`'s defaults",
+    ]
     return table(head, rows) + (
-        "\n\nThe learning rate falls to 0 over the meta-updates, the entropy bonus over the part of them that "
-        "`entropy_anneal` says (all of them by default)."
+        "\n\nThe learning rate falls to 0 over the meta-updates. The entropy bonus falls to 0 over the part "
+        "`entropy_anneal` "
+        "of them (all by default)."
     )
 
 
@@ -304,7 +313,7 @@ def summary() -> str:
             )
     return (
         f"Lifetime return of `rl2`, mean of {seeds(played)} seeds, on {tasks_played([s for s, _ in played])} held-out "
-        "tasks beside random play and the strongest that knows the prior (bandits: the Gittins index; MDPs: BEB; "
+        "tasks, random play, the strongest agent that knows the prior (bandits: the Gittins index; MDPs: BEB; "
         "GridNavi: the exact Bayes optimum), and RL2's share of the gap between them.\n\n"
         + table(["", "memory", "random", "strongest", "RL2, the paper, best of 5 seeds", "`rl2`", "share"], rows)
     )

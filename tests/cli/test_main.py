@@ -119,7 +119,9 @@ def test_several_splits_give_a_file_each_and_the_gap(capsys: pytest.CaptureFixtu
     for split in ("test", "train"):
         path = Path(f"runs/scratch-PointNavigation-v0/results/{split}.json")
         assert json.loads(path.read_text())["split"] == split
-    assert "--out is 'x.json', expected nothing" in refused(capsys, *points, "--split", "train", "--out", "x.json")
+    assert "--out is 'x.json', expected no path for several splits" in refused(
+        capsys, *points, "--split", "train", "--out", "x.json"
+    )
     assert "--split is ['test', 'test']" in refused(capsys, *points, "--split", "test")
 
 
