@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from rich.progress import Progress
 import metarl
 from metarl.cli.quickstart import QUICKSTART
 from metarl.errors import InvalidValueError, did_you_mean
+from metarl.runs.load import with_settings
 from metarl.runs.run import Run
 
 DECAY = (1.0, 0.35, 0.175)  # chosen on train goals: experiments/LOG.md
@@ -125,8 +126,7 @@ def trained(options: Options, name: str, seed: int) -> metarl.Agent:
     if source.iterations:
         path = options.runs / (setting.runs or name) / f"seed{seed}"
         agent = trained_run(path, agent, source.iterations, f"{name}, seed {seed}")
-    agent.config = replace(agent.config, **setting.evaluation)
-    return agent
+    return with_settings(agent, **setting.evaluation)
 
 
 def trained_run(

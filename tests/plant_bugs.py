@@ -211,21 +211,21 @@ BUGS = (
     ),
     Bug(
         "11 memory's inputs cleared at episode ends",
-        "agents/memory/rl2.py",
+        "metarl/learning/trial_memory.py",
         "torch.cat([first, given[:-1]])",
         "torch.cat([first, given[:-1] * ~rollout.ended[:-1]])",
         "agents/test_rl2",
     ),
     Bug(
         "11 reward not fed back",
-        "agents/memory/rl2.py",
+        "metarl/learning/trial_memory.py",
         "reward.unsqueeze(-1), ended",
         "0 * reward.unsqueeze(-1), ended",
         "agents/test_rl2",
     ),
     Bug(
         "11 end flag dropped",
-        "agents/memory/rl2.py",
+        "metarl/learning/trial_memory.py",
         "ended.unsqueeze(-1).float()], -1)",
         "0.0 * ended.unsqueeze(-1).float()], -1)",
         "agents/test_rl2",
@@ -281,7 +281,7 @@ BUGS = (
     ),
     Bug(
         "memory reset at episode ends",
-        "agents/memory/rl2.py",
+        "metarl/learning/trial_memory.py",
         'new = {k.removeprefix("new."): v for k, v in state.items() if k.startswith("new.")}',
         "over = feedback.terminated | feedback.truncated; "
         'new = {k[4:]: v * ~over for k, v in state.items() if k.startswith("new.")}',
@@ -569,9 +569,9 @@ BUGS = (
     ),
     Bug(
         "the memory is told expected rewards",
-        "agents/memory/rl2.py",
-        "self._feedback(rollout.action, rollout.reward, rollout.ended)",
-        "self._feedback(rollout.action, rollout.expected_reward, rollout.ended)",
+        "metarl/learning/trial_memory.py",
+        "self.after(rollout.action, rollout.reward, rollout.ended)",
+        "self.after(rollout.action, rollout.expected_reward, rollout.ended)",
         "agents/test_rl2",
     ),
     Bug(

@@ -27,8 +27,6 @@ from metarl.agent import (
     Family,
     Feedback,
     InvalidValueError,
-    ObservationEncoder,
-    PolicyHead,
     PPOConfig,
     Range,
     Rng,
@@ -36,6 +34,8 @@ from metarl.agent import (
     Step,
     TaskEncoder,
     Tasks,
+    TrialInputs,
+    TrialMemory,
     Trials,
     make_key,
     sized,
@@ -84,23 +84,22 @@ class RL2(Agent[RL2Config]):
         super().__init__(family, config, seed, device)
         if config.memory == "transformer":
             Range(1, 512).check("rl2.hidden", config.hidden, whole=True)
-        self.encode = ObservationEncoder(family.observation_space, self.name)
-        self.head = PolicyHead(family.action_space, self.name)
+        inputs = TrialInputs(family, self.name)
         self.encode_task = TaskEncoder(family) if config.value_sees_task or config.task_coef else None
-        self.inputs_size = self.encode.size + self.head.features + 2
-        self.net = self._network(Rng(torch.tensor([make_key("rl2", "init", seed)])))
+        self.net = self._network(inputs, Rng(torch.tensor([make_key("rl2", "init", seed)])))
+        self.head, self.trial = inputs.head, TrialMemory(inputs, self.net.memory)
         losses = [
             AuxiliaryLoss("reward", config.reward_coef, self.net.reward_errors),
             AuxiliaryLoss("task", config.task_coef, self.net.task_errors),
         ]
         self.ppo = PPO(self.name, family, config, self.net, losses)
 
-    def _network(self, rng: Rng) -> RL2Network:
+    def _network(self, inputs: TrialInputs, rng: Rng) -> RL2Network:
         config, task = self.config, 0 if self.encode_task is None else self.encode_task.size
         with torch.device("meta"):  # PyTorch's own initialisation would draw from its global generator
             net = RL2Network(
-                self.head,
-                self.inputs_size,
+                inputs.head,
+                inputs.size,
                 config.memory,
                 config.hidden,
                 config.trial_episodes * self.family.horizon,
@@ -115,46 +114,25 @@ class RL2(Agent[RL2Config]):
 
     # --- acting ------------------------------------------------------------------------------------------------------
 
-    @property
-    def budget(self) -> Budget:
-        """One more episode of the trial."""
-        return Budget(envs=1, episodes=1)
-
     def begin(self, rows: int, tasks: Tasks | None = None) -> AgentState:
         """No memory, no previous action or reward, and the end flag set: a trial starts where an episode ended."""
-        last = torch.zeros(rows, self.head.features + 2, device=self.device)  # action, reward, end flag
-        last[:, -1] = 1.0
-        return {"last": last, **self.net.memory.begin(rows, self.device)}
+        return self.trial.begin(rows, self.device)
 
     def act(
         self, state: AgentState, step: Step, rng: Rng, deterministic: bool
     ) -> tuple[Tensor, dict[str, Tensor], AgentState]:
         """One step of the memory; `observe` makes it count."""
-        x = torch.cat([self.encode(step.obs[:, 0]), state["last"]], -1)
-        h, new = self.net.memory.step(x, {k: v for k, v in state.items() if k != "last"})
+        h, state = self.trial.step(state, step)
         policy = self.net.distribution(h)
         action = policy.mode if deterministic else policy.sample(rng)
         extras = {"log_prob": policy.log_prob(action).unsqueeze(1)}
         if self.net.critic is None and not self.config.value_sees_task:
             extras["value"] = self.net.value(h)
-        return action.unsqueeze(1), extras, state | {f"new.{k}": v for k, v in new.items()}
+        return action.unsqueeze(1), extras, state
 
     def observe(self, state: AgentState, feedback: Feedback, active: Tensor | None) -> AgentState:
         """Keep the memory, and what the next step is given."""
-        last = self._feedback(feedback.action, feedback.reward, feedback.terminated | feedback.truncated)[:, 0]
-        new = {k.removeprefix("new."): v for k, v in state.items() if k.startswith("new.")}
-        if active is not None:
-            last = torch.where(active, last, state["last"])
-            new = self.net.memory.keep({k: state[k] for k in new}, new, active)
-        return {"last": last, **new}
-
-    def to_env(self, action: Tensor) -> Tensor:
-        """From [-1, 1] to the action box."""
-        return self.head.to_env(action)
-
-    def _feedback(self, action: Tensor, reward: Tensor, ended: Tensor) -> Tensor:
-        """Previous action, reward and end flag as features: `[..., features + 2]`."""
-        return torch.cat([self.head.encode(action), reward.unsqueeze(-1), ended.unsqueeze(-1).float()], -1)
+        return self.trial.observe(state, feedback, active)
 
     # --- training ----------------------------------------------------------------------------------------------------
 
@@ -175,7 +153,7 @@ class RL2(Agent[RL2Config]):
                 rate has fallen to 0.
         """
         self.check_iterations(self.ppo.updates + 1)
-        self.ppo.check_memory(trials.rows, self.net.floats_kept, self.inputs_size)
+        self.ppo.check_memory(trials.rows, self.net.floats_kept, self.trial.inputs.size)
         episodes = self.config.trial_episodes
         rollout, _ = trials.collect(self, self.begin(trials.rows), 0, Budget(envs=1, episodes=episodes))
         metrics = self.ppo.update(rollout, self.given(rollout, trials.tasks), trials.key)
@@ -185,16 +163,10 @@ class RL2(Agent[RL2Config]):
     def given(self, rollout: Rollout, tasks: Tasks | None) -> dict[str, Tensor]:
         """What the network is given in training: `x`, its inputs `[T, R, inputs]`, and maybe `task` `[1, R, task]`."""
         if self.encode_task is None:
-            return {"x": self.inputs(rollout)}
+            return {"x": self.trial.inputs.of(rollout)}
         if tasks is None:
             raise InvalidValueError("tasks", None, "those of the trials, because rl2 learns from them here")
-        return {"x": self.inputs(rollout), "task": self.encode_task(tasks, self.device).unsqueeze(0)}
-
-    def inputs(self, rollout: Rollout) -> Tensor:
-        """What the network was given at each step, `[T, R, inputs]`."""
-        given = self._feedback(rollout.action, rollout.reward, rollout.ended)[:, :, 0]  # [T, R, features + 2]
-        first = self.begin(given.shape[1])["last"].unsqueeze(0)
-        return torch.cat([self.encode(rollout.obs[:, :, 0]), torch.cat([first, given[:-1]])], -1)
+        return {"x": self.trial.inputs.of(rollout), "task": self.encode_task(tasks, self.device).unsqueeze(0)}
 
     # --- checkpoints -------------------------------------------------------------------------------------------------
 

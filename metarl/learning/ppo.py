@@ -23,7 +23,7 @@ from metarl.engine.cuda_graphs import CudaGraphCache, map_tensors
 from metarl.errors import InvalidValueError
 from metarl.families.family import Family
 from metarl.learning.action_distributions import Distribution
-from metarl.learning.adam import adam_tensors, load_adam
+from metarl.learning.adam import adam_step, adam_tensors, load_adam
 from metarl.learning.device_memory import free_bytes
 from metarl.learning.ppo_config import PPOConfig
 from metarl.learning.returns import discounted_returns, gae
@@ -207,17 +207,10 @@ class PPO:
         for extra in self.losses:
             metrics[f"{extra.name}_loss"] = error = batch.mean(extra.errors(features, batch))
             loss = loss + extra.coef * error
-        self._descend(loss)
+        adam_step(self.optimizer, loss, cfg.max_grad_norm)
         # of the old policy from the new one, by a mean whose terms are never negative
         metrics["kl"] = batch.mean((ratio - 1) - log_ratio)
         return {name: v.detach() for name, v in metrics.items()}
-
-    def _descend(self, loss: Tensor) -> None:
-        """A step of Adam, along a gradient of limited norm."""
-        for p, grad in zip(self.parameters, torch.autograd.grad(loss, self.parameters), strict=True):
-            p.grad = grad
-        nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
-        self.optimizer.step()
 
     def _set_rate(self, rate: float) -> None:
         """Adam's learning rate, in the tensor that CUDA graphs read."""

@@ -62,7 +62,7 @@ def test_the_variant_in_docs_gradients_runs_as_printed(scratch_registry: None) -
     agent = metarl.make_agent("bias_maml", "metarl/PointNavigation-v0", **settings)
     metarl.train(agent, 1)
     tensors = agent.tensors()
-    assert all(float(tensors[k]) != 0.5 for k in ("size.b0", "size.b1"))  # the sizes are meta-learned
+    assert all(float(tensors[k]) != 0.5 for k in ("alpha.b0", "alpha.b1"))  # the sizes are meta-learned
     trials = metarl.engine.rollout.PoolTrials(EnvironmentPool(agent.family), agent.family.tasks("test", 1))
     _, state = agent.interact(agent.begin(1), trials, 0)
     moved = {k for k, v in tensors.items() if k in state and not torch.equal(v, state[k][0])}

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import gymnasium as gym
 import pytest
+import torch
 
 import metarl
 from metarl import InvalidValueError
+from metarl.engine.pool import EnvironmentPool
+from metarl.engine.rollout import PoolTrials
 
 POINTS, BANDIT = "metarl/PointNavigation-v0", "metarl/BernoulliBandit-v0"
 
@@ -62,3 +65,25 @@ def test_load_gives_the_trained_agent_back(tmp_path: Path) -> None:
     metarl.Run.create(tmp_path / "run", agent, 1).train(agent)
     loaded = metarl.load(tmp_path / "run")
     assert all(bool((value == loaded.tensors()[name]).all()) for name, value in agent.tensors().items())
+
+
+def test_load_changes_settings_that_what_was_learned_fits(tmp_path: Path) -> None:
+    """Inner steps that are ten times shorter move a tenth as far from the same initialisation."""
+    sizes = {"hidden": (8,), "meta_batch_size": 2, "episodes": 2, "eval_steps": 200}
+    agent = metarl.make_agent("maml", "metarl/PointNavigation-v0", **sizes)
+    metarl.Run.create(tmp_path / "run", agent, 1).train(agent)
+    plain, shorter = metarl.load(tmp_path / "run"), metarl.load(tmp_path / "run", inner_lr=0.05)
+    assert shorter.config.inner_lr == 0.05
+    for k, v in agent.theta.items():
+        assert torch.equal(v, shorter.theta[k])
+    moved = []
+    for each in (plain, shorter):
+        trials = PoolTrials(EnvironmentPool(each.family), each.family.tasks("test", 1))
+        state = each.begin(1)
+        moved.append({k: each.interact(each.fork(state), trials, 0)[1][k] - state[k] for k in ("w0", "b1")})
+    for k, v in moved[0].items():
+        torch.testing.assert_close(moved[1][k], 0.1 * v, rtol=1e-3, atol=1e-6)
+    with pytest.raises(metarl.InvalidValueError, match=r"hyperparameter of maml is 'inner_rl', .* 'inner_lr'"):
+        metarl.load(tmp_path / "run", inner_rl=0.05)
+    with pytest.raises(metarl.InvalidValueError, match="they change its shapes"):
+        metarl.load(tmp_path / "run", hidden=(9,))

@@ -43,11 +43,13 @@ def test_inputs_are_observation_action_reward_and_end() -> None:
 
 
 def test_inputs_of_a_rollout_are_those_of_acting() -> None:
-    """rl2 keeps what its network was given in `last`; the trial's rollout gives the same, to the bit."""
+    """Each step's are the observation with the state's `last`, which acting goes on from."""
     agent: Any = metarl.make_agent("rl2", MAZE, hidden=8, trial_episodes=2, meta_batch_size=4, minibatches=1)
     rollout = play(agent)
-    inputs = TrialInputs(agent.family, "test")
-    assert torch.equal(inputs.of(rollout), agent.inputs(rollout))
+    inputs, last = agent.trial.inputs, agent.begin(3)["last"]
+    for t, x in enumerate(inputs.of(rollout)):
+        assert torch.equal(x, inputs(rollout.obs[t, :, 0], last))
+        last = inputs.after(rollout.action[t], rollout.reward[t], rollout.ended[t])[:, 0]
 
 
 def play(agent: Any) -> Rollout:
