@@ -2,14 +2,14 @@
 
     python experiments/benchmark_speed.py [--repeats 5] [--only a,b,c,d,e] [--threads 2] [--device cpu] [--small]
 
-Parts: (a) stepping 2-D navigation with a policy per task; (b) one MAML-TRPO meta-iteration on it, exact and with a
-thinned Fisher matrix; (c) training RL2 on the bandit, beside a GRUCell loop, a PureJaxRL-style loop (where JAX is
-installed) and RecurrentPPO, whose memory is an LSTM as wide as the GRU: beside it rl2 with an LSTM too, the equal
-network; (d) memory and time of (b)'s iteration on 1,000 tasks; (e) a GRU over whole sequences and back, beside nn.GRU.
-Every number of (a), (b) and (c) is environment steps per second and of (e) sequence steps per second, so a ratio above
-1 says that metarl is faster: the median over repeats, after one warm-up each, JAX's compiling included. The numpy
-environments and their policies stay on the CPU, and so do RecurrentPPO and (e). (c) counts arithmetic as well: of a
-step, and of the fastest product of matrices.
+Parts: (a) stepping 2-D navigation with a policy per task. (b) One MAML-TRPO meta-iteration on it, exact and with a
+thinned Fisher matrix. (c) Training RL2 on the bandit, compared with a GRUCell loop, a PureJaxRL-style loop (if JAX is
+installed) and RecurrentPPO. RecurrentPPO's memory is an LSTM as wide as the GRU, so it is also compared with rl2 with
+an LSTM. (d) Memory and time of (b)'s iteration on 1,000 tasks. (e) Forward and backward passes of a GRU over whole
+sequences, compared with nn.GRU. Numbers of (a), (b) and (c) are environment steps per second, those of (e) sequence
+steps per second, so a ratio above 1 means that metarl is faster. A number is the median over repeats after one
+warm-up, which includes JAX's compilation. The numpy environments and their policies, RecurrentPPO and (e) run on the
+CPU. (c) also counts arithmetic: of a step, and of the fastest matrix product.
 """
 
 from __future__ import annotations

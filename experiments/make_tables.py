@@ -238,10 +238,10 @@ def speed_summary() -> str:
         found = {(row["what"], row["other"]): row for row in data["rows"]}
         for what, other in wanted:
             ours, theirs = (f"{statistics.median(found[what, other][side]):,.0f}" for side in ("ours", "theirs"))
-            beside = f"{other}, on that machine's CPU" if data["cuda"] and other == "RecurrentPPO" else other
-            rows.append([what, beside, device, ours, theirs, f"{found[what, other]['ratio']:.1f} x"])
+            compared = f"{other}, on that machine's CPU" if data["cuda"] and other == "RecurrentPPO" else other
+            rows.append([what, compared, device, ours, theirs, f"{found[what, other]['ratio']:.1f} x"])
     return "Environment steps per second, medians of interleaved repeats.\n\n" + table(
-        ["", "beside", "on", "metarl", "other", "ratio"], rows
+        ["", "compared with", "on", "metarl", "other", "ratio"], rows
     )
 
 
@@ -251,7 +251,7 @@ def family_speed_table(data: dict[str, Any]) -> str:
         f"Families, environment steps per second, medians of {data['options']['repeats']} interleaved repeats with "
         f"{data['options']['threads']} threads on {data['cpu']}, {data['cores']} cores "
         "(`python experiments/benchmark_families.py`): (f) with a policy of 2 x 64 units in the loop, (g) with actions "
-        "drawn in advance.\n\n" + table(["", "beside", "metarl", "other", "ratio"], speed_rows(data, "fg"))
+        "drawn in advance.\n\n" + table(["", "compared with", "metarl", "other", "ratio"], speed_rows(data, "fg"))
     )
 
 
@@ -279,7 +279,7 @@ def speed_table(data: dict[str, Any]) -> str:
     return (
         f"Environment steps per second, medians of {data['options']['repeats']} interleaved repeats with "
         f"{device}: {parts}.\n\n"
-        + table(["", "beside", "metarl", "other", "ratio"], rows)
+        + table(["", "compared with", "metarl", "other", "ratio"], rows)
         + f"\n\nThe meta-iteration takes {took['metarl']['seconds_total']:.2f} s, "
         f"{took['metarl']['sampling_share']:.1%} of it sampling, and {memory:,.0f} MiB of {held}.{thinned}"
         f"{speed_many_tasks(data['details'])}"
@@ -319,7 +319,7 @@ def memory_speed_table(data: dict[str, Any]) -> str:
         parts += "captured as a CUDA graph. There was no loop in JAX"
     return (
         f"Agents with a memory, medians of {data['options']['repeats']} interleaved repeats with {where}: {parts}.\n\n"
-        + table(["", "beside", "metarl", "other", "ratio"], speed_rows(data, "ce"))
+        + table(["", "compared with", "metarl", "other", "ratio"], speed_rows(data, "ce"))
         + f"\n\nShare of the fastest matrix product: {', '.join(shares)}."
     )
 

@@ -177,14 +177,14 @@ def main(options: Options) -> None:
         return
     torch.set_num_threads(options.threads)
     for name in options.settings:
-        alike = SETTINGS[name].agent in ("random", "oracle")  # no seed dependence: one agent is enough
-        agents = [trained(options, name, seed) for seed in (options.seeds[:1] if alike else options.seeds)]
+        is_seedless = SETTINGS[name].agent in ("random", "oracle")  # no seed dependence: one agent is enough
+        agents = [trained(options, name, seed) for seed in (options.seeds[:1] if is_seedless else options.seeds)]
         if options.train_only:
             continue
         tasks = agents[0].family.tasks("test", options.goals)
         results = metarl.evaluate(agents, tasks, k=3, episodes=20)
         more = "" if options.goals == 40 else f" --goals {options.goals}"
-        if not alike and options.seeds != Options.seeds:
+        if not is_seedless and options.seeds != Options.seeds:
             more += " --seeds " + " ".join(map(str, options.seeds))
         results.meta["command"] = f"python experiments/point_navigation.py --settings {name}{more}"
         results.meta["iterations"] = SETTINGS[name].iterations

@@ -131,7 +131,7 @@ def run_eval(options: EvalOptions) -> None:
     """`metarl eval RUN...`."""
     config = _config(options)
     learned, family, directory, trained = _load(options.runs, options.family, options.device, config, options.k)
-    k: Any = options.k[0] if len(options.k) == 1 else options.k
+    k: int | tuple[int, ...] = options.k[0] if len(options.k) == 1 else options.k
     splits = options.split or ("test",)
     if options.out and len(splits) > 1:
         raise InvalidValueError("--out", str(options.out), "no path for several splits, because each split has a file")
@@ -140,7 +140,7 @@ def run_eval(options: EvalOptions) -> None:
     chosen = options.num_tasks
     counts = {split: default_tasks(family, split) if chosen is None else chosen for split in splits}
     sets = {split: family.tasks(split, count, options.task_seed) for split, count in counts.items()}
-    settings = {"k": k, "trials": options.trials, "episodes": options.episodes, "seed": options.seed}
+    settings: dict[str, Any] = {"k": k, "trials": options.trials, "episodes": options.episodes, "seed": options.seed}
     settings["floor_episodes"] = options.floor_episodes
     groups = [learned, *baselines(learned, options.beside, options.k, options.device)]
     _set_budget(groups, options.eval_steps)
@@ -186,7 +186,7 @@ def run_watch(options: WatchOptions) -> None:
     loaded, _, directory, _ = _load((options.run,), options.family, options.device, _config(options), options.k)
     out = options.out or directory / "results" / f"{options.split}-task{options.task}.gif"
     settings: Any = {"mode": options.mode, "split": options.split, "task_seed": options.task_seed, "seed": options.seed}
-    k: Any = options.k[0] if len(options.k) == 1 else options.k
+    k: int | tuple[int, ...] = options.k[0] if len(options.k) == 1 else options.k
     check_film(out)
     returns = watch(loaded[0], options.task, k, out, **settings, size=options.size, fps=options.fps)
     for steps, value in returns.items():

@@ -34,10 +34,10 @@ STEPS = 12  # steps of two episodes of each task, in the search for visible task
 LINEAR, FEWEST = 0.9999, 6  # least correlation of an observation with a parameter that it shows; least number of tasks
 MOST_EPISODES, MOST_STEPS, MOST_SECONDS = 4, 200, 5.0  # per parameter, per episode, for all parameters together
 REASONS = {
-    "options": "reset may read it from the options and draw it anew",
+    "options": "reset may read it from the options and draw it again",
     "attrs": "the attribute may be read only when the environment is built or reset, see --apply kwargs",
-    "set_task": "set_task may not use it, or reset may draw it anew",
-    "kwargs": "the constructor may not use it, or reset may draw it anew",
+    "set_task": "set_task may not use it, or reset may draw it again",
+    "kwargs": "the constructor may not use it, or reset may draw it again",
     "seed": "reset may not use its seed",
 }
 
@@ -138,7 +138,7 @@ def warn_unused_parameters(family: Family) -> list[str]:
             )
             raise InvalidValueError(f"task parameter {name!r}", verbatim("ignored"), expected)
         if not pair.differs:
-            why = REASONS.get(str(family.apply), "`apply` may not set it, or reset may draw it anew")
+            why = REASONS.get(str(family.apply), "`apply` may not set it, or reset may draw it again")
             what = f"task parameter {name!r} changed no observation, reward or ending in {pair.steps} steps ({why})"
             notes.append(f"{what}; training continues, but is useless unless the parameter matters later")
             warnings.warn(notes[-1], FamilyWarning, stacklevel=2)
@@ -192,7 +192,7 @@ class _WatchedReset:
     """Watches the options of an environment's `reset`: the keys that it reads, and whether it keeps them."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
-        self.keys_read: set[Any] = set()
+        self.keys_read: set[object] = set()
         self.options: list[weakref.ref[_Options]] = []
         reset = env.reset
 
@@ -212,7 +212,7 @@ class _WatchedReset:
 class _Options(dict[str, Any]):
     """Options that note the keys that are read; `...` stands for all keys."""
 
-    keys_read: set[Any]
+    keys_read: set[object]
 
 
 def _noting(method: str) -> Callable[..., Any]:
