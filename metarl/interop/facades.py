@@ -120,10 +120,10 @@ class MetaVectorEnv(VectorEnv[Any, Any, Any]):
         if "task" in options:
             self.tasks = _merged(mask, self._resolve(options["task"]), self.tasks)
         if seed is None and self._begun:
-            return self._restart(mask, anew="task" in options), {}
+            return self._restart(mask, new_trial="task" in options), {}
         keys = self._keys(secrets.randbits(31) if seed is None else seed)
         if self._begun and not mask.all():
-            return self._restart(mask, keys, anew=True), {}
+            return self._restart(mask, keys, new_trial=True), {}
         self._episodes[:] = 0
         self._over[:] = False
         self._begun = True
@@ -190,14 +190,14 @@ class MetaVectorEnv(VectorEnv[Any, Any, Any]):
             return torch.as_tensor(np.asarray(actions) - space.start).to(self.envs.device, torch.int64)
         return torch.as_tensor(np.asarray(actions)).to(self.envs.device, torch.float32)
 
-    def _restart(self, mask: Bools, keys: Tensor | None = None, anew: bool = False) -> Any:
-        """Start an episode where `mask` is true (with `anew`, a new trial); returns all environments' observations."""
+    def _restart(self, mask: Bools, keys: Tensor | None = None, new_trial: bool = False) -> Any:
+        """Start an episode where `mask` is true (with `new_trial`, a new trial); returns all observations."""
         self._episodes[mask] += 1
         if self.redraw == "episode":
             self.tasks = self._next_tasks()
         self._over = self._over & ~mask
         restarted = torch.from_numpy(mask.copy()).to(self.envs.device)
-        return self._numpy(self.envs.restart(restarted, self.tasks, keys, anew=anew))
+        return self._numpy(self.envs.restart(restarted, self.tasks, keys, anew=new_trial))
 
     def render(self) -> tuple[npt.NDArray[np.uint8], ...] | None:
         """Draw each environment: `uint8 [height, width, 3]`; None without `render_mode="rgb_array"`."""
