@@ -86,7 +86,7 @@ def _family_of(options: TrainOptions) -> Family:
         defaults = TrainOptions()
         for name in ("param", "apply", "horizon"):
             if getattr(options, name) != getattr(defaults, name):
-                expected = "--env ID with it; --family has its own task space"
+                expected = "--env ID with it; a family has its own task space"
                 raise InvalidValueError(f"--{name}", getattr(options, name), expected)
         return make_family(options.family)
     if not options.param:
