@@ -18,7 +18,7 @@ MARK = re.compile(r"^<!-- options: (\w+) -->$", re.MULTILINE)
 
 
 def on_config(config: Any) -> Any:
-    """Put the families' pages, by name, under their index."""
+    """Add the families' pages to the navigation, below their index."""
     folder = Path(config.docs_dir) / "families"
     pages = sorted(path.name for path in folder.glob("*.md") if path.name != Path(INDEX).name)
     for section in config.nav:
@@ -28,15 +28,15 @@ def on_config(config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Replace the marks of a page by tables."""
+    """Replace the marks of a page with tables."""
     return MARK.sub(lambda match: options_table(match[1]), markdown)
 
 
 def options_table(name: str) -> str:
-    """What a command does, and its options, in markdown."""
-    found = dataclass_named(name)
-    lines = [summary(found), "", "| option | default | meaning |", "| --- | --- | --- |"]
-    for option, default, meaning in fields_of(found):
+    """Markdown of a command's summary and its options."""
+    node = dataclass_named(name)
+    lines = [summary(node), "", "| option | default | meaning |", "| --- | --- | --- |"]
+    for option, default, meaning in fields_of(node):
         cells = (f"`{option}`", f"`{default}`" if default else "", meaning)
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(lines)
@@ -48,7 +48,7 @@ def summary(node: ast.ClassDef) -> str:
 
 
 def dataclass_named(name: str) -> ast.ClassDef:
-    """A class of the command line, as it is written."""
+    """Syntax tree of a class of the command line."""
     for file in sorted((ROOT / "metarl" / "cli").glob("*.py")):
         for node in ast.parse(file.read_text()).body:
             if isinstance(node, ast.ClassDef) and node.name == name:
@@ -57,7 +57,7 @@ def dataclass_named(name: str) -> ast.ClassDef:
 
 
 def fields_of(node: ast.ClassDef) -> Iterator[tuple[str, str, str]]:
-    """Option, default and docstring of each field; the docstring is the statement after it."""
+    """Option, default and docstring of each field. The docstring is the statement after the field."""
     for field, after in zip(node.body, [*node.body[1:], None], strict=True):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
             positional = "Positional" in ast.unparse(field.annotation)
@@ -67,7 +67,7 @@ def fields_of(node: ast.ClassDef) -> Iterator[tuple[str, str, str]]:
 
 
 def typed(default: ast.expr | None) -> str:
-    """A default as it is typed in a command: `(0, 1)` as `0 1`, `Path("report")` as `report`; nothing for None."""
+    """A default as typed in a command: `(0, 1)` as `0 1`, `Path("report")` as `report`, None as nothing."""
     if isinstance(default, ast.Tuple):
         return " ".join(typed(part) for part in default.elts)
     if isinstance(default, ast.Call):

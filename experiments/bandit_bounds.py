@@ -1,10 +1,11 @@
-"""The Bayes optimum of every bandit in experiments/trials.py, or what bounds it from above.
+"""The Bayes optimum of every bandit in experiments/trials.py, or an upper bound of it.
 
     python experiments/bandit_bounds.py
-    python experiments/bandit_bounds.py --studies bandit-n500-k5     # minutes; added to what the file has
+    python experiments/bandit_bounds.py --studies bandit-n500-k5     # minutes; adds to the file
 
-Exact by dynamic programming where the arms' counts are few enough; otherwise an information relaxation, known up to a
-standard error (see `metarl.envs.bandits.bandit_bounds`). Writes `experiments/results/bandits/bounds.json`.
+Dynamic programming gives the exact optimum if the arms have few enough counts. Otherwise an information relaxation
+gives an upper bound with a standard error (see `metarl.envs.bandits.bandit_bounds`). Writes
+`experiments/results/bandits/bounds.json`.
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ OUT = results_file("bandit", "bounds")
 
 @dataclass(frozen=True)
 class Options:
-    """What to compute."""
+    """Options of the computation."""
 
     studies: tuple[str, ...] = ("bandit-n10", "bandit-n100")
-    """Names of studies, or how they begin. One of 500 pulls takes minutes with 5 arms, and longer with more."""
+    """Names of studies, or their first parts. A study of 500 pulls takes minutes with 5 arms, and longer with more."""
     out: Path = OUT
-    """Where the numbers go."""
+    """Results file."""
     threads: int = 1
-    """Of PyTorch."""
+    """Number of PyTorch threads."""
 
 
 def main(options: Options) -> None:
-    """Compute, write."""
+    """Compute the bounds and write them."""
     torch.set_num_threads(options.threads)
     report: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {"cells": {}}
     for name in (name for name in selected(options.studies) if name.startswith("bandit-")):

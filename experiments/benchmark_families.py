@@ -1,11 +1,12 @@
-"""Speed of the families beside Gymnasium's vector environments, both measured in the same run, turn by turn.
+"""Speed of the families and of Gymnasium's vector environments, measured in turns in the same run.
 
     python experiments/benchmark_families.py [--repeats 5] [--only f,g] [--threads 2] [--small]
 
-Parts: (f) HalfCheetah with a policy in the loop (two layers of 64 units, normal actions, the same on both sides),
-beside Gymnasium's SyncVectorEnv and AsyncVectorEnv of HalfCheetah-v5; (g) CartPole with actions drawn beforehand,
-beside Gymnasium's CartPoleVectorEnv and its SyncVectorEnv. Every number is environment steps per second, restarts
-included: medians over repeats, after one warm-up each. Tasks differ by environment on our side; Gymnasium's have none.
+Part (f) is HalfCheetah with a policy in the loop (two layers of 64 units, normal actions, equal on both sides),
+compared with Gymnasium's SyncVectorEnv and AsyncVectorEnv of HalfCheetah-v5. Part (g) is CartPole with actions drawn
+in advance, compared with Gymnasium's CartPoleVectorEnv and SyncVectorEnv. Every number is environment steps per
+second, restarts included, as a median over repeats after one warm-up. Each of metarl's environments has a task of its
+own; Gymnasium's have none.
 """
 
 from __future__ import annotations
@@ -35,43 +36,43 @@ PARTS = ("f", "g")
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure."""
+    """Options of the benchmark."""
 
     repeats: int = 5
     """Timed repeats of each side."""
     only: str = "f,g"
     """Parts, separated by commas."""
     threads: int = 2
-    """PyTorch's and MuJoCo's threads."""
+    """Number of threads of PyTorch and of MuJoCo."""
     out: Path = OUT
-    """Where the raw numbers go."""
+    """Results file."""
     small: bool = False
-    """Tiny sizes: does it run? Its numbers say nothing."""
+    """Whether to use tiny sizes, to test that everything runs. Such numbers are meaningless."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of the work."""
+    """Sizes of the work."""
 
     cheetahs: tuple[int, ...] = (64, 256, 1024)
-    """(f): environments of ours."""
+    """(f): numbers of metarl's environments."""
     sync: int = 64
     """(f), (g): environments of Gymnasium's SyncVectorEnv."""
     processes: int = 16
-    """(f): environments of its AsyncVectorEnv, a process each."""
+    """(f): environments of Gymnasium's AsyncVectorEnv, each in a process."""
     cheetah_steps: int = 40_000
     """(f): environment steps per repeat."""
     carts: int = 16_384
     """(g): environments."""
     cart_steps: int = 8_000_000
-    """(g): environment steps per repeat of ours and of CartPoleVectorEnv; a hundredth of it of SyncVectorEnv."""
+    """(g): environment steps per repeat of metarl and of CartPoleVectorEnv; SyncVectorEnv takes a hundredth of them."""
 
 
 SMALL = Sizes(cheetahs=(2, 3), sync=2, processes=2, cheetah_steps=12, carts=8, cart_steps=800)
 
 
 def policy(inputs: int, outputs: int) -> Callable[[Tensor], Tensor]:
-    """Normal actions around the output of a small network, clipped to [-1, 1]."""
+    """Make a policy: normal actions around the output of a small network, clipped to [-1, 1]."""
     net = nn.Sequential(nn.Linear(inputs, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, outputs))
 
     def act(obs: Tensor) -> Tensor:
@@ -80,8 +81,8 @@ def policy(inputs: int, outputs: int) -> Callable[[Tensor], Tensor]:
     return act
 
 
-def slots_side(id: str, n: int, total: int, threads: int, act: Callable[[Tensor, int], Tensor]) -> Side:
-    """Ours: the engine over `n` environments in tasks of their own."""
+def metarl_side(id: str, n: int, total: int, threads: int, act: Callable[[Tensor, int], Tensor]) -> Side:
+    """Make metarl's side: the engine over `n` environments, each with a task of its own."""
     family: Any = make_family(id)
     if family.on_host:
         family.threads = threads
@@ -97,7 +98,7 @@ def slots_side(id: str, n: int, total: int, threads: int, act: Callable[[Tensor,
 
 
 def gymnasium_side(envs: gym.vector.VectorEnv[Any, Any, Any], total: int, act: Callable[[Tensor, int], Tensor]) -> Side:
-    """A vector environment of Gymnasium's."""
+    """Make Gymnasium's side: a vector environment."""
     steps = max(1, total // envs.num_envs)
 
     def work(repeat: int) -> None:
@@ -109,10 +110,10 @@ def gymnasium_side(envs: gym.vector.VectorEnv[Any, Any, Any], total: int, act: C
 
 
 def cheetah(o: Options, s: Sizes) -> Iterator[dict[str, Any]]:
-    """(f)."""
+    """Part (f): HalfCheetah."""
     net = policy(17, 6)
     sides = {
-        f"{n} environments": slots_side(
+        f"{n} environments": metarl_side(
             "metarl/HalfCheetahVel-v0", n, s.cheetah_steps, o.threads, lambda obs, t: net(obs)
         )
         for n in s.cheetahs
@@ -131,12 +132,12 @@ def cheetah(o: Options, s: Sizes) -> Iterator[dict[str, Any]]:
 
 
 def cart_pole(o: Options, s: Sizes) -> Iterator[dict[str, Any]]:
-    """(g)."""
+    """Part (g): CartPole."""
     plan = torch.randint(2, (97, s.carts))
     sync = gym.make_vec("CartPole-v1", s.sync, vectorization_mode="sync")
     batch = gym.make_vec("CartPole-v1", s.carts, vectorization_mode="vector_entry_point")
     sides = {
-        "ours": slots_side("metarl/CartPole-v0", s.carts, s.cart_steps, o.threads, lambda obs, t: plan[t % 97]),
+        "ours": metarl_side("metarl/CartPole-v0", s.carts, s.cart_steps, o.threads, lambda obs, t: plan[t % 97]),
         "CartPoleVectorEnv": gymnasium_side(batch, s.cart_steps, lambda obs, t: plan[t % 97]),
         "SyncVectorEnv": gymnasium_side(sync, s.cart_steps // 100, lambda obs, t: plan[t % 97, : s.sync]),
     }
@@ -147,7 +148,7 @@ def cart_pole(o: Options, s: Sizes) -> Iterator[dict[str, Any]]:
 
 
 def main(options: Options) -> None:
-    """Measure, print, write."""
+    """Measure, print the table and write the results."""
     chosen, sizes = options.only.split(","), SMALL if options.small else Sizes()
     if options.repeats < 1 or not set(chosen) <= set(PARTS):
         raise SystemExit(f"--repeats must be at least 1 and --only some of {','.join(PARTS)}, not {options.only!r}")

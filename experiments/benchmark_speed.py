@@ -1,15 +1,15 @@
-"""Speed of metarl against plain loops, both measured in the same run, turn by turn.
+"""Speed of metarl and of plain loops, measured in turns in the same run.
 
     python experiments/benchmark_speed.py [--repeats 5] [--only a,b,c,d,e] [--threads 2] [--device cpu] [--small]
 
-Parts: (a) stepping 2-D navigation with a policy per task; (b) one MAML-TRPO meta-iteration on it, exact and with a
-thinned Fisher matrix; (c) training RL2 on the bandit, beside a GRUCell loop, a PureJaxRL-style loop (where JAX is
-installed) and RecurrentPPO, whose memory is an LSTM as wide as the GRU: beside it rl2 with an LSTM too, the equal
-network; (d) memory and time of (b)'s iteration on 1,000 tasks; (e) a GRU over whole sequences and back, beside nn.GRU.
-Every number of (a), (b) and (c) is environment steps per second and of (e) sequence steps per second, so a ratio above
-1 says that metarl is faster: the median over repeats, after one warm-up each, JAX's compiling included. The numpy
-environments and their policies stay on the CPU, and so do RecurrentPPO and (e). (c) counts arithmetic as well: of a
-step, and of the fastest product of matrices.
+Parts: (a) stepping 2-D navigation with a policy per task. (b) One MAML-TRPO meta-iteration on it, exact and with a
+thinned Fisher matrix. (c) Training RL2 on the bandit, compared with a GRUCell loop, a PureJaxRL-style loop (if JAX is
+installed) and RecurrentPPO. RecurrentPPO's memory is an LSTM as wide as the GRU, so it is also compared with rl2 with
+an LSTM. (d) Memory and time of (b)'s iteration on 1,000 tasks. (e) Forward and backward passes of a GRU over whole
+sequences, compared with nn.GRU. Numbers of (a), (b) and (c) are environment steps per second, those of (e) sequence
+steps per second, so a ratio above 1 means that metarl is faster. A number is the median over repeats after one
+warm-up, which includes JAX's compilation. The numpy environments and their policies, RecurrentPPO and (e) run on the
+CPU. (c) also counts arithmetic: of a step, and of the fastest matrix product.
 """
 
 from __future__ import annotations
@@ -44,43 +44,43 @@ from metarl.rng import Rng
 HERE = Path(__file__).resolve().parent
 OUT = results_file("speed", "speed")
 Part = tuple[list[dict[str, Any]], dict[str, Any]]  # rows of the table, and details by name
-STRIDE = 5  # (b), (d): one in so many samples in the thinned Fisher matrix
-GOAL_BYTES = 8 * 2**30  # (d): the most memory that an iteration should take
+STRIDE = 5  # (b), (d): the thinned Fisher matrix uses every fifth sample
+GOAL_BYTES = 8 * 2**30  # (d): memory that an iteration should not exceed
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure."""
+    """Options of the benchmark."""
 
     repeats: int = 5
     """Timed repeats of each side."""
     only: str = "a,b,c,d,e"
     """Parts, separated by commas."""
     threads: int = 2
-    """PyTorch's threads."""
+    """Number of PyTorch threads."""
     device: str = "cpu"
     """"cpu" or "cuda"."""
     out: Path = OUT
-    """Where the raw numbers go."""
+    """Results file."""
     small: bool = False
-    """Tiny sizes: does it run? Its numbers say nothing."""
+    """Whether to use tiny sizes, to test that everything runs. Such numbers are meaningless."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of the work."""
+    """Sizes of the work."""
 
     tasks: int = 40
     """(a), (b): tasks per iteration."""
     many_tasks: int = 1000
     """(d): tasks per iteration."""
     episodes: int = 20
-    """(a), (b), (d): environments per task, each for an episode."""
+    """(a), (b), (d): environments per task; each plays one episode."""
     hidden: tuple[int, ...] = (100, 100)
     """(a), (b), (d): the policy's layers."""
     cases: tuple[Case, ...] = (Case(64), Case(256), large(204), large(205))
-    """(c): what is trained. 205 units are nearest to 134 thousand parameters, 204 a width that suits vectors of 16 B:
-    products of odd widths take the CPU's libraries twice as long."""
+    """(c): networks and batches. 205 units are nearest to 134 thousand parameters. 204 is a width that fits vectors of
+    16 bytes: with odd widths, matrix products of the CPU libraries take twice as long."""
     units: tuple[int, ...] = (64, 128, 256)
     """(e): widths of the GRU."""
     rows: tuple[int, ...] = (16, 64, 256)
@@ -88,7 +88,7 @@ class Sizes:
     steps: int = 100
     """(e): steps of a sequence."""
     sequences: int = 512
-    """(e): how many per repeat."""
+    """(e): sequences per repeat."""
 
 
 SMALL = Sizes(
@@ -105,17 +105,17 @@ SMALL = Sizes(
 
 
 def main(options: Options) -> None:
-    """Measure, print, write."""
+    """Measure, print the tables and write the results."""
     chosen, sizes = options.only.split(","), SMALL if options.small else Sizes()
     if options.repeats < 1 or not set(chosen) <= set(PARTS):
         raise SystemExit(f"--repeats must be at least 1 and --only some of {','.join(PARTS)}, not {options.only!r}")
     torch.set_num_threads(options.threads)
-    given = asdict(options) | {"out": options.out.name}
-    report: dict[str, Any] = {"options": given, "sizes": asdict(sizes), **machine(), "rows": [], "details": {}}
+    settings = asdict(options) | {"out": options.out.name}
+    report: dict[str, Any] = {"options": settings, "sizes": asdict(sizes), **machine(), "rows": [], "details": {}}
     report["graph_bytes"] = GRAPH_BYTES
     if "b" in chosen:
-        report["details"]["memory"] = alone(options, sizes.tasks)["memory"]  # first: see there
-    for name in sorted(chosen, key="dabce".index):  # (d) too
+        report["details"]["memory"] = alone(options, sizes.tasks)["memory"]  # must come first: see `alone`
+    for name in sorted(chosen, key="dabce".index):  # (d) also starts a process
         rows, details = PARTS[name](options, sizes)
         report["rows"] += rows
         report["details"] |= details
@@ -126,27 +126,27 @@ def main(options: Options) -> None:
 def alone(options: Options, tasks: int, stride: int = 1, repeats: int = 1) -> dict[str, Any]:
     """Time and memory of metarl's meta-iterations in a fresh process.
 
-    A Linux process inherits its parent's `ru_maxrss`, so this comes before anything else has grown here.
+    A Linux process inherits its parent's `ru_maxrss`, so call this before the parent process grows.
 
     Args:
-        options: threads, device and whether the sizes are small.
-        tasks: per iteration.
-        stride: one in so many samples in the Fisher-vector products.
-        repeats: iterations.
+        options: `threads`, `device` and `small` are used.
+        tasks: tasks per iteration.
+        stride: the Fisher-vector products use one sample in `stride`.
+        repeats: number of iterations.
 
     Returns:
-        `memory`: bytes that the process held at most, and before the first iteration. `seconds`: lists over repeats.
+        `memory`: bytes of the process at its peak and before the first iteration. `seconds`: lists over repeats.
     """
     code = "import sys, json, benchmark_speed as b; b.print_alone(*json.loads(sys.argv[1]))"
-    given = {k: getattr(options, k) for k in ("threads", "device", "small")}
-    command = [sys.executable, "-c", code, json.dumps([given, tasks, stride, repeats])]
+    settings = {k: getattr(options, k) for k in ("threads", "device", "small")}
+    command = [sys.executable, "-c", code, json.dumps([settings, tasks, stride, repeats])]
     done = subprocess.run(command, cwd=HERE, check=True, stdout=subprocess.PIPE, text=True)
     return dict(json.loads(done.stdout))
 
 
-def print_alone(given: dict[str, Any], tasks: int, stride: int, repeats: int) -> None:
-    """What `alone` runs in a process of its own."""
-    options = Options(**given)
+def print_alone(settings: dict[str, Any], tasks: int, stride: int, repeats: int) -> None:
+    """Measure the iterations and print JSON; `alone` runs this in a new process."""
+    options = Options(**settings)
     torch.set_num_threads(options.threads)
     cuda, sizes = options.device.startswith("cuda"), SMALL if options.small else Sizes()
     agent, trials = navigation(options, replace(sizes, tasks=tasks), stride)
@@ -169,7 +169,7 @@ def print_alone(given: dict[str, Any], tasks: int, stride: int, repeats: int) ->
 
 
 def navigation(o: Options, s: Sizes, stride: int = 1) -> tuple[MAML, Callable[[int], PoolTrials]]:
-    """A MAML agent, and the trials of its iteration i."""
+    """Make a MAML agent, and the function that makes the trials of its iteration i."""
     family, sizes = "metarl/PointNavigation-v0", {"meta_batch_size": s.tasks, "episodes": s.episodes}
     agent = make_agent("maml", family, device=o.device, hidden=s.hidden, fvp_stride=stride, **sizes)
     assert isinstance(agent, MAML)
@@ -182,7 +182,7 @@ def navigation(o: Options, s: Sizes, stride: int = 1) -> tuple[MAML, Callable[[i
 
 
 def navigation_sampler(agent: MAML, trials: PoolTrials, s: Sizes) -> Callable[[], int]:
-    """The plain loop over the trials' tasks, its environments and networks made already: returns how many steps."""
+    """Make a plain loop over the trials' tasks. Environments and networks are made here; the loop returns its steps."""
     theta, generator = agent.theta, torch.Generator().manual_seed(0)
     made = [
         (navigation_loop.vector_env(goal, s.episodes), navigation_loop.network(theta, agent.config.activation))
@@ -200,7 +200,7 @@ def navigation_sampler(agent: MAML, trials: PoolTrials, s: Sizes) -> Callable[[]
 
 
 def stepping(o: Options, s: Sizes) -> Part:
-    """(a) Collect one episode in every environment of every task, with each task's own policy."""
+    """(a) Collect one episode in every environment of every task, with a policy for each task."""
     agent, trials = navigation(o, s)
 
     def metarl(i: int) -> Sample:
@@ -220,12 +220,12 @@ def stepping(o: Options, s: Sizes) -> Part:
 
 
 def meta_iteration(o: Options, s: Sizes) -> Part:
-    """(b) Whole iterations: the loops are given metarl's batches to optimise, after sampling as many steps plainly.
+    """(b) Whole iterations. A loop samples as many steps as metarl, and then optimises metarl's batches.
 
-    That sampling neither adapts nor fits baselines, which metarl's does. `difference` is how far a loop's new
-    parameters are from metarl's, relative to metarl's step: what conjugate gradients make of float32's rounding. For
-    `stride 5`, the same iteration with one in five samples in the Fisher-vector products, it is how far that is from
-    the exact one.
+    The loop's sampling neither adapts nor fits baselines; metarl's does both. `difference` is the distance of a loop's
+    new parameters from metarl's, relative to metarl's step; conjugate gradients amplify float32 rounding. `stride 5` is
+    the same iteration with one sample in five in the Fisher-vector products; its `difference` is the distance from the
+    exact iteration.
     """
     agent, trials = navigation(o, s)
     thinned, _ = navigation(o, s, STRIDE)
@@ -278,13 +278,13 @@ def meta_iteration(o: Options, s: Sizes) -> Part:
 
 
 def recurrent(o: Options, s: Sizes) -> Part:
-    """(c) Collect trials and train on them, several times."""
+    """(c) Collect trials and train on them."""
     done = [bandit_loop.measure_case(case, o.device, o.threads, o.repeats) for case in s.cases]
     return [row for rows, _ in done for row in rows], {"rl2": [arithmetic for _, arithmetic in done]}
 
 
 def lines_of_arithmetic(cases: list[dict[str, Any]]) -> Iterator[str]:
-    """What (c) counted."""
+    """Lines about the arithmetic that (c) counted."""
     for case in cases:
         size = f"{case['hidden']} units, {case['trials']:,} trials, {case['parameters']:,} parameters"
         yield f"(c) {size}: peak {case['peak_flops'] / 1e9:,.0f} GFLOP/s"
@@ -294,12 +294,12 @@ def lines_of_arithmetic(cases: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def sequences(o: Options, s: Sizes) -> Part:
-    """(e) Through sequences and back to the weights' gradients, on the CPU; inputs as wide as rl2's on the bandit."""
+    """(e) Forward and backward passes over sequences on the CPU; inputs are as wide as rl2's on the bandit."""
     return [sequence_row(o, s, units, rows) for units, rows in itertools.product(s.units, s.rows)], {}
 
 
 def sequence_row(o: Options, s: Sizes, units: int, rows: int) -> dict[str, Any]:
-    """(e) of one size: metarl's GRU, which takes many sequences in parts, and the `nn.GRU` that holds its weights."""
+    """One size of (e): metarl's GRU, which divides many sequences into parts, and the `nn.GRU` of the same weights."""
     rng, memory, passes = Rng(torch.tensor([0])), GRU(8, units), max(1, s.sequences // rows)
     memory.initialise(rng)
     x, gradient = rng.normal(s.steps, rows, 8)[0], torch.ones(s.steps, rows, units)
@@ -316,10 +316,10 @@ def sequence_row(o: Options, s: Sizes, units: int, rows: int) -> dict[str, Any]:
 
 
 def many_tasks(o: Options, s: Sizes) -> Part:
-    """(d) One meta-iteration on many tasks in a process of its own, exact and thinned; on CUDA on few tasks too.
+    """(d) Meta-iterations on many tasks in a new process, exact and thinned; on CUDA also on few tasks.
 
-    On a CPU one iteration after a warm-up on two tasks, whatever `--repeats` says: it takes minutes. On CUDA
-    `--repeats` of them after a warm-up of the same size.
+    A CPU makes one iteration after a warm-up on two tasks, for any `--repeats`, because it takes minutes. CUDA makes
+    `--repeats` iterations after a warm-up of the same size.
     """
     cuda = o.device.startswith("cuda")
     repeats = o.repeats if cuda else 1

@@ -1,12 +1,12 @@
-"""docs/families/: a page, a picture and a line in the index for every built-in family, from the registry alone.
+"""Writes docs/families/ from the registry: a page, a picture and a line of the index for every built-in family.
 
 python experiments/family_pages.py                     # write the pages and the pictures
-python experiments/family_pages.py --check             # change nothing; exit 1 where a page is not what it would write
-python experiments/family_pages.py --only GridNavi     # some of them; the index keeps the lines of the others
+python experiments/family_pages.py --check             # change nothing; exit with code 1 if a page is not up to date
+python experiments/family_pages.py --only GridNavi     # some families; the index keeps the other lines
 
-What a page says of observation, action, reward, start, end, task and versions are the labelled sentences of the
-docstring of the family's module, in their order. A family whose optional package is missing is left as it is. MuJoCo's
-pictures need a library that draws without a screen: OSMesa (Debian's libosmesa6), or EGL.
+A page takes its sentences about observation, action, reward, start, end, task and versions from the labelled sentences
+of the module's docstring, in their order. The page of a family whose optional package is missing is not changed.
+Pictures of MuJoCo need a library that renders without a screen: OSMesa (Debian's libosmesa6), or EGL.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ from metarl.rng import fold_in, make_key
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "families"
 NAMESPACE = "metarl/"
-TASKS = 100  # test tasks that references are means over
+TASKS = 100  # references are means over these test tasks
 PIXELS, LARGEST = 256, 20_000  # width of a picture; bytes of its file
-OPTIMAL_STEPS, RANDOM_STEPS = 3, 15  # before the picture is taken
+OPTIMAL_STEPS, RANDOM_STEPS = 3, 15  # steps before the picture
 LABELS = (
     "observation|action|reward and end|reward|transition|dynamics|start|end|task|horizon|info|success|version history"
 )
@@ -62,19 +62,19 @@ chooses a preset. How to add a family of your own: [families.md](../families.md)
 
 @dataclass(frozen=True)
 class Options:
-    """What to do."""
+    """Options of the command."""
 
     check: bool = False
-    """Compare the text instead of writing."""
+    """Whether to compare the text and not write."""
     only: tuple[str, ...] = ()
     """Names of families, for example GridNavi; all by default."""
     pictures: bool = True
-    """Whether to draw the pictures anew."""
+    """Whether to draw new pictures."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A registered family: what builds it, and itself; None where it cannot be built without keywords."""
+    """A registered family: its spec, its constructor, and the family; None if it needs keywords."""
 
     spec: registry.FamilySpec
     build: Any
@@ -82,17 +82,17 @@ class Subject:
 
     @property
     def name(self) -> str:
-        """Its id without namespace, and without the version if that is the first."""
+        """The id without the namespace, and without the version -v0."""
         return page_name(self.spec.id)
 
 
 def page_name(id: str) -> str:
-    """Of the page, without suffix: `metarl/GridNavi-v0` to GridNavi, `metarl/GridNavi-v1` to GridNavi-v1."""
+    """Name of a page: `metarl/GridNavi-v0` to GridNavi, `metarl/GridNavi-v1` to GridNavi-v1."""
     return id.removeprefix(NAMESPACE).removesuffix("-v0")
 
 
 def load(id: str) -> Subject | str:
-    """A family, or the name of the package that it needs."""
+    """Load a family; or return the error message if a package is missing."""
     spec = registry.families[id]
     try:
         build = spec.load()
@@ -102,26 +102,26 @@ def load(id: str) -> Subject | str:
 
 
 def needs_keywords(spec: registry.FamilySpec, build: Any) -> bool:
-    """Whether it is a family of families, which nothing but keywords makes one."""
-    given = inspect.signature(build).parameters.values()
+    """Whether the constructor has required keywords that the registration does not set."""
+    parameters = inspect.signature(build).parameters.values()
     optional = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    return any(p.default is p.empty and p.kind not in optional and p.name not in spec.kwargs for p in given)
+    return any(p.default is p.empty and p.kind not in optional and p.name not in spec.kwargs for p in parameters)
 
 
 # --- docstrings ------------------------------------------------------------------------------------------------------
 
 
 def paragraphs(text: str | None) -> list[str]:
-    """A docstring's paragraphs, each in one line; an indented one is a formula and stays as it is."""
+    """Paragraphs of a docstring, each in one line; an indented paragraph is a formula and keeps its lines."""
     blocks = re.split(r"\n\s*\n", inspect.cleandoc(text or ""))
     return [b if b.startswith("    ") else " ".join(b.split()) for b in blocks if b.strip()]
 
 
 def definition(subject: Subject) -> tuple[list[str], list[str]]:
-    """What the module says of a family: markdown paragraphs, and the versions.
+    """Take a family's definition from its module: markdown paragraphs, and the version history.
 
-    Labelled sentences become list items. A paragraph that begins with the name of another family of the module is left
-    out, and so is the name of this one, or "Both".
+    Labelled sentences become list items. Paragraphs that start with the name of another family of the module are left
+    out. The name of this family, or "Both", is removed from the start of a paragraph.
     """
     module = sys.modules[subject.build.__module__]
     own, others = set(), set()
@@ -149,7 +149,7 @@ def definition(subject: Subject) -> tuple[list[str], list[str]]:
 
 
 def plain(name: str) -> str:
-    """Letters and digits alone, in lower case: "Dark Key-to-Door" and DarkKeyToDoor are one name."""
+    """Lower-case letters and digits of a name: "Dark Key-to-Door" and DarkKeyToDoor become equal."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
@@ -159,17 +159,17 @@ def summary(build: Any) -> str:
 
 
 def more(build: Any) -> list[str]:
-    """What the docstring says between its first line and its sections."""
+    """Paragraphs of a docstring between its first line and its sections."""
     body = re.split(r"\n(?:Args|Attributes|Returns|Raises):\n", inspect.cleandoc(build.__doc__ or ""))[0]
     return paragraphs(body)[1:]
 
 
 def keywords(build: Any, registered: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """The constructor's keywords, their defaults as registered, and what the docstring says of them."""
+    """Keywords of the constructor, with their registered defaults and their meanings from the docstring."""
     text = inspect.cleandoc(build.__doc__ or "")
     section = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)*)", text, re.MULTILINE)
-    told = re.findall(r"^    (\w+): ((?:.|\n(?!    \w+: |\S))*)", section[1] if section else "", re.MULTILINE)
-    meaning = {name: " ".join(words.split()) for name, words in told}
+    entries = re.findall(r"^    (\w+): ((?:.|\n(?!    \w+: |\S))*)", section[1] if section else "", re.MULTILINE)
+    meaning = {name: " ".join(words.split()) for name, words in entries}
     for name, parameter in inspect.signature(build).parameters.items():
         if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
@@ -182,7 +182,7 @@ def keywords(build: Any, registered: Mapping[str, Any]) -> Iterator[tuple[str, s
 
 
 def shown(value: Any) -> str:
-    """A keyword's value as JSON, as an id holds it, where that is possible."""
+    """Text of a keyword's value: JSON, as in an id, if possible."""
     try:
         return json.dumps(value)
     except TypeError:
@@ -190,7 +190,7 @@ def shown(value: Any) -> str:
 
 
 def space_words(space: Any) -> str:
-    """A space in words."""
+    """Describe a space."""
     if isinstance(space, Discrete):
         return f"one of {space.n}, from {space.start}"
     if not isinstance(space, Box):
@@ -206,7 +206,7 @@ def space_words(space: Any) -> str:
 
 
 def distribution_words(dist: Distribution) -> str:
-    """A distribution in words."""
+    """Describe a distribution."""
     values: dict[str, Any] = {name: getattr(dist, name, None) for name in ("low", "high", "mean", "std", "values")}
     kind = dist.kind.replace("_", "-")
     if kind in ("uniform", "log-uniform"):
@@ -219,7 +219,7 @@ def distribution_words(dist: Distribution) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A markdown table."""
+    """Make a markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
@@ -231,7 +231,7 @@ def reference_cells(family: Family) -> list[str]:
 
 
 def split_words(family: Family) -> str:
-    """The splits."""
+    """Describe the splits."""
     names = ", ".join(f"`{name}`" for name in family.ood)
     return ("finite: train = test" if family.finite else "train, test") + (f"; {names}" if names else "")
 
@@ -240,7 +240,7 @@ def split_words(family: Family) -> str:
 
 
 def page(subject: Subject) -> str:
-    """A family's page."""
+    """Text of a family's page."""
     spec, family = subject.spec, subject.family
     text, versions = definition(subject)
     parts = [f"# {subject.name}", summary(subject.build)]
@@ -277,12 +277,12 @@ REFERENCES = (
 
 
 def form_words(family: Family) -> str:
-    """Where a torch family runs."""
+    """Describe where a torch family runs."""
     return "batched, on the CPU" if getattr(family, "on_host", False) else "batched torch functions, CPU or GPU"
 
 
 def joined(text: Sequence[str]) -> list[str]:
-    """Paragraphs, list items that follow each other as one."""
+    """Paragraphs; adjacent list items become one paragraph."""
     out: list[str] = []
     for part in text:
         if out and out[-1].startswith("- **") and part.startswith("- **"):
@@ -293,7 +293,7 @@ def joined(text: Sequence[str]) -> list[str]:
 
 
 def task_tables(subject: Subject, family: Family) -> list[str]:
-    """Of the default and of the presets whose tasks are others."""
+    """Task tables of the default and of the presets with other tasks."""
     tables, presets = [task_table(family)], getattr(subject.build, "presets", {})
     for preset in presets:
         other = task_table(make_family(f"{subject.spec.id}:{preset}"))
@@ -303,8 +303,8 @@ def task_tables(subject: Subject, family: Family) -> list[str]:
 
 
 def task_table(family: Family) -> str:
-    """Each parameter's distribution, in training and in every out-of-distribution split."""
-    rows, draws = [], type(family).tasks_at is not Family.tasks_at  # a list of its own, not the declared distribution
+    """Table of each parameter's distribution, in training and in each out-of-distribution split."""
+    rows, draws = [], type(family).tasks_at is not Family.tasks_at  # own tasks instead of the declared distribution
     for name, dist in family.task_space.items():
         shape = f"`{list(dist.shape)}`" if dist.shape else "a number"
         ood = [distribution_words(space[name]) if name in space else "as in training" for space in family.ood.values()]
@@ -313,19 +313,19 @@ def task_table(family: Family) -> str:
 
 
 def reference_table(subject: Subject) -> str:
-    """The default and the presets: keywords, horizon and references."""
+    """Table of the default and the presets: keywords, horizon and references."""
     rows = []
     presets = {"": {}, **getattr(subject.build, "presets", {})}
-    for preset, given in presets.items():
+    for preset, keyword_values in presets.items():
         family = subject.family if not preset else make_family(f"{subject.spec.id}:{preset}")
         assert family is not None
-        words = ", ".join(f"`{k}={shown(v)}`" for k, v in given.items()) or "defaults"
+        words = ", ".join(f"`{k}={shown(v)}`" for k, v in keyword_values.items()) or "defaults"
         rows.append([f"`:{preset}`" if preset else "", words, str(family.horizon), *reference_cells(family)])
     return table(["preset", "keywords", "horizon", "floor", "informed optimum"], rows)
 
 
 def commands(subject: Subject) -> str:
-    """What to type."""
+    """Example commands."""
     id = subject.spec.id
     if subject.family is None:
         return f"    metarl check-family '{id}{{...keywords as JSON...}}'"
@@ -333,7 +333,7 @@ def commands(subject: Subject) -> str:
 
 
 def row(subject: Subject) -> str:
-    """A family's line in the index."""
+    """Line of a family in the index."""
     name, family = subject.name, subject.family
     image = f'<img src="{name}.png" width="96" alt="">' if (OUT / f"{name}.png").exists() else ""
     cells = [image, f"[{name}]({name}.md)", summary(subject.build)]
@@ -349,13 +349,13 @@ def row(subject: Subject) -> str:
 
 
 def index(rows: dict[str, str]) -> str:
-    """README.md from the lines by name."""
+    """Text of README.md, from the lines by name."""
     head = table(["", "family", "what", "observation", "actions", "horizon", "splits", "extra"], [])
     return INTRO + "\n".join([head, *(rows[name] for name in sorted(rows))]) + "\n"
 
 
 def old_rows() -> dict[str, str]:
-    """The index's present lines by name."""
+    """Present lines of the index, by name."""
     text = (OUT / "README.md").read_text() if (OUT / "README.md").exists() else ""
     return {m[1]: m[0] for m in re.finditer(r"^\|[^|\n]*\| \[([^\]]+)\]\(.*$", text, re.MULTILINE)}
 
@@ -364,7 +364,7 @@ def old_rows() -> dict[str, str]:
 
 
 def picture(family: Family) -> npt.NDArray[np.uint8]:
-    """A frame of test task 0 after some optimal actions, or random ones where the best are not known."""
+    """Picture of test task 0 after some optimal actions, or random actions if the optimal ones are unknown."""
     draws, tasks = np.random.default_rng(0), family.tasks("test", 1)
     if isinstance(family, GymFamily):
         with closing(family.visible().make_env(tasks)) as env:
@@ -390,7 +390,7 @@ def picture(family: Family) -> npt.NDArray[np.uint8]:
 
 
 def random_action(space: Any, draws: np.random.Generator) -> Any:
-    """Uniform, or normal where a box has no bounds."""
+    """Draw a uniform action, or a normal one if a box has no bounds."""
     if isinstance(space, Discrete):
         return np.int64(draws.integers(space.n))
     drawn = draws.uniform(space.low, space.high) if space.is_bounded() else draws.normal(size=space.shape)
@@ -398,7 +398,7 @@ def random_action(space: Any, draws: np.random.Generator) -> Any:
 
 
 def png(pixels: npt.NDArray[np.uint8]) -> bytes:
-    """A small file: 256 pixels wide at most, with as many colours as fit."""
+    """PNG file of at most 256 pixels width, with as many colours as `LARGEST` allows."""
     image = Image.fromarray(pixels)
     image.thumbnail((PIXELS, PIXELS))
     for colours in (128, 64, 32, 16, 8):
@@ -413,7 +413,7 @@ def png(pixels: npt.NDArray[np.uint8]) -> bytes:
 
 
 def render(options: Options, say: Callable[[str], object] = print) -> dict[str, str]:
-    """The text of every page that can be made, by file name; new pictures are written before, unless it is a check."""
+    """Text of every page that can be made, by file name. Writes new pictures first, unless it is a check."""
     ids = sorted(id for id in registry.families if id.startswith(NAMESPACE))
     names = [page_name(id) for id in ids]
     for name in options.only:
@@ -426,12 +426,12 @@ def render(options: Options, say: Callable[[str], object] = print) -> dict[str, 
             continue
         subject = load(id)
         if isinstance(subject, str):
-            say(f"{name} is left as it is: {subject}")
+            say(f"{name} is not changed: {subject}")
             continue
         if options.pictures and not options.check and subject.family is not None:
             try:
                 write_atomic(OUT / f"{name}.png", png(picture(subject.family)))
-            except Exception as error:  # of a machine that cannot render, for example
+            except Exception as error:  # for example, the machine cannot render
                 say(f"{name} has no new picture: {type(error).__name__}: {error}")
         rows[name], pages[f"{name}.md"] = row(subject), page(subject)
     return pages | {"README.md": index(rows)}
@@ -441,13 +441,13 @@ FRACTION = re.compile(r"(?<!arXiv:)-?\b\d+\.\d+(?:e[+-]\d+)?")
 
 
 def alike(a: str, b: str) -> bool:
-    """Two pages are equal but for the last of the four digits that fractions have, which processors may round apart."""
+    """Whether two pages are equal, except for the last of four digits, which processors may round differently."""
     numbers = [[float(found) for found in FRACTION.findall(text)] for text in (a, b)]
     return FRACTION.sub("#", a) == FRACTION.sub("#", b) and np.allclose(*numbers, rtol=2e-3, atol=0.0)
 
 
 def stale(pages: dict[str, str], every: bool) -> list[str]:
-    """The files that differ from what they should be; with `every`, also pages of families that are no more."""
+    """Names of files that are not up to date; with `every`, also pages of families that no longer exist."""
     found = [
         name for name, text in pages.items() if not (OUT / name).exists() or not alike((OUT / name).read_text(), text)
     ]
@@ -457,8 +457,8 @@ def stale(pages: dict[str, str], every: bool) -> list[str]:
 
 
 def main(options: Options) -> None:
-    """Write, or compare."""
-    if options.pictures and not options.check:  # before MuJoCo is imported, which otherwise looks for a screen
+    """Write the pages, or compare them."""
+    if options.pictures and not options.check:  # before the import of MuJoCo, which otherwise needs a screen
         os.environ.setdefault("MUJOCO_GL", "osmesa" if ctypes.util.find_library("OSMesa") else "egl")
     pages = render(options)
     if not options.check:

@@ -1,14 +1,14 @@
-"""Bias and variance of the inner loop's estimators, on problems small enough to know the exact meta-gradient.
+"""Bias and variance of the inner loop's estimators, on small problems whose exact meta-gradient is known.
 
     python experiments/gradient_bias.py
 
-The exact meta-gradient is d/dtheta J(theta + alpha grad J(theta)), with J the expected return by summation over all
-trajectories of a random tabular MDP. Beside it stands what `metarl.learning.gradient.meta_gradient.Unroll` makes of the
-inner surrogates of `metarl.learning.gradient.policy_gradient`, with the exact value function as baseline: first in the
-limit of infinitely many trajectories (every trajectory once, weighted by its probability), then with N sampled ones.
-What follows the inner step is exact in both, so that all differences are the inner estimators'. Writes
-`experiments/results/simulations/gradient_bias.json`, from which `experiments/make_tables.py` draws
-`docs/gradient_bias.png`.
+The exact meta-gradient is d/dtheta J(theta + alpha grad J(theta)). J is the expected return, a sum over all
+trajectories of a random tabular MDP. It is compared with the meta-gradient of
+`metarl.learning.gradient.meta_gradient.Unroll` for each inner surrogate of `metarl.learning.gradient.policy_gradient`,
+with the exact value function as baseline: first in the limit of infinitely many trajectories (every trajectory once,
+weighted by its probability), then with N sampled trajectories. The return after the inner step is exact in both cases,
+so all differences come from the inner estimators. Writes `experiments/results/simulations/gradient_bias.json`;
+`experiments/make_tables.py` draws `docs/gradient_bias.png` from it.
 """
 
 from __future__ import annotations
@@ -44,34 +44,34 @@ from metarl.rng import Rng, fold_in, make_key
 
 OUT = results_file("simulations", "gradient_bias")
 UNBIASED = ("dice", "loaded_dice")
-METHODS = (*ESTIMATORS, "first_order")  # the last takes the inner Hessian for 0
+METHODS = (*ESTIMATORS, "first_order")  # first_order sets the inner Hessian to 0
 LABELS = {"naive": "naive", "lvc": "LVC", "dice": "DiCE", "loaded_dice": "Loaded DiCE", "first_order": "first order"}
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure."""
+    """Options of the measurement."""
 
     mdps: int = 20
-    """Random problems, each with a random policy."""
+    """Number of random problems, each with a random policy."""
     states: int = 3
-    """Of each."""
+    """Number of states of each problem."""
     actions: int = 2
-    """In each state."""
+    """Number of actions in each state."""
     horizons: tuple[int, ...] = (1, 2, 3, 4, 5)
     """Steps of an episode, for the limit of infinitely many trajectories."""
     sampled_horizon: int = 4
     """Steps of an episode, for sampled trajectories."""
     trajectories: tuple[int, ...] = (10, 30, 100, 300, 1000)
-    """Sampled before the inner step."""
+    """Numbers of trajectories that are sampled before the inner step."""
     repeats: int = 200
     """Samples of each size in each problem."""
     alpha: float = 2.0
     """Size of the inner step on the expected return; 2 closes about 60 % of the gap to the optimum in 4 steps."""
     seed: int = 0
-    """Of problems, policies and samples."""
+    """Seed of problems, policies and samples."""
     out: Path = OUT
-    """Where the numbers go."""
+    """Results file."""
 
 
 class Mdps(NamedTuple):
@@ -83,23 +83,23 @@ class Mdps(NamedTuple):
     logits: Tensor  # [R, S, A]
 
     def repeated(self, row: int, times: int) -> Mdps:
-        """One row, `times` over."""
+        """Repeat one row `times` times."""
         return Mdps(*(leaf[row].expand(times, *leaf.shape[1:]) for leaf in self))
 
 
 class Trajectories(NamedTuple):
-    """All M trajectories of H steps, and what they are worth in each of R problems."""
+    """All M trajectories of H steps, with their rewards and probabilities in each of R problems."""
 
     state: Tensor  # int64 [M, H]
     action: Tensor  # int64 [M, H]
     reward: Tensor  # [R, M, H]
-    value: Tensor  # of the state under the policy, with the steps that are left [R, M, H]
+    value: Tensor  # value of the state under the policy, over the remaining steps [R, M, H]
     nature: Tensor  # probability of the states, given the actions [R, M]
-    probability: Tensor  # under the policy [R, M]
+    probability: Tensor  # probability under the policy [R, M]
 
 
 def random_mdps(options: Options) -> Mdps:
-    """Dirichlet(1) transitions and first states, normal rewards and logits."""
+    """Draw problems: Dirichlet(1) transitions and first states, normal rewards and logits."""
     rows, s, a = options.mdps, options.states, options.actions
     rng = Rng(fold_in(make_key("gradient_bias", "mdp", options.seed), torch.arange(rows)))
     first, moves = rng.exponential(s).double(), rng.exponential(s, a, s).double()
@@ -108,7 +108,7 @@ def random_mdps(options: Options) -> Mdps:
 
 
 def values(mdps: Mdps, logits: Tensor | None, horizon: int) -> Tensor:
-    """Expected return of the remaining steps, for each time and state, `[R, H, S]`: of a policy, or the best (None)."""
+    """Expected return of the remaining steps `[R, H, S]`, of the policy `logits`; None means the optimal policy."""
     after, out = torch.zeros_like(mdps.first), []
     for _ in range(horizon):
         worth = mdps.reward + torch.einsum("rsan,rn->rsa", mdps.moves, after)
@@ -118,7 +118,7 @@ def values(mdps: Mdps, logits: Tensor | None, horizon: int) -> Tensor:
 
 
 def all_trajectories(mdps: Mdps, horizon: int) -> Trajectories:
-    """Every sequence of states and actions."""
+    """All sequences of states and actions."""
     s, a = mdps.first.shape[1], mdps.logits.shape[2]
     steps = torch.cartesian_prod(*[torch.arange(s * a)] * horizon).view(-1, horizon)
     state, action = steps // a, steps % a
@@ -135,7 +135,7 @@ def expected_return(paths: Trajectories, logits: Tensor) -> Tensor:
 
 
 def share_of_gap(mdps: Mdps, horizon: int, alpha: float) -> float:
-    """How much of the way to the optimum an exact inner step goes, over all problems."""
+    """Share of the gap to the optimum that an exact inner step closes, over all problems."""
     paths, theta = all_trajectories(mdps, horizon), mdps.logits.clone().requires_grad_()
     before = expected_return(paths, theta)
     (slope,) = torch.autograd.grad(before.sum(), theta)
@@ -152,13 +152,13 @@ def exact_meta_gradient(paths: Trajectories, logits: Tensor, alpha: float) -> Te
 
 
 def batch_of(paths: Trajectories, row: Tensor, which: Tensor, weight: Tensor) -> Batch:
-    """Trajectories as an inner loss sees them.
+    """Make an inner loss's batch of trajectories.
 
     Args:
-        paths: all there are.
-        row: the problem of each of the batch's rows, `int64 [B]`.
-        which: trajectories, `int64 [B, E]`.
-        weight: of each, `[B, E]`. Weights sum to 1 over trajectories, not over their steps: J is a return.
+        paths: all trajectories.
+        row: the problem of each row of the batch, `int64 [B]`.
+        which: numbers of trajectories, `int64 [B, E]`.
+        weight: weights of the trajectories, `[B, E]`, which sum to 1 over trajectories: J is a return.
     """
     at = row.unsqueeze(1)
 
@@ -182,7 +182,7 @@ def batch_of(paths: Trajectories, row: Tensor, which: Tensor, weight: Tensor) ->
 class Tabular:
     """A `metarl.learning.gradient.meta_gradient.Inner`: softmax policies and one step.
 
-    Every row has meta-parameters of its own, so the gradients of all rows come at once and apart.
+    Every row has its own meta-parameters, so one call gives a separate gradient for each row.
     """
 
     def __init__(self, estimator: str, alpha: float, first_order: bool) -> None:
@@ -190,11 +190,11 @@ class Tabular:
         self.whole_episodes = "dice" in estimator
 
     def start(self, meta: Params, rows: int) -> Params:
-        """Each row's own."""
+        """The meta-parameters, which are those of each row."""
         return dict(meta)
 
     def step_sizes(self, meta: Params, j: int) -> Params:
-        """One number."""
+        """The step size `alpha` for all parameters."""
         return {k: v.new_tensor(self.alpha) for k, v in meta.items()}
 
     def policy(self, params: Params, x: Tensor) -> Distribution:
@@ -206,28 +206,28 @@ class Tabular:
         return -surrogate(self.estimator, self.policy(params, batch.x).log_prob(batch.action), batch, sampled)
 
     def chunks(self, batch: Batch) -> list[slice]:
-        """All rows together."""
+        """One chunk of all rows."""
         return [slice(0, len(batch.x))]
 
     def graph_bytes(self, batch: Batch) -> int:
-        """Nothing worth counting."""
+        """0: the graphs are small."""
         return 0
 
 
 @dataclass(frozen=True)
 class ExactLoss:
-    """Minus the expected return after the step, exactly; the batch is every state once."""
+    """Minus the exact expected return after the inner step; the batch holds every state once."""
 
     mdps: Mdps
     horizon: int
     every_step = False
 
     def kl_weight(self, j: int, last: bool) -> float:
-        """All on the last policy."""
+        """1 for the last policy, 0 for the others."""
         return float(last)
 
     def rows(self, which: slice | Tensor) -> ExactLoss:
-        """All rows: they are not divided."""
+        """The whole loss; its rows are never divided."""
         return self
 
     def __call__(self, j: int, policy: Distribution, batch: Batch, old: Distribution, last: bool) -> Tensor:
@@ -249,7 +249,7 @@ def meta_gradient(method: str, mdps: Mdps, pre: Batch, horizon: int, alpha: floa
 
 
 def limit(options: Options, mdps: Mdps, horizon: int) -> list[dict[str, Any]]:
-    """Each method's error with infinitely many trajectories, by problem."""
+    """Error of each method with infinitely many trajectories, by problem."""
     paths = all_trajectories(mdps, horizon)
     rows, m = paths.probability.shape
     pre = batch_of(paths, torch.arange(rows), torch.arange(m).expand(rows, m), paths.probability)
@@ -270,10 +270,10 @@ def limit(options: Options, mdps: Mdps, horizon: int) -> list[dict[str, Any]]:
 
 
 def sampled(options: Options, mdps: Mdps, count: int) -> list[dict[str, Any]]:
-    """Each method's cosine, bias and standard deviation with `count` trajectories, by problem.
+    """Cosine, bias and standard deviation of each method with `count` trajectories, by problem.
 
-    All methods see the same samples. Bias and deviation are relative to the exact gradient's norm; what the mean over
-    repeats owes to their number is subtracted from the squared bias.
+    All methods use the same samples. Bias and deviation are relative to the exact gradient's norm. The variance of the
+    mean over repeats is subtracted from the squared bias.
     """
     horizon, repeats = options.sampled_horizon, options.repeats
     paths = all_trajectories(mdps, horizon)
@@ -300,7 +300,7 @@ def sampled(options: Options, mdps: Mdps, count: int) -> list[dict[str, Any]]:
 
 
 def measure(options: Options) -> dict[str, Any]:
-    """All numbers, and what they were made with."""
+    """All numbers, with the command, options and versions."""
     mdps, horizons = random_mdps(options), sorted({*options.horizons, options.sampled_horizon})
     report: dict[str, Any] = {
         "command": shlex.join(["python", "experiments/gradient_bias.py", *sys.argv[1:]]),
@@ -317,26 +317,28 @@ def measure(options: Options) -> dict[str, Any]:
     return report
 
 
-# --- what it shows ---------------------------------------------------------------------------------------------------
+# --- figure ----------------------------------------------------------------------------------------------------------
 
 
 def mean_of(report: dict[str, Any], part: str, at: int, method: str, what: str) -> float:
-    """The mean over problems of a number of the "limit" at a horizon, or of what was "sampled" at a size."""
+    """Mean over problems of one number: of "limit" at a horizon, or of "sampled" at a number of trajectories."""
     key = "horizon" if part == "limit" else "trajectories"
     return float(np.mean(next(r for r in report[part] if r["method"] == method and r[key] == at)[what]))
 
 
 def caption(report: dict[str, Any]) -> str:
-    """What the picture shows, and how to make it again."""
+    """Caption of the figure, with the command that makes it."""
     o = report["options"]
     exact = max(max(row["relative_error"]) for row in report["limit"] if row["method"] in UNBIASED)
     return (
         f"{o['mdps']} random problems of {o['states']} states and {o['actions']} actions with random softmax policies; "
         f"one inner step of size {o['alpha']:g}, which closes {report['share_of_gap'][str(o['sampled_horizon'])]:.0%} "
         f"of the gap to the optimum at horizon {o['sampled_horizon']}. Error: |expectation - exact| / |exact| with "
-        f"infinitely many trajectories; the largest of the two DiCE estimators in any problem is {exact:.0e}. Cosine "
-        f"and deviation (standard deviation / |exact|) are of {o['repeats']} samples of N trajectories in each problem "
-        f"at horizon {o['sampled_horizon']}. All are means over problems. Command: `{report['command']}`."
+        f"infinitely many trajectories; the largest error of the two DiCE estimators in any problem is {exact:.0e}. "
+        "Cosine "
+        f"and deviation (standard deviation / |exact|) are over {o['repeats']} samples of N trajectories in each "
+        "problem "
+        f"at horizon {o['sampled_horizon']}. All numbers are means over problems. Command: `{report['command']}`."
     )
 
 
@@ -371,11 +373,11 @@ def figure(report: dict[str, Any]) -> Figure:
 
 
 def _draw(ax: Axes, rows: Sequence[dict[str, Any]], x: str, y: str) -> None:
-    """Means over problems, a line for each method, with its name at the right end."""
+    """Draw means over problems: one line for each method, with its name at the right end."""
     ends = []
     for method, color, marker in zip(METHODS, (*PALETTE[: len(ESTIMATORS)], GREY), MARKERS, strict=False):
-        mine = [row for row in rows if row["method"] == method]
-        at, mean = [row[x] for row in mine], [float(np.mean(row[y])) for row in mine]
+        matching = [row for row in rows if row["method"] == method]
+        at, mean = [row[x] for row in matching], [float(np.mean(row[y])) for row in matching]
         style: dict[str, Any] = {"ls": "--"} if method == "first_order" else {}
         ax.plot(at, mean, color=color, marker=marker, **style)
         ends.append((mean[-1], LABELS[method], color))
@@ -383,7 +385,7 @@ def _draw(ax: Axes, rows: Sequence[dict[str, Any]], x: str, y: str) -> None:
     ends.sort()
     ax.set_ylim(ax.get_ylim())
     places = [float(fraction.transform((at[-1], end))[1]) for end, _, _ in ends]
-    for i in list(range(len(ends) - 1)) * 50:  # near neighbours part
+    for i in list(range(len(ends) - 1)) * 50:  # move close names apart
         short = 0.062 - (places[i + 1] - places[i])
         if short > 0:
             places[i] -= short / 2
@@ -393,14 +395,14 @@ def _draw(ax: Axes, rows: Sequence[dict[str, Any]], x: str, y: str) -> None:
 
 
 def text_of(report: dict[str, Any]) -> str:
-    """JSON with 6 digits, and lists of numbers on one line."""
+    """JSON text with 6 digits, and lists of numbers on one line."""
     rounded = json.loads(json.dumps(report), parse_float=lambda digits: float(f"{float(digits):.6g}"))
     text = json.dumps(rounded, indent=1)
     return re.sub(r"\[([^][{}]*)\]", lambda found: "[" + " ".join(found[1].split()) + "]", text) + "\n"
 
 
 def main(options: Options) -> None:
-    """Measure, print, write."""
+    """Measure, print the means and write the results."""
     torch.set_num_threads(1)
     report = measure(options)
     for part, key in (("limit", "horizon"), ("sampled", "trajectories")):

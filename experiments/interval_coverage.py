@@ -1,10 +1,10 @@
-"""What share of 95 % intervals holds the truth, on simulated scores whose effects of seeds and tasks are known.
+"""Share of 95 % intervals that contain the true value, on simulated scores with known effects of seeds and tasks.
 
     python experiments/interval_coverage.py
 
-Every data set is scores of S seeds on T tasks: an effect of the seed, an effect of the task, and a rest, each with the
-deviation that its regime gives it. Measured are the intervals of `metarl.evaluation.intervals` for the mean and the
-interquartile mean, and beside them the percentile bootstrap of the mean, seeds and tasks drawn again with replacement.
+A data set holds scores of S seeds on T tasks. A score is the sum of an effect of the seed, an effect of the task and a
+rest; the regime sets the deviation of each. The experiment measures the intervals of `metarl.evaluation.intervals` for
+the mean and the interquartile mean, and the percentile bootstrap of the mean, which resamples seeds and tasks.
 Writes `experiments/results/simulations/interval_coverage.json`; `python experiments/make_tables.py` makes the table of
 docs/numbers.md.
 """
@@ -27,14 +27,14 @@ from metarl.files import write_atomic
 
 OUT = results_file("simulations", "interval_coverage")
 AT_ONCE = 4_000_000  # scores in memory
-SAMPLE = 4_000_000  # scores that tell a skewed regime's interquartile mean
+SAMPLE = 4_000_000  # scores that estimate a skewed regime's interquartile mean
 SEVERAL = 3  # seeds that an interval should have
 METHODS = {"mean": "mean", "iqm": "IQM", "bootstrap": "mean, bootstrap"}
 
 
 @dataclass(frozen=True)
 class Regime:
-    """Deviations of the three effects, and how tasks' are distributed."""
+    """Standard deviations of the three effects, and the distribution of the tasks' effect."""
 
     label: str
     seed: float
@@ -55,7 +55,7 @@ REGIMES = (
 
 @dataclass(frozen=True)
 class Options:
-    """What to simulate."""
+    """Options of the simulation."""
 
     seeds: tuple[int, ...] = (1, 2, 3, 5, 10, 20)
     """Numbers of seeds."""
@@ -64,9 +64,9 @@ class Options:
     sets: int = 2000
     """Data sets for each regime, number of seeds and number of tasks."""
     resamples: int = 1000
-    """Of the bootstrap."""
+    """Resamples of the bootstrap."""
     out: Path = OUT
-    """Where the results go."""
+    """Results file."""
 
 
 def task_effects(regime: Regime, shape: tuple[int, ...], generator: np.random.Generator) -> Floats:
@@ -87,7 +87,7 @@ def simulated(regime: Regime, seeds: int, tasks: int, sets: int, generator: np.r
 
 
 def true_iqm(regime: Regime, generator: np.random.Generator) -> float:
-    """The interquartile mean of all scores that a regime can give: 0 where they are symmetric."""
+    """Interquartile mean of a regime's score distribution; 0 if it is symmetric."""
     if regime.tasks != "lognormal":
         return 0.0
     around = np.hypot(regime.seed, regime.rest) * generator.standard_normal((1, SAMPLE, 1))
@@ -95,7 +95,7 @@ def true_iqm(regime: Regime, generator: np.random.Generator) -> float:
 
 
 def bootstrapped(scores: Floats, resamples: int) -> tuple[Floats, Floats]:
-    """The percentile bootstrap's ends for the mean, `[set]`: seeds and tasks drawn again, independently."""
+    """Ends `[set]` of the percentile bootstrap's interval of the mean; seeds and tasks are resampled independently."""
     generator = np.random.default_rng(0)
     seeds, tasks, _ = scores.shape
     of_seed, of_task = (generator.multinomial(n, np.full(n, 1 / n), resamples) / n for n in (seeds, tasks))
@@ -108,7 +108,7 @@ def bootstrapped(scores: Floats, resamples: int) -> tuple[Floats, Floats]:
 def coverage(
     regime: Regime, seeds: int, tasks: int, middle: float, options: Options, generator: np.random.Generator
 ) -> dict[str, float]:
-    """The share of data sets whose intervals hold the truth, by method; `middle` is the true interquartile mean."""
+    """Share of data sets whose interval contains the true value, by method; `middle` is the true interquartile mean."""
     truth = {"mean": 0.0, "bootstrap": 0.0, "iqm": middle}
     hits = dict.fromkeys(METHODS, 0)
     chunk = max(1, AT_ONCE // (seeds * tasks))
@@ -122,43 +122,45 @@ def coverage(
 
 
 def share(value: float) -> str:
-    """A share as it is read: .95."""
+    """Format a share as .95."""
     return f"{value:.2f}".replace("0.", ".")
 
 
 def coverage_table(report: dict[str, Any]) -> str:
-    """Rows by regime and method, columns by number of seeds: the lowest and the highest share over numbers of tasks."""
+    """Table of the lowest and highest share over numbers of tasks: rows by regime and method, columns by seeds."""
     rows = []
     for regime in report["regimes"]:
         for method, label in METHODS.items():
             cells = []
             for seeds in report["options"]["seeds"]:
-                mine = [c for c in report["cells"] if (c["regime"], c["seeds"]) == (regime["label"], seeds)]
-                found = sorted(c["coverage"][method] for c in mine)
-                cells.append(f"{share(found[0])} to {share(found[-1])}")
+                matching = [c for c in report["cells"] if (c["regime"], c["seeds"]) == (regime["label"], seeds)]
+                shares = sorted(c["coverage"][method] for c in matching)
+                cells.append(f"{share(shares[0])} to {share(shares[-1])}")
             rows.append([regime["label"] if method == "mean" else "", label, *cells])
     head = ["", "of the", *(f"{n} seed{'s' if n > 1 else ''}" for n in report["options"]["seeds"])]
     return caption(report) + "\n\n" + table(head, rows)
 
 
 def caption(report: dict[str, Any]) -> str:
-    """What was simulated, and what is to be known of it first."""
+    """Caption of the table: the simulation and its main results."""
     options, several = report["options"], [c for c in report["cells"] if c["seeds"] >= SEVERAL]
     plain = sorted(c["coverage"]["mean"] for c in several if not c["regime"].startswith("skewed"))
     tasks = ", ".join(f"{n:,}" for n in options["tasks"])
     worst = min(several, key=lambda c: float(c["coverage"]["mean"]))
     return (
-        f"Share of 95 % intervals that hold the truth, lowest to highest over {tasks} tasks; {options['sets']:,} "
-        "simulated data sets for each number of seeds and tasks (standard error .005). Of the mean, "
-        f"{SEVERAL} seeds or more: {share(plain[0])} to {share(plain[-1])} where tasks' effects are symmetric; the "
-        f"least of all is {share(worst['coverage']['mean'])}, {worst['seeds']} seeds on {worst['tasks']:,} tasks, "
-        f"{worst['regime']}. Bootstrap: percentiles of seeds and tasks drawn again, beside it. Again: "
+        f"Share of 95 % intervals that contain the true value, lowest to highest over {tasks} tasks; "
+        f"{options['sets']:,} "
+        "simulated data sets for each number of seeds and tasks (standard error .005). For the "
+        f"mean and {SEVERAL} seeds or more: {share(plain[0])} to {share(plain[-1])} if tasks' effects are symmetric; "
+        "the "
+        f"lowest of all is {share(worst['coverage']['mean'])}, {worst['seeds']} seeds on {worst['tasks']:,} tasks, "
+        f"{worst['regime']}. Bootstrap: percentiles of the mean of resampled seeds and tasks. Command: "
         "`python experiments/interval_coverage.py`."
     )
 
 
 def main(options: Options) -> None:
-    """Simulate everything, and write it down."""
+    """Simulate all regimes and write the results."""
     generator, cells = np.random.default_rng(0), []
     for regime in REGIMES:
         middle = true_iqm(regime, generator)
@@ -166,8 +168,8 @@ def main(options: Options) -> None:
             found = coverage(regime, seeds, tasks, middle, options, generator)
             cells.append({"regime": regime.label, "seeds": seeds, "tasks": tasks, "coverage": found})
             print(cells[-1], flush=True)
-    told = {k: v for k, v in asdict(options).items() if k != "out"}
-    report = {"options": told, "regimes": [asdict(regime) for regime in REGIMES], "cells": cells}
+    settings = {k: v for k, v in asdict(options).items() if k != "out"}
+    report = {"options": settings, "regimes": [asdict(regime) for regime in REGIMES], "cells": cells}
     write_atomic(options.out, (json.dumps(report, indent=1) + "\n").encode())
 
 

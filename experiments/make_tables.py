@@ -1,7 +1,7 @@
-"""From results files to README and docs: their tables and captions, and the pictures.
+"""Makes the tables, captions and figures of README and docs from results files.
 
 python experiments/make_tables.py            # rewrite the pages between their markers, and the pictures in docs/
-python experiments/make_tables.py --check    # change nothing; exit 1 where a page is not what it would write
+python experiments/make_tables.py --check    # change nothing; exit with code 1 if a page is not up to date
 """
 
 from __future__ import annotations
@@ -38,30 +38,30 @@ PUBLISHED = json.loads((ROOT / "experiments" / "published.json").read_text())
 
 @dataclass(frozen=True)
 class Options:
-    """What to do."""
+    """Options of the command."""
 
     check: bool = False
-    """Compare instead of writing."""
+    """Whether to compare and not write."""
 
 
 def interval(row: dict[str, float]) -> str:
-    """Mean with its interval."""
+    """Text of a mean with its interval."""
     return f"{row['mean']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
 
 
 def navigation_results(setting: str) -> Results:
-    """One row's results on 2-D navigation."""
+    """Results of one row on 2-D navigation."""
     return Results.load(setting_file(setting))
 
 
 def picture() -> str:
-    """The caption: what the picture shows, and where it comes from."""
+    """Caption of the figure of adaptation curves."""
     results = navigation_results("steps2")
     rows = results.summary()
     return (
         f"MAML on 2-D navigation, trained after both of two inner steps (`--settings steps2`), "
         f"{len(results.meta['seeds'])} seeds, {results.meta['tasks']} held-out goals, 4,000 environment steps per "
-        f"adaptation step: {interval(rows[0])} before, {interval(rows[-1])} after {int(rows[-1]['k'])} steps (95 % "
+        f"adaptation step: {interval(rows[0])} before and {interval(rows[-1])} after {int(rows[-1]['k'])} steps (95 % "
         "intervals). Made by `python experiments/make_tables.py` from `experiments/results/`."
     )
 
@@ -77,7 +77,7 @@ NAVIGATION = {
 
 
 def navigation() -> str:
-    """2-D navigation beside the paper."""
+    """Table of 2-D navigation, with the paper's numbers."""
     paper = PUBLISHED["point_navigation"]
     rows = [["MAML, the paper", *padded(paper["MAML"])]]
     for setting, label in NAVIGATION.items():
@@ -95,16 +95,17 @@ def navigation() -> str:
     seeds = len(base.meta["seeds"])
     return (
         "2-D navigation, R_k on 40 held-out goals, mean and 95 % interval over seeds and goals. The paper's protocol: "
-        f"40 tasks x 20 episodes x 100 steps, {SETTINGS['paper'].iterations} meta-updates, but for the initial "
-        f"weights of the last layer (`final_gain`); {seeds} seeds for every row, the first row's shown one by one. "
-        f"Paper: {paper['source']}. Any row again: `python experiments/point_navigation.py "
+        f"40 tasks x 20 episodes x 100 steps, {SETTINGS['paper'].iterations} meta-updates; only the initial "
+        f"weights of the last layer differ (`final_gain`). Every row has {seeds} seeds; those of the first row are "
+        "listed. "
+        f"Paper: {paper['source']}. Command of each row: `python experiments/point_navigation.py "
         f"--settings {' '.join(n for n in NAVIGATION if n in SETTINGS)} dense-scratch`, and `--goals 400`.\n\n"
         + table(["", "k = 0", "1", "2", "3"], rows)
     )
 
 
 def beside_the_papers() -> str:
-    """README's table: MAML on 2-D navigation and RL2 on bandits, a line for each number."""
+    """README's table: MAML on 2-D navigation and RL2 on bandits, one line for each number."""
     paper, found = PUBLISHED["point_navigation"]["MAML"], navigation_results("paper")
     best = f"{found.references['informed_optimum'].mean():.2f}"
     rows = [
@@ -114,16 +115,18 @@ def beside_the_papers() -> str:
     last = navigation_results("steps2").summary("sampled")[-1]
     rows.append([f"- trained after both inner steps, R_{int(last['k'])}", "", interval(last), best])
     return (
-        "Finn et al. 2017 (arXiv:1703.03400), the paper's protocol; Duan et al. 2016 (arXiv:1611.02779), best of 5 "
-        f"seeds there. Here: mean and 95 % interval, {len(found.meta['seeds'])} seeds of `maml` on "
-        f"{found.meta['tasks']} held-out goals, and of `rl2` its lifetime return on the bandits' held-out tasks. "
-        "Optimum: of a player who knows the goal; of the Gittins index.\n\n"
+        "Papers: Finn et al. 2017 (arXiv:1703.03400), whose protocol is used; Duan et al. 2016 (arXiv:1611.02779), "
+        "best of "
+        f"5 seeds. metarl: mean and 95 % interval; R_k of {len(found.meta['seeds'])} seeds of `maml` on "
+        f"{found.meta['tasks']} held-out goals, and the lifetime return of `rl2` on held-out bandits. Optimum: the "
+        "return "
+        "of a player who knows the goal; on bandits, of the Gittins index.\n\n"
         + table(["", "paper", "metarl", "optimum"], [*rows, *trial_tables.beside_the_paper()])
     )
 
 
 def comparison(prefix: str) -> str:
-    """Every method on one family: interquartile means, the best after three steps first."""
+    """Table of all methods on one family: interquartile means, sorted by the score after three steps."""
     names = [n for n in SETTINGS if n.startswith(f"{prefix}-") and setting_file(n).exists()]
     found = {name: navigation_results(name) for name in names}
     lines = []
@@ -138,19 +141,20 @@ def comparison(prefix: str) -> str:
     failed = sum(int(r.meta["failed_steps"]) for r in found.values())
     return (
         f"`{learners[0].family}`: interquartile mean of R_k over {'/'.join(map(str, seeds))} seeds x 40 held-out goals "
-        f"with its 95 % interval, sampled actions; last column deterministic actions. "
-        f"{learners[0].meta['iterations']} meta-updates on 20 tasks x 10 episodes each; every method with the defaults "
-        "of its agent (`final_gain` was chosen with `maml` on dense navigation, nothing else was tuned), but "
-        "`fvp_stride=5` for those with TRPO and `schedule_iterations=50` for MAML++. Mean informed optimum "
-        f"{best:.2f}. Adaptation steps that failed: "
-        f"{failed}. Any row again: `python experiments/point_navigation.py --settings {prefix}-NAME --seeds "
+        f"with its 95 % interval, sampled actions; the last column has deterministic actions. "
+        f"{learners[0].meta['iterations']} meta-updates on 20 tasks x 10 episodes each; every method has the "
+        "defaults of its agent (`final_gain` was chosen with `maml` on dense navigation, nothing else was tuned), "
+        "except "
+        "`fvp_stride=5` for TRPO and `schedule_iterations=50` for MAML++. Mean informed optimum: "
+        f"{best:.2f}. Failed adaptation steps: "
+        f"{failed}. Command of each row: `python experiments/point_navigation.py --settings {prefix}-NAME --seeds "
         f"{' '.join(map(str, learners[0].meta['seeds']))}`.\n\n"
         + table(["", "k = 0", "1", "2", "3", "3, deterministic actions"], rows)
     )
 
 
 def robot_results() -> dict[str, list[Results]]:
-    """Studies of experiments/robots.py and what was found in each."""
+    """Results of each study of experiments/robots.py."""
     return {
         name: [Results.load(results_file(f"robots-{name}", row)) for row in study.agents]
         for name, study in robots.STUDIES.items()
@@ -158,7 +162,7 @@ def robot_results() -> dict[str, list[Results]]:
 
 
 def robot_table() -> str:
-    """Short trainings on the families of robots."""
+    """Table of the short trainings on the families of robots."""
     rows = []
     for found in robot_results().values():
         for results in found:
@@ -171,19 +175,19 @@ def robot_table() -> str:
     tasks = ", ".join(f"{study.tasks} ({name})" for name, study in robots.STUDIES.items())
     return (
         f"R_k with sampled actions on held-out tasks ({tasks}), mean and 95 % interval over seeds and tasks; success "
-        "is the share of last episodes in which the goal was ever reached. Any row again: "
+        "is the share of last episodes that reached the goal. Command of each row: "
         "`python experiments/robots.py --studies NAME`; settings: `experiments/robots.py`.\n\n"
         + table(["family", "agent", "meta-updates", "seeds", "k = 0", "1", "2", "success"], rows)
     )
 
 
 def padded(values: list[float]) -> list[str]:
-    """Four columns."""
+    """Text of values, padded to four columns."""
     return [f"{v:.2f}" for v in values] + [""] * (4 - len(values))
 
 
 def agents() -> str:
-    """The built-in agents, from the registry."""
+    """Table of the built-in agents, from the registry."""
     rows = []
     for name in sorted(registry.agents):
         cls = registry.agent_class(name)
@@ -194,18 +198,18 @@ def agents() -> str:
 
 
 def speed_report(name: str) -> dict[str, Any]:
-    """What a benchmark found."""
+    """Results of a benchmark."""
     return dict(json.loads(results_file("speed", name).read_text()))
 
 
 def speed() -> str:
-    """The benchmark's ratios: gradient-based agents on a CPU and on a GPU, then agents with a memory."""
+    """Tables of all benchmarks: gradient-based agents on a CPU and on a GPU, agents with a memory, families."""
     runs = [speed_report(name) for name in ("speed", "speed_cuda", "speed_rl2", "speed_rl2_cuda")]
     tables = [f(run) for f, run in zip([speed_table] * 2 + [memory_speed_table] * 2, runs, strict=True)]
     return "\n\n".join([*tables, family_speed_table(speed_report("speed_families"))])
 
 
-SPEED_SUMMARY = {  # report: rows by what is measured and what stands beside it
+SPEED_SUMMARY = {  # report: rows, each the measured work and the other side
     "speed": [
         ("stepping", "SyncVectorEnv per task"),
         ("MAML iteration", "loop, graphs kept"),
@@ -226,7 +230,7 @@ SPEED_SUMMARY = {  # report: rows by what is measured and what stands beside it
 
 
 def speed_summary() -> str:
-    """A few of the ratios, from every machine."""
+    """Table of some ratios from each machine."""
     rows = []
     for name, wanted in SPEED_SUMMARY.items():
         data = speed_report(name)
@@ -234,25 +238,25 @@ def speed_summary() -> str:
         found = {(row["what"], row["other"]): row for row in data["rows"]}
         for what, other in wanted:
             ours, theirs = (f"{statistics.median(found[what, other][side]):,.0f}" for side in ("ours", "theirs"))
-            beside = f"{other}, on that machine's CPU" if data["cuda"] and other == "RecurrentPPO" else other
-            rows.append([what, beside, device, ours, theirs, f"{found[what, other]['ratio']:.1f} x"])
+            compared = f"{other}, on that machine's CPU" if data["cuda"] and other == "RecurrentPPO" else other
+            rows.append([what, compared, device, ours, theirs, f"{found[what, other]['ratio']:.1f} x"])
     return "Environment steps per second, medians of interleaved repeats.\n\n" + table(
-        ["", "beside", "on", "metarl", "other", "ratio"], rows
+        ["", "compared with", "on", "metarl", "other", "ratio"], rows
     )
 
 
 def family_speed_table(data: dict[str, Any]) -> str:
-    """Families beside Gymnasium's vector environments."""
+    """Table of families and Gymnasium's vector environments."""
     return (
         f"Families, environment steps per second, medians of {data['options']['repeats']} interleaved repeats with "
         f"{data['options']['threads']} threads on {data['cpu']}, {data['cores']} cores "
         "(`python experiments/benchmark_families.py`): (f) with a policy of 2 x 64 units in the loop, (g) with actions "
-        "drawn beforehand.\n\n" + table(["", "beside", "metarl", "other", "ratio"], speed_rows(data, "fg"))
+        "drawn in advance.\n\n" + table(["", "compared with", "metarl", "other", "ratio"], speed_rows(data, "fg"))
     )
 
 
 def speed_table(data: dict[str, Any]) -> str:
-    """One row per comparison, and what the meta-iteration took."""
+    """Table with a row for each comparison, and the time and memory of the meta-iteration."""
     rows = speed_rows(data, "abd")
     sides = data["details"]["meta_iteration"]
     took = {name: {k: statistics.median(v) for k, v in side.items()} for name, side in sides.items()}
@@ -269,13 +273,13 @@ def speed_table(data: dict[str, Any]) -> str:
             f"{took['stride 5']['seconds_total']:.2f} s, {took['stride 5']['sampling_share']:.1%} of it sampling."
         )
     parts = "(b) one exact MAML-TRPO meta-iteration, 40 tasks x 20 episodes x 100 steps, "
-    parts += "beside the same update task by task"
+    parts += "compared with the same update task by task"
     if "a" in data["options"]["only"]:
         parts = f"(a) 40 tasks x 20 environments with a 2x100 policy per task, no training; {parts}"
     return (
         f"Environment steps per second, medians of {data['options']['repeats']} interleaved repeats with "
         f"{device}: {parts}.\n\n"
-        + table(["", "beside", "metarl", "other", "ratio"], rows)
+        + table(["", "compared with", "metarl", "other", "ratio"], rows)
         + f"\n\nThe meta-iteration takes {took['metarl']['seconds_total']:.2f} s, "
         f"{took['metarl']['sampling_share']:.1%} of it sampling, and {memory:,.0f} MiB of {held}.{thinned}"
         f"{speed_many_tasks(data['details'])}"
@@ -283,7 +287,7 @@ def speed_table(data: dict[str, Any]) -> str:
 
 
 def speed_rows(data: dict[str, Any], parts: str) -> list[list[str]]:
-    """One row per comparison of some parts."""
+    """Rows of the comparisons of some parts."""
     rows = []
     for row in (r for r in data["rows"] if r["part"] in parts):
         ours, theirs = (f"{statistics.median(row[side]):,.0f}" if row[side] else "" for side in ("ours", "theirs"))
@@ -293,7 +297,7 @@ def speed_rows(data: dict[str, Any], parts: str) -> list[list[str]]:
 
 
 def memory_speed_table(data: dict[str, Any]) -> str:
-    """Training RL2, and the GRU by itself."""
+    """Table of RL2's training, and of the GRU."""
     shares = [
         f"{name} with {case['hidden']} units {side['share_of_peak']:.0%}"
         for case in data["details"]["rl2"]
@@ -302,24 +306,26 @@ def memory_speed_table(data: dict[str, Any]) -> str:
     ]
     parts = (
         "(c) training RL2 on bandits of 100 pulls, environment steps per second, 4 epochs, 64 trials and one "
-        "minibatch, or 1,024 and four; RecurrentPPO has an LSTM, so rl2 with an LSTM stands beside it too"
+        "minibatch, or 1,024 and four; RecurrentPPO has an LSTM, so it is also compared with rl2 with an LSTM"
     )
     if "e" in data["options"]["only"]:
         parts += "; (e) sequence steps per second of a GRU forwards and backwards, sequences of 100"
     where = f"{data['options']['threads']} threads on {data['cpu']}, {data['cores']} cores"
     if data.get("cuda"):
         where = f"one {data['cuda']}"
-        parts += "; RecurrentPPO alone runs on that machine's CPU. The first update of a size, which is captured as a "
-        parts += "CUDA graph, is left to the warm-up; no loop in JAX was run"
+        parts += (
+            "; only RecurrentPPO runs on the machine's CPU. The warm-up includes the first update of a size, which is "
+        )
+        parts += "captured as a CUDA graph. There was no loop in JAX"
     return (
         f"Agents with a memory, medians of {data['options']['repeats']} interleaved repeats with {where}: {parts}.\n\n"
-        + table(["", "beside", "metarl", "other", "ratio"], speed_rows(data, "ce"))
+        + table(["", "compared with", "metarl", "other", "ratio"], speed_rows(data, "ce"))
         + f"\n\nShare of the fastest matrix product: {', '.join(shares)}."
     )
 
 
 def speed_many_tasks(details: dict[str, Any]) -> str:
-    """Memory and time of the meta-iteration on many tasks."""
+    """Sentence about memory and time of the meta-iteration on many tasks."""
     if "many_tasks" not in details:
         return ""
     cases = details["many_tasks"]["cases"]
@@ -335,12 +341,12 @@ def speed_many_tasks(details: dict[str, Any]) -> str:
 
 
 def bias_report() -> dict[str, Any]:
-    """What experiments/gradient_bias.py found."""
+    """Results of experiments/gradient_bias.py."""
     return dict(json.loads(gradient_bias.OUT.read_text()))
 
 
 def gradients() -> str:
-    """The inner estimators beside the exact meta-gradient."""
+    """Table of the inner estimators, compared with the exact meta-gradient."""
     report = bias_report()
     horizons, sizes = report["options"]["horizons"][::2], report["options"]["trajectories"][::2]
     columns = [("limit", h, "relative_error", f"error, horizon {h}", ".1%") for h in horizons]
@@ -357,7 +363,7 @@ def gradients() -> str:
 
 
 def coverage() -> str:
-    """What share of intervals holds the truth."""
+    """Table of the shares of intervals that contain the true value."""
     return interval_coverage.coverage_table(json.loads(interval_coverage.OUT.read_text()))
 
 
@@ -384,7 +390,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
 
 
 def render(page: str, text: str) -> str:
-    """A page's text with its generated parts replaced."""
+    """Replace the generated parts of a page's text."""
     for name, make in PAGES[page].items():
         start = f"<!-- generated by experiments/make_tables.py: {name} -->"
         pattern = re.compile(re.escape(start) + r".*?<!-- end -->", re.DOTALL)
@@ -398,7 +404,7 @@ def _replacement(text: str, match: re.Match[str]) -> str:
 
 
 def main(options: Options) -> None:
-    """Write, or compare."""
+    """Write the pages and figures, or compare the pages."""
     before = {page: (ROOT / page).read_text() for page in PAGES}
     after = {page: render(page, text) for page, text in before.items()}
     if options.check:

@@ -1,11 +1,11 @@
-"""Gradient-based agents on 2-D navigation: the MAML paper's protocol, and every estimator and variant beside it.
+"""Gradient-based agents on 2-D navigation: the MAML paper's protocol, and all estimators and variants.
 
     python experiments/point_navigation.py --settings paper            # train, evaluate, save one row
     python experiments/point_navigation.py --settings dense-lvc dense-anil --seeds 0 1 2 3 4
     python experiments/point_navigation.py --list                      # all rows
 
 "paper" is the protocol of Finn, Abbeel and Levine (2017, arXiv:1703.03400, section 5.3): 40 tasks x 20 episodes x 100
-steps, 100 meta-updates, TRPO. "paper-decay" evaluates the same runs with inner steps that go on getting shorter.
+steps, 100 meta-updates, TRPO. "paper-decay" evaluates the same runs with decreasing inner step sizes.
 "steps2" trains the policies after both of two inner steps, on the smaller batches of the quickstart. Rows dense-* and
 sparse-* compare methods after 50 meta-updates on 20 tasks x 10 episodes, the second on the sparse semi-circle. All are
 evaluated on 40 held-out goals with 4,000 environment steps per adaptation step, sampled and deterministic actions.
@@ -39,18 +39,20 @@ COMPARED = {"dense": DENSE, "sparse": SPARSE}  # families on which every method 
 
 @dataclass(frozen=True)
 class Setting:
-    """One row: what is trained, for how long, with what; and what is changed for the evaluation."""
+    """One row: the agent, the family, the meta-updates, changed settings, and settings changed for the evaluation."""
 
     agent: str
     family: str = DENSE
     iterations: int = 0
     overrides: dict[str, Any] = field(default_factory=dict)
-    runs: str = ""  # the row whose runs are evaluated, if not this one's own
+    runs: str = ""  # the row whose runs are evaluated; empty: this row
     evaluation: dict[str, Any] = field(default_factory=dict)
 
 
 def _settings() -> dict[str, Setting]:
-    small = next(study for study in QUICKSTART if study.agent == "maml")  # two inner steps: the third is evaluation's
+    small = next(
+        study for study in QUICKSTART if study.agent == "maml"
+    )  # trained with two inner steps; the evaluation takes three
     trained_with = dict(small.overrides)
     schedule = trained_with.pop("inner_lr_schedule")
     out = {
@@ -78,7 +80,7 @@ def _settings() -> dict[str, Setting]:
         "pretrained": ("pretrained", trpo),
     }
     for prefix, family in COMPARED.items():
-        out |= {f"{prefix}-{name}": Setting(agent, family, 50, given) for name, (agent, given) in methods.items()}
+        out |= {f"{prefix}-{name}": Setting(agent, family, 50, changed) for name, (agent, changed) in methods.items()}
         out |= {f"{prefix}-{name}": Setting(name, family) for name in ("scratch", "random", "oracle")}
     return out
 
@@ -88,28 +90,28 @@ SETTINGS = _settings()
 
 @dataclass(frozen=True)
 class Options:
-    """What to run."""
+    """Options of the experiment."""
 
     settings: tuple[str, ...] = ("paper",)
-    """Rows, by name."""
+    """Names of rows."""
     list: bool = False
     """Print the rows and stop."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """One training run for each."""
+    """Seeds; each is one training run."""
     goals: int = 40
-    """Held-out goals; the paper has 40, more narrow the interval."""
+    """Number of held-out goals; the paper has 40. More goals make the interval narrower."""
     runs: Path = Path("runs/point_navigation")
-    """Where the runs go."""
+    """Directory of the runs."""
     out: Path = RESULTS
     """Folder of all results files."""
     threads: int = 1
-    """Of PyTorch; another number may round sums otherwise."""
+    """Number of PyTorch threads; it may change the rounding of sums."""
     train_only: bool = False
-    """Leave the evaluation to a later call, which finds the runs finished."""
+    """Whether to train without an evaluation; a later call evaluates the finished runs."""
 
 
 def setting_file(setting: str, root: Path = RESULTS) -> Path:
-    """The results file of a row, which may have its number of goals behind its name."""
+    """Path of the results file of a row. The name of a row may end in its number of goals."""
     family, _, method = setting.partition("-")
     if family in COMPARED:
         return results_file(f"navigation-{family}", method, root)
@@ -117,7 +119,7 @@ def setting_file(setting: str, root: Path = RESULTS) -> Path:
 
 
 def trained(options: Options, name: str, seed: int) -> metarl.Agent:
-    """The agent of one seed, trained from where its run stands."""
+    """Train the agent of one seed; an existing run is continued."""
     setting = SETTINGS[name]
     source = SETTINGS[setting.runs or name]
     agent = metarl.make_agent(source.agent, source.family, seed=seed, **source.overrides)
@@ -135,7 +137,7 @@ def trained_run(
     checkpoint_every: int = 10,
     begin: Callable[[Any], object] | None = None,
 ) -> metarl.Agent:
-    """The agent of a run, trained from where the run stands; it is made, and `begin` called, if there is none."""
+    """Train the agent of a run. An existing run is continued; a new run is made, and `begin` gets its agent."""
     if not (path / "config.json").exists():
         Run.create(path, agent, iterations, checkpoint_every)
     run = Run.open(path)
@@ -151,16 +153,18 @@ def trained_run(
 
 
 def refuse_another(run: Run, agent: metarl.Agent, iterations: int) -> None:
-    """A run that was made for other settings is not this row's."""
+    """Raise if a run was made with other settings than this row's."""
     wanted = {"agent": agent.name, "family": agent.family.id, "iterations": iterations, "seed": agent.seed}
     wanted["config"] = json.loads(json.dumps(asdict(agent.config)))
-    for what, value in wanted.items():
-        if run.config[what] != value:
-            raise InvalidValueError(f"{what} of run {run.path}", run.config[what], f"{value}, this row's (or --runs)")
+    for name, value in wanted.items():
+        if run.config[name] != value:
+            raise InvalidValueError(
+                f"{name} of run {run.path}", run.config[name], f"{value}, this row's (or another --runs)"
+            )
 
 
 def main(options: Options) -> None:
-    """Train, evaluate, save."""
+    """Train, evaluate and save."""
     for name in options.settings:
         if name not in SETTINGS:
             raise InvalidValueError("--settings", name, did_you_mean(name, SETTINGS))
@@ -173,14 +177,14 @@ def main(options: Options) -> None:
         return
     torch.set_num_threads(options.threads)
     for name in options.settings:
-        alike = SETTINGS[name].agent in ("random", "oracle")  # nothing that depends on a seed
-        agents = [trained(options, name, seed) for seed in (options.seeds[:1] if alike else options.seeds)]
+        is_seedless = SETTINGS[name].agent in ("random", "oracle")  # no seed dependence: one agent is enough
+        agents = [trained(options, name, seed) for seed in (options.seeds[:1] if is_seedless else options.seeds)]
         if options.train_only:
             continue
         tasks = agents[0].family.tasks("test", options.goals)
         results = metarl.evaluate(agents, tasks, k=3, episodes=20)
         more = "" if options.goals == 40 else f" --goals {options.goals}"
-        if not alike and options.seeds != Options.seeds:
+        if not is_seedless and options.seeds != Options.seeds:
             more += " --seeds " + " ".join(map(str, options.seeds))
         results.meta["command"] = f"python experiments/point_navigation.py --settings {name}{more}"
         results.meta["iterations"] = SETTINGS[name].iterations

@@ -3,10 +3,10 @@
     python experiments/robots.py --studies half_cheetah_vel         # train, evaluate, save
     python experiments/robots.py --list                             # all studies
 
-They show that the families can be learned from and what such a curve looks like after minutes on a CPU; they are far
-from what the agents reach with more steps, and no published number stands beside them. Held-out tasks, 95 % intervals.
-Writes `experiments/results/robots/STUDY/AGENT.json`, the training curves among its `meta`; runs resume if they were
-interrupted. Needs `pip install -e '.[mujoco,metaworld]'`.
+The results show that agents learn on these families within minutes on a CPU. Longer trainings reach much higher
+returns, and there is no published number to compare with. The tasks are held-out; intervals are 95 % intervals. Writes
+`experiments/results/robots/STUDY/AGENT.json`, with the training curves in its `meta`. Interrupted runs resume. Needs
+`pip install -e '.[mujoco,metaworld]'`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ RL2 = {"hidden": 64, "trial_episodes": 2, "normalize_rewards": True, "gae_lambda
 
 @dataclass(frozen=True)
 class Training:
-    """How one agent is trained and evaluated."""
+    """Training and evaluation of one agent."""
 
     iterations: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -44,12 +44,12 @@ class Training:
 
 @dataclass(frozen=True)
 class Study:
-    """One family, and who plays it."""
+    """One family and its agents."""
 
     family: str
     agents: Mapping[str, Training]
-    tasks: int  # held out
-    episodes: int  # for each R_k
+    tasks: int  # held-out tasks
+    episodes: int  # episodes for each R_k
 
 
 STUDIES = {
@@ -86,26 +86,26 @@ STUDIES = {
 
 @dataclass(frozen=True)
 class Options:
-    """What to run."""
+    """Options of the experiment."""
 
     studies: tuple[str, ...] = ("half_cheetah_vel",)
-    """By name."""
+    """Names of studies."""
     agents: tuple[str, ...] = ()
     """Some of a study's agents; by default all of them."""
     list: bool = False
     """Print the studies and stop."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """One training run for each."""
+    """Seeds; each is one training run."""
     runs: Path = Path("runs/robots")
-    """Where the runs go."""
+    """Directory of the runs."""
     out: Path = RESULTS
     """Folder of all results files."""
     threads: int = 1
-    """Of PyTorch."""
+    """Number of PyTorch threads."""
 
 
 def agent_of(options: Options, name: str, row: str, seed: int) -> metarl.Agent:
-    """The agent of one seed, trained from where its run stands."""
+    """Train the agent of one seed; an existing run is continued."""
     study, training = STUDIES[name], STUDIES[name].agents[row]
     agent = metarl.make_agent(row, study.family, seed=seed, **training.settings)
     if not training.iterations:
@@ -114,7 +114,7 @@ def agent_of(options: Options, name: str, row: str, seed: int) -> metarl.Agent:
 
 
 def curve(options: Options, name: str, row: str, seed: int) -> dict[str, list[float]]:
-    """What each meta-update of a run saw: returns by name, and environment steps so far."""
+    """Training curves of a run: the returns of each meta-update, by name."""
     path = options.runs / name / row / f"seed{seed}" / "metrics.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     shown = [key for key in lines[0] if "return" in key]
@@ -122,24 +122,24 @@ def curve(options: Options, name: str, row: str, seed: int) -> dict[str, list[fl
 
 
 def measured(options: Options, name: str, row: str) -> Results:
-    """R_k on held-out tasks, and the training curves."""
+    """Evaluate R_k on held-out tasks, and add the training curves."""
     study, training = STUDIES[name], STUDIES[name].agents[row]
     seeds = options.seeds if training.iterations else options.seeds[:1]
     agents = [agent_of(options, name, row, seed) for seed in seeds]
     tasks = agents[0].family.tasks("test", study.tasks)
     results = metarl.evaluate(agents, tasks, k=training.k, episodes=study.episodes)
-    given = " --seeds " + " ".join(map(str, options.seeds)) if training.iterations else ""
-    results.meta["command"] = f"python experiments/robots.py --studies {name} --agents {row}{given}"
+    seeds_option = " --seeds " + " ".join(map(str, options.seeds)) if training.iterations else ""
+    results.meta["command"] = f"python experiments/robots.py --studies {name} --agents {row}{seeds_option}"
     results.meta["iterations"] = training.iterations
     if training.iterations:
         results.meta["curves"] = [curve(options, name, row, seed) for seed in seeds]
     return results
 
 
-def figure(found: Mapping[str, list[Results]]) -> Figure:
-    """Training curves, a panel per study: the mean over seeds and their range."""
-    out = Figure(figsize=(3.4 * len(found), 2.8), layout="constrained")
-    for axes, (name, results) in zip(out.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True):
+def figure(studies: Mapping[str, list[Results]]) -> Figure:
+    """Draw training curves, one panel for each study: the mean over seeds and their range."""
+    out = Figure(figsize=(3.4 * len(studies), 2.8), layout="constrained")
+    for axes, (name, results) in zip(out.subplots(1, len(studies), squeeze=False)[0], studies.items(), strict=True):
         color = iter(PALETTE)
         for result in results:
             for key in [k for k in result.meta.get("curves", [{}])[0] if k != "trial_return"]:
@@ -153,7 +153,7 @@ def figure(found: Mapping[str, list[Results]]) -> Figure:
 
 
 def main(options: Options) -> None:
-    """Train, evaluate, save."""
+    """Train, evaluate and save."""
     for name in options.studies:
         if name not in STUDIES:
             raise InvalidValueError("--studies", name, did_you_mean(name, STUDIES))

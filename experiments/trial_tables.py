@@ -1,4 +1,4 @@
-"""Tables of agents that live through trials, from the results files of experiments/trials.py."""
+"""Tables of the results of experiments/trials.py."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NAMES = {
     "snail": "SNAIL",
     "oracle": "informed optimum",
 }
-# pictures in docs: a study, and the rows that are drawn
+# figures in docs: a study, and the rows to draw
 FIGURES = {
     "trials_bandit": ("bandit-n100-k5", ("rl2", "gittins", "thompson_sampling", "random")),
     "trials_mdp": ("mdp-n10", ("rl2-transformer", "rl2", "beb", "psrl", "random")),
@@ -48,29 +48,29 @@ Life = Mapping[str, float]
 
 
 def lifetime(study: str, row: str) -> Life | None:
-    """Mean lifetime return with its interval, or None where nothing was measured."""
+    """Mean lifetime return with its interval; None without a results file."""
     path = results_file(study, row)
     return json.loads(path.read_text())["lifetime"] if path.exists() else None
 
 
 def table(head: list[str], rows: list[list[str]], align: str = "--:") -> str:
-    """A Markdown table, columns after the first aligned to the right."""
+    """Markdown table; all columns but the first are aligned to the right."""
     lines = [head, ["---", *[align] * (len(head) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def cell(life: Life | None, digits: int) -> str:
-    """A mean."""
+    """Text of a mean."""
     return f"{life['mean']:.{digits}f}" if life else ""
 
 
 def with_interval(life: Life | None, digits: int) -> str:
-    """A mean with its interval."""
+    """Text of a mean with its interval."""
     return f"{life['mean']:.{digits}f} [{life['low']:.{digits}f}, {life['high']:.{digits}f}]" if life else ""
 
 
 def share(study: str, row: str, best: str) -> str:
-    """(RL2 - random) / (best - random), all of them measured on the same tasks."""
+    """Text of (RL2 - random) / (best - random), all evaluated on the same tasks."""
     ours, low = (lifetime(study, r) for r in (row, "random"))
     high = strongest(study) if best == "strongest" else lifetime(study, best)
     if not (ours and low and high):
@@ -79,40 +79,40 @@ def share(study: str, row: str, best: str) -> str:
 
 
 def strongest(study: str) -> Life | None:
-    """Who knows the prior and is best: GridNavi's is the exact Bayes optimum."""
+    """Lifetime return of the strongest agent that knows the prior; for GridNavi, the exact Bayes optimum."""
     if not study.startswith("grid_navi"):
         return lifetime(study, {"bandit": "gittins", "mdp": "beb"}[study.split("-")[0]])
     return {"mean": json.loads(results_file(study, "random").read_text())["bayes_optimal"]}
 
 
 def widest(studies: list[str], rows: list[str]) -> str:
-    """Half the widest interval of the classical rows, as a sentence's end."""
-    found = [(s, life) for s in studies for r in rows if (life := lifetime(s, r))]
-    by_study = {s: max((life["high"] - life["low"]) / 2 for t, life in found if t == s) for s in studies}
+    """Text of half the widest interval of some rows, for each study."""
+    measured = [(s, life) for s in studies for r in rows if (life := lifetime(s, r))]
+    by_study = {s: max((life["high"] - life["low"]) / 2 for t, life in measured if t == s) for s in studies}
     return ", ".join(f"{half:.2f} at {s.split('-', 1)[1].replace('-', ', ')}" for s, half in by_study.items())
 
 
 def trained(studies: Sequence[str]) -> list[tuple[str, str]]:
-    """Studies and rows of rl2 that were measured."""
+    """Studies and rows of rl2 that have results."""
     return [(study, row) for study in studies for row in STUDIES[study].rl2 if lifetime(study, row)]
 
 
 def missing(kind: str) -> str:
-    """A sentence about rows that experiments/trials.py declares and that were not measured on today's tasks."""
+    """Sentence about rows of experiments/trials.py that have no results."""
     rows = {s: [r for r in rows_of(STUDIES[s]) if not lifetime(s, r)] for s in STUDIES if s.startswith(f"{kind}-")}
     whole = [s for s, lacking in rows.items() if len(lacking) == len(rows_of(STUDIES[s]))]
     single = [f"`{r}` of {s}" for s, lacking in rows.items() if s not in whole for r in lacking]
     names = [*single, *(f"all of {s}" for s in whole)]
-    return f" Not measured on these tasks yet: {', '.join(names)}." if names else ""
+    return f" No results on these tasks yet: {', '.join(names)}." if names else ""
 
 
 def meta(study: str, row: str) -> dict[str, Any]:
-    """How a row came about."""
+    """The `meta` of a row's results."""
     return dict(json.loads(results_file(study, row).read_text())["meta"])
 
 
 def steps(study: str, row: str) -> float:
-    """Million environment steps that rl2 was trained on for a row, those of the study it began with included."""
+    """Million environment steps of rl2's training for a row, with those of the study that it continues."""
     found = meta(study, row)
     before = found.get("begins_with", "")
     own = found["iterations"] * found["config"]["meta_batch_size"] * STUDIES[study].steps / 1e6
@@ -120,25 +120,25 @@ def steps(study: str, row: str) -> float:
 
 
 def tasks_played(studies: list[str]) -> str:
-    """How many held-out tasks every row of some studies was measured on."""
+    """Number of held-out tasks of all rows of some studies, as text."""
     found = {json.loads(f.read_text())["meta"]["tasks"] for s in studies for f in study_folder(s).glob("*.json")}
-    assert len(found) == 1, f"rows of {studies} are of different numbers of tasks: {found}"
+    assert len(found) == 1, f"rows of {studies} have different numbers of tasks: {found}"
     return f"{found.pop():,}"
 
 
 def bandit_name(study: str) -> str:
-    """The cell of the paper's table, "n,k"."""
+    """Name of the cell in the paper's table, "n,k"."""
     _, n, k = study.split("-")
     return f"{n[1:]},{k[1:]}"
 
 
 def bound_of(best: Mapping[str, Any]) -> str:
-    """The exact optimum, or what it is below."""
+    """Text of the exact optimum, or of its upper bound."""
     return f"{best['exact']:.3f}" if best["exact"] else f"< {best['upper_bound'] + 2 * best['standard_error']:.1f}"
 
 
 def bandits() -> str:
-    """The bandit table: a line of ours and a line of the paper's for each cell."""
+    """Table of bandits: for each cell, a line of metarl's results and a line of the paper's."""
     studies = [s for s in STUDIES if s.startswith("bandit-") and lifetime(s, "random")]
     bounds = json.loads(results_file("bandit", "bounds").read_text())["cells"]
     columns = ["random", *BANDITS]
@@ -159,11 +159,12 @@ def bandits() -> str:
     return (
         f"Lifetime return on {tasks_played(studies)} held-out bandits (ten trials of each at n = 10), exploration "
         f"included, sampled actions. RL2: mean of {seeds(trained(studies))} seeds with its 95 % interval; the share is "
-        "of the gap from random play to the Gittins index on the same bandits. Half the widest 95 % interval of the "
+        "that of the gap from random play to the Gittins index on the same bandits. Half the widest 95 % interval of "
+        "the "
         f"other columns: {widest(studies, columns)}. Hyperparameters of UCB1 and e-greedy were chosen on train tasks "
-        "(`experiments/tuned.json`; some are at the edge of what was tried). The Bayes optimum is exact, or bounded "
-        "from above by an information relaxation, two standard errors added. All rows of a cell share their tasks, so "
-        "that a mean above the optimum is their luck and not a player's skill. Paper: "
+        "(`experiments/tuned.json`; some are at the edge of the grid). The Bayes optimum is exact, or bounded "
+        "from above by an information relaxation, two standard errors added. All rows of a cell play the same "
+        "tasks, so a mean above the optimum is chance. Paper: "
         f"{PUBLISHED['bandit']['source']}. Commands: `python experiments/tune.py --studies bandit`, `python "
         "experiments/trials.py --studies bandit`, `python "
         "experiments/bandit_bounds.py` (and `--studies bandit-n500-k5 bandit-n500-k10`).\n\n"
@@ -172,18 +173,18 @@ def bandits() -> str:
 
 
 def learned(studies: Sequence[str]) -> str:
-    """A sentence about RL2's columns; nothing where they are empty."""
+    """Sentence about RL2's columns; empty if the columns are."""
     rows = trained(studies)
     return f"RL2: mean of {seeds(rows)} seeds with its 95 % interval. " if rows else ""
 
 
 def seeds(rows: Sequence[tuple[str, str]]) -> str:
-    """How many seeds some rows of rl2 have."""
+    """Numbers of seeds of some rows of rl2, as text."""
     return "/".join(sorted({str(len(meta(*row)["seeds"])) for row in rows}))
 
 
 def bandit_variants() -> str:
-    """What the published columns are when the plain algorithm's are not."""
+    """Table of changed algorithms that reproduce published columns."""
     rows = []
     for study in (s for s in STUDIES if s.startswith("bandit-")):
         changed = [r for r in STUDIES[study].classical if "-" in r and lifetime(study, r)]
@@ -196,7 +197,7 @@ def bandit_variants() -> str:
 
 
 def mdps() -> str:
-    """The table of tabular MDPs: a line of ours for each prior, and one of the paper's."""
+    """Table of tabular MDPs: a line of metarl's results for each prior, and a line of the paper's."""
     studies = [s for s in STUDIES if s.startswith("mdp-") and lifetime(s, "random")]
     columns = ["random", *MDPS]
     rows = []
@@ -217,14 +218,14 @@ def mdps() -> str:
         f"Lifetime return of n episodes of 10 steps on {tasks_played(studies)} held-out MDPs, exploration included, "
         f"sampled actions. {learned(studies)}Half the widest 95 % interval of the other columns: "
         f"{widest(studies, columns)}.{missing('mdp')} Hyperparameters of UCRL2, BEB and e-greedy were "
-        "chosen on train tasks (`experiments/tuned.json`; some at the edge of what was tried). Paper: "
+        "chosen on train tasks (`experiments/tuned.json`; some are at the edge of the grid). Paper: "
         f"{PUBLISHED['mdp']['source']}. Commands: `python "
         "experiments/tune.py --studies mdp`, `python experiments/trials.py --studies mdp`.\n\n" + table(head, rows)
     )
 
 
 def grid_navi() -> str:
-    """GridNavi: each episode's return beside the Bayes-optimal policy's."""
+    """Table of GridNavi: the return of each episode, and that of the Bayes-optimal policy."""
     name = "grid_navi-n4"
     rows = []
     best: dict[str, Any] = {}
@@ -247,7 +248,7 @@ def grid_navi() -> str:
 
 
 def settings() -> str:
-    """How rl2 was trained for each row, from what the results say."""
+    """Table of the training of rl2 for each row, from the results files."""
     default = asdict(RL2Config())
     own = ("meta_batch_size", "trial_episodes", "anneal_iterations")
     rows = []
@@ -261,15 +262,23 @@ def settings() -> str:
         device = "GPU" if "--device cuda" in found["command"] else "CPU"
         sizes = [str(found["iterations"]), batch, million, device]
         rows.append([f"{study}, `{row}`", *sizes, f"`{', '.join(changed)}`"])
-    head = ["study, row", "meta-updates", "trials in each", "million steps", "on", "what differs from `rl2`'s defaults"]
+    head = [
+        "study, row",
+        "meta-updates",
+        "trials in each",
+        "million steps",
+        "on",
+        "settings that differ from `rl2`'s defaults",
+    ]
     return table(head, rows) + (
-        "\n\nThe learning rate falls to 0 over the meta-updates, the entropy bonus over the part of them that "
-        "`entropy_anneal` says (all of them by default)."
+        "\n\nThe learning rate falls to 0 over the meta-updates. The entropy bonus falls to 0 over the part "
+        "`entropy_anneal` "
+        "of them (all by default)."
     )
 
 
 def beside_the_paper() -> list[list[str]]:
-    """RL2's rows that the paper has too: what is played, the paper's return, ours and the Gittins index's."""
+    """Rows of RL2 that the paper has too: the bandit, and the returns of the paper, metarl and the Gittins index."""
     rows = []
     for study, row in trained([study for study in STUDIES if study.startswith("bandit")]):
         paper = PUBLISHED["bandit"].get(bandit_name(study), {})
@@ -281,7 +290,7 @@ def beside_the_paper() -> list[list[str]]:
 
 
 def summary() -> str:
-    """RL2's rows alone."""
+    """Table of RL2's rows."""
     rows = []
     played: list[tuple[str, str]] = []
     for study in (s for s in STUDIES if trained([s])):
@@ -304,7 +313,7 @@ def summary() -> str:
             )
     return (
         f"Lifetime return of `rl2`, mean of {seeds(played)} seeds, on {tasks_played([s for s, _ in played])} held-out "
-        "tasks beside random play and the strongest that knows the prior (bandits: the Gittins index; MDPs: BEB; "
+        "tasks, random play, the strongest agent that knows the prior (bandits: the Gittins index; MDPs: BEB; "
         "GridNavi: the exact Bayes optimum), and RL2's share of the gap between them.\n\n"
         + table(["", "memory", "random", "strongest", "RL2, the paper, best of 5 seeds", "`rl2`", "share"], rows)
     )

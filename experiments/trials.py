@@ -1,14 +1,14 @@
-"""Agents that live through a trial, beside exact optima: bandits, tabular MDPs, GridNavi.
+"""Agents with a memory of a trial, compared with exact optima: bandits, tabular MDPs, GridNavi.
 
     python experiments/trials.py --studies bandit                   # every bandit of the table, every agent
     python experiments/trials.py --studies bandit-n10-k5 --agents rl2 --seeds 0 1 2
     python experiments/trials.py --list                             # all studies
 
 Duan et al. (2016, arXiv:1611.02779, tables 1 and 2) and Zintgraf et al. (2020, arXiv:1910.08348, GridNavi). The score
-is the total reward of a trial, exploration included, with sampled actions, on 20,000 held-out tasks; trials of 10 pulls
-are played ten times in each, because 20,000 of them still leave .016. Hyperparameters of the classical agents are those
-that `python experiments/tune.py` found on *train* tasks. Writes a file for each study and agent, for example
-`experiments/results/bandits/n10-k5/rl2.json`; trainings resume if they were interrupted.
+is the total reward of a trial, exploration included, with sampled actions, on 20,000 held-out tasks. Each task has ten
+trials of 10 pulls, because 20,000 trials have an interval of .016. `python experiments/tune.py` chose the
+hyperparameters of the classical agents on *train* tasks. Writes a file for each study and agent, for example
+`experiments/results/bandits/n10-k5/rl2.json`. Interrupted trainings resume.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from metarl.runs.run import Run
 
 TUNED = Path(__file__).parent / "tuned.json"
 TASKS = 20_000
-STEPS_AT_ONCE = 1_000_000  # that transformers remember side by side in an evaluation: 1 GiB of keys and values
+STEPS_AT_ONCE = 1_000_000  # steps in the memories of transformers at once: 1 GiB of keys and values
 BANDITS = ("gittins", "thompson_sampling", "optimistic_thompson_sampling", "ucb1", "epsilon_greedy", "greedy")
 MDPS = ("psrl", "opsrl", "ucrl2", "beb", "epsilon_greedy_mdp", "greedy_mdp")
-# agents with something changed, by the name of their row: what reproduces published columns that the plain ones do not
+# agents with changed settings, by row; they reproduce published columns that the default settings do not
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "thompson_sampling-beta22": ("thompson_sampling", {"prior_a": 2.0, "prior_b": 2.0}),
     "optimistic_thompson_sampling-5": ("optimistic_thompson_sampling", {"samples": 5}),
@@ -45,7 +45,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 EPSILON = tuple({"epsilon": e} for e in (0.01, 0.02, 0.05, 0.1, 0.2))
 CONFIDENCE = tuple({"confidence": c} for c in (0.01, 0.02, 0.05, 0.1, 0.3, 1.0))
 GRIDS: dict[str, tuple[dict[str, float], ...]] = {
-    # with and without the prior of a posterior mean: without it untried arms go first
+    # with and without the prior of a posterior mean; without it, untried arms are pulled first
     "ucb1": tuple(
         {"c": c, "prior_paid": p, "prior_pulls": 2.0 * p} for p in (0.0, 1.0) for c in (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
     ),
@@ -60,22 +60,22 @@ GRIDS: dict[str, tuple[dict[str, float], ...]] = {
 
 @dataclass(frozen=True)
 class Training:
-    """How rl2 is trained for one row."""
+    """Training of rl2 for one row."""
 
     settings: Mapping[str, Any]
     iterations: int
-    begins_with: str = ""  # the study of shorter trials whose networks of the same row and seed it goes on with
+    begins_with: str = ""  # study of shorter trials; training continues its networks of the same row and seed
 
 
 @dataclass(frozen=True)
 class Study:
-    """One family and length of trial, who plays it, and how rl2 is trained on it, by the name of the row."""
+    """One family and length of trial, with the classical agents and the trainings of rl2, by row."""
 
     family: str
     episodes: int
     classical: tuple[str, ...]
     rl2: Mapping[str, Training] = field(default_factory=dict)
-    trials: int = 1  # of each task
+    trials: int = 1  # trials of each task
 
     @property
     def steps(self) -> int:
@@ -86,14 +86,18 @@ class Study:
 def _studies() -> dict[str, Study]:
     out = {}
     common = {"normalize_rewards": True, "gae_lambda": 0.8, "entropy_coef": 0.01}
-    far = {"gae_lambda": 0.95, "discount": 1.0, "entropy_coef": 0.02}  # exploring a bandit pays late
-    told = {"hidden": 64, "normalize_rewards": True, "reward_coef": 1.0, "max_grad_norm": 2.0}
-    short = Training(far | told | {"meta_batch_size": 1000, "entropy_coef": 0.01, "entropy_anneal": 0.5}, 1600)
-    long = Training(far | told | {"meta_batch_size": 500}, 500)
-    # all that a simulator knows may teach; with its noise gone from the returns, they need no cutting short
+    far = {
+        "gae_lambda": 0.95,
+        "discount": 1.0,
+        "entropy_coef": 0.02,
+    }  # the reward of exploration comes late in a bandit
+    network = {"hidden": 64, "normalize_rewards": True, "reward_coef": 1.0, "max_grad_norm": 2.0}
+    short = Training(far | network | {"meta_batch_size": 1000, "entropy_coef": 0.01, "entropy_anneal": 0.5}, 1600)
+    long = Training(far | network | {"meta_batch_size": 500}, 500)
+    # training uses the simulator's knowledge; returns then have less noise and need less discounting by gae_lambda
     shown = {"expected_rewards": True, "value_sees_task": True, "task_coef": 1.0, "gae_lambda": 0.99}
     longer = Training(long.settings | shown | {"entropy_coef": 0.05, "entropy_anneal": 0.8}, 1200)
-    # the same number of steps in a batch, of fewer trials
+    # fewer trials with the same number of steps in a batch
     longest = Training(
         long.settings | shown | {"meta_batch_size": 100, "entropy_coef": 0.03, "entropy_anneal": 0.7}, 300
     )
@@ -112,7 +116,7 @@ def _studies() -> dict[str, Study]:
         rl2 = {"rl2": Training(common | small, 700)} if n == 10 else {}
         if n == 10:
             rl2 |= {"rl2-transformer": transformer(10 * n, gae_lambda=0.8, entropy_coef=0.03)}
-        if n == 25:  # goes on with what was trained on shorter trials
+        if n == 25:  # continues the training on shorter trials
             less = transformer(10 * n, gae_lambda=0.8, entropy_coef=0.03, entropy_anneal=0.8, learning_rate=5e-4)
             rl2 |= {"rl2-transformer": Training(less.settings, less.iterations, "mdp-n10")}
         rows = MDPS + (tuple(f"{name}-prior0" for name in MDPS if name != "beb") if n <= 25 else ())
@@ -123,7 +127,7 @@ def _studies() -> dict[str, Study]:
 
 
 def transformer(steps: int, **changed: Any) -> Training:
-    """A transformer that also predicts rewards, on batches of 100,000 steps."""
+    """Training of a transformer that also predicts rewards, on batches of 100,000 steps."""
     settings = {"memory": "transformer", "hidden": 64, "meta_batch_size": 100_000 // steps, "minibatches": 4}
     learning = {"learning_rate": 1e-3, "normalize_rewards": True, "reward_coef": 1.0, "max_grad_norm": 2.0}
     return Training(settings | learning | changed, 500)
@@ -134,32 +138,32 @@ STUDIES = _studies()
 
 @dataclass(frozen=True)
 class Options:
-    """What to run."""
+    """Options of the experiment."""
 
     studies: tuple[str, ...] = ("bandit-n10",)
-    """Names of studies, or how they begin."""
+    """Names of studies, or their first parts."""
     agents: tuple[str, ...] = ()
     """Some of a study's agents; by default all of them."""
     list: bool = False
     """Print the studies and stop."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """rl2's training runs."""
+    """Seeds of rl2; each is one training run."""
     tasks: int = TASKS
-    """Held-out tasks."""
+    """Number of held-out tasks."""
     runs: Path = Path("runs/trials")
-    """Where the runs go."""
+    """Directory of the runs."""
     out: Path = RESULTS
     """Folder of all results files."""
     threads: int = 1
-    """Of PyTorch; another number may round sums otherwise."""
+    """Number of PyTorch threads; it may change the rounding of sums."""
     train_only: bool = False
-    """Leave the evaluation to a later call, which finds the runs finished."""
+    """Whether to train without an evaluation; a later call evaluates the finished runs."""
     device: str = "cpu"
-    """Of rl2: "cpu" or "cuda"; the classical agents stay on the CPU."""
+    """Device of rl2: "cpu" or "cuda"; the classical agents run on the CPU."""
 
 
 def trained(options: Options, name: str, row: str, seed: int) -> metarl.Agent:
-    """rl2 of one row and seed, trained from where its run stands."""
+    """Train rl2 for one row and seed; an existing run is continued."""
     study, training = STUDIES[name], STUDIES[name].rl2[row]
     lengths = {"trial_episodes": study.episodes, "anneal_iterations": training.iterations}
     agent = metarl.make_agent("rl2", study.family, seed=seed, device=options.device, **lengths, **training.settings)
@@ -171,7 +175,7 @@ def trained(options: Options, name: str, row: str, seed: int) -> metarl.Agent:
 
 
 def made(study: str, row: str, **settings: Any) -> metarl.Agent:
-    """An agent that needs no training, told how long a trial is if it must know."""
+    """Make an agent that needs no training; its `trial_episodes`, if it has this setting, is the study's."""
     agent, changed = VARIANTS.get(row, (row, {}))
     if hasattr(metarl.families.registry.agent_class(agent).Config, "trial_episodes"):
         settings["trial_episodes"] = STUDIES[study].episodes
@@ -179,18 +183,18 @@ def made(study: str, row: str, **settings: Any) -> metarl.Agent:
 
 
 def tuned(study: str, row: str) -> dict[str, Any]:
-    """The hyperparameters that were found for a row of a study; none if there is nothing to choose."""
+    """Hyperparameters that `tune.py` chose for a row of a study; empty if the row has no grid."""
     if row not in GRIDS:
         return {}
-    found = json.loads(TUNED.read_text()) if TUNED.exists() else {"chosen": {}}
-    if row not in found["chosen"].get(study, {}):
-        command = f"one that was tuned: python experiments/tune.py --studies {study}"
+    report = json.loads(TUNED.read_text()) if TUNED.exists() else {"chosen": {}}
+    if row not in report["chosen"].get(study, {}):
+        command = f"an agent with tuned settings: python experiments/tune.py --studies {study}"
         raise InvalidValueError(f"agent of study {study}", row, command)
-    return dict(found["chosen"][study][row])
+    return dict(report["chosen"][study][row])
 
 
 def trained_on(options: Options, name: str, row: str) -> str:
-    """The device of a row's trainings, which may be evaluated elsewhere; refuses a row of several."""
+    """Device of a row's trainings; raises if it differs between seeds. The evaluation may use another device."""
     runs = [Run.open(options.runs / name / row / f"seed{seed}") for seed in options.seeds]
     devices = sorted({str(run.config["device"]) for run in runs})
     if len(devices) != 1:
@@ -199,20 +203,20 @@ def trained_on(options: Options, name: str, row: str) -> str:
 
 
 def measured(agents: list[metarl.Agent], name: str, row: str, options: Options) -> Results:
-    """Lifetime returns on held-out tasks; what happened in each episode as a mean over tasks."""
+    """Evaluate lifetime returns on held-out tasks; the returns of single episodes are means over tasks."""
     study = STUDIES[name]
     tasks = agents[0].family.tasks("test", options.tasks)
     training = study.rl2.get(row)
-    attends = training is not None and training.settings.get("memory") == "transformer"
-    at_once = STEPS_AT_ONCE // study.steps if attends else None
+    is_transformer = training is not None and training.settings.get("memory") == "transformer"
+    at_once = STEPS_AT_ONCE // study.steps if is_transformer else None
     results = metarl.evaluate(
         agents, tasks, k=(study.episodes,), episodes=1, modes=("sampled",), trials=study.trials, rows_at_once=at_once
     )
     slim(results)
     device = trained_on(options, name, row) if training else ""
     seeds = " --seeds " + " ".join(map(str, options.seeds)) + f" --device {device}" if training else ""
-    tasks_given = "" if options.tasks == TASKS else f" --tasks {options.tasks}"
-    results.meta["command"] = f"python experiments/trials.py --studies {name} --agents {row}{seeds}{tasks_given}"
+    tasks_option = "" if options.tasks == TASKS else f" --tasks {options.tasks}"
+    results.meta["command"] = f"python experiments/trials.py --studies {name} --agents {row}{seeds}{tasks_option}"
     results.meta["iterations"] = training.iterations if training else 0
     if training and training.begins_with:
         results.meta["begins_with"] = training.begins_with
@@ -220,7 +224,7 @@ def measured(agents: list[metarl.Agent], name: str, row: str, options: Options) 
 
 
 def slim(results: Results) -> None:
-    """Means over tasks of what no interval is asked of, and over a task's trials: 20,000 tasks fill the disk."""
+    """Replace arrays that need no interval by their means over tasks or trials, because 20,000 tasks need much disk."""
     results.collected = results.collected.mean(1, keepdims=True)  # [seed, 1, episode]
     results.references = {name: values.mean(keepdims=True) for name, values in results.references.items()}
     results.lifetime = results.lifetime.mean(2, keepdims=True)  # [seed, task, 1]
@@ -228,12 +232,12 @@ def slim(results: Results) -> None:
 
 
 def rows_of(study: Study) -> list[str]:
-    """Everyone who plays a study."""
+    """Rows of a study: its agents."""
     return [*study.rl2, *study.classical, "random", "oracle"]
 
 
 def selected(wanted: Sequence[str]) -> list[str]:
-    """Studies by name, or by how they begin."""
+    """Names of the studies that `wanted` names, fully or by their first parts."""
     for each in wanted:
         if not any(name == each or name.startswith(f"{each}-") for name in STUDIES):
             raise InvalidValueError("--studies", each, did_you_mean(each, STUDIES))
@@ -241,7 +245,7 @@ def selected(wanted: Sequence[str]) -> list[str]:
 
 
 def main(options: Options) -> None:
-    """Train, evaluate, save."""
+    """Train, evaluate and save."""
     names = selected(options.studies)
     every = {row for name in names for row in rows_of(STUDIES[name])}
     for wanted in options.agents:

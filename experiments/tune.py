@@ -1,10 +1,10 @@
-"""Hyperparameters of the classical agents, by playing train tasks.
+"""Search of the classical agents' hyperparameters, on train tasks.
 
     python experiments/tune.py                          # all studies of experiments/trials.py: about half an hour
     python experiments/tune.py --studies bandit-n10
 
-Every agent of GRIDS (experiments/trials.py) plays every study that has it, on train tasks, with each setting of its
-grid; the highest mean lifetime return wins. Writes `experiments/tuned.json`: what was chosen, and all that was found.
+Every agent of GRIDS (experiments/trials.py) plays the train tasks of its studies with each setting of its grid. The
+setting with the highest mean lifetime return is chosen. Writes the choices and all scores to `experiments/tuned.json`.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from metarl.files import write_atomic
 
 @dataclass(frozen=True)
 class Options:
-    """What to search."""
+    """Options of the search."""
 
     studies: tuple[str, ...] = ("bandit", "mdp")
-    """Names of studies, or how they begin."""
+    """Names of studies, or their first parts."""
     tasks: int = 4000
-    """Train tasks, the same for all settings."""
+    """Number of train tasks; all settings play the same tasks."""
     threads: int = 1
-    """Of PyTorch."""
+    """Number of PyTorch threads."""
 
 
 def main(options: Options) -> None:
-    """Search, write."""
+    """Search and write the choices."""
     torch.set_num_threads(options.threads)
     report: dict[str, Any] = {"chosen": {}, "measured": {}}
     if TUNED.exists():
@@ -43,18 +43,18 @@ def main(options: Options) -> None:
         study = STUDIES[name]
         tasks = metarl.make_family(study.family).tasks("train", options.tasks)
         for row in (r for r in study.classical if r in GRIDS):
-            found = []
+            scores = []
             for setting in GRIDS[row]:
                 settings: dict[str, Any] = {"k": (study.episodes,), "episodes": 1, "modes": ("sampled",)}
                 agent = made(name, row, **setting)
                 life = metarl.evaluate(agent, tasks, **settings, allow_train_tasks=True, paths=0).lifetime_summary()
                 assert life is not None
-                found.append(
+                scores.append(
                     {"setting": setting, "tasks": options.tasks, **{k: life[k] for k in ("mean", "low", "high")}}
                 )
-            best = max(found, key=lambda entry: entry["mean"])
+            best = max(scores, key=lambda entry: entry["mean"])
             report["chosen"].setdefault(name, {})[row] = best["setting"]
-            report["measured"].setdefault(name, {})[row] = found
+            report["measured"].setdefault(name, {})[row] = scores
             print(f"{name:16}{row:28}{best['mean']:8.3f}  {best['setting']}", flush=True)
             write_atomic(TUNED, (json.dumps(report, indent=1) + "\n").encode())
 

@@ -680,16 +680,16 @@ BUGS = (
         "families/test_user_environments",
     ),
     Bug(
-        "a visible goal is not told of",
+        "a visible goal is not reported",
         "metarl/contract/notes.py",
-        "np.any([still.numpy(), *linear.values()], axis=0)",
+        "np.any([constant.numpy(), *linear.values()], axis=0)",
         "np.any([*linear.values()], axis=0)",
         "families/test_user_environments",
     ),
     Bug(
         "a parameter without effect trains",
         "metarl/contract/notes.py",
-        "not self.found and told is not None and told.ignored(name)",
+        "not self.differs and watched is not None and watched.ignores(name)",
         "False",
         "families/test_user_environments",
     ),
@@ -759,7 +759,7 @@ BUGS = (
     Bug(
         "counters that training changes are not looked for",
         "metarl/contract/agent_checks.py",
-        "    if still:\n",
+        "    if differ:\n",
         "    if False:\n",
         "contract/test_agent_contract",
     ),
@@ -799,7 +799,7 @@ BUGS = (
         "contract/test_agent_contract",
     ),
     Bug(
-        "an observe that is never called is not told of",
+        "an observe that is never called is not reported",
         "metarl/engine/rollout.py",
         "    check_observe(agent)\n",
         "",

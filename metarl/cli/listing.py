@@ -1,4 +1,4 @@
-"""What there is: the registered families and agents.
+"""`metarl list`: the registered families and agents.
 
 metarl list
 metarl list maml metarl/GridNavi-v0
@@ -12,7 +12,7 @@ import itertools
 import re
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import field, fields, make_dataclass
 from typing import Any
@@ -23,10 +23,11 @@ from metarl.agent_base import Agent, adapts_between_episodes
 from metarl.cli.options import ListOptions
 from metarl.cli.progress import console
 from metarl.errors import InvalidValueError, did_you_mean
+from metarl.families.distributions import Distribution
 from metarl.families.family import Family
 from metarl.families.registry import agent_class, agents, base_id, families, kinds, make_family
 
-YOURS = "yours"  # the kind of what is registered without one
+YOURS = "yours"  # the kind of families and agents that were registered without one
 
 
 def run_list(options: ListOptions) -> None:
@@ -40,28 +41,28 @@ def run_list(options: ListOptions) -> None:
             raise InvalidValueError("name", name, did_you_mean(name, [*families, *agents]))
     if options.names:
         return
-    _print_groups("Families", families, _of_family)
+    _print_groups("Families", families, _family_line)
     _print_groups("Agents", agents, lambda name: _first_line(agent_class(name)))
-    console.print("metarl list NAME tells all there is to know of one.")
+    console.print("metarl list NAME shows the details of one.")
 
 
-# --- everything, in groups -------------------------------------------------------------------------------------------
+# --- all, in groups -------------------------------------------------------------------------------------------------
 
 
-def _print_groups(title: str, names: Iterable[str], line: Any) -> None:
-    """A table of names and what they are, for each kind; kinds in the order in which they were first registered."""
+def _print_groups(title: str, names: Iterable[str], line: Callable[[str], str]) -> None:
+    """Print a table of names and their descriptions for each kind, in the order of registration of the kinds."""
     console.print(title, style="bold", markup=False)
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(kinds.get(name) or YOURS, []).append(name)
-    mine = groups.pop(YOURS, None)
-    for kind, members in [*groups.items(), *([(YOURS, mine)] if mine else [])]:
+    yours = groups.pop(YOURS, None)
+    for kind, members in [*groups.items(), *([(YOURS, yours)] if yours else [])]:
         console.print(f"  {kind}", style="bold", markup=False)
         _print_table([(name, line(name)) for name in sorted(members)], indent=4)
 
 
-def _of_family(id: str) -> str:
-    """One line of a family: what it is and its presets, or what it needs."""
+def _family_line(id: str) -> str:
+    """Describe a family in one line, with its presets; or name the packages that it needs."""
     if not families[id].available:
         return f"needs {families[id].install_command}"
     build = families[id].load()
@@ -69,11 +70,11 @@ def _of_family(id: str) -> str:
     return _first_line(build) + (f" Presets: {presets}." if presets else "")
 
 
-# --- one of them -----------------------------------------------------------------------------------------------------
+# --- one -------------------------------------------------------------------------------------------------------------
 
 
 def _describe_family(family: Family) -> None:
-    """A family's spaces, tasks and splits."""
+    """Print a family's spaces, tasks and splits."""
     facts = {
         "what": _first_line(families[base_id(family.id)].load()),
         "kind": kinds.get(base_id(family.id)) or YOURS,
@@ -93,14 +94,14 @@ def _describe_family(family: Family) -> None:
 
 
 def _describe_agent(name: str) -> None:
-    """What an agent is, what it needs, and its options."""
+    """Print an agent's description, requirements and options."""
     cls = agent_class(name)
     facts = [
         ("kind", kinds.get(name) or YOURS),
         ("training", _training(name, cls)),
         ("adaptation", _adaptation(cls)),
         ("is shown", "the task and the environments (privileged)" if cls.privileged else "observations and rewards"),
-        ("families", _takes(cls)),
+        ("families", _supported_families(cls)),
     ]
     console.print(name, style="bold", markup=False)
     for text in (inspect.getdoc(cls), inspect.getdoc(sys.modules[cls.__module__])):
@@ -114,47 +115,47 @@ def _describe_agent(name: str) -> None:
 def _training(name: str, cls: type[Agent]) -> str:
     if cls.learns:
         return f"meta-trained on train tasks: metarl train {name} --family ID"
-    return f"needs none, and is measured as it is: metarl eval {name} --family ID"
+    return f"none: metarl eval {name} --family ID"
 
 
 def _adaptation(cls: type[Agent]) -> str:
     if cls.is_recurrent:
-        return "lives through a trial: at every step it remembers what it saw, from one episode to the next"
+        return "has a memory that changes at every step, and lasts through the episodes of a trial"
     if adapts_between_episodes(cls):
-        return "collects episodes, then changes its parameters, again in every adaptation step"
-    return "none: it plays the same after any number of adaptation steps"
+        return "collects episodes and then changes its parameters, in every adaptation step"
+    return "none: adaptation steps do not change it"
 
 
-def _takes(cls: type[Agent]) -> str:
-    stays = " whose task stays for a whole trial" if adapts_between_episodes(cls) else ""
-    return f"{cls.takes}{stays}"
+def _supported_families(cls: type[Agent]) -> str:
+    constant = " whose task is the same for a whole trial" if adapts_between_episodes(cls) else ""
+    return f"{cls.takes}{constant}"
 
 
 def _options_help(cls: type[Agent]) -> str:
-    """The agent's part of what `--help` shows."""
+    """The part of `--help` that shows the agent's options."""
     options: Any = cls.Config
-    if not cls.learns:  # `metarl eval` has them as --agent.NAME
+    if not cls.learns:  # `metarl eval` names them --agent.NAME
         options = make_dataclass("Options", [("agent", cls.Config, field(default=cls.Config()))], frozen=True)
-    told = io.StringIO()
-    with redirect_stdout(told), suppress(SystemExit):
+    output = io.StringIO()
+    with redirect_stdout(output), suppress(SystemExit):
         tyro.cli(options, args=["--help"], description="")
-    lines = [line.rstrip() for line in told.getvalue().splitlines()]
+    lines = [line.rstrip() for line in output.getvalue().splitlines()]
     return "\n".join(itertools.dropwhile(lambda line: not re.match(r" *--\w", line), lines))
 
 
-def _range(dist: Any) -> str:
+def _range(dist: Distribution) -> str:
     return f"{dist.describe()}{f', {list(dist.shape)}' if dist.shape else ''}"
 
 
-def _first_line(thing: Any) -> str:
-    return next(iter((thing.__doc__ or "").strip().splitlines()), "")
+def _first_line(documented: object) -> str:
+    return next(iter((documented.__doc__ or "").strip().splitlines()), "")
 
 
 # --- lines -----------------------------------------------------------------------------------------------------------
 
 
 def _print_table(rows: Sequence[tuple[str, str]], indent: int) -> None:
-    """Two columns, the second one wrapped."""
+    """Print two columns; the second one is wrapped."""
     left = max(len(name) for name, _ in rows) + 2
     for name, text in rows:
         lines = textwrap.wrap(text, max(30, console.width - indent - left)) or [""]
@@ -163,7 +164,7 @@ def _print_table(rows: Sequence[tuple[str, str]], indent: int) -> None:
 
 
 def _print_text(text: str) -> None:
-    """Paragraphs, a line left free after each; those with indented lines as they are."""
+    """Print paragraphs, wrapped and with an empty line after each. Paragraphs with indented lines are not wrapped."""
     for paragraph in filter(None, text.split("\n\n")):
         plain = not any(line.startswith(" ") for line in paragraph.splitlines())
         shown = textwrap.fill(paragraph, max(30, console.width - 2)) if plain else paragraph

@@ -1,4 +1,4 @@
-"""The command line: `metarl COMMAND --help` shows every option with its default and unit.
+"""The command line. `metarl COMMAND --help` shows every option with its default and unit.
 
 Commands: `list`, `train AGENT --family ID`, `train --resume RUN`, `eval RUN... --k 3 --split test`,
 `report RUN... --out DIR`, `watch RUN`, `check-family ID`, `check-agent NAME`, `quickstart`.
@@ -74,44 +74,44 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The `metarl` command; exits with 2 and one sentence when the input cannot be used."""
+    """Run the `metarl` command. Invalid input prints one sentence and exits with code 2."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         with _plain_warnings():
             _dispatch(arguments)
             sys.stdout.flush()
     except MetaRLError as error:
-        _tell("; ".join([str(error), *_notes(error)]))
+        _print_error("; ".join([str(error), *_notes(error)]))
         raise SystemExit(2) from None
     except Interrupted as stop:
         sources = "".join(f" --load {shlex.quote(source)}" for source in loaded)
-        _tell(f"{stop}; continue with: metarl train --resume {quoted(stop.run or '')}{sources}")
+        _print_error(f"{stop}; continue with: metarl train --resume {quoted(stop.run or '')}{sources}")
         raise SystemExit(130) from None
     except KeyboardInterrupt:
-        _tell("interrupted")
+        _print_error("interrupted")
         raise SystemExit(130) from None
     except BrokenPipeError:
         if not _reader_is_gone():
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads: what is left to print must not fail at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader is gone: flushing at exit must not fail
         raise SystemExit(1) from None
-    except Exception as error:  # not ours: its traceback follows
+    except Exception as error:  # an unexpected error: its traceback follows
         if notes := _notes(error):
-            _tell("; ".join([f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": "), *notes]))
+            _print_error("; ".join([f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": "), *notes]))
         raise
 
 
 def _notes(error: Exception) -> list[str]:
-    """Sentences that were added to an exception: where it happened, and where the run stands."""
+    """Sentences that were added to an exception: its place, and the state of the run."""
     return [note for note in getattr(error, "__notes__", ()) if "\n" not in note]
 
 
-def _tell(sentence: str) -> None:
+def _print_error(sentence: str) -> None:
     print(f"metarl: {printable(sentence)}", file=sys.stderr)
 
 
 def _reader_is_gone() -> bool:
-    """Whether standard output is a pipe that nobody reads any more, as after `| head`."""
+    """Whether standard output is a pipe whose reader has ended, as after `| head`."""
     poll = select.poll()
     poll.register(1, 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))
@@ -120,69 +120,69 @@ def _reader_is_gone() -> bool:
 @contextmanager
 def _plain_warnings() -> Iterator[None]:
     """Show metarl's own warnings as one sentence, without the source line that raised them."""
-    usual = warnings.formatwarning
+    original = warnings.formatwarning
 
     def plain(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> str:
         own = issubclass(category, (DivergedWarning, FamilyWarning))
         text = printable(str(message))
-        return f"metarl: {text}\n" if own else usual(text, category, *args, **kwargs)
+        return f"metarl: {text}\n" if own else original(text, category, *args, **kwargs)
 
     warnings.formatwarning = plain
     try:
         yield
     finally:
-        warnings.formatwarning = usual
+        warnings.formatwarning = original
 
 
 def _load_sources(arguments: list[str]) -> list[str]:
-    """Import what `--load` names, wherever it stands; the other arguments."""
+    """Import the arguments of `--load`, at any position; returns the other arguments."""
     loaded.clear()
-    rest, waiting = [], False
+    rest, is_source = [], False
     for argument in arguments:
-        if waiting or argument.startswith("--load="):
+        if is_source or argument.startswith("--load="):
             _load_source(argument.removeprefix("--load="))
-            waiting = False
+            is_source = False
         elif argument == "--load":
-            waiting = True
+            is_source = True
         else:
             rest.append(argument)
-    if waiting:
+    if is_source:
         raise InvalidValueError("--load", verbatim("nothing"), "a module or a .py file")
     return rest
 
 
 def _load_source(source: str) -> None:
-    """Import what `--load` names; what a user's own file raises keeps its traceback, after a sentence."""
+    """Import one argument of `--load`. An exception of the user's file prints a sentence and keeps its traceback."""
     try:
         with rendering():
             load_source(source)
     except MetaRLError:
         raise
     except Exception as error:
-        _tell(f"{source} raised {type(error).__name__} while it was loaded:")
+        _print_error(f"{source} raised {type(error).__name__} while it was loaded:")
         raise
     if source not in loaded:
         loaded.append(source)
 
 
 def _parse(kind: Any, arguments: list[str], command: str) -> Any:
-    """The options of a command, checked."""
+    """Parse and check the options of a command."""
     for name in ("--out", "--resume"):
         if f"{name}=" in arguments or (name, "") in pairwise(arguments):
-            raise InvalidValueError(name, "", "the name of a file or directory")  # "" would be the one we are in
+            raise InvalidValueError(name, "", "the name of a file or directory")  # Path("") is the current one
     options = tyro.cli(kind, args=arguments, prog=f"metarl {command}", description=kind.__doc__)
     check_options(options)
     return options
 
 
 def _dispatch(arguments: list[str]) -> None:
-    if "watch" in arguments:  # before anything is loaded that may import MuJoCo
+    if "watch" in arguments:  # before any import of MuJoCo
         choose_renderer()
     arguments = _load_sources(arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(f"metarl {metarl.__version__}: meta-reinforcement learning on Gymnasium and PyTorch\n")
         print("usage: metarl COMMAND [OPTIONS]      (metarl COMMAND --help shows defaults and units)")
-        print("       --load FILE.py or MODULE, anywhere, first imports what registers your families and agents\n")
+        print("       --load FILE.py or MODULE, at any position, imports the code of your families and agents\n")
         for name, what in [("train AGENT", TrainOptions), *((n, c[0]) for n, c in COMMANDS.items())]:
             print(f"  {name:14}{(what.__doc__ or '').splitlines()[0]}")
         return
@@ -206,7 +206,7 @@ def _dispatch(arguments: list[str]) -> None:
 
 
 def _config_class(name: str) -> type[Any]:
-    """The class of an agent's hyperparameters, which become options."""
+    """Class of an agent's hyperparameters, which become options of the command."""
     cls = agent_class(name)
     if not is_built_in(cls):
         refuse("agent", name, declared(cls, name))
@@ -215,7 +215,7 @@ def _config_class(name: str) -> type[Any]:
 
 
 def _dispatch_train(rest: list[str]) -> None:
-    """`train` takes an agent's name first, whose hyperparameters become options; or `--resume RUN`."""
+    """Run `train AGENT`, with the agent's hyperparameters as options, or `train --resume RUN`."""
     if rest and not rest[0].startswith("-"):
         name = rest[0]
         config = _config_class(name)

@@ -1,4 +1,4 @@
-"""The command line's options: a dataclass per command, whose docstrings are what `metarl COMMAND --help` shows."""
+"""Options of the command line: a dataclass for each command. Its docstrings are the text of `metarl COMMAND --help`."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from metarl.evaluation.modes import Mode
 
 @dataclass(frozen=True)
 class ListOptions:
-    """Show the registered families and agents, or all there is to know of some of them."""
+    """Show the registered families and agents, or the details of some of them."""
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Family ids, with a preset or keywords where wanted, and names of agents."""
+    """Names of agents, and family ids, with or without a preset or keywords."""
 
 
 @dataclass(frozen=True)
 class ResumeOptions:
-    """Continue an interrupted run to the same bits as an unbroken one, or let a finished one go on."""
+    """Continue an interrupted run, with the same bits as an uninterrupted one, or extend a finished run."""
 
     resume: Path
     """Run directory."""
     iterations: int | None = None
-    """Meta-updates in all, to train for longer than the run was begun with."""
+    """Total number of meta-updates, to train longer than the run was made for."""
     device: Device | None = None
-    """Where to train; by default where the run began."""
+    """Device to train on; by default the run's device."""
 
 
 @dataclass(frozen=True)
@@ -41,21 +41,21 @@ class TrainOptions:
     family: str | None = None
     """Family id, for example metarl/PointNavigation-v0, or ID:PRESET."""
     env: str | None = None
-    """In place of a family: a registered Gymnasium id, or MODULE:ID, whose attributes --param makes the task."""
+    """Instead of a family: a registered Gymnasium id, or MODULE:ID. Its parameters --param are the task."""
     param: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Of --env, repeated: NAME=LOW:HIGH, NAME=log:LOW:HIGH, NAME=int:LOW:HIGH, NAME=normal:MEAN:STD or NAME=A,B,C."""
+    """With --env, repeated: NAME=LOW:HIGH, NAME=log:LOW:HIGH, NAME=int:LOW:HIGH, NAME=normal:MEAN:STD or NAME=A,B,C."""
     apply: Literal["attrs", "options", "set_task", "kwargs", "seed"] = "attrs"
-    """Of --env: how a task reaches it."""
+    """With --env: how the environment gets a task."""
     horizon: int | None = None
-    """Of --env: steps per episode; by default its own time limit."""
+    """With --env: steps per episode; by default the environment's time limit."""
     iterations: int = 100
     """Meta-updates."""
     out: Path | None = None
     """Run directory to make; runs/AGENT-FAMILY-seedSEED by default."""
     seed: int = 0
-    """Of initial parameters, tasks and everything drawn."""
+    """Seed of the initial parameters, the tasks and all draws."""
     device: Device = "cpu"
-    """Where to train."""
+    """Device to train on."""
     checkpoint_every: int = 10
     """Iterations between checkpoints."""
 
@@ -65,18 +65,18 @@ class EvalOptions:
     """Measure the return after k adaptation steps on held-out tasks."""
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Run directories (several: the same agent with several seeds), or the name of an agent that needs no training; its
-    hyperparameters are then options, --agent.NAME."""
+    """Run directories (several: the same agent with several seeds), or the name of an agent that needs no training. The
+    hyperparameters of such an agent are the options --agent.NAME."""
     family: str | None = None
-    """Family id; by default the runs' own."""
+    """Family id; by default the runs' family."""
     k: tuple[int, ...] = (3,)
     """Adaptation steps: the last one (the grid is then 0, ..., k), or the grid itself."""
     split: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """test (if none is given), train, or the name of an out-of-distribution split; repeated: --split test --split train
-    give the gap between them."""
+    """test (the default), train, or the name of an out-of-distribution split. Repeatable: --split test --split train
+    also measures the gap between the two."""
     num_tasks: int | None = None
-    """Tasks 0, ..., num_tasks - 1 of the split; by default 40, or the next multiple of a split's tasks where it has
-    fewer."""
+    """Number of tasks: 0, ..., num_tasks - 1 of the split. The default is 40; for a split with fewer tasks, it is the
+    next multiple of their number."""
     task_seed: int = 0
     """Seed of the split."""
     trials: int = 1
@@ -84,18 +84,18 @@ class EvalOptions:
     episodes: int = 20
     """Fresh episodes per task, trial, k and mode."""
     eval_steps: int | None = None
-    """Environment steps that an adaptation step eats at most, of agents whose hyperparameters have this one; by default
-    the runs' own, for agents beside them as well."""
+    """Most environment steps of an adaptation step, for agents that have this hyperparameter. The default is the value
+    of the runs, also for the agents of --beside."""
     floor_episodes: int = 20
-    """Random episodes per task that measure the floor of a family that does not know its own; 0 for none."""
+    """Random episodes per task that estimate the floor, if the family does not know it; 0 for no estimate."""
     seed: int = 0
-    """Of the evaluation's randomness."""
+    """Seed of the evaluation."""
     device: Device = "cpu"
-    """Where to evaluate."""
+    """Device to evaluate on."""
     beside: tuple[str, ...] = ()
-    """Agents that need no training to measure as well, for example: random oracle."""
+    """Agents that need no training and are evaluated too, for example: random oracle."""
     out: Path | None = None
-    """Results file, of one split; by default RUN/results/SPLIT.json, in the first run."""
+    """Results file, for one split; by default RUN/results/SPLIT.json in the first run."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class ReportOptions:
     out: Path = Path("report")
     """Directory for report.html."""
     title: str = "metarl report"
-    """Heading."""
+    """Heading of the page."""
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,9 @@ class WatchOptions:
     run: Annotated[str, tyro.conf.Positional]
     """Run directory, or the name of an agent that needs no training."""
     family: str | None = None
-    """Family id; by default the run's own."""
+    """Family id; by default the run's family."""
     k: tuple[int, ...] = (3,)
-    """Adaptation steps: the last one (the panels are then 0, ..., k), or those to show."""
+    """Adaptation steps: the last one (the panels are then 0, ..., k), or the list of k to show."""
     task: int = 0
     """Number of the task in the split."""
     split: str = "test"
@@ -127,60 +127,60 @@ class WatchOptions:
     task_seed: int = 0
     """Seed of the split."""
     mode: Mode = "deterministic"
-    """How actions are chosen: sampled, as in training, or deterministic, the mean or the likeliest."""
+    """How actions are chosen: sampled, as in training, or deterministic, the mean or likeliest action."""
     seed: int = 0
-    """Of the evaluation's randomness: metarl eval with the same seed plays the same episodes."""
+    """Seed of the evaluation; metarl eval with the same seed plays the same episodes."""
     out: Path | None = None
-    """A .gif, or an .mp4 where ffmpeg is installed; by default RUN/results/SPLIT-taskTASK.gif."""
+    """A .gif file, or an .mp4 file, which needs ffmpeg; by default RUN/results/SPLIT-taskTASK.gif."""
     size: int = 256
     """Width of a panel in pixels."""
     fps: float | None = None
     """Frames per second; by default the film lasts about four seconds."""
     device: Device = "cpu"
-    """Where to play."""
+    """Device to play on."""
 
 
 @dataclass(frozen=True)
 class CheckFamilyOptions:
-    """Test a family against the contract; one sentence per violation."""
+    """Test a family against the contract; prints one sentence for each violation."""
 
     id: Annotated[str, tyro.conf.Positional]
     """Family id, or ID:PRESET."""
     seed: int = 0
-    """Of the probes."""
+    """Seed of the test."""
     device: Device = "cpu"
-    """Where to probe."""
+    """Device to test on."""
 
 
 @dataclass(frozen=True)
 class CheckAgentOptions:
-    """Test an agent against the contract; one sentence per violation."""
+    """Test an agent against the contract; prints one sentence for each violation."""
 
     name: Annotated[str, tyro.conf.Positional]
-    """Name of the agent; its hyperparameters are then options, --agent.NAME."""
+    """Name of the agent. Its hyperparameters are the options --agent.NAME."""
     family: str | None = None
-    """Family id, to play with short episodes; by default those of four small built-in ones that the agent takes."""
+    """Family id, played with short episodes; by default four small built-in families that the agent accepts."""
     seed: int = 0
-    """Of the agent, the tasks and all that is drawn."""
+    """Seed of the agent, the tasks and all draws."""
     device: Device = "cpu"
-    """Where to play and train."""
+    """Device to play and train on."""
 
 
 @dataclass(frozen=True)
 class QuickstartOptions:
-    """Train MAML and RL2, evaluate both on held-out tasks, print a table, write a report: minutes on 2 cores."""
+    """Train MAML and RL2, evaluate both on held-out tasks, print a table, write a report: minutes on 2 CPU cores."""
 
     out: Path = Path("metarl-quickstart")
-    """Directory for runs and report."""
+    """Directory for the runs and the report."""
     seed: int = 0
-    """Of everything drawn."""
+    """Seed of all draws."""
     device: Device = "cpu"
-    """Where to train."""
+    """Device to train on."""
     short: bool = False
-    """A tenth of the training, to see that everything runs."""
+    """Whether to train only a tenth, to test that everything runs."""
 
 
-MOST: dict[str, int] = {  # how large an option may be, or how far below zero; commands know their least values
+MOST: dict[str, int] = {  # largest absolute value of an option; commands check the smallest value
     **dict.fromkeys(("seed", "task_seed"), (1 << 63) - 1),
     "task": 10**12,
     **dict.fromkeys(("iterations", "checkpoint_every", "horizon", "eval_steps"), 10**9),
@@ -193,7 +193,7 @@ MOST: dict[str, int] = {  # how large an option may be, or how far below zero; c
 
 
 def check_options(options: Any) -> None:
-    """Refuse numbers that no command can use, and texts that no file can be named.
+    """Check that numbers are in range and that paths are valid file names.
 
     Raises:
         InvalidValueError: an option is out of range, or a path is empty, too long or holds a null character.
@@ -202,11 +202,11 @@ def check_options(options: Any) -> None:
         value = getattr(options, field.name)
         if field.name == "k" and value == ():
             raise InvalidValueError("--k", verbatim("nothing"), "one number or more")
-        for one in value if isinstance(value, tuple) else (value,):
-            if isinstance(one, Path) or field.name in ("runs", "run"):
-                _check_path(f"--{field.name}" if isinstance(one, Path) else field.name, one)
-            elif isinstance(one, (int, float)) and field.name in MOST:
-                _check_number(field.name, one)
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, Path) or field.name in ("runs", "run"):
+                _check_path(f"--{field.name}" if isinstance(item, Path) else field.name, item)
+            elif isinstance(item, (int, float)) and field.name in MOST:
+                _check_number(field.name, item)
 
 
 def _check_number(name: str, value: float) -> None:
@@ -218,8 +218,8 @@ def _check_path(name: str, path: str | Path) -> None:
     try:
         str(path).encode()
         os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):  # whoever reads or writes it says so
+    except (FileNotFoundError, NotADirectoryError):  # the command that reads the file reports it
         pass
     except (OSError, ValueError) as error:
-        told = error.strerror if isinstance(error, OSError) else error
-        raise InvalidValueError(name, str(path), f"the name of a file or directory ({told})") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InvalidValueError(name, str(path), f"the name of a file or directory ({reason})") from error

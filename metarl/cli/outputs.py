@@ -1,4 +1,4 @@
-"""Where commands write: over what metarl made, never over anything else."""
+"""Checks of output paths: a command overwrites only files that metarl made."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from pathlib import Path
 
 from metarl.errors import InvalidValueError
 
-_HEAD = 4096  # bytes of a file that tell what it is
+_HEAD = 4096  # bytes that show the kind of a file
 
 
 def check_results(path: Path) -> None:
-    """Refuse a place for results where a file is that no evaluation made: the JSON, or the arrays beside it."""
+    """Refuse to overwrite a JSON or npz file that no evaluation made."""
     if not path.name:
         raise InvalidValueError("output path", str(path), "the name of a file")
     path = path if path.suffix == ".json" else path.with_name(f"{path.name}.json")
-    _check(path, lambda file: b'"format": "metarl-results-' in _head(file), "results of metarl's")
-    _check(path.with_suffix(".npz"), _has_results, "results of metarl's")
+    _check(path, lambda file: b'"format": "metarl-results-' in _head(file), "metarl's results")
+    _check(path.with_suffix(".npz"), _has_results, "metarl's results")
 
 
 def check_report(directory: Path) -> None:
-    """Refuse a directory whose `report.html` is somebody else's."""
+    """Refuse to overwrite a `report.html` that metarl did not make."""
     _check(
         directory / "report.html",
         lambda file: b'<meta name="generator" content="metarl' in _head(file),
-        "a report of metarl's",
+        "metarl's report",
     )
 
 
 def check_film(path: Path) -> None:
-    """Refuse to write a film over a file that is none of metarl's."""
-    _check(path, lambda file: b"metarl" in file.read_bytes(), "a film of metarl's")
+    """Refuse to overwrite a film that metarl did not make."""
+    _check(path, lambda file: b"metarl" in file.read_bytes(), "metarl's film")
 
 
 def _check(path: Path, is_ours: Callable[[Path], bool], what: str) -> None:
@@ -43,17 +43,17 @@ def _check(path: Path, is_ours: Callable[[Path], bool], what: str) -> None:
     except InvalidValueError:
         raise
     except (OSError, ValueError) as error:
-        raise InvalidValueError("output path", str(path), f"a place that can be read ({error})") from error
-    raise InvalidValueError("output path", str(path), f"a new one, or {what}: another file is there")
+        raise InvalidValueError("output path", str(path), f"a path that can be read ({error})") from error
+    raise InvalidValueError("output path", str(path), f"a new path or {what}; another file exists there")
 
 
 def _check_folder(path: Path) -> None:
-    """Refuse a file that could not be made, before anything is computed that would then be lost."""
+    """Refuse a path that cannot be written, before results are computed that would be lost."""
     folder = next((parent for parent in path.absolute().parents if os.path.lexists(parent)), Path("/"))
     if not folder.is_dir():
-        raise InvalidValueError("output path", str(path), f"a place that can be written ({folder.name} is no folder)")
+        raise InvalidValueError("output path", str(path), f"a path that can be written ({folder.name} is not a folder)")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise InvalidValueError("output path", str(path), f"a place that can be written ({folder} cannot be)")
+        raise InvalidValueError("output path", str(path), f"a path that can be written ({folder} cannot be written)")
 
 
 def _head(path: Path) -> bytes:
@@ -66,5 +66,5 @@ def _has_results(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as file:
             return {"collected.npy", "lifetime.npy"} <= set(file.namelist())
-    except Exception:  # bytes may be anything, and so may what a parser says of them
+    except Exception:  # arbitrary bytes can raise any exception in the parser
         return False

@@ -1,7 +1,7 @@
-"""Progress of long commands: a bar in a terminal, elsewhere a line now and then.
+"""Progress of long commands: a bar in a terminal, and a line from time to time in a file or pipe.
 
-Both say how much is done, how fast it goes and how long the rest takes, from the first seconds of the first iteration
-on: `metarl.engine.step_listeners` reports the environment steps as they are made.
+Both show the work done, the speed and the time left, from the first seconds on: `metarl.engine.step_listeners` reports
+the environment steps while they are made.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from metarl.engine.step_listeners import listening
 from metarl.errors import printable
 
 console = Console(highlight=False, soft_wrap=True, emoji=False)
-FIRST, EVERY = 5.0, 60.0  # seconds until the first line where there is no terminal, and between lines
-SETTLED = 2.0  # seconds of stepping after which there is a rate
-WINDOW = 30.0  # seconds over which rates are means, or the last unit where that took longer
-BAR = 10  # characters
+FIRST, EVERY = 5.0, 60.0  # without a terminal: seconds before the first line, and between lines
+SETTLED = 2.0  # seconds of stepping before a rate is shown
+WINDOW = 30.0  # seconds over which a rate is a mean; at least one unit
+BAR = 10  # width in characters
 UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 def say(*lines: str) -> None:
-    """Print lines as they are: no markup, and nothing in them that steers a terminal."""
+    """Print lines without markup and without control characters."""
     for line in lines:
         console.print(printable(line), markup=False)
 
 
 class _Mark(NamedTuple):
-    """A moment: its time in seconds, and the units and environment steps done by then."""
+    """A time in seconds, with the units and environment steps that are done."""
 
     time: float
     done: int
@@ -44,14 +44,14 @@ class _Mark(NamedTuple):
 
 
 class Meter:
-    """How much of a computation is done, how fast it goes, and how long the rest takes.
+    """Measures the progress, the speed and the time left of a computation.
 
     Args:
-        unit: what is counted, in the plural.
-        total: how many there are; None where the first call of `advance` tells.
-        start: how many were done before.
-        env_steps: environment steps of one unit, where they are known beforehand.
-        clock: seconds from any moment on.
+        unit: name of the counted unit, in the plural.
+        total: number of units; None if the first call of `advance` sets it.
+        start: number of units that were done before.
+        env_steps: environment steps of one unit, if they are known.
+        clock: a function that returns a time in seconds.
     """
 
     def __init__(
@@ -63,47 +63,53 @@ class Meter:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.unit, self.total, self.env_steps, self.clock = unit, total, env_steps, clock
-        self.done, self.steps, self.news = start, 0, list[str]()
-        self.marks = [_Mark(clock(), start, 0)]  # the last ends of units
+        self.done, self.steps, self.notes = start, 0, list[str]()
+        self.marks = [_Mark(clock(), start, 0)]  # ends of the last units
         self.began = self.marks[0]
-        self.first_pulse: _Mark | None = None  # without what came before it: environments are made, libraries warmed up
+        self.first_pulse: _Mark | None = None  # excludes the start-up time before it
         self.last_pulse = self.began
 
     def pulse(self, env_steps: int) -> None:
-        """Hear of environment steps just made."""
+        """Count environment steps that were just made."""
         self.steps += env_steps
         self.last_pulse = _Mark(self.clock(), self.done, self.steps)
         self.first_pulse = self.first_pulse or self.last_pulse
 
-    def advance(self, done: int, news: Sequence[str] = (), total: int | None = None) -> None:
-        """Hear of the end of a unit, what it gave, the last the most important, and how many there are if not known."""
-        self.done, self.news, self.total = done, list(news), self.total if total is None else total
+    def advance(self, done: int, notes: Sequence[str] = (), total: int | None = None) -> None:
+        """Note the end of a unit.
+
+        Args:
+            done: number of units that are done.
+            notes: texts to show; the last one is the most important.
+            total: number of units, if it was not known before.
+        """
+        self.done, self.notes, self.total = done, list(notes), self.total if total is None else total
         self.marks.append(_Mark(self.clock(), done, self.steps))
         while len(self.marks) > 2 and self.marks[1].time < self.marks[-1].time - WINDOW:
             del self.marks[0]
 
     @property
     def in_first(self) -> bool:
-        """Whether no unit was finished yet."""
+        """Whether the first unit is not finished."""
         return self.done == self.began.done
 
     @property
     def completed(self) -> float:
-        """Units done, with the part of the present one that its environment steps are."""
+        """Units done, with the fraction of the present unit by its environment steps."""
         part = (self.steps - self.marks[-1].steps) / self.env_steps if self.env_steps else 0.0
         return self.done + min(part, 1.0)
 
     def rate(self) -> float | None:
-        """Environment steps per second; None as long as that is unknown."""
+        """Environment steps per second; None if unknown."""
         a, b = (self.first_pulse, self.last_pulse) if self.in_first else (self.marks[0], self.marks[-1])
-        if self.done == self.total and not self.in_first:  # it is over: of all
+        if self.done == self.total and not self.in_first:  # at the end: the mean of all units
             a = self.began
         if a is None or b.steps == a.steps or b.time == a.time or (self.in_first and self.clock() < a.time + SETTLED):
             return None
         return (b.steps - a.steps) / (b.time - a.time)
 
     def seconds_left(self) -> float | None:
-        """Until the end; before the end of the first unit what its environment steps alone take."""
+        """Seconds until the end; in the first unit, an estimate from its environment steps."""
         if self.total is None:
             return None
         now, last, rest = self.clock(), self.marks[-1], self.total - self.done
@@ -116,22 +122,22 @@ class Meter:
         return max(each, now - last.time) * rest - (now - last.time)
 
     def parts(self) -> list[tuple[int, str]]:
-        """What there is to say, in order, each with its rank: 0 is the most important."""
+        """Texts to show, in order, each with its rank; rank 0 is the most important."""
         rate, left, of = self.rate(), self.seconds_left(), "" if self.total is None else f"/{self.total:,}"
-        said = [(0, f"{self.done:,}{of} {self.unit}")]
+        parts = [(0, f"{self.done:,}{of} {self.unit}")]
         if self.done == self.total:
-            said[0] = (0, f"{said[0][1]} in {duration(self.marks[-1].time - self.began.time)}")
+            parts[0] = (0, f"{parts[0][1]} in {duration(self.marks[-1].time - self.began.time)}")
         elif left is not None:
-            said.append((1, f"{'over ' if self.in_first else ''}{duration(left)} left"))
+            parts.append((1, f"{'over ' if self.in_first else ''}{duration(left)} left"))
         if self.in_first and self.steps:
-            said.append((4, f"{self.steps:,}{f'/{self.env_steps:,}' if self.env_steps else ''} env steps"))
+            parts.append((4, f"{self.steps:,}{f'/{self.env_steps:,}' if self.env_steps else ''} env steps"))
         if rate is not None:
-            said.append((3, f"{float(f'{rate:.2g}'):,.{0 if rate >= 10 else 1}f} env steps/s"))
-        return said + [(2 if text == self.news[-1] else 5, text) for text in self.news]
+            parts.append((3, f"{float(f'{rate:.2g}'):,.{0 if rate >= 10 else 1}f} env steps/s"))
+        return parts + [(2 if text == self.notes[-1] else 5, text) for text in self.notes]
 
 
 def duration(seconds: float) -> str:
-    """Seconds in two units: 35 s, 3 min 20 s, 2 h 5 min, 4 d 3 h."""
+    """Format seconds in at most two units: 35 s, 3 min 20 s, 2 h 5 min, 4 d 3 h."""
     whole = round(seconds)
     for (size, name), (part, part_name) in itertools.pairwise(UNITS):
         if whole >= size:
@@ -140,7 +146,7 @@ def duration(seconds: float) -> str:
 
 
 def fitting(parts: list[tuple[int, str]], width: int) -> str:
-    """The parts by their rank that fit beside one another, in their order; the first rank in any case."""
+    """Join the most important parts that fit into `width`, in their order; at least one part."""
     chosen: list[tuple[int, str]] = []
     for part in sorted(parts):
         longer = [other for other in parts if other in (*chosen, part)]
@@ -157,7 +163,7 @@ def _joined(parts: list[tuple[int, str]]) -> str:
 def bar(
     label: str, total: int | None, start: int, unit: str, env_steps: int | None = None
 ) -> Iterator[Callable[..., None]]:
-    """Show the progress of what runs inside; arguments as in `Meter`, whose `advance` it yields."""
+    """Show the progress of the block. The arguments are those of `Meter`; yields `Meter.advance`."""
     meter = Meter(unit, total, start, env_steps)
     show = _live if console.is_interactive and console.file.isatty() else _lines
     with show(label, meter), listening(meter.pulse):
@@ -166,7 +172,7 @@ def bar(
 
 @contextmanager
 def _live(label: str, meter: Meter) -> Iterator[None]:
-    """A bar that moves, for terminals."""
+    """Show a moving bar, for terminals."""
 
     def picture() -> Table:
         row = Table.grid(padding=(0, 1))
@@ -180,23 +186,23 @@ def _live(label: str, meter: Meter) -> Iterator[None]:
 
 @contextmanager
 def _lines(label: str, meter: Meter) -> Iterator[None]:
-    """A line now and then, for files and pipes."""
-    over = threading.Event()
+    """Print a line from time to time, for files and pipes."""
+    finished = threading.Event()
 
-    def tell() -> None:
+    def print_line() -> None:
         say(f"{label}: {_joined(meter.parts())}")
 
-    def keep_telling() -> None:
+    def print_lines() -> None:
         wait = FIRST
-        while not over.wait(wait):
-            tell()
+        while not finished.wait(wait):
+            print_line()
             wait = EVERY
 
-    teller = threading.Thread(target=keep_telling, daemon=True)
-    teller.start()
+    printer = threading.Thread(target=print_lines, daemon=True)
+    printer.start()
     try:
         yield
     finally:
-        over.set()
-        teller.join()
-        tell()
+        finished.set()
+        printer.join()
+        print_line()

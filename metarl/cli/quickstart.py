@@ -1,4 +1,4 @@
-"""`metarl quickstart`: train two agents, evaluate both, print a table, write a report."""
+"""`metarl quickstart`: train two agents, evaluate them, print a table and write a report."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from metarl.agent_base import make_agent
-from metarl.cli.commands import evaluate_each, fresh, others, say_table, train_run
+from metarl.cli.commands import baselines, evaluate_each, fresh, say_table, train_run
 from metarl.cli.options import (
     QuickstartOptions,
 )
@@ -20,7 +20,7 @@ from metarl.runs.run import Run
 
 @dataclass(frozen=True)
 class Study:
-    """An agent on a family, beside others, as the quickstart runs it."""
+    """One part of the quickstart: an agent, its family, and the agents that are evaluated with it."""
 
     agent: str
     family: str
@@ -62,7 +62,7 @@ def run_quickstart(options: QuickstartOptions) -> None:
         tasks = agent.family.tasks("test", study.num_tasks if not options.short else min(study.num_tasks, 1000))
         settings = {"k": study.k, "episodes": study.episodes, "seed": options.seed}
         k = (study.k,) if isinstance(study.k, int) else study.k
-        groups = [[agent], *others([agent], study.beside, k, options.device)]
+        groups = [[agent], *baselines([agent], study.beside, k, options.device)]
         for result in evaluate_each(groups, tasks, settings):
             result.save(
                 run.path / "results" / ("test.json" if result.agent == agent.name else f"test-{result.agent}.json")

@@ -1,8 +1,8 @@
-"""The contract test of an agent: one clear sentence per violation.
+"""The contract test of an agent: one sentence for each violation.
 
     metarl check-agent my_agent --load my_agents.py
 
-Checks come in stages; a stage runs only when those before it found nothing, because it would find the consequences.
+Checks run in stages. A stage runs only if the earlier stages found no violation, because violations cause others.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ from metarl.families.family import Family
 from metarl.families.registry import agent_class
 from metarl.global_rng import seeded
 
-Said = tuple[str, str, str, str]  # a field, what was found, what was expected, the fix
+Violation = tuple[str, str, str, str]  # field, value found, value expected, fix
 
-# What an agent is tried on that no family is named for: a box and a distance, one pull, early endings, a finite MDP.
+# Default families: Box actions, episodes of one step, early endings, a finite MDP.
 FAMILIES = (
     "metarl/PointNavigation-v0",
     "metarl/BernoulliBandit-v0",
     'metarl/TMaze-v0{"corridor": 1, "horizon": 6, "turns": 1}',
     "metarl/TabularMDP-v0",
 )
-SECONDS = 20.0  # after which the short schedule begins no further check
+SECONDS = 20.0  # `check_briefly` starts no check after this time
 
 
 def check_agent(
@@ -64,24 +64,24 @@ def check_agent(
     config: Any = None,
     **overrides: Any,
 ) -> list[str]:
-    """Play and train an agent, and say where it breaks the contract of `Agent`; what it raises is a sentence too.
+    """Play and train an agent, and list its violations of the `Agent` contract. An exception is a violation too.
 
-    Everything is small: episodes of at most 6 steps, 8 tasks in a meta-update, three meta-updates.
+    The check is small: episodes of at most 6 steps, at most 8 tasks in a meta-update, three meta-updates.
 
     Args:
-        agent: a registered name, a class, or an agent, of which others are made with its config.
-        family: what it plays, a family or its id; by default those of four small built-in ones that it takes, or the
-            family of an agent that is given.
-        seed: of the agent, the tasks and all that is drawn.
-        device: where it lives.
-        config: an instance of the agent's `Config`; its defaults if None.
+        agent: a registered name, a class, or an agent; new agents are made with the config of an agent.
+        family: the family to play, or its id. The default is the agent's own family; for a name or a class, those of
+            four small built-in families that the agent accepts.
+        seed: the seed of the agent, the tasks and all draws.
+        device: the device of the agent.
+        config: an instance of the agent's `Config`; None means the defaults.
         overrides: fields of the config to change.
 
     Returns:
-        One sentence per violation: the agent, the method to mend, what was found, what was expected, the fix.
+        One sentence for each violation: the agent, the method to correct, what was found, what was expected, the fix.
 
     Raises:
-        InvalidValueError: no such agent, family or device; or nothing that the agent takes.
+        InvalidValueError: there is no such agent, family or device; or the agent accepts none of the families.
     """
     if isinstance(agent, Agent):
         config, family = agent.config if config is None else config, agent.family if family is None else family
@@ -100,7 +100,7 @@ def check_agent(
 
 
 def _taken(cls: type[Agent], name: str, settings: Mapping[str, Any]) -> list[Agent]:
-    """The agent on those of `FAMILIES` that it does not refuse."""
+    """Build the agent on those of `FAMILIES` that it accepts."""
     taken: list[Agent] = []
     refused: list[Exception] = []
     for family in FAMILIES:
@@ -111,15 +111,17 @@ def _taken(cls: type[Agent], name: str, settings: Mapping[str, Any]) -> list[Age
     if taken:
         return taken
     if len({str(error) for error in refused}) == 1:
-        raise refused[0]  # nothing to do with the family
-    expected = f"one that {name} takes: it refused {len(FAMILIES)} built-in ones, the last with: {refused[-1]}"
+        raise refused[0]  # the family is not the reason
+    expected = (
+        f"a family that {name} accepts: it refused {len(FAMILIES)} built-in families, the last with: {refused[-1]}"
+    )
     raise InvalidValueError("family", verbatim("missing"), expected)
 
 
 def check_briefly(agent: Agent) -> list[str]:
-    """What training looks at before it begins: one meta-update on the agent's family, and no new check after a while.
+    """Check an agent before training: one meta-update on its family, and no new check after `SECONDS`.
 
-    A family whose rollouts cannot be repeated shows nothing of the agent; only shapes are looked at then.
+    If the family's rollouts cannot be repeated, only shapes are checked.
     """
     if found := declared(type(agent), agent.name):
         return found
@@ -130,7 +132,7 @@ def check_briefly(agent: Agent) -> list[str]:
 
 
 def is_built_in(cls: type[Agent]) -> bool:
-    """Whether a class is one of metarl's own, whose contract its tests check."""
+    """Whether a class is part of metarl; metarl's tests check its contract."""
     return cls.__module__.partition(".")[0] == "metarl"
 
 
@@ -139,7 +141,7 @@ def _subject(agent: Agent, updates: int) -> AgentSubject:
 
 
 def _violations(subject: AgentSubject, stages: Sequence[Stage], until: float = math.inf) -> list[str]:
-    """The sentences of the first stage that finds any; no check is begun after the time `until`."""
+    """Sentences of the first stage that finds any. No check starts after the time `until`."""
     try:
         with warnings.catch_warnings(), seeded(0, torch.device(subject.device)):
             warnings.simplefilter("ignore")
@@ -153,21 +155,21 @@ def _violations(subject: AgentSubject, stages: Sequence[Stage], until: float = m
 
 
 def declared(cls: Any, name: str) -> list[str]:
-    """What is wrong with a class, before one is made: a sentence each."""
+    """List violations that the class itself shows, before an agent is made."""
     if not (isinstance(cls, type) and issubclass(cls, Agent)):
         return [sentence(name, "the class", repr(cls), "a subclass of metarl.Agent", "derive it from metarl.Agent")]
     if missing := sorted(cls.__abstractmethods__):
         return [sentence(name, named(missing), "missing", "a method of the class", "implement it (docs/agents.md)")]
-    return [sentence(name, *said) for said in (*_named(cls, name), *_config_class(cls), *_overrides(cls))]
+    return [sentence(name, *violation) for violation in (*_named(cls, name), *_config_class(cls), *_overrides(cls))]
 
 
-def _named(cls: type[Agent], name: str) -> Iterator[Said]:
+def _named(cls: type[Agent], name: str) -> Iterator[Violation]:
     if getattr(cls, "name", None) != name:
-        found, fix = repr(getattr(cls, "name", None)), f"set name = {name!r}, by which a run finds the class again"
-        yield "name", found, f"{name!r}, as it is registered", fix
+        found, fix = repr(getattr(cls, "name", None)), f"set name = {name!r}; a run finds the class by it"
+        yield "name", found, f"{name!r}, the registered name", fix
 
 
-def _config_class(cls: type[Agent]) -> Iterator[Said]:
+def _config_class(cls: type[Agent]) -> Iterator[Violation]:
     config: Any = getattr(cls, "Config", None)
     params: Any = getattr(config, "__dataclass_params__", None)
     if not (isinstance(config, type) and is_dataclass(config) and params.frozen):
@@ -176,8 +178,8 @@ def _config_class(cls: type[Agent]) -> Iterator[Said]:
         yield f"Config.{bare[0]}", "without a default", "a default for every field", "give it one"
 
 
-def _overrides(cls: type[Agent]) -> Iterator[Said]:
-    """Methods that need one another, and the class's flags that say which of them are called."""
+def _overrides(cls: type[Agent]) -> Iterator[Violation]:
+    """Check that the class's flags (`learns`, `is_recurrent`) agree with the methods that it overrides."""
     own = {m for m in ("train_step", "tensors", "load_tensors", "observe") if getattr(cls, m) is not getattr(Agent, m)}
     if cls.learns and "train_step" not in own:
         expected, fix = "a meta-update, because learns is True", "implement it, or set learns = False"
@@ -185,7 +187,7 @@ def _overrides(cls: type[Agent]) -> Iterator[Said]:
     elif cls.learns and "tensors" not in own:
         yield "tensors()", "not implemented", ALL_TENSORS, RESTORE
     elif cls.learns and "load_tensors" not in own:
-        yield "load_tensors", "not implemented", "the inverse of tensors()", "put back what tensors() returns"
+        yield "load_tensors", "not implemented", "the inverse of tensors()", "restore what tensors() returns"
     if "observe" in own and not cls.is_recurrent:
         yield (
             "observe",

@@ -1,4 +1,4 @@
-"""The single checks of the family contract, each a generator of sentences."""
+"""The checks of the family contract. Each check yields one sentence for each violation."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ from metarl.learning.action_distributions import PolicyHead
 from metarl.learning.encoders import ObservationEncoder
 from metarl.rng import Rng
 
-PARAMETER_ROUNDS = 4  # batches of pairs of rollouts, before a parameter is said to change nothing
+PARAMETER_ROUNDS = 4  # batches of pairs of rollouts that show whether a parameter has an effect
 SPACES = ("observation_space", "action_space")
-BATCH_TOLERANCE, DEVICE_TOLERANCE = 1e-5, 1e-4  # relative and absolute alike
+BATCH_TOLERANCE, DEVICE_TOLERANCE = 1e-5, 1e-4  # both relative and absolute
 DRAW_KEYED = "draw from rng (torch) or self.np_random (Gymnasium), and let reset restore what an episode changes"
-FOLLOW_FAMILY = "leave tasks_at, held_out and make_tasks as Family has them"
+FOLLOW_FAMILY = "do not override tasks_at, held_out and make_tasks of Family"
 
 
 def declarations(subject: Subject) -> Iterator[str]:
-    """Fields are declared."""
+    """The family declares its fields."""
     check_family_fields(subject.family)
     yield from ()
 
@@ -52,13 +52,13 @@ def declarations(subject: Subject) -> Iterator[str]:
 def returned(subject: Subject) -> Iterator[str]:
     """A Gymnasium environment returns what it declares."""
     if isinstance(subject.family, GymFamily):
-        subject.watched_episode()
+        subject.checked_episode()
     yield from ()
 
 
 def usable_spaces(subject: Subject) -> Iterator[str]:
-    """Agents can use the spaces."""
-    subject.pool.get(subject.count)  # refuses a class of neither form
+    """Agents support the spaces."""
+    subject.pool.get(subject.count)  # raises if the class has neither form
     for field, user in zip(SPACES, (ObservationEncoder, PolicyHead), strict=True):
         try:
             user(getattr(subject.family, field), subject.name)
@@ -67,20 +67,20 @@ def usable_spaces(subject: Subject) -> Iterator[str]:
 
 
 def constant_spaces(subject: Subject) -> Iterator[str]:
-    """Environments built for different tasks have the family's spaces."""
+    """Environments of different tasks have the family's spaces."""
     for row, task in enumerate([] if subject.torch else subject.tasks()):
         with closing(subject.family.make_env(task)) as env:
             env.reset(seed=subject.seed)
             spaces_found = [getattr(env, field) for field in SPACES]
         for field, found in zip(SPACES, spaces_found, strict=True):
             if found != (expected := getattr(subject.family, field)):
-                fix = "pad or rescale it, so that the space does not depend on the task"
+                fix = "pad or rescale it, so that the space is the same for all tasks"
                 yield subject.say(f"{field} for train task {row}", found, f"{expected}, the family's", fix)
                 return
 
 
 def state_tensors(subject: Subject) -> Iterator[str]:
-    """The state of a torch family is tensors [N, ...]."""
+    """The state of a torch family consists of tensors [N, ...]."""
     if subject.torch:
         state = subject.family.reset(subject.tasks().tensors(subject.device), Rng(subject.keys().to(subject.device)))
         for path, leaf in leaves(state, "state").items():
@@ -91,7 +91,7 @@ def state_tensors(subject: Subject) -> Iterator[str]:
 
 
 def interface(subject: Subject) -> Iterator[str]:
-    """Observations, rewards and endings are what was declared, along random and optimal actions."""
+    """Observations, rewards and endings agree with the declarations, under random and optimal actions."""
     keys, found = subject.keys(), list[str]()
     for actions in (subject.actions(keys, subject.steps), None)[: 1 + subject.optimal]:
         if not found:
@@ -136,12 +136,12 @@ def _endings(subject: Subject, tape: Tape) -> Iterator[str]:
 
 
 def task_sets(subject: Subject) -> Iterator[str]:
-    """Tasks are addressable, and no split holds another's."""
+    """A task is fixed by its number, split and seed, and splits are disjoint."""
     family, seed, n = subject.family, subject.seed, 256
     again = make_family(family.id) if subject.registered else family
     train, test = family.tasks("train", n, seed), again.tasks("test", n, seed)
     if (again.tasks("train", n, seed).hash, family.tasks("train", 1, seed, 3).hash) != (train.hash, train[3].hash):
-        yield subject.say("tasks('train', ...)", "other tasks when drawn again", "the same by address", FOLLOW_FAMILY)
+        yield subject.say("tasks('train', ...)", "other tasks when drawn again", "the same tasks", FOLLOW_FAMILY)
     if not family.finite:
         if shared := len(np.intersect1d(content_hash(train.values), content_hash(test.values))):
             yield subject.say("splits", f"sharing {shared} of {n} tasks of train and test", "disjoint", FOLLOW_FAMILY)
@@ -159,7 +159,7 @@ def task_sets(subject: Subject) -> Iterator[str]:
 
 
 def task_data(subject: Subject) -> Iterator[str]:
-    """Tasks survive JSON and npz, and values outside the space are refused."""
+    """Tasks survive JSON and npz, and values outside the task space are refused."""
     family = subject.family
     for split in family.splits:
         tasks = family.tasks(split, subject.count, subject.seed)
@@ -185,43 +185,43 @@ def _survives(tasks: Tasks, kind: str) -> bool:
         with tempfile.TemporaryDirectory() as folder:
             tasks.save(Path(folder) / "tasks.npz")
             return Tasks.load(Path(folder) / "tasks.npz").to_dict() == tasks.to_dict()
-    except MetaRLError:  # they are refused as damaged
+    except MetaRLError:  # the file is refused
         return False
 
 
 def hidden_randomness(subject: Subject) -> Iterator[str]:
-    """Rollouts with equal keys are equal bit for bit, and leave global random states alone."""
-    subject.pool.close()  # environments are built anew for either rollout
+    """Rollouts with equal keys have equal bits, and do not change global random states."""
+    subject.pool.close()  # each rollout has new environments
     before, first, after = random_states(), subject.rollout(), random_states()
-    touched = [name for name in before if before[name] != after[name]]
-    for name in touched:
-        yield subject.say(f"the global random state of {name}", "changed by a rollout", "to be left alone", DRAW_KEYED)
+    changed = [name for name in before if before[name] != after[name]]
+    for name in changed:
+        yield subject.say(f"the global random state of {name}", "changed by a rollout", "no change", DRAW_KEYED)
     subject.pool.close()
-    if not touched:
+    if not changed:
         yield from subject.compare("a rollout with equal keys", first, subject.rollout(), DRAW_KEYED)
 
 
 def pure_functions(subject: Subject) -> Iterator[str]:
-    """The functions of a torch family modify nothing that they are given."""
-    rng, given = Rng(subject.keys().to(subject.device)), {"task": subject.tasks().tensors(subject.device)}
+    """The functions of a torch family do not modify their arguments."""
+    rng, arguments = Rng(subject.keys().to(subject.device)), {"task": subject.tasks().tensors(subject.device)}
     plan = subject.actions(subject.keys(), min(subject.steps, 20)).to(subject.device)
     for t, action in enumerate(plan if subject.torch else ()):
-        given["action"] = action
+        arguments["action"] = action
         for function, names in (("reset", "task"), ("observe", "state task"), ("step", "state action task"))[t > 0 :]:
-            before, draws = leaves(copy.deepcopy(given)), [] if function == "observe" else [rng.seek(t)]
-            result = getattr(subject.family, function)(*[given[name] for name in names.split()], *draws)
-            after = leaves(given)
+            before, draws = leaves(copy.deepcopy(arguments)), [] if function == "observe" else [rng.seek(t)]
+            result = getattr(subject.family, function)(*[arguments[name] for name in names.split()], *draws)
+            after = leaves(arguments)
             for path, old in before.items():
                 if path not in after or not torch.equal(old.nan_to_num(), after[path].nan_to_num()):
-                    fix = f"let {function} compute a new tensor (x = x + y, not x += y)"
+                    fix = f"let {function} compute a new tensor (x = x + y instead of x += y)"
                     yield subject.say(path, f"modified in place by {function}", "to keep its value", fix)
                     return
             if function != "observe":
-                given["state"] = result if function == "reset" else result[0]
+                arguments["state"] = result if function == "reset" else result[0]
 
 
 def no_host_reads(subject: Subject) -> Iterator[str]:
-    """Torch functions never read a value back to Python, and stay on the task's device (shown by fake tensors)."""
+    """Torch functions read no value back to Python, and stay on the task's device (fake tensors show it)."""
     if not subject.torch or subject.family.on_host:
         return
     family, values = copy.deepcopy(subject.family), subject.tasks().values
@@ -246,26 +246,23 @@ def no_host_reads(subject: Subject) -> Iterator[str]:
 
 
 def reset_keeps_task(subject: Subject) -> Iterator[str]:
-    """A Gymnasium environment is still in its task after the first and the second reset."""
+    """A Gymnasium environment keeps its task through the first and the second reset."""
     for task in subject.tasks() if not subject.torch and subject.family.apply == "attrs" else ():
         with closing(subject.family.make_env(task)) as env:
             for number in (1, 2):
                 env.reset(seed=subject.seed)
-                told = subject.family.task_at(task_dict(task), number - 1)
-                for name, value in told.items():
+                expected = subject.family.task_at(task_dict(task), number - 1)
+                for name, value in expected.items():
                     found = getattr(env.unwrapped, name)
                     if np.shape(found) != np.shape(value) or not np.allclose(found, value, rtol=1e-5):
-                        fix, told_by = (
-                            "do not draw or change it in the environment's reset",
-                            f"{value}, as the task says",
-                        )
-                        yield subject.say(f"{name} after reset number {number}", found, told_by, fix)
+                        fix = "do not draw or change it in the environment's reset"
+                        yield subject.say(f"{name} after reset number {number}", found, f"{value}, the task's", fix)
                         return
 
 
 def no_trace(subject: Subject) -> Iterator[str]:
-    """Setting a task twice equals once, a second reset the first, and another task in between leaves no trace."""
-    fix = "let reset and the setting of a task overwrite all that depends on them"
+    """A rollout does not depend on the tasks and episodes that its environments played before."""
+    fix = "let reset and the setting of a task overwrite all values that depend on them"
     once = subject.rollout()
     subject.pool.get(subject.count).begin(subject.tasks(), subject.keys(), subject.steps)
     found = subject.compare("a task that was set and reset twice", once, subject.rollout(), fix)
@@ -274,13 +271,13 @@ def no_trace(subject: Subject) -> Iterator[str]:
 
 
 def parameters(subject: Subject) -> Iterator[str]:
-    """Every task parameter changes a rollout, other things equal."""
+    """A change of one task parameter alone changes a rollout."""
     for name in subject.family.task_space:
         if not _has_effect(subject, name):
-            found = f"without effect on {PARAMETER_ROUNDS * subject.wide} pairs of rollouts that differ in it alone"
+            found = f"without effect on {PARAMETER_ROUNDS * subject.wide} pairs of rollouts that differ only in it"
             expected, fix = "another observation, reward or ending in one of them", "use it in reset, observe or step"
             if not subject.torch:
-                fix = "see that `apply` sets it and reset keeps it, look longer with tasks=64"
+                fix = "make sure that `apply` sets it and reset keeps it, try more tasks (tasks=64)"
             yield subject.say(f"task parameter {name!r}", found, expected, f"{fix}, or remove it from task_space")
 
 
@@ -289,7 +286,7 @@ def _has_effect(subject: Subject, name: str) -> bool:
     for i in range(PARAMETER_ROUNDS):
         tasks, others, keys = subject.tasks(n, 2 * i * n), subject.tasks(n, (2 * i + 1) * n), subject.keys(n, i)
         if np.array_equal(tasks.values[name], others.values[name]):
-            continue  # nothing to compare: a choice of one value
+            continue  # a choice of one value cannot change
         compared = True
         changed = replace(tasks, values={**tasks.values, name: np.array(others.values[name])})
         for actions in (subject.actions(keys, subject.steps), None)[: 1 + subject.optimal]:
@@ -300,21 +297,24 @@ def _has_effect(subject: Subject, name: str) -> bool:
 
 
 def batch_equals_singles(subject: Subject) -> Iterator[str]:
-    """A batch plays what its members play alone."""
+    """An environment of a batch gives the same rollout as that environment alone."""
     tasks, keys, batch, found = subject.tasks(), subject.keys(), subject.rollout(), list[str]()
     fix = "let no environment's numbers depend on another's (no mean over environments, no len(state))"
     for row in range(subject.count):
-        mine = slice(row, row + 1)
-        alone = subject.play(tasks[row], keys[mine], batch.action[:, mine])
-        batched, what = Tape(*(x[:, mine] for x in batch)), f"train task {row} alone and in a batch of {subject.count}"
+        column = slice(row, row + 1)
+        alone = subject.play(tasks[row], keys[column], batch.action[:, column])
+        batched, what = (
+            Tape(*(x[:, column] for x in batch)),
+            f"train task {row} alone and in a batch of {subject.count}",
+        )
         found = found or subject.compare(what, alone, batched, fix, BATCH_TOLERANCE)
     yield from found
 
 
 def devices_agree(subject: Subject) -> Iterator[str]:
-    """The CPU and CUDA, where there is CUDA, play the same."""
+    """The CPU and CUDA, if CUDA is available, give the same rollout."""
     other = "cpu" if subject.device.startswith("cuda") else "cuda"
     if torch.cuda.is_available() and subject.torch:
-        what, fix = f"a rollout on {subject.device} and on {other}", "let nothing depend on the device"
-        there = subject.rollout(pool=EnvironmentPool(subject.family, other))
-        yield from subject.compare(what, subject.rollout(), there, fix, DEVICE_TOLERANCE)
+        what, fix = f"a rollout on {subject.device} and on {other}", "let no result depend on the device"
+        other_tape = subject.rollout(pool=EnvironmentPool(subject.family, other))
+        yield from subject.compare(what, subject.rollout(), other_tape, fix, DEVICE_TOLERANCE)

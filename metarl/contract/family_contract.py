@@ -1,8 +1,8 @@
-"""The contract test of a task family: one clear sentence per violation.
+"""The contract test of a task family: one sentence for each violation.
 
     metarl check-family mine/PointGoal-v0
 
-Checks come in stages; a stage runs only when those before it found nothing, because it would find the consequences.
+Checks run in stages. A stage runs only if the earlier stages found no violation, because violations cause others.
 """
 
 from __future__ import annotations
@@ -40,33 +40,34 @@ from metarl.families.registry import make_family
 
 
 def check_family(family: str | Family, *, tasks: int = 8, seed: int = 0, device: Device = "cpu") -> list[str]:
-    """Play a family, and say where it breaks the contract of `Family`; what its functions raise is a sentence too.
+    """Play a family, and list its violations of the `Family` contract. An exception is a violation too.
 
     Args:
-        family: an id, or a family (whose registration is then not looked at).
-        tasks: how many are played side by side, at least 2.
-        seed: of the tasks, the actions and the environments.
-        device: where the family is stepped; a torch family is also compared with the CPU, or with CUDA if there is one.
+        family: an id, or a family; the registration of a family is not checked.
+        tasks: number of tasks that are played side by side, at least 2.
+        seed: the seed of the tasks, the actions and the environments.
+        device: the device that steps the family. A torch family is also compared with the CPU, or with CUDA if there is
+            one.
 
     Returns:
-        One sentence per violation: the family, the field, what was found, what was expected, the fix.
+        One sentence for each violation: the family, the field, what was found, what was expected, the fix.
 
     Warns:
-        FamilyWarning: the observation shows the task, which is no violation: it may be meant (goal-conditioned RL).
+        FamilyWarning: the observation shows the task. This is no violation: goal-conditioned RL needs it.
 
     Raises:
-        InvalidValueError: no such family, preset or device, or fewer than two tasks.
+        InvalidValueError: there is no such family, preset or device, or `tasks` is less than 2.
     """
     if tasks < 2:
         raise InvalidValueError("tasks", tasks, "at least 2")
-    where = str(resolve_device(device))
+    device_name = str(resolve_device(device))
     try:
         built = family if isinstance(family, Family) else make_family(family)
     except Exception as error:
         if isinstance(error, InvalidValueError) and error.field.partition(" ")[0] in ("family", "preset"):
-            raise  # no such id: nothing to check
+            raise  # there is no such id
         return [crash_sentence(str(family), error, "that the family can be built")]
-    subject = Subject(built, tasks, seed, where, registered=built is not family)
+    subject = Subject(built, tasks, seed, device_name, registered=built is not family)
     try:
         for stage in STAGES:
             if found := [sentence for check in stage for sentence in subject.run(check)]:

@@ -1,4 +1,4 @@
-"""Probing a task family for its contract test: rollouts of fixed actions, and sentences about what they show."""
+"""Probe of a task family for its contract test: rollouts of fixed actions, and sentences about violations."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from metarl.families.gym_family import GymFamily
 from metarl.families.tasks import Tasks
 from metarl.rng import Rng, fold_in, make_key
 
-MAX_STEPS, MAX_COMPARED = 2000, 200  # of a rollout, however long the horizon; of one that is only played again
-WIDE, EPISODES = 64, 8  # tasks of torch families at once; episodes of each against its references
+MAX_STEPS, MAX_COMPARED = 2000, 200  # most steps of a rollout, and of a rollout that is repeated
+WIDE, EPISODES = 64, 8  # tasks of a torch family side by side; episodes of each task for its references
 LIBRARIES = ("torch", "gymnasium", "numpy", "stable_baselines3", "sb3_contrib", "cloudpickle")
 CORE, STDLIB = Path(__file__).parents[1], Path(sysconfig.get_path("stdlib"))
 
 
 class Tape(NamedTuple):
-    """What N environments did for T steps."""
+    """Rollout of N environments for T steps."""
 
-    observation: Tensor  # [T + 1, N, *obs], a finished environment's is its next episode's first
+    observation: Tensor  # [T + 1, N, *obs], after a restart the new episode's first
     final_obs: Tensor  # [T, N, *obs], before any restart
     reward: Tensor  # [T, N]
     terminated: Tensor  # [T, N]
@@ -42,7 +42,7 @@ class Tape(NamedTuple):
 
 
 class Subject:
-    """A family under test, and how it is played. Arguments as in `check_family`."""
+    """A family under test, with its environments. The arguments are those of `check_family`."""
 
     def __init__(self, family: Family, count: int, seed: int, device: str, registered: bool) -> None:
         self.family: Any = family
@@ -54,7 +54,7 @@ class Subject:
         self.name = type(family).__name__ if family.id == Family.id else str(family.id)
 
     def run(self, check: Callable[[Subject], Iterator[str]]) -> list[str]:
-        """The sentences of one check; an exception is one of them."""
+        """Sentences of one check. An exception becomes a sentence."""
         found: list[str] = []
         try:
             with torch.no_grad():
@@ -65,12 +65,12 @@ class Subject:
 
     @property
     def owner(self) -> str:
-        """The class or environment that a person wrote."""
+        """Name of the class or environment that the user wrote."""
         built_from = self.family.env if isinstance(self.family, GymFamily) else type(self.family)
         return built_from if isinstance(built_from, str) else getattr(built_from, "__qualname__", repr(built_from))
 
-    def watched_episode(self) -> None:
-        """One episode of a Gymnasium environment in this process; what it returns is checked as it comes."""
+    def checked_episode(self) -> None:
+        """Play one episode of a Gymnasium environment in this process; every step checks the returned values."""
         actions = copy.deepcopy(self.family.action_space)
         actions.seed(self.seed)
         with closing(self.family.make_env(self.tasks(1))) as env:
@@ -80,29 +80,29 @@ class Subject:
                     return
 
     def say(self, field: str, found: object, expected: object, fix: str) -> str:
-        """One violation."""
+        """Describe one violation."""
         return f"{self.name}: {field} is {found}, expected {expected}; to fix it, {fix}."
 
     def compare(self, what: str, a: Tape, b: Tape, fix: str, tolerance: float = 0.0) -> list[str]:
-        """A sentence if two rollouts differ."""
+        """List one sentence if two rollouts differ."""
         found = difference(a, b, tolerance)
         return [self.say(what, f"different ({found})", "the same rollout", fix)] if found else []
 
     @property
     def steps(self) -> int:
-        """A whole episode and the start of the next."""
+        """Steps of a rollout: one episode and the first step of the next."""
         return min(int(self.family.horizon) + 1, MAX_STEPS)
 
     def tasks(self, count: int | None = None, start: int = 0) -> Tasks:
-        """Train tasks."""
+        """Train tasks from number `start` on."""
         return self.family.tasks("train", count or self.count, self.seed, start)  # type: ignore[no-any-return]
 
     def keys(self, count: int | None = None, number: int = 0) -> Tensor:
-        """One key per environment, `int64 [N]`."""
+        """One key for each environment, `int64 [N]`."""
         return fold_in(make_key("check_family", self.seed, number), torch.arange(count or self.count))
 
     def actions(self, keys: Tensor, steps: int, held: bool = True) -> Tensor:
-        """Random actions `[T, N, *action]`; `held` lets every second environment repeat one for a whole episode."""
+        """Random actions `[T, N, *action]`. With `held`, every second environment repeats one action for an episode."""
         space, rng = self.family.action_space, Rng(fold_in(keys, 7), steps)
         if isinstance(space, spaces.Discrete):
             plan = torch.stack([rng.seek(t).integers(int(space.n)) for t in range(steps)])
@@ -117,7 +117,7 @@ class Subject:
         return plan
 
     def play(self, tasks: Tasks, keys: Tensor, actions: Tensor | None, pool: EnvironmentPool | None = None) -> Tape:
-        """A rollout with given actions `[T, N, *action]`, or with the optimal ones for `steps` steps."""
+        """Play a rollout with `actions` `[T, N, *action]`; None means the optimal actions, for `steps` steps."""
         envs: Any = (pool or self.pool).get(len(tasks))
         steps = self.steps if actions is None else len(actions)
         first, rows = envs.begin(tasks, keys, steps).clone(), []
@@ -129,7 +129,7 @@ class Subject:
         return Tape(torch.cat([first.cpu()[None], obs]), *rest)
 
     def rollout(self, start: int = 0, pool: EnvironmentPool | None = None) -> Tape:
-        """Tasks `start, start + 1, ...` under the same random actions and keys whenever it is called."""
+        """Play tasks `start, start + 1, ...`; every call uses the same random actions and keys."""
         actions = self.actions(self.keys(), min(self.steps, MAX_COMPARED))
         return self.play(self.tasks(start=start), self.keys(), actions, pool)
 
@@ -144,12 +144,12 @@ class Subject:
 
 
 def crash_sentence(name: str, error: Exception, checked: str, owner: str = "") -> str:
-    """An exception as a sentence."""
+    """Describe an exception in a sentence."""
     if isinstance(error, MetaRLError):
-        return f"{name}: {error}; to fix it, declare or return what is expected there."
-    where, found = culprit(error), f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    fix = f"mend {where}" if where else "compare what it takes and returns with what it declares"
-    raised = f"{where or owner or name} raised {found}"
+        return f"{name}: {error}; to fix it, declare or return what is expected."
+    place, message = culprit(error), f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    fix = f"correct {place}" if place else "compare its arguments and results with its declarations"
+    raised = f"{place or owner or name} raised {message}"
     return f"{name}: {raised}, expected no exception while checking {checked!r}; to fix it, {fix}."
 
 
@@ -162,17 +162,17 @@ class Place(NamedTuple):
 
     @property
     def package(self) -> str:
-        """The installed package that it lies in; empty for code that was not installed."""
+        """Name of the installed package that holds the file; empty for code that is not installed."""
         parts = self.file.parts
-        at = next((i for i, part in enumerate(parts) if part in ("site-packages", "dist-packages")), len(parts))
-        below = parts[at + 1 :]
-        if below[:2] == ("gymnasium", "envs") and len(below) > 3:  # its environments, not its machinery
+        root = next((i for i, part in enumerate(parts) if part in ("site-packages", "dist-packages")), len(parts))
+        below = parts[root + 1 :]
+        if below[:2] == ("gymnasium", "envs") and len(below) > 3:  # Gymnasium's environments
             return "gymnasium.envs"
         return below[0] if below else ""
 
     @property
-    def theirs(self) -> bool:
-        """Whether it may be the fault of whoever wrote the environment: neither metarl's core nor a library's line."""
+    def is_users(self) -> bool:
+        """Whether the line may belong to the environment's author: not to metarl's core or a library."""
         if self.file.is_relative_to(CORE) and self.file.relative_to(CORE).parts[0] not in ("envs", "agents"):
             return False
         standard = not self.package and (self.file.is_relative_to(STDLIB) or str(self.file).startswith("<frozen"))
@@ -180,26 +180,26 @@ class Place(NamedTuple):
 
 
 def culprit(error: Exception) -> str:
-    """The innermost function that its author can mend, `Class.function (file:line)`; empty if there is none.
+    """Innermost function that the author can correct, `Class.function (file:line)`; empty if there is none.
 
-    Code that was not installed comes first; else the package that was entered first, where the environment lives.
+    Code that is not installed comes first. Otherwise it is the package that was called first, the environment's own.
     """
-    places = [place for place in _places(error) if place.theirs]
+    places = [place for place in _places(error) if place.is_users]
     home = "" if any(not place.package for place in places) else next((place.package for place in places), "")
     own = [place for place in places if place.package == home]
     return f"{own[-1].function} ({own[-1].file.name}:{own[-1].line})" if own else ""
 
 
 def _places(error: Exception) -> list[Place]:
-    """The lines of a traceback, and of those that other processes noted as text."""
+    """Lines of a traceback, and of the tracebacks of other processes, which are notes of the error."""
     frames = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     here = [Place(Path(c.co_filename), line, c.co_qualname.rpartition("<locals>.")[2]) for c, line in frames]
-    told = re.findall(r'File "(.+?)", line (\d+), in (\S+)', "\n".join(getattr(error, "__notes__", [])))
-    return here + [Place(Path(file), int(line), function) for file, line, function in told]
+    noted = re.findall(r'File "(.+?)", line (\d+), in (\S+)', "\n".join(getattr(error, "__notes__", [])))
+    return here + [Place(Path(file), int(line), function) for file, line, function in noted]
 
 
 def difference(a: Tape, b: Tape, tolerance: float = 0.0) -> str:
-    """Where two rollouts first differ, in words; empty if nowhere."""
+    """Describe the first difference of two rollouts; empty if there is none."""
     first: list[tuple[int, str]] = []
     for name in ("observation", "final_obs", "reward", "terminated", "truncated"):
         x, y = getattr(a, name).double(), getattr(b, name).double()
@@ -211,13 +211,13 @@ def difference(a: Tape, b: Tape, tolerance: float = 0.0) -> str:
 
 
 def where(values: Tensor, mask: Tensor) -> str:
-    """The first value where `mask` `[T, N, ...]` is true, in words."""
+    """Describe the first value where `mask` `[T, N, ...]` is true."""
     at = tuple(mask.nonzero()[0].tolist())
     return f"{values[at].item():g} at step {at[0]} of train task {at[1]}"
 
 
 def leaves(tree: Any, name: str = "") -> dict[str, Any]:
-    """The tensors of nested dicts and tuples by their path."""
+    """Leaves of nested dicts and tuples, by path."""
     if not isinstance(tree, (Mapping, tuple)):
         return {name: tree}
     items = tree.items() if isinstance(tree, Mapping) else enumerate(tree)

@@ -1,7 +1,7 @@
-"""What is no violation of a family's contract, and worth knowing before hours of training.
+"""Notes about a family that are no violations of its contract, but are useful before a long training.
 
-`check_family` warns of tasks that the observation shows. `metarl train` first looks whether the parameters of an
-any-Gymnasium family change anything at all.
+`check_family` warns of observations that show the task. `metarl train` first checks whether the parameters of a user's
+Gymnasium family have an effect.
 """
 
 from __future__ import annotations
@@ -30,44 +30,44 @@ from metarl.families.returned import class_name, user_env
 from metarl.families.tasks import Tasks
 from metarl.global_rng import seeded
 
-STEPS = 12  # of two episodes of each task, that are looked at for a visible task
-LINEAR, FEWEST = 0.9999, 6  # correlation with a parameter from which an observation shows it, in so many tasks
-LOOKED_EPISODES, LOOKED_STEPS, LOOKED_SECONDS = 4, 200, 5.0  # at most, for all parameters together
+STEPS = 12  # steps of two episodes of each task, in the search for visible tasks
+LINEAR, FEWEST = 0.9999, 6  # least correlation of an observation with a parameter that it shows; least number of tasks
+MOST_EPISODES, MOST_STEPS, MOST_SECONDS = 4, 200, 5.0  # per parameter, per episode, for all parameters together
 REASONS = {
-    "options": "reset may read it from the options and draw it anew",
+    "options": "reset may read it from the options and draw it again",
     "attrs": "the attribute may be read only when the environment is built or reset, see --apply kwargs",
-    "set_task": "set_task may not use it, or reset may draw it anew",
-    "kwargs": "the constructor may not use it, or reset may draw it anew",
+    "set_task": "set_task may not use it, or reset may draw it again",
+    "kwargs": "the constructor may not use it, or reset may draw it again",
     "seed": "reset may not use its seed",
 }
 
 
 def visible_tasks(subject: Subject) -> Iterator[str]:
-    """Say which parts of the observation show the task.
+    """Yield a sentence that names the elements of the observation that show the task.
 
-    An element does if it stays the same in all steps and episodes of a task and is another one in other tasks, or if it
-    is a linear function of a parameter when an episode starts, whatever its seed.
+    An element shows the task in two cases. It is constant in all steps and episodes of a task, and differs between
+    tasks. Or it is a linear function of a parameter at the start of an episode, for all seeds.
     """
     tasks = subject.tasks()
     obs = torch.stack([_episode(subject, tasks, number) for number in range(2)])  # [2, T, N, D]
-    still = (obs == obs[:1, :1]).all(0).all(0).all(0) & (obs[0, 0] != obs[0, 0, :1]).any(0)
+    constant = (obs == obs[:1, :1]).all(0).all(0).all(0) & (obs[0, 0] != obs[0, 0, :1]).any(0)
     linear = {name: _linear(obs[:, 0], tasks.values[name]) for name in subject.family.task_space}
-    shown = np.flatnonzero(np.any([still.numpy(), *linear.values()], axis=0)).tolist()
+    shown = np.flatnonzero(np.any([constant.numpy(), *linear.values()], axis=0)).tolist()
     if shown:
-        parameters = [name for name, seen in linear.items() if seen[shown].any()]
+        parameters = [name for name, elements in linear.items() if elements[shown].any()]
         yield _sentence(subject, shown, parameters, _keys(subject, obs.shape[-1]))
 
 
 def _episode(subject: Subject, tasks: Tasks, number: int) -> Tensor:
-    """Observations of the start of an episode of every task under random actions, `[T, N, D]`."""
+    """Observations `[T, N, D]` of the first steps of an episode of every task, under random actions."""
     keys = subject.keys(number=1000 + number)
     actions = subject.actions(keys, min(subject.steps - 1, STEPS), held=False)
-    seen = subject.play(tasks, keys, actions).observation[:-1].double()
-    return seen.reshape(len(actions), len(tasks), -1)
+    obs = subject.play(tasks, keys, actions).observation[:-1].double()
+    return obs.reshape(len(actions), len(tasks), -1)
 
 
 def _linear(first: Tensor, values: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-    """Which elements of first observations `[2, N, D]` are linear functions of a parameter's elements `[N, ...]`."""
+    """Mask `[D]` of elements of first observations `[2, N, D]` that are linear in a parameter `[N, ...]`."""
     if len(values) < FEWEST:
         return np.zeros(first.shape[-1], dtype=bool)
     x = first.reshape(-1, first.shape[-1]).numpy()
@@ -79,7 +79,7 @@ def _linear(first: Tensor, values: npt.NDArray[np.float32]) -> npt.NDArray[np.bo
 
 
 def _keys(subject: Subject, size: int) -> list[str]:
-    """The key of a Dict observation that each element of the flat one comes from; nothing for other observations."""
+    """Key of a Dict observation for each element of the flat observation; empty for other observations."""
     if not isinstance(subject.family, GymFamily):
         return []
     with closing(subject.family.make_env(subject.tasks(1))) as env:
@@ -97,122 +97,127 @@ def _size(space: spaces.Space[Any]) -> int:
 
 def _sentence(subject: Subject, shown: list[int], parameters: list[str], keys: list[str]) -> str:
     listed = ", ".join(map(str, shown[:4])) + (", ..." if len(shown) > 4 else "")
-    where, fix = f"observation[{listed}]", "leave it out of the observation"
+    place, fix = f"observation[{listed}]", "leave it out of the observation"
     if keys:
         dropped = tuple(dict.fromkeys(keys[i] for i in shown))
-        where, fix = f"observation key {', '.join(map(repr, dropped))}", f"drop={dropped!r} leaves it out"
-    how = ", ".join(parameters) or "the same in all its episodes, another in other tasks"
+        place, fix = f"observation key {', '.join(map(repr, dropped))}", f"drop={dropped!r} leaves it out"
+    how = ", ".join(parameters) or "constant in a task, different between tasks"
     what = f"the task or a part of it ({how})"
-    return f"note: {subject.name}: {where} shows {what}; if agents are to infer it, {fix}."
+    return f"note: {subject.name}: {place} shows {what}; if agents shall infer it, {fix}."
 
 
-def look_first(family: Family) -> list[str]:
-    """Look whether the parameters of a user's any-Gymnasium family change anything, before it is trained on.
+def warn_unused_parameters(family: Family) -> list[str]:
+    """Warn of parameters of a user's Gymnasium family that change nothing; called before training.
 
-    Two tasks that differ in one parameter alone are played beside one another, with equal seeds and actions, until
-    something differs. Nothing that an environment raises comes out: training will meet it and tell more.
+    Two tasks that differ in one parameter are played side by side, with equal seeds and actions, until something
+    differs. Exceptions of an environment are ignored here: training raises them with more detail.
 
     Returns:
-        a sentence for each parameter that changed nothing, warned of as well: it may do so where actions at random do
-        not get, as a goal does.
+        One sentence for each parameter that changed nothing. Such a parameter may still matter in states that random
+        actions do not reach, for example a goal.
+
+    Warns:
+        FamilyWarning: each of these sentences.
 
     Raises:
-        InvalidValueError: an environment never looks a parameter up in the options of reset, and does not keep them.
+        InvalidValueError: an environment neither reads a parameter from the options of reset nor keeps the options.
     """
     if not isinstance(family, GymFamily) or family.switches or type(family).__module__.startswith("metarl.envs"):
         return []
     notes: list[str] = []
-    deadline = time.monotonic() + LOOKED_SECONDS
+    deadline = time.monotonic() + MOST_SECONDS
     for name in family.task_space:
         try:
             with seeded(0):
-                look = _Look(family, name, deadline)
+                pair = _TaskPair(family, name, deadline)
         except Exception:
             return notes
-        if look.ignored:
-            expected = f"one that {look.owner}.reset reads from its options; other ways: --apply attrs or kwargs"
+        if pair.ignored:
+            expected = (
+                f"a parameter that {pair.owner}.reset reads from its options; other ways: --apply attrs or kwargs"
+            )
             raise InvalidValueError(f"task parameter {name!r}", verbatim("ignored"), expected)
-        if not look.found:
-            why = REASONS.get(str(family.apply), "`apply` may not set it, or reset may draw it anew")
-            what = f"task parameter {name!r} changed no observation, reward or ending in {look.steps} steps ({why})"
-            notes.append(f"{what}; training goes on, and is in vain unless it matters later")
+        if not pair.differs:
+            why = REASONS.get(str(family.apply), "`apply` may not set it, or reset may draw it again")
+            what = f"task parameter {name!r} changed no observation, reward or ending in {pair.steps} steps ({why})"
+            notes.append(f"{what}; training continues, but is useless unless the parameter matters later")
             warnings.warn(notes[-1], FamilyWarning, stacklevel=2)
     return notes
 
 
-class _Look:
+class _TaskPair:
     """Two tasks that differ in one parameter, played side by side.
 
     Attributes:
-        found: whether an observation, a reward or an ending differed.
-        ignored: whether the parameter was told in the options of reset, which were neither read nor kept.
-        steps: that were compared.
-        owner: the environment's class.
+        differs: whether an observation, a reward or an ending differed.
+        ignored: whether the options of reset held the parameter, and reset neither read nor kept them.
+        steps: number of steps that were compared.
+        owner: name of the environment's class.
     """
 
     def __init__(self, family: GymFamily, name: str, deadline: float) -> None:
-        self.found, self.ignored, self.steps, self.deadline = False, False, 0, deadline
+        self.differs, self.ignored, self.steps, self.deadline = False, False, 0, deadline
         low, high = _extremes(family, name)
         if low.hash == high.hash:  # a choice of one value
-            self.found = True
+            self.differs = True
             return
         with closing(family.make_env(low)) as a, closing(family.make_env(high)) as b:
             self.owner = class_name(user_env(a))
-            told = _Told(user_env(a)) if family.apply == "options" else None
-            for number in range(LOOKED_EPISODES):
-                self.episode(a, b, number, min(family.horizon, LOOKED_STEPS))
-                self.ignored = not self.found and told is not None and told.ignored(name)
-                if self.found or self.ignored or self.late:
+            watched = _WatchedReset(user_env(a)) if family.apply == "options" else None
+            for number in range(MOST_EPISODES):
+                self.episode(a, b, number, min(family.horizon, MOST_STEPS))
+                self.ignored = not self.differs and watched is not None and watched.ignores(name)
+                if self.differs or self.ignored or self.late:
                     break
 
     @property
     def late(self) -> bool:
-        """Whether the time is up."""
+        """Whether the deadline has passed."""
         return time.monotonic() > self.deadline
 
     def episode(self, a: gym.Env[Any, Any], b: gym.Env[Any, Any], number: int, steps: int) -> None:
-        """Compare one episode; in every second one a single action is repeated."""
+        """Compare one episode. Episodes with an odd number repeat one action."""
         actions = copy.deepcopy(a.action_space)
         actions.seed(number)
         action, ended = actions.sample(), False
-        self.found = _differ(a.reset(seed=number)[:1], b.reset(seed=number)[:1])
-        while not (self.found or ended or steps == 0):
+        self.differs = _differ(a.reset(seed=number)[:1], b.reset(seed=number)[:1])
+        while not (self.differs or ended or steps == 0):
             one, other = a.step(action)[:4], b.step(action)[:4]
-            self.found, ended = _differ(one, other), one[2] or one[3] or self.late
+            self.differs, ended = _differ(one, other), one[2] or one[3] or self.late
             self.steps, steps = self.steps + 1, steps - 1
             action = action if number % 2 else actions.sample()
 
 
-class _Told:
-    """The options that an environment's `reset` is told: which keys it reads, and whether it keeps them."""
+class _WatchedReset:
+    """Watches the options of an environment's `reset`: the keys that it reads, and whether it keeps them."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
-        self.read: set[Any] = set()
+        self.keys_read: set[object] = set()
         self.options: list[weakref.ref[_Options]] = []
         reset = env.reset
 
-        def told(*, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-            given = _Options(options or {})
-            given.read = self.read
-            self.options.append(weakref.ref(given))
-            return reset(seed=seed, options=given)
+        def watched(*, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+            watched_options = _Options(options or {})
+            watched_options.keys_read = self.keys_read
+            self.options.append(weakref.ref(watched_options))
+            return reset(seed=seed, options=watched_options)
 
-        env.reset = told  # type: ignore[method-assign]
+        env.reset = watched  # type: ignore[method-assign]
 
-    def ignored(self, name: str) -> bool:
-        """Whether a key was not read, and cannot be read later."""
-        return not self.read & {name, ...} and not any(reference() for reference in self.options)
+    def ignores(self, name: str) -> bool:
+        """Whether a key was not read, and cannot be read later because the options are gone."""
+        return not self.keys_read & {name, ...} and not any(reference() for reference in self.options)
 
 
 class _Options(dict[str, Any]):
-    """Options that note which keys are read; `...` stands for all of them."""
+    """Options that note the keys that are read; `...` stands for all keys."""
 
-    read: set[Any]
+    keys_read: set[object]
 
 
 def _noting(method: str) -> Callable[..., Any]:
     def noted(self: _Options, *arguments: Any) -> Any:
-        self.read.add(arguments[0] if arguments else ...)
+        self.keys_read.add(arguments[0] if arguments else ...)
         return getattr(dict, method)(self, *arguments)
 
     return noted
@@ -223,7 +228,7 @@ for _method in ("__getitem__", "__contains__", "get", "pop", "__iter__", "keys",
 
 
 def _extremes(family: GymFamily, name: str) -> tuple[Tasks, Tasks]:
-    """Two train tasks that differ in one parameter alone, its smallest and largest value of 64."""
+    """Two train tasks that differ in one parameter: its smallest and largest value in 64 tasks."""
     tasks = family.tasks("train", 64)
     leaf = tasks.values[name]
     size = leaf.reshape(len(leaf), -1).sum(1)

@@ -1,4 +1,4 @@
-"""Checks of what a family says of its returns: references, and the means of its rewards."""
+"""Checks of the reference returns and the expected rewards that a family reports."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from metarl.contract.family_probe import (
 from metarl.rng import Rng, fold_in
 
 STANDARD_ERRORS = 5.0
-EXPECTED_ROUNDS, EXPECTED_DRAWS = 20, 20_000  # rollouts, until there are so many rewards beside their means
-SILENT = 20  # steps without a mean, after which an environment is taken to report none
+EXPECTED_ROUNDS, EXPECTED_DRAWS = 20, 20_000  # most rollouts; number of rewards that is enough
+SILENT = 20  # an environment without a mean in these first steps reports none
 MEANS = "report the reward's mean for this state, action and task, before anything is drawn"
-RETURN_TOLERANCE = 1e-4  # relative and absolute alike
-MEND_REFERENCE = "correct references(), or the horizon, reward or optimal_action that it is about"
+RETURN_TOLERANCE = 1e-4  # both relative and absolute
+FIX_REFERENCE = "correct references(), or the horizon, reward or optimal_action"
 
 
 def references(subject: Subject) -> Iterator[str]:
-    """References are finite, one per task, and bound what random and optimal actions reach."""
+    """References are finite, one per task, and agree with the returns of random and optimal actions."""
     tasks = subject.tasks(subject.wide)
     known = {name: np.asarray(values, dtype=np.float64) for name, values in subject.family.references(tasks).items()}
     for name, values in known.items():
@@ -42,7 +42,7 @@ def references(subject: Subject) -> Iterator[str]:
         yield from _compare_returns(subject, "floor", floor, chance, "random actions")
         if best is not None and floor.mean() > best.mean() + RETURN_TOLERANCE * (1 + abs(best.mean())):
             expected = f"at most the informed optimum's {best.mean():.4g}"
-            yield subject.say("mean floor", f"{floor.mean():.4g}", expected, MEND_REFERENCE)
+            yield subject.say("mean floor", f"{floor.mean():.4g}", expected, FIX_REFERENCE)
     if best is not None and subject.optimal:
         reached = subject.returns(tasks, optimal=True)
         yield from _compare_returns(subject, "informed_optimum", best, reached, "optimal_action")
@@ -53,18 +53,18 @@ def references(subject: Subject) -> Iterator[str]:
 def _compare_returns(
     subject: Subject, name: str, reference: npt.NDArray[np.float64], returns: npt.NDArray[np.float64], who: str
 ) -> Iterator[str]:
-    """`reference` `[N]` against `returns` `[N, EPISODES]`: their means, and task by task in root mean square."""
+    """Compare `reference` `[N]` with `returns` `[N, EPISODES]`, by their means and by the RMS over tasks."""
     error, slack = returns.mean(1) - reference, RETURN_TOLERANCE * (1 + np.abs(reference).mean())
     noise = np.sqrt(returns.var(1, ddof=1).mean() / EPISODES)  # standard error of one task's mean
     rms = np.sqrt((error**2).mean())
     if abs(error.mean()) > STANDARD_ERRORS * noise / np.sqrt(len(error)) + slack or rms > 2 * noise + slack:
         found = f"{reference.mean():.4g} on average over {len(error)} tasks and off by {rms:.2g} in one"
         expected = f"{returns.mean():.4g}, the return of {who}"
-        yield subject.say(f"references()[{name!r}]", found, expected, MEND_REFERENCE)
+        yield subject.say(f"references()[{name!r}]", found, expected, FIX_REFERENCE)
 
 
 def expected_rewards(subject: Subject) -> Iterator[str]:
-    """Where a family reports the means of its rewards, they are the rewards' means."""
+    """The expected rewards that a family reports are the means of its rewards."""
     drawn: list[Tensor] = []
     for number in range(EXPECTED_ROUNDS if subject.torch else 3):
         yield from (found := list(_reward_draws(subject, number, drawn)))
@@ -73,31 +73,31 @@ def expected_rewards(subject: Subject) -> Iterator[str]:
         if sum(part.shape[1] for part in drawn) >= EXPECTED_DRAWS:
             break
     mean, first, second = torch.cat(drawn, 1)
-    # rewards must miss it to neither side: on average, the more the larger it is, and twice in the same state
+    # the error of a reward must have mean 0, must not correlate with the mean, nor with a second draw in the same state
     for product in (first, first * (mean - mean.mean()), first * second):
         bias, noise = float(product.mean()), float(product.std()) / len(mean) ** 0.5
         if abs(bias) > STANDARD_ERRORS * noise + RETURN_TOLERANCE * (1 + float(mean.abs().mean())):
-            found_there = f"off by {-float(first.mean()):+.2g} on average"
+            error = f"off by {-float(first.mean()):+.2g} on average"
             if subject.torch:
-                found_there += f" and by about {max(0.0, float((first * second).mean())) ** 0.5:.2g} in a state"
-            yield subject.say("info['expected_reward']", found_there, "what the rewards of many draws average", MEANS)
+                error += f" and by about {max(0.0, float((first * second).mean())) ** 0.5:.2g} in a state"
+            yield subject.say("info['expected_reward']", error, "the average reward of many draws", MEANS)
             return
 
 
 def _reward_draws(subject: Subject, number: int, drawn: list[Tensor]) -> Iterator[str]:
-    """Append `[3, N]` for each step of a rollout: the mean that is told, and by how much two draws of it miss that.
+    """Append `[3, N]` for each step of a rollout: the reported mean, and the errors of two draws of the reward.
 
-    A Gymnasium environment cannot draw a step twice: 0 stands for its second draw.
+    A Gymnasium environment cannot draw a step twice; its second error is 0.
     """
     rows = subject.tasks(subject.wide, number * subject.wide)
     rows = rows[np.repeat(np.arange(subject.wide), EPISODES)] if subject.torch else rows
     keys, steps = subject.keys(len(rows), number=2 + number), min(subject.steps, MAX_COMPARED)
     envs: Any = subject.pool.get(len(rows))
     envs.begin(rows, keys, steps)
-    silent: int | None = None  # the first step in which nothing was told
+    silent: int | None = None  # the first step without a reported mean
     for t, action in enumerate(subject.actions(keys, steps, held=False)):
-        told, rewards = _told_twice(subject, envs, keys, t, action.to(envs.device))
-        unknown = [mean is None for mean in told]
+        means, rewards = _drawn_twice(subject, envs, keys, t, action.to(envs.device))
+        unknown = [mean is None for mean in means]
         if all(unknown) and not drawn:
             if subject.torch or t >= SILENT:
                 return
@@ -107,22 +107,22 @@ def _reward_draws(subject: Subject, number: int, drawn: list[Tensor]) -> Iterato
             at = f"missing at step {t if silent is None else silent}"
             yield subject.say("info['expected_reward']", at, "a number in every step", MEANS)
             return
-        if not told[0].isfinite().all() or not torch.equal(told[0], told[1]):
-            found = "another one when the step is drawn again"
-            if not told[0].isfinite().all():
+        if not means[0].isfinite().all() or not torch.equal(means[0], means[1]):
+            found = "another number when the step is drawn again"
+            if not means[0].isfinite().all():
                 found = f"missing or not finite at step {t}"
             yield subject.say("info['expected_reward']", found, "one number for a state, action and task", MEANS)
             return
-        drawn.append(torch.stack([told[0], *(reward - told[0] for reward in rewards)]).double().cpu())
+        drawn.append(torch.stack([means[0], *(reward - means[0] for reward in rewards)]).double().cpu())
 
 
-def _told_twice(subject: Subject, envs: Any, keys: Tensor, t: int, action: Tensor) -> tuple[list[Any], list[Any]]:
-    """Take a step; what was told of its mean, and what was paid, each of two draws."""
+def _drawn_twice(subject: Subject, envs: Any, keys: Tensor, t: int, action: Tensor) -> tuple[list[Any], list[Any]]:
+    """Take a step; returns the reported means and the rewards of two draws."""
     if not subject.torch:
         out = envs.step(action)
         return [out.expected_reward] * 2, [out.reward, out.expected_reward]
     again = [Rng(fold_in(keys, 100 + i).to(envs.device)).seek(t) for i in range(2)]
     results = [subject.family.step(envs.state, action, envs.task, rng) for rng in again]
     envs.step(action)
-    told = [result[3].get("expected_reward") if len(result) == 4 else None for result in results]
-    return told, [result[1] for result in results]
+    means = [result[3].get("expected_reward") if len(result) == 4 else None for result in results]
+    return means, [result[1] for result in results]

@@ -1,1 +1,1 @@
-"""Families and agents for other libraries: Gymnasium's environments, Stable-Baselines3's models."""
+"""Families and agents in other libraries: Gymnasium environments, Stable-Baselines3 models."""

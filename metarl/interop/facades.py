@@ -1,7 +1,7 @@
-"""Families as Gymnasium environments: `gymnasium.Env` and `gymnasium.vector.VectorEnv`, for everybody else's code.
+"""Families as Gymnasium environments: `gymnasium.Env` and `gymnasium.vector.VectorEnv`.
 
-`gym.make` and `gym.make_vec` come here. The vector environment offers Gymnasium's autoreset modes; the task is what it
-was told, and no reset redraws it unless `redraw="episode"` asks for that.
+`gym.make` and `gym.make_vec` call `make_env` and `make_vec_env`. The vector environment has Gymnasium's autoreset
+modes. A reset keeps the task, unless `redraw="episode"`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import numpy.typing as npt
 import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
@@ -28,18 +29,19 @@ from metarl.families.registry import make_family
 from metarl.families.tasks import TaskLike, Tasks
 from metarl.rng import make_key
 
+Bools = npt.NDArray[np.bool_]  # [num_envs]
 REDRAW = ("never", "episode")
 RENDER_MODES = (None, "rgb_array")
 METADATA = {"render_modes": ["rgb_array"], "render_fps": 15}
 GYM_KEYWORDS = ("split", "task_seed", "redraw", "render_mode")
-_ENDLESS = 1 << 30
+_ENDLESS = 1 << 30  # steps of a trial
 
 
 def resolve_each(family: Family, task: TaskLike | None, split: str, task_seed: int, num_envs: int) -> Tasks:
-    """Checked tasks, one for each environment: `Family.resolve`, and one task is played by all.
+    """Check tasks and return one for each environment; a single task is repeated. See `Family.resolve`.
 
     Raises:
-        InvalidValueError: there are neither one nor `num_envs`, or they are another family's.
+        InvalidValueError: the number of tasks is neither 1 nor `num_envs`, or the tasks belong to another family.
     """
     tasks = family.resolve(task, split, task_seed, num_envs)
     if len(tasks) not in (1, num_envs):
@@ -53,15 +55,15 @@ class MetaVectorEnv(VectorEnv[Any, Any, Any]):
     Args:
         family: a torch family or its id.
         num_envs: number of environments.
-        task: what they play: an index into the split, one task's values as a dict, or `Tasks` (one, or `num_envs`).
-            None plays tasks 0, ..., `num_envs - 1` of the split. `reset` never redraws it.
+        task: an index into the split, one task's values as a dict, or `Tasks` (1 or `num_envs`). None means tasks 0,
+            ..., `num_envs - 1` of the split.
         split: the split that indices and redraws refer to.
         task_seed: the seed of that split.
-        redraw: "never", or "episode" to go to a next task of the split whenever an episode starts.
-        autoreset_mode: Gymnasium's; NEXT_STEP inserts a step whose action is ignored and whose reward is 0.
-        device: where the family is stepped; arrays are NumPy's whatever it is.
+        redraw: "never", or "episode": every episode starts with the next task of the split.
+        autoreset_mode: Gymnasium's autoreset mode. NEXT_STEP inserts a step that ignores the action and has reward 0.
+        device: the device that steps the family; all returned arrays are NumPy arrays.
         render_mode: "rgb_array" lets `render` return a picture of each environment, `uint8 [height, width, 3]`.
-        kwargs: for the family's constructor.
+        kwargs: arguments of the family's constructor.
     """
 
     def __init__(
@@ -106,9 +108,10 @@ class MetaVectorEnv(VectorEnv[Any, Any, Any]):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode everywhere, or where `options["reset_mask"]` is true; `options["task"]` sets the task.
+        """Start an episode in all environments, or where `options["reset_mask"]` is true.
 
-        Environment i is seeded with `seed + i`, or `seed[i]`, as if it were alone.
+        `options["task"]` sets the task. The seed of environment i is `seed + i`, or `seed[i]`. Its draws do not
+        depend on the other environments.
         """
         options = options or {}
         if "task" in options and self.redraw == "episode":
@@ -117,10 +120,10 @@ class MetaVectorEnv(VectorEnv[Any, Any, Any]):
         if "task" in options:
             self.tasks = _merged(mask, self._resolve(options["task"]), self.tasks)
         if seed is None and self._begun:
-            return self._restart(mask, anew="task" in options), {}
+            return self._restart(mask, new_trial="task" in options), {}
         keys = self._keys(secrets.randbits(31) if seed is None else seed)
         if self._begun and not mask.all():
-            return self._restart(mask, keys, anew=True), {}
+            return self._restart(mask, keys, new_trial=True), {}
         self._episodes[:] = 0
         self._over[:] = False
         self._begun = True
@@ -128,8 +131,8 @@ class MetaVectorEnv(VectorEnv[Any, Any, Any]):
             self.tasks = self._next_tasks()
         return self._numpy(self.envs.begin(self.tasks, keys, _ENDLESS)), {}
 
-    def _mask(self, mask: Any) -> np.ndarray[Any, Any]:
-        """`options["reset_mask"]`, checked; everywhere where there is none."""
+    def _mask(self, mask: object) -> Bools:
+        """Check `options["reset_mask"]`; None means all environments."""
         if mask is None:
             return np.ones(self.num_envs, dtype=bool)
         fits = isinstance(mask, np.ndarray) and mask.dtype == bool and mask.shape == (self.num_envs,) and mask.any()
@@ -138,17 +141,17 @@ class MetaVectorEnv(VectorEnv[Any, Any, Any]):
         return np.asarray(mask)
 
     def _keys(self, seed: int | list[int | None]) -> Tensor:
-        """One key per environment, from its own seed."""
+        """Make one key for each environment from its seed."""
         if isinstance(seed, int):
             self._np_random, self._np_random_seed = gym.utils.seeding.np_random(seed)
             seed = [seed + i for i in range(self.num_envs)]
         if len(seed) != self.num_envs:
             raise InvalidValueError("number of seeds", len(seed), f"num_envs = {self.num_envs}")
-        own = [secrets.randbits(31) if s is None else s for s in seed]
-        return torch.tensor([make_key("facade", s) for s in own])
+        seeds = [secrets.randbits(31) if s is None else s for s in seed]
+        return torch.tensor([make_key("facade", s) for s in seeds])
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """One step of every environment; actions `[num_envs, *action_space.shape]`."""
+        """Step every environment; actions `[num_envs, *action_space.shape]`."""
         if not self._begun:
             raise gym.error.ResetNeeded("call reset() before step()")
         if self.autoreset_mode == AutoresetMode.DISABLED and self._over.any():
@@ -162,7 +165,7 @@ class MetaVectorEnv(VectorEnv[Any, Any, Any]):
         success = None if out.success is None else out.success.cpu().numpy().copy()
         inserted = np.zeros_like(self._over)
         if self.autoreset_mode == AutoresetMode.NEXT_STEP and self._over.any():
-            inserted = self._over.copy()  # their action is ignored, and nothing is paid for it
+            inserted = self._over.copy()  # these environments ignore the action; their reward is 0
             obs = self._restart(inserted)
             reward[inserted], terminated[inserted], truncated[inserted] = 0.0, False, False
         self._over = terminated | truncated
@@ -178,7 +181,7 @@ class MetaVectorEnv(VectorEnv[Any, Any, Any]):
         return obs, reward, terminated, truncated, info
 
     def _actions(self, actions: Any) -> Tensor:
-        """As the family takes them: float32, or int64 from 0."""
+        """Convert actions to the family's form: float32, or int64 that starts at 0."""
         space = self.single_action_space
         if np.shape(actions) != (self.num_envs, *(space.shape or ())):
             expected = (self.num_envs, *(space.shape or ()))
@@ -187,17 +190,17 @@ class MetaVectorEnv(VectorEnv[Any, Any, Any]):
             return torch.as_tensor(np.asarray(actions) - space.start).to(self.envs.device, torch.int64)
         return torch.as_tensor(np.asarray(actions)).to(self.envs.device, torch.float32)
 
-    def _restart(self, mask: np.ndarray[Any, Any], keys: Tensor | None = None, anew: bool = False) -> Any:
-        """Start an episode where `mask` is true, with `anew` the first of a trial; the observations of all."""
+    def _restart(self, mask: Bools, keys: Tensor | None = None, new_trial: bool = False) -> Any:
+        """Start an episode where `mask` is true (with `new_trial`, a new trial); returns all observations."""
         self._episodes[mask] += 1
         if self.redraw == "episode":
             self.tasks = self._next_tasks()
         self._over = self._over & ~mask
-        where = torch.from_numpy(mask.copy()).to(self.envs.device)
-        return self._numpy(self.envs.restart(where, self.tasks, keys, new_trial=anew))
+        restarted = torch.from_numpy(mask.copy()).to(self.envs.device)
+        return self._numpy(self.envs.restart(restarted, self.tasks, keys, new_trial=new_trial))
 
-    def render(self) -> tuple[Any, ...] | None:
-        """A picture of each environment, `uint8 [height, width, 3]`; None without `render_mode="rgb_array"`."""
+    def render(self) -> tuple[npt.NDArray[np.uint8], ...] | None:
+        """Draw each environment: `uint8 [height, width, 3]`; None without `render_mode="rgb_array"`."""
         if self.render_mode is None:
             return None
         if not self._begun:
@@ -217,22 +220,22 @@ class MetaVectorEnv(VectorEnv[Any, Any, Any]):
         return obs.cpu().numpy().astype(self.single_observation_space.dtype)
 
 
-def _merged(mask: np.ndarray[Any, Any], new: Tasks, old: Tasks) -> Tasks:
-    """The new tasks where `mask` is true, the old ones elsewhere."""
+def _merged(mask: Bools, new: Tasks, old: Tasks) -> Tasks:
+    """Take the new tasks where `mask` is true, and the old tasks elsewhere."""
     values = {k: np.where(mask.reshape(-1, *[1] * (v.ndim - 1)), new.values[k], v) for k, v in old.values.items()}
     split = new.split if mask.all() or new.split == old.split else "custom"
     return replace(new, split=split, index=np.where(mask, new.index, old.index), values=values)
 
 
-def _info(success: np.ndarray[Any, Any] | None, told: np.ndarray[Any, Any]) -> dict[str, Any]:
-    """Gymnasium's vector infos: a value per environment, and a mask of those that told one."""
-    if success is None or not told.any():
+def _info(success: Bools | None, reported: Bools) -> dict[str, Any]:
+    """Make Gymnasium's vector info: a value for each environment, and a mask of the environments that report one."""
+    if success is None or not reported.any():
         return {}
-    return {"success": success & told, "_success": told}
+    return {"success": success & reported, "_success": reported}
 
 
 class MetaEnv(gym.Env[Any, Any]):
-    """A torch family as a single `gymnasium.Env`; arguments as in `MetaVectorEnv`, `task` 0 of the split by default."""
+    """A torch family as one `gymnasium.Env`. The arguments are those of `MetaVectorEnv`; `task` is 0 by default."""
 
     def __init__(self, family: str | Family, task: TaskLike | None = None, **kwargs: Any) -> None:
         self.vector = MetaVectorEnv(family, 1, task, autoreset_mode=AutoresetMode.DISABLED, **kwargs)
@@ -242,18 +245,18 @@ class MetaEnv(gym.Env[Any, Any]):
         )
         self.metadata, self.render_mode = METADATA, self.vector.render_mode
 
-    def render(self) -> Any:
-        """A picture, `uint8 [height, width, 3]`; None without `render_mode="rgb_array"`."""
+    def render(self) -> npt.NDArray[np.uint8] | None:
+        """Draw the environment: `uint8 [height, width, 3]`; None without `render_mode="rgb_array"`."""
         frames = self.vector.render()
         return None if frames is None else frames[0]
 
     @property
     def task(self) -> dict[str, Any]:
-        """The values of the task being played."""
+        """Values of the present task."""
         return task_dict(self.vector.tasks)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode in the present task; `options["task"]` sets another."""
+        """Start an episode in the present task; `options["task"]` sets another task."""
         super().reset(seed=seed)
         if seed is None and not self.vector._begun:
             seed = int(self.np_random.integers(1 << 31))
@@ -261,14 +264,14 @@ class MetaEnv(gym.Env[Any, Any]):
         return obs[0], info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """One step."""
+        """Step the environment."""
         obs, reward, terminated, truncated, info = self.vector.step(np.asarray(action)[None])
         plain = {k: v[0].item() for k, v in info.items() if not k.startswith("_")}
         return obs[0], float(reward[0]), bool(terminated[0]), bool(truncated[0]), plain
 
 
 def make_env(family: str | Family, task: TaskLike | None = None, **kwargs: Any) -> gym.Env[Any, Any]:
-    """What `gym.make` calls: one environment of a family, of either form. Arguments as in `MetaVectorEnv`."""
+    """Make one environment of a family of either form, for `gym.make`. See `MetaVectorEnv` for the arguments."""
     built = make_family(family)
     if isinstance(built, GymFamily):
         return _make_gym_env(built, task, 0, 1, **kwargs)
@@ -286,7 +289,7 @@ def _make_gym_env(
     render_mode: str | None = None,
     **unknown: Any,
 ) -> gym.Env[Any, Any]:
-    """Environment `number` of `count`; with `redraw="episode"` its episode e plays task `number + count * e`."""
+    """Make environment `number` of `count`; with `redraw="episode"`, its episode e plays task `number + count * e`."""
     for name in unknown:
         raise InvalidValueError("keyword", name, did_you_mean(name, GYM_KEYWORDS))
     if redraw not in REDRAW:
@@ -295,8 +298,8 @@ def _make_gym_env(
         raise InvalidValueError("task", task, "none, because redraw is 'episode'")
     if render_mode not in RENDER_MODES:
         raise InvalidValueError("render_mode", render_mode, "None or 'rgb_array'")
-    shown = family.visible() if render_mode else family
-    env = shown.make_env(family.resolve(task, split, task_seed))
+    source = family.visible() if render_mode else family
+    env = source.make_env(family.resolve(task, split, task_seed))
     env.split, env.task_seed = split, task_seed
     if redraw == "episode":
         env.redraw = lambda episode: task_dict(family.tasks(split, 1, task_seed, start=number + count * episode))
@@ -304,17 +307,17 @@ def _make_gym_env(
 
 
 def make_vec_env(family: str | Family, num_envs: int = 1, **kwargs: Any) -> VectorEnv[Any, Any, Any]:
-    """What `gym.make_vec` calls: `num_envs` environments of a family, of either form."""
+    """Make `num_envs` environments of a family of either form, for `gym.make_vec`."""
     built = make_family(family)
     if not isinstance(built, GymFamily):
         return MetaVectorEnv(family, num_envs, **kwargs)
     mode = _autoreset_mode(kwargs.pop("autoreset_mode", AutoresetMode.NEXT_STEP))
     task: Any = kwargs.pop("task", None)
-    tasks = [None] * num_envs
+    tasks: list[TaskLike | None] = [None] * num_envs
     if kwargs.get("redraw", "never") == "never" or task is not None:
-        found = resolve_each(built, task, kwargs.get("split", "train"), kwargs.get("task_seed", 0), num_envs)
-        tasks = [found[i] for i in range(num_envs)]  # type: ignore[misc]
-    makers = [functools.partial(_make_gym_env, built, row, i, num_envs, **kwargs) for i, row in enumerate(tasks)]
+        resolved = resolve_each(built, task, kwargs.get("split", "train"), kwargs.get("task_seed", 0), num_envs)
+        tasks = [resolved[i] for i in range(num_envs)]
+    makers = [functools.partial(_make_gym_env, built, own, i, num_envs, **kwargs) for i, own in enumerate(tasks)]
     return SyncVectorEnv(makers, autoreset_mode=mode)
 
 

@@ -1,4 +1,4 @@
-"""An agent in a loop of your own: one environment, stepped by hand.
+"""An agent in your own loop over one environment.
 
 agent = metarl.load("runs/nav0")
 player = metarl.Player(agent, task=3, k=2)          # adapts to test task 3 first
@@ -26,22 +26,22 @@ from metarl.rng import Rng, make_key
 
 
 class Player:
-    """An agent after k adaptation steps in a task, which acts on observations and hears what came of it.
+    """An agent after k adaptation steps in a task. It acts on observations and takes feedback on its actions.
 
     Args:
-        agent: who plays; privileged agents cannot, because nothing shows them the task.
-        task: number of a task of (split, task_seed), the values of one, or a set of one.
-        k: adaptation steps before.
-        deterministic: the likeliest actions instead of sampled ones.
-        split: of a task given by its number.
-        task_seed: seed of the split.
-        seed: of the adaptation steps and the sampled actions.
+        agent: the agent that plays. A privileged agent is refused, because nothing shows it the task here.
+        task: number of a task of (split, task_seed), the values of one task as a dict, or a `Tasks` of one task.
+        k: adaptation steps before the first action.
+        deterministic: whether to take the mean or likeliest action; False samples actions.
+        split: the split of a task that is given by its number.
+        task_seed: the seed of that split.
+        seed: the seed of the adaptation steps and of sampled actions.
 
     Attributes:
         state: the agent's state, tensors `[1, ...]`.
 
     Raises:
-        InvalidValueError: the agent is privileged, k is negative, or it is not one task of the agent's family.
+        InvalidValueError: the agent is privileged, k is negative, or `task` is not one task of the agent's family.
     """
 
     def __init__(
@@ -56,29 +56,29 @@ class Player:
         seed: int = 0,
     ) -> None:
         if agent.privileged:
-            raise InvalidValueError("agent", agent.name, "one that is not shown the task")
+            raise InvalidValueError("agent", agent.name, "an agent that is not shown the task")
         check_observe(agent)
         self.agent, self.deterministic = agent, deterministic
         self.state = adapted_state(agent, task, k, split=split, task_seed=task_seed, seed=seed)
         self._key, self._steps = torch.tensor([make_key("player", seed)], device=agent.device), 0
-        self._action: Tensor | None = None  # that nothing was heard of yet
+        self._action: Tensor | None = None  # the last action, until `observe` gives its feedback
 
     @torch.no_grad()
-    def act(self, obs: Any) -> npt.NDArray[Any]:
-        """The action for one observation, as the environment's `step` takes it.
+    def act(self, obs: object) -> npt.NDArray[Any]:
+        """Choose the action for one observation, in the form that the environment's `step` takes.
 
         Raises:
-            InvalidValueError: a recurrent agent was not given what came of its last action.
+            InvalidValueError: a recurrent agent did not get the feedback on its last action.
         """
         agent = self.agent
         if agent.is_recurrent and self._action is not None:
             raise InvalidValueError(
                 "act", agent.name, "a call of observe(reward, terminated, truncated) after each step"
             )
-        seen = torch.as_tensor(np.asarray(obs), device=agent.device)[None, None]
-        seen = seen.float() if seen.is_floating_point() else seen
+        batch = torch.as_tensor(np.asarray(obs), device=agent.device)[None, None]
+        batch = batch.float() if batch.is_floating_point() else batch  # [R=1, E=1, *obs]
         rng = Rng(self._key, 1 << 30).seek(self._steps)
-        self._action, _, self.state = agent.act(self.state, Step(seen, None), rng, self.deterministic)
+        self._action, _, self.state = agent.act(self.state, Step(batch, None), rng, self.deterministic)
         self._steps += 1
         space = agent.family.action_space
         action = agent.to_env(self._action.flatten(0, 1))[0].cpu().numpy().astype(space.dtype)
@@ -86,15 +86,15 @@ class Player:
 
     @torch.no_grad()
     def observe(self, reward: float, terminated: bool, truncated: bool) -> None:
-        """Hear what came of the last action; only recurrent agents need it.
+        """Give the agent the feedback on the last action; only recurrent agents need it.
 
         Raises:
-            InvalidValueError: there was no action.
+            InvalidValueError: `act` was not called before.
         """
         if self._action is None:
-            raise InvalidValueError("observe", self.agent.name, "a call of act(obs) before")
+            raise InvalidValueError("observe", self.agent.name, "a call of act(obs) first")
         device = self.agent.device
-        heard = [torch.tensor([[x]], device=device) for x in (float(reward), bool(terminated), bool(truncated))]
+        feedback = [torch.tensor([[x]], device=device) for x in (float(reward), bool(terminated), bool(truncated))]
         if self.agent.is_recurrent:
-            self.state = self.agent.observe(self.state, Feedback(self._action, *heard), None)
+            self.state = self.agent.observe(self.state, Feedback(self._action, *feedback), None)
         self._action = None

@@ -1,4 +1,4 @@
-"""What models of Stable-Baselines3 need to be agents: recorded rollouts, and their parameters as tensors."""
+"""Stable-Baselines3 models as agents: the steps that a model plays, and a model's state as tensors."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from metarl.agent_base import Rollout
 from metarl.engine.step_listeners import notify_listeners
 from metarl.families.tasks import Tasks
 
-_UNTOLD = {"start_time"}  # a model's numbers that are not part of its state
+_NOT_STATE = {"start_time"}  # numeric attributes of a model that are not part of its state
 
 
 class RecordingVecEnv(VecEnvWrapper):
-    """Keeps all that is played since the last `begin`, so that every step a model consumes is counted."""
+    """Keeps all steps since the last `begin`, so that every step that a model uses is counted."""
 
     def begin(self, seeds: Sequence[int], task: Tasks | None = None) -> None:
-        """Forget what was played; the next reset is seeded, one number for each environment, and starts `task`."""
+        """Forget all steps. The next reset uses `seeds`, one for each environment, and starts `task`."""
         self.steps: list[dict[str, npt.NDArray[Any]]] = []
-        self.tells_success = False
+        self.reports_success = False
         self.unwrapped._seeds = list(seeds)
         if task is not None:
             self.set_options({"task": task})
@@ -44,12 +44,12 @@ class RecordingVecEnv(VecEnvWrapper):
         self.venv.step_async(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
-        """See `VecEnv.step_wait`; copies are kept, because models add bootstrapped values to the rewards."""
+        """See `VecEnv.step_wait`. Rewards are copied, because models add bootstrapped values to them."""
         obs, reward, done, infos = self.venv.step_wait()
         notify_listeners(self.num_envs)
         truncated = np.array([info["TimeLimit.truncated"] for info in infos], dtype=bool) & done
         success = [info.get("success", info.get("is_success")) for info in infos]
-        self.tells_success |= any(s is not None for s in success)
+        self.reports_success |= any(s is not None for s in success)
         self.steps.append(
             {
                 "obs": self.obs,
@@ -64,25 +64,25 @@ class RecordingVecEnv(VecEnvWrapper):
         return obs, reward, done, infos
 
     def rollout(self, device: torch.device) -> Rollout:
-        """What was played, as one row: tensors `[T, 1, num_envs, ...]`."""
-        assert self.steps, "nothing was played"
+        """The steps since `begin` as one row: tensors `[T, 1, num_envs, ...]`."""
+        assert self.steps, "no steps since begin"
         data: dict[str, Any] = {
             k: _tensor(np.stack([s[k] for s in self.steps]), device).unsqueeze(1) for k in self.steps[0]
         }
         success = data.pop("success")
         valid = torch.ones_like(data["terminated"])
         last = _tensor(self.obs, device).unsqueeze(0)
-        return Rollout(**data, valid=valid, last_obs=last, success=success if self.tells_success else None)
+        return Rollout(**data, valid=valid, last_obs=last, success=success if self.reports_success else None)
 
 
 def _tensor(array: npt.NDArray[Any], device: torch.device) -> Tensor:
-    """As the engine gives it: float32 instead of float64."""
+    """Convert an array to a tensor, float64 to float32 as the engine does."""
     out = torch.tensor(array, device=device)
     return out.float() if out.dtype == torch.float64 else out
 
 
 def join_rows(rollouts: Sequence[Rollout]) -> Rollout:
-    """Rollouts `[T, 1, E, ...]` as the rows of one; shorter ones are padded with steps that are not valid."""
+    """Join rollouts `[T, 1, E, ...]` to one of many rows. Shorter rollouts are padded with steps that are not valid."""
     longest = max(len(r.reward) for r in rollouts)
 
     def join(values: Sequence[Tensor]) -> Tensor:
@@ -97,7 +97,7 @@ def join_rows(rollouts: Sequence[Rollout]) -> Rollout:
 
 
 def recording_of(model: BaseAlgorithm) -> RecordingVecEnv:
-    """The `RecordingVecEnv` among the wrappers of a model's environment."""
+    """Find the `RecordingVecEnv` among the wrappers of a model's environment."""
     env = model.env
     while not isinstance(env, RecordingVecEnv):
         assert isinstance(env, VecEnvWrapper), "the model was built with a RecordingVecEnv"
@@ -106,27 +106,27 @@ def recording_of(model: BaseAlgorithm) -> RecordingVecEnv:
 
 
 class ModelTensors:
-    """A model's whole state as named tensors, and back: parameters, optimizers, counters, replay buffer.
+    """Reads and writes a model's whole state as named tensors: parameters, optimizers, counters, replay buffer.
 
-    An optimizer that has not stepped has no state; it is told as zeros, marked by "begun", so that shapes never change.
-    Counters are the numbers that the model holds beside its hyperparameters.
+    An optimizer has no state before its first step. It is then read as zeros, and "begun" is 0: shapes never change.
+    Counters are the model's numeric attributes that are not hyperparameters.
 
     Args:
-        model: how a model of this kind is built; only its structure matters.
-        hyperparameters: the names of the constructor's arguments.
+        model: a model with the structure of those that are read and written.
+        hyperparameters: names of the constructor's arguments.
     """
 
     def __init__(self, model: BaseAlgorithm, hyperparameters: Sequence[str]) -> None:
         self.parts, self.variables = model._get_torch_save_params()
         numbers = {k for k, v in vars(model).items() if isinstance(v, (bool, int, float))}
-        self.counters = sorted(numbers - set(hyperparameters) - _UNTOLD)
+        self.counters = sorted(numbers - set(hyperparameters) - _NOT_STATE)
 
     def read(self, model: BaseAlgorithm, replay: str = "used") -> dict[str, Tensor]:
-        """Copies of a model's state.
+        """Copy a model's state to named tensors.
 
         Args:
             model: the model.
-            replay: "used" part of the replay buffer, "all" or "none" of it.
+            replay: part of the replay buffer: "used", "all" or "none".
         """
         out: dict[str, Tensor] = {}
         for name in self.parts:
@@ -148,7 +148,7 @@ class ModelTensors:
         return {k: v.detach().to(model.device, copy=True).contiguous() for k, v in out.items()}
 
     def write(self, model: BaseAlgorithm, tensors: dict[str, Tensor]) -> None:
-        """Give a model the state that `read` told."""
+        """Set a model's state to tensors that `read` returned."""
         for name in self.parts:
             part, prefix = recursive_getattr(model, name), f"{name}/"
             values = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
@@ -171,12 +171,12 @@ class ModelTensors:
 
     def all_finite(self, model: BaseAlgorithm) -> bool:
         """Whether the parameters and the optimizers' states are finite numbers."""
-        told = self.read(model, "none")
-        return all(bool(torch.isfinite(v).all()) for v in told.values() if v.is_floating_point())
+        tensors = self.read(model, "none")
+        return all(bool(torch.isfinite(v).all()) for v in tensors.values() if v.is_floating_point())
 
 
 def stack_rows(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """What `ModelTensors.read` told of R models: tensors `[R, ...]`; shorter replay buffers are padded with zeros."""
+    """Stack the tensors of R models to `[R, ...]`; shorter replay buffers are padded with zeros."""
     out = {}
     for name in rows[0]:
         values = [row[name] for row in rows]
@@ -188,7 +188,7 @@ def stack_rows(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _read_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The state of parameter i as "i/name", and which parameters have one, "begun" `int64 [parameters]`."""
+    """Read the state of parameter i as "i/name"; "begun" `int64 [parameters]` is 1 where a parameter has a state."""
     params = [p for group in optimizer.param_groups for p in group["params"]]
     begun = [p in optimizer.state and len(optimizer.state[p]) > 0 for p in params]
     empty = None if all(begun) else _first_state(optimizer)
@@ -201,7 +201,7 @@ def _read_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def _first_state(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """What an optimizer will hold of each parameter after its first step."""
+    """State of each parameter after the optimizer's first step, of which only names and shapes are used."""
     twin = copy.deepcopy(optimizer)
     params = [p for group in twin.param_groups for p in group["params"]]
     for p in params:
@@ -215,17 +215,17 @@ def _write_optimizer(optimizer: torch.optim.Optimizer, values: dict[str, Tensor]
     for i, (p, has) in enumerate(zip(params, values["begun"].tolist(), strict=True)):
         optimizer.state.pop(p, None)
         own = {k.partition("/")[2]: v for k, v in values.items() if k.partition("/")[0] == str(i)}
-        if has:  # step counts stay with the host
+        if has:  # step counts stay on the CPU
             optimizer.state[p] = {k: v.to("cpu" if v.dim() == 0 else p.device, copy=True) for k, v in own.items()}
 
 
 def _replay_arrays(buffer: Any) -> dict[str, npt.NDArray[Any]]:
-    """The arrays `[buffer_size, num_envs, ...]` of a replay buffer."""
+    """Arrays `[buffer_size, num_envs, ...]` of a replay buffer, by name."""
     return {k: v for k, v in vars(buffer).items() if isinstance(v, np.ndarray) and v.shape[:1] == (buffer.buffer_size,)}
 
 
 def steps_per_round(model: BaseAlgorithm) -> int:
-    """Environment steps between two of a model's updates, all environments together: it consumes whole rounds."""
+    """Environment steps between two updates of a model, over all its environments. A model uses whole rounds."""
     train_freq = getattr(model, "train_freq", None)
     frequency = train_freq.frequency if train_freq is not None else getattr(model, "n_steps", 1)
     return int(frequency) * int(model.n_envs)

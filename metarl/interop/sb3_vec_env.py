@@ -1,4 +1,4 @@
-"""Families as Stable-Baselines3's vector environments."""
+"""Families as vector environments of Stable-Baselines3."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from metarl.interop.facades import MetaVectorEnv, _merged, resolve_each
 from metarl.learning.action_distributions import PolicyHead
 from metarl.learning.encoders import ObservationEncoder
 
-SEED_BITS = 0x7FFFFFFF  # of a key, for what is seeded with a 31-bit number
+SEED_BITS = 0x7FFFFFFF  # mask that makes a 31-bit seed of a key
 
 
 def normalized_space(family: Family) -> spaces.Space[Any]:
-    """The action space with `normalize_actions`: [-1, 1] in place of a bounded Box."""
+    """Action space with `normalize_actions`: a bounded Box becomes [-1, 1], other spaces stay."""
     space = family.action_space
     if not (isinstance(space, spaces.Box) and np.isfinite(space.low).all() and np.isfinite(space.high).all()):
         return space
@@ -35,7 +35,7 @@ def normalized_space(family: Family) -> spaces.Space[Any]:
 
 
 def check_spaces(family: Family, user: str) -> PolicyHead:
-    """Refuse spaces that Stable-Baselines3 does not take; how actions are mapped to the family's."""
+    """Check that Stable-Baselines3 supports the spaces; returns the head that maps actions to the family's."""
     ObservationEncoder(family.observation_space, user)
     head = PolicyHead(family.action_space, user)
     for name, space in (("observation", family.observation_space), ("action", family.action_space)):
@@ -45,14 +45,16 @@ def check_spaces(family: Family, user: str) -> PolicyHead:
 
 
 class CyclingVectorEnv(MetaVectorEnv):
-    """Episodes go through a given set of tasks, over and over."""
+    """A `MetaVectorEnv` whose episodes play a set of tasks in turn; the set repeats."""
 
     def __init__(
         self, family: Family, num_envs: int, tasks: Tasks, device: torch.device, render_mode: str | None
     ) -> None:
         self.cycle = family.resolve(tasks)
-        how = AutoresetMode.SAME_STEP
-        super().__init__(family, num_envs, redraw="episode", autoreset_mode=how, device=device, render_mode=render_mode)
+        mode = AutoresetMode.SAME_STEP
+        super().__init__(
+            family, num_envs, redraw="episode", autoreset_mode=mode, device=device, render_mode=render_mode
+        )
 
     def _next_tasks(self) -> Tasks:
         return self.cycle[(np.arange(self.num_envs) + self.num_envs * self._episodes) % len(self.cycle)]
@@ -61,8 +63,8 @@ class CyclingVectorEnv(MetaVectorEnv):
 def gym_vec_env(
     family: GymFamily, count: int, task: TaskLike | None, split: str, task_seed: int, redraw: str
 ) -> VecEnv:
-    """`count` environments of a user's in Stable-Baselines3's own `DummyVecEnv`."""
-    resolve = resolve_each if redraw == "never" else Family.resolve  # those that are gone through may be any number
+    """Make `count` environments of a Gymnasium family in Stable-Baselines3's `DummyVecEnv`."""
+    resolve = resolve_each if redraw == "never" else Family.resolve  # with redraw, any number of tasks
     tasks = resolve(family, task, split, task_seed, count)
 
     def draw(number: int, episode: int) -> dict[str, Any]:
@@ -81,18 +83,18 @@ def gym_vec_env(
 
 
 class _Member:
-    """One environment of a `FamilyVecEnv`, as `get_attr`, `set_attr` and `env_method` see it."""
+    """One environment of a `FamilyVecEnv`, for `get_attr`, `set_attr` and `env_method`."""
 
     def __init__(self, vector: MetaVectorEnv, number: int) -> None:
         self.vector, self.number = vector, number
 
     @property
     def task(self) -> dict[str, Any]:
-        """The values of its task."""
+        """Values of the environment's task."""
         return task_dict(self.vector.tasks, self.number)
 
     def set_metarl_task(self, task: TaskLike) -> None:
-        """Play `task` from the next reset on."""
+        """Set the task that the environment plays from its next reset on."""
         vector = self.vector
         if vector.redraw == "episode":
             raise InvalidValueError("task", task, "none, because redraw is 'episode'")
@@ -101,33 +103,37 @@ class _Member:
         vector.tasks = _merged(mask, new[[0] * vector.num_envs], vector.tasks)
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("vector", "number"):  # not there yet, while it is being copied
+        if name in ("vector", "number"):  # missing while the object is copied
             raise AttributeError(name)
         return getattr(self.vector, name)
 
 
 class FamilyVecEnv(VecEnv):
-    """A torch family under Stable-Baselines3's contract: a finished environment restarts in the same step.
+    """A torch family as a `VecEnv`: a finished environment restarts in the same step.
 
-    Each info holds "TimeLimit.truncated"; at an episode's end also "terminal_observation" and, where the family reports
-    success, "is_success": whether there was any in the episode. "success" is the step's.
+    Each info holds "TimeLimit.truncated". At an episode's end it also holds "terminal_observation". If the family
+    reports success, "success" is that of the step, and "is_success" says whether any step of the episode had success.
 
     Args:
-        vector: the batch, which restarts in the same step.
+        vector: the vector environment; its autoreset mode is SAME_STEP.
     """
 
     def __init__(self, vector: MetaVectorEnv) -> None:
-        assert vector.autoreset_mode is AutoresetMode.SAME_STEP, "the vector environment restarts in the same step"
+        assert vector.autoreset_mode is AutoresetMode.SAME_STEP, "the autoreset mode is SAME_STEP"
         self.vector = vector
         self.members = [_Member(vector, i) for i in range(vector.num_envs)]
         self._actions: npt.NDArray[Any] = np.empty(0)
-        self._success = np.zeros(vector.num_envs, dtype=bool)  # in the episode so far
+        self._success = np.zeros(vector.num_envs, dtype=bool)  # any success in the episode so far
         # copies, because models seed their spaces
         own = (copy.deepcopy(vector.single_observation_space), copy.deepcopy(vector.single_action_space))
         super().__init__(vector.num_envs, *own)
 
     def reset(self) -> VecEnvObs:
-        """Start an episode everywhere, with what `seed` and `set_options` said; observations `[num_envs, *obs]`."""
+        """Start an episode in all environments, with the seeds of `seed` and the options of `set_options`.
+
+        Returns:
+            Observations `[num_envs, *obs]`.
+        """
         for member, options in zip(self.members, self._options, strict=True):
             if "task" in options:
                 member.set_metarl_task(options["task"])
@@ -139,41 +145,41 @@ class FamilyVecEnv(VecEnv):
         return np.asarray(obs)
 
     def step_async(self, actions: npt.NDArray[Any]) -> None:
-        """Take the actions `[num_envs, *action]`."""
+        """Keep the actions `[num_envs, *action]` for `step_wait`."""
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Play them: observations, rewards `float32 [num_envs]`, dones and infos."""
-        obs, reward, terminated, truncated, told = self.vector.step(self._actions)
+        """Take the step; returns observations, rewards `float32 [num_envs]`, dones and infos."""
+        obs, reward, terminated, truncated, info = self.vector.step(self._actions)
         done = terminated | truncated
         infos: list[dict[str, Any]] = [{"TimeLimit.truncated": bool(cut)} for cut in truncated & ~terminated]
-        parts = [part["success"] for part in (told, told.get("final_info", {})) if "success" in part]
+        parts = [part["success"] for part in (info, info.get("final_info", {})) if "success" in part]
         if parts:
             success = np.logical_or.reduce(parts)
             self._success |= success
-            for info, now in zip(infos, success, strict=True):
-                info["success"] = bool(now)
+            for own, now in zip(infos, success, strict=True):
+                own["success"] = bool(now)
         for i in np.flatnonzero(done):
-            infos[i]["terminal_observation"] = told["final_obs"][i]
+            infos[i]["terminal_observation"] = info["final_obs"][i]
             if parts:
                 infos[i]["is_success"] = bool(self._success[i])
         self._success &= ~done
         return obs, reward.astype(np.float32), done, infos
 
     def get_images(self) -> Sequence[npt.NDArray[Any] | None]:
-        """A picture of each environment, `uint8 [height, width, 3]`, or None without a `render_mode`."""
+        """Draw each environment: `uint8 [height, width, 3]`; None without a `render_mode`."""
         return self.vector.render() or [None] * self.num_envs
 
     def close(self) -> None:
-        """Free what the batch holds."""
+        """Close the vector environment."""
         self.vector.close()
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """An attribute of each environment, `task` among them."""
+        """Get an attribute of each environment, for example `task`."""
         return [getattr(member, attr_name) for member in self._chosen(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Set an attribute of each environment; "task" is played from its next episode on."""
+        """Set an attribute of each environment; a new `task` starts with the next reset."""
         for member in self._chosen(indices):
             if attr_name == "task":
                 member.set_metarl_task(value)
@@ -185,7 +191,7 @@ class FamilyVecEnv(VecEnv):
         return [getattr(member, method_name)(*args, **kwargs) for member in self._chosen(indices)]
 
     def env_is_wrapped(self, wrapper_class: type[Any], indices: VecEnvIndices = None) -> list[bool]:
-        """False for each: a batch has no wrappers."""
+        """False for each environment: they have no wrappers."""
         return [False for _ in self._chosen(indices)]
 
     def _chosen(self, indices: VecEnvIndices) -> list[_Member]:
@@ -193,7 +199,7 @@ class FamilyVecEnv(VecEnv):
 
 
 class NormalizedActions(VecEnvWrapper):
-    """Actions in [-1, 1], mapped affinely to the Box of the environments."""
+    """Takes actions in [-1, 1] and maps them affinely to the environments' Box."""
 
     def __init__(self, venv: VecEnv) -> None:
         self.head = PolicyHead(venv.action_space, "make_sb3_env")

@@ -1,1 +1,1 @@
-"""What people look at: tables, figures, pages and films."""
+"""Tables, figures, HTML pages and films."""

@@ -1,6 +1,6 @@
-"""Figures: adaptation curves and paths, and the look that all figures share.
+"""Figures of adaptation curves and of paths, and the style that all figures share.
 
-They are made with matplotlib's objects alone, so nothing global is left behind and no display is needed.
+The code uses matplotlib's objects and not pyplot: it changes no global state and needs no display.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ STYLE: Any = {
 
 @dataclass(frozen=True)
 class Entry:
-    """One agent's results with its label, its look, and its summaries by mode (intervals are computed once)."""
+    """One agent's results, with its label, color and marker. The summaries are computed once."""
 
     results: Results
     label: str
@@ -50,20 +50,20 @@ class Entry:
 
     @cached_property
     def rows(self) -> dict[Mode, list[Row]]:
-        """Summaries by mode."""
+        """Summary rows by mode, one row for each k."""
         return {mode: self.results.summary(mode) for mode in self.results.scores}
 
 
 def adaptation_figure(results: Sequence[Results], panels: Sequence[str] | None = None) -> Figure:
-    """Mean R_k with 95 % intervals, one line per agent and action mode, and references.
+    """Draw the mean R_k with 95 % intervals: one line for each agent and action mode, and the references.
 
     Args:
-        results: of agents on one family and split.
-        panels: some of "k" (against adaptation steps), "env_steps" (against environment steps) and "lifetime";
-            by default all that tell something: "env_steps" where agents differ in them, "lifetime" where all have it.
+        results: results of agents on one family and split.
+        panels: names of panels: "k" (against adaptation steps), "env_steps" (against environment steps), "lifetime".
+            The default is "k", "env_steps" if agents differ in it, and "lifetime" if all results have it.
 
     Returns:
-        a figure with one axes per panel.
+        A figure with one axes for each panel.
     """
     entries = one_group(results)
     for panel in panels or ():
@@ -73,7 +73,10 @@ def adaptation_figure(results: Sequence[Results], panels: Sequence[str] | None =
 
 
 def paths_figure(results: Sequence[Results]) -> Figure | None:
-    """Paths of the first tasks' episodes: a row per agent, a column per k (at most 5); None where there are none."""
+    """Draw the paths of episodes in the first tasks: one row for each agent, one column for each k (at most 5).
+
+    Returns None if no results have paths.
+    """
     shown = [(r, paths) for r in results if (paths := {k: p for k, p in r.paths.items() if p.size})]
     if not shown:
         return None
@@ -94,7 +97,7 @@ def paths_figure(results: Sequence[Results]) -> Figure | None:
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Write a figure as .png or .svg, whole or not at all."""
+    """Write a figure as .png or .svg. An interrupted write leaves no partial file."""
     path = Path(path)
     kind = path.suffix.lower().removeprefix(".")
     if kind not in ("png", "svg"):
@@ -103,39 +106,39 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     return path
 
 
-# --- what is shown ---------------------------------------------------------------------------------------------------
+# --- selection -------------------------------------------------------------------------------------------------------
 
 
 def grouped(results: Sequence[Results]) -> list[list[Entry]]:
-    """By family and split, in order of appearance."""
+    """Group results by family and split, in order of appearance."""
     groups: dict[tuple[str, str], list[Results]] = {}
     for result in results:
         groups.setdefault((result.family, result.split), []).append(result)
     return [
         [
-            Entry(result, label, PALETTE[place % len(PALETTE)], MARKERS[place % len(PALETTE)])
-            for place, (result, label) in enumerate(zip(group, _labels(group), strict=True))
+            Entry(result, label, PALETTE[i % len(PALETTE)], MARKERS[i % len(PALETTE)])
+            for i, (result, label) in enumerate(zip(group, _labels(group), strict=True))
         ]
         for group in groups.values()
     ]
 
 
 def _labels(group: Sequence[Results]) -> list[str]:
-    """The agents' names; several results of one agent have the setting that tells them apart beside it, or a number."""
-    out: list[str] = []
+    """Labels: the agents' names. Several results of one agent also get the setting that differs, or a number."""
+    labels: list[str] = []
     for i, result in enumerate(group):
-        setting = _told_apart_by([r for r in group if r.agent == result.agent])
+        setting = _distinct_setting([r for r in group if r.agent == result.agent])
         number = 1 + sum(r.agent == result.agent for r in group[:i])
         value = result.meta["config"][setting] if setting else None
-        more = f", {value if isinstance(value, str) else f'{setting} {value}'}" if setting else ""
-        out.append(result.agent + (more or (f" ({number})" if number > 1 else "")))
-    return out
+        suffix = f", {value if isinstance(value, str) else f'{setting} {value}'}" if setting else ""
+        labels.append(result.agent + (suffix or (f" ({number})" if number > 1 else "")))
+    return labels
 
 
-def _told_apart_by(alike: Sequence[Results]) -> str | None:
-    """The first setting of several results that is different in all of them: a word, or else a number."""
-    configs = [r.meta.get("config", {}) for r in alike]
-    names: list[str] = sorted(configs[0]) if len(alike) > 1 else []
+def _distinct_setting(results: Sequence[Results]) -> str | None:
+    """Name of the first setting whose value differs in every result; text settings come before numbers."""
+    configs = [r.meta.get("config", {}) for r in results]
+    names: list[str] = sorted(configs[0]) if len(results) > 1 else []
     for kind in (str, (int, float)):
         for name in names:
             values = [config.get(name) for config in configs]
@@ -145,20 +148,20 @@ def _told_apart_by(alike: Sequence[Results]) -> str | None:
 
 
 def one_group(results: Sequence[Results]) -> list[Entry]:
-    """The entries of a figure's results, which must be of one family and split."""
+    """Entries of results; raises `InvalidValueError` unless all are of one family and split."""
     groups = grouped(results)
     if len(groups) != 1:
-        raise InvalidValueError("results", [r.family for r in results], "those of one family and split")
+        raise InvalidValueError("results", [r.family for r in results], "results of one family and split")
     return groups[0]
 
 
 def evenly(grid: Sequence[int], limit: int) -> list[int]:
-    """At most `limit` of the grid, evenly, first and last included."""
+    """Choose at most `limit` values of the grid, evenly spaced, with the first and the last."""
     return [grid[i] for i in np.linspace(0, len(grid) - 1, min(limit, len(grid))).round().astype(int)]
 
 
 def mean_references(entries: Sequence[Entry]) -> dict[str, float]:
-    """Mean references by name, of the first results that have them."""
+    """Mean of each reference by name; each comes from the first entry that has it."""
     return {n: float(v.mean()) for e in reversed(entries) for n, v in e.results.references.items()}
 
 
@@ -166,37 +169,37 @@ def mean_references(entries: Sequence[Entry]) -> dict[str, float]:
 
 
 def adaptation_panels(entries: Sequence[Entry]) -> list[str]:
-    """Those of `PANELS` that tell something."""
-    used = {tuple(e.results.env_steps.tolist()) for e in entries}
+    """Names of the panels to draw by default: see `adaptation_figure`."""
+    env_steps = {tuple(e.results.env_steps.tolist()) for e in entries}
     lifetime = all(e.results.lifetime.size for e in entries)
-    return ["k", *(["env_steps"] if len(used) > 1 else []), *(["lifetime"] if lifetime else [])]
+    return ["k", *(["env_steps"] if len(env_steps) > 1 else []), *(["lifetime"] if lifetime else [])]
 
 
 def draw_adaptation(entries: Sequence[Entry], names: Sequence[str]) -> Figure:
-    """The figure of some of `PANELS`."""
+    """Draw the panels with these names, keys of `PANELS`."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.7 * len(names), 3.7), layout="constrained")
         for ax, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
             _draw_lifetime(ax, entries) if name == "lifetime" else _draw_curves(ax, entries, name)
             ax.set_xlabel(PANELS[name])
         handles = [Line2D([], [], color=e.color, marker=e.marker, label=plain(e.label)) for e in entries]
-        if list(names) != ["lifetime"]:  # whose axis names the agents
+        if list(names) != ["lifetime"]:  # the lifetime panel names the agents on its axis
             figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4 * len(names)))
     return figure
 
 
 def _draw_curves(ax: Axes, entries: Sequence[Entry], x_name: str) -> None:
     lines = [(entry, mode, rows) for entry in entries for mode, rows in entry.rows.items()]
-    at = sorted({row[x_name] for _, _, rows in lines for row in rows})
+    grid = sorted({row[x_name] for _, _, rows in lines for row in rows})
     for i, (entry, mode, rows) in enumerate(lines):
         x, mean, low, high = (np.array([row[n] for row in rows]) for n in (x_name, "mean", "low", "high"))
         ax.fill_between(x, low, high, color=entry.color, alpha=0.15, linewidth=0)
-        if len(at) == 1:  # points beside each other
+        if len(grid) == 1:  # put the points side by side
             x = x + 0.1 * (i - (len(lines) - 1) / 2)
         if len(x) == 1:
             ax.vlines(x, low, high, color=entry.color, linestyles=LINES[mode])
         ax.plot(x, mean, ls=LINES[mode], color=entry.color, marker=entry.marker)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True) if len(at) > 1 else FixedLocator(at))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True) if len(grid) > 1 else FixedLocator(grid))
     ends = [float(e.results.env_steps[-1]) for e in entries if e.results.env_steps[-1] > 0]
     if x_name == "env_steps" and ends and max(ends) > 10 * min(ends):
         ax.set_xscale("symlog", linthresh=min(ends))
@@ -210,7 +213,7 @@ def _draw_curves(ax: Axes, entries: Sequence[Entry], x_name: str) -> None:
 
 
 def name_lines(ax: Axes, heights: Mapping[str, float]) -> None:
-    """Names of lines to the right of the axes, where nothing else is; near neighbours part."""
+    """Write the name of each horizontal line to the right of the axes. Names of close lines are moved apart."""
     ordered = sorted(heights.items(), key=lambda item: item[1])
     low, high = ax.get_ylim()
     for i, (name, value) in enumerate(ordered):
@@ -224,15 +227,15 @@ def _draw_lifetime(ax: Axes, entries: Sequence[Entry]) -> None:
     for y, (entry, row) in enumerate(shown):
         ax.hlines(y, row["low"], row["high"], color=entry.color, linewidth=5, alpha=0.35)
         ax.plot(row["mean"], y, color=entry.color, marker=entry.marker, markersize=7)
-    for best in {s["bayes_optimal"] for _, s in shown if "bayes_optimal" in s}:
-        ax.axvline(best, color=GREY, linewidth=1.1, linestyle=":", zorder=1)
-        ax.text(best, 1.01, "Bayes optimum", transform=ax.get_xaxis_transform(), ha="center", size=8)
+    for optimum in {s["bayes_optimal"] for _, s in shown if "bayes_optimal" in s}:
+        ax.axvline(optimum, color=GREY, linewidth=1.1, linestyle=":", zorder=1)
+        ax.text(optimum, 1.01, "Bayes optimum", transform=ax.get_xaxis_transform(), ha="center", size=8)
     ax.set_yticks(range(len(shown)), [plain(e.label) for e, _ in shown])
     ax.set_ylim(len(shown) - 0.4, -0.6)
 
 
 def draw_paths(ax: Axes, paths: Floats, landmarks: Floats | None, colors: Sequence[str]) -> None:
-    """Paths `[path, t, 2]` up to their NaNs, in colors that repeat: dot, start; star, landmark `[path, 2]`."""
+    """Draw paths `[path, t, 2]` without their NaNs. A dot marks the start, a star the landmark `[path, 2]`."""
     for i, path in enumerate(paths):
         color, points = colors[i % len(colors)], path[np.isfinite(path).all(-1)]
         ax.plot(*points.T, color=color, linewidth=1.1)
@@ -244,8 +247,8 @@ def draw_paths(ax: Axes, paths: Floats, landmarks: Floats | None, colors: Sequen
 
 
 def frame(ax: Axes, points: Sequence[Floats], anchors: Sequence[Floats]) -> None:
-    """A square that shows all anchors `[..., 2]`, and those of the points `[..., 2]` within 2.5 times their reach."""
-    shown, fixed = (np.concatenate([a.reshape(-1, 2) for a in given]) for given in (points, anchors))
+    """Set square limits that show all anchors `[..., 2]`, and points `[..., 2]` up to 2.5 times as far out."""
+    shown, fixed = (np.concatenate([a.reshape(-1, 2) for a in arrays]) for arrays in (points, anchors))
     low, high = np.nanmin(fixed, 0), np.nanmax(fixed, 0)
     center, reach = (low + high) / 2, float((high - low).max()) / 2
     farthest = float(np.nanmax(np.abs(shown - center)))
@@ -255,12 +258,12 @@ def frame(ax: Axes, points: Sequence[Floats], anchors: Sequence[Floats]) -> None
 
 
 def plain(text: str) -> str:
-    """Text that matplotlib shows as it is, without reading dollars as mathematics."""
+    """Escape dollar signs, so that matplotlib does not read text as mathematics."""
     return text.replace("$", r"\$")
 
 
 def rendered(figure: Figure, kind: str, fonttype: str = "path") -> bytes:
-    """A figure's file, "png" or "svg"; the same bytes each time."""
+    """Bytes of a figure's file, "png" or "svg". The same figure gives the same bytes."""
     buffer = io.BytesIO()
     with matplotlib.rc_context({**STYLE, "svg.fonttype": fonttype}):
         figure.savefig(buffer, format=kind, dpi=200, metadata={"Date": None} if kind == "svg" else None)

@@ -2,8 +2,8 @@
 
 metarl watch RUN --k 3 --task 0 --out adaptation.gif
 
-What is seen is what is measured: the episodes are those of `metarl.evaluate` with the same seed, each the first that it
-plays of a task (trial 0, episode 0), and the returns are its scores.
+A film shows what `metarl.evaluate` measures. With the same seed, each panel is the first episode that the evaluator
+plays in the task (trial 0, episode 0), and the return is its score.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import tempfile
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import gymnasium as gym
 import matplotlib
@@ -50,11 +50,11 @@ from metarl.report.rendering import frame
 Pixels = npt.NDArray[np.uint8]  # [H, W, 3]
 SUFFIXES = (".gif", ".mp4")
 COLUMNS = 4  # panels side by side
-MOST_FRAMES = 150  # of a film whose `every` is not given
-SLOWEST, FASTEST, SECONDS = 1.5, 20.0, 4.0  # frames per second, and how long a film should last
-LAST_SECONDS = 1.5  # that the last frame stays
+MOST_FRAMES = 150  # in a film without `every`
+SLOWEST, FASTEST, SECONDS = 1.5, 20.0, 4.0  # frames per second (two limits), and the duration of a film
+LAST_SECONDS = 1.5  # duration of the last frame
 INK, GREY, WHITE = "#3c4043", "#80868b", "#ffffff"
-GAP, LINE = 8, 18  # pixels between panels, and of a line of text
+GAP, LINE = 8, 18  # pixels between panels, and pixels per line of text
 
 
 class Take(NamedTuple):
@@ -62,9 +62,9 @@ class Take(NamedTuple):
 
     Attributes:
         k: adaptation steps before it.
-        frames: T + 1 pictures, the start first; those of a torch family are drawn when they are first looked at.
+        frames: T + 1 pictures, from the start state on. A torch family draws a picture when it is first read.
         rewards: `float64 [T]`.
-        actions: as the environment takes them, `[T, *action]`.
+        actions: the actions that the environment takes, `[T, *action]`.
     """
 
     k: int
@@ -87,27 +87,27 @@ def watch(
     fps: float | None = None,
     every: int | None = None,
 ) -> dict[int, float]:
-    """Film an agent in one task: a panel for each k, with the step and the running return under it.
+    """Film an agent in one task: one panel for each k, with the step and the return so far below it.
 
     Args:
-        agent: who plays.
-        task: number of a task of (split, task_seed), the values of one, or a set of one.
-        k: the last adaptation step (the panels are then 0, ..., k), or those to show.
-        path: a file that ends in .gif, or in .mp4 where ffmpeg or the package imageio-ffmpeg is installed.
+        agent: the agent that plays.
+        task: number of a task of (split, task_seed), the values of one task as a dict, or a `Tasks` of one task.
+        k: the last adaptation step (the panels are then 0, ..., k), or the list of k to show.
+        path: a file name that ends in .gif or .mp4; .mp4 needs ffmpeg or the package imageio-ffmpeg.
         mode: "deterministic" or "sampled" actions.
-        split: of a task given by its number.
-        task_seed: seed of the split.
-        seed: of everything drawn; `evaluate` with the same seed plays the same episodes.
+        split: the split of a task that is given by its number.
+        task_seed: the seed of that split.
+        seed: the seed of all random draws; `evaluate` with the same seed plays the same episodes.
         size: width of a panel in pixels.
         fps: frames per second; by default the film lasts about four seconds.
-        every: environment steps per frame; by default 1, and more where an episode is longer than 150 steps.
+        every: environment steps per frame; the default is 1, or more if an episode is longer than 150 steps.
 
     Returns:
-        k to the return of the episode in its panel.
+        The return of each panel's episode, by k.
 
     Raises:
-        InvalidValueError: an argument is out of range, the task is of another family, there is no encoder for the file,
-            or the family cannot be drawn.
+        InvalidValueError: an argument is out of range, the task belongs to another family, no encoder for the file is
+            installed, or the environment cannot render.
     """
     target = Path(path)
     write = _writer(target)
@@ -135,14 +135,14 @@ def film(
     seed: int = 0,
     size: int = 256,
 ) -> list[Take]:
-    """The episodes that `watch` shows, one for each k; arguments as there."""
+    """Play the episodes that `watch` shows, one for each k; the arguments are those of `watch`."""
     check_mode(mode)
     grid, tasks = adaptation_grid(k), _one_task(agent.family, task, split, task_seed)
     pool, camera = EnvironmentPool(agent.family, agent.device), _Camera(agent.family, agent.device, size)
-    trials, filmed = (PoolTrials(where, tasks, 1, seed, "evaluate") for where in (pool, camera))
+    trials, filmed = (PoolTrials(environments, tasks, 1, seed, "evaluate") for environments in (pool, camera))
     try:
         states = adaptation(agent, trials, grid[-1])
-        takes = [_take(agent, filmed, camera, at.state, at.k, mode) for at in states if at.k in grid]
+        takes = [_take(agent, filmed, camera, point.state, point.k, mode) for point in states if point.k in grid]
     finally:
         pool.close()
         camera.close()
@@ -160,15 +160,15 @@ def _one_task(family: Family, task: int | Mapping[str, Any] | Tasks, split: str,
 
 
 class _Camera(EnvironmentPool):
-    """Environments that keep a picture of every state they were in since they began, restarts included."""
+    """Environments that keep a picture of every state since they were made, in `reel`; restarts are included."""
 
     def __init__(self, family: Family, device: torch.device, size: int) -> None:
         super().__init__(family, device)
         self.size = size
-        self.reel: Sequence[Pixels]  # a picture of each state since the environments were made
+        self.reel: Sequence[Pixels]
 
     def get(self, n: int) -> Environments:
-        """New environments, and a new film in them."""
+        """Make new environments, and a new reel for them."""
         self.close()
         if isinstance(self.family, GymFamily):
             self.reel = frames = list[Pixels]()
@@ -176,65 +176,69 @@ class _Camera(EnvironmentPool):
         else:
             assert isinstance(self.family, TorchFamily)
             envs = self._environments[n] = _FilmedEnvironments(self.family, n, self.device)
-            self.reel = _Drawn(self.family, envs.seen, (self.size, self.size))
+            self.reel = _LazyPictures(self.family, envs.visited, (self.size, self.size))
         return self._environments[n]
 
 
-class _Drawn(Sequence[Pixels]):
-    """Pictures of states and tasks, each drawn once, when it is looked at."""
+class _LazyPictures(Sequence[Pixels]):
+    """Pictures of states and tasks. Each is drawn once, when it is first read."""
 
-    def __init__(self, family: TorchFamily, seen: Sequence[tuple[Any, Any]], size: tuple[int, int]) -> None:
-        self.family, self.seen, self.size = family, seen, size
+    def __init__(self, family: TorchFamily, visited: Sequence[tuple[Any, Any]], size: tuple[int, int]) -> None:
+        self.family, self.visited, self.size = family, visited, size
         self.drawn: dict[int, Pixels] = {}
 
     def __len__(self) -> int:
-        return len(self.seen)
+        return len(self.visited)
 
-    def __getitem__(self, which: Any) -> Any:
-        if isinstance(which, slice):
-            return _Drawn(self.family, self.seen[which], self.size)
-        i = range(len(self))[which]
+    @overload
+    def __getitem__(self, index: int) -> Pixels: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Pixels]: ...
+    def __getitem__(self, index: int | slice) -> Pixels | Sequence[Pixels]:
+        if isinstance(index, slice):
+            return _LazyPictures(self.family, self.visited[index], self.size)
+        i = range(len(self))[index]
         if i not in self.drawn:
-            state, task = self.seen[i]
+            state, task = self.visited[i]
             self.drawn[i] = frame(self.family, state, task, self.size)
         return self.drawn[i]
 
 
 class _FilmedEnvironments(TorchEnvironments):
-    """Environments that keep the state and the task of the first after every step, before any restart, as NumPy."""
+    """Environments that keep the first one's state and task, as NumPy, after every step and before any restart."""
 
     def __init__(self, family: TorchFamily, n: int, device: torch.device) -> None:
         super().__init__(family, n, device)
-        self.seen: list[tuple[Any, Any]] = []
+        self.visited: list[tuple[Any, Any]] = []
 
     def start(self, task: dict[str, Tensor], keys: Tensor, steps: int, episode: int = 0) -> Tensor:
         """See `TorchEnvironments.start`."""
         obs = super().start(task, keys, steps, episode)
-        self.seen.append(copy.deepcopy((one_environment(self.state), one_environment(self.task))))
+        self.visited.append(copy.deepcopy((one_environment(self.state), one_environment(self.task))))
         return obs
 
     def advance(self, action: Tensor) -> tuple[Transition, Tensor | None]:
         """See `TorchEnvironments.advance`."""
         out = super().advance(action)
-        self.seen.append(copy.deepcopy((one_environment(self.state), one_environment(self.task))))
+        self.visited.append(copy.deepcopy((one_environment(self.state), one_environment(self.task))))
         return out
 
 
 class _FilmedEnv(gym.Wrapper[Any, Any, Any, Any]):
-    """An environment whose every state is rendered."""
+    """An environment that renders every state into `frames`."""
 
     def __init__(self, env: gym.Env[Any, Any], frames: list[Pixels]) -> None:
         super().__init__(env)
         self.frames = frames
 
     def film(self) -> None:
-        """Keep a picture."""
+        """Render the present state."""
         with rendering():
             self.frames.append(np.asarray(self.render(), dtype=np.uint8))
 
-    def reset(self, **given: Any) -> tuple[Any, dict[str, Any]]:
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Start, and render."""
-        out = super().reset(**given)
+        out = super().reset(**kwargs)
         self.film()
         return out
 
@@ -246,13 +250,13 @@ class _FilmedEnv(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def _rendering(family: GymFamily, frames: list[Pixels]) -> GymFamily:
-    """The same family, whose environments render into `frames`."""
+    """Copy a family; the copy's environments render every state into `frames`."""
     inner, outer = family.visible(), copy.copy(family)
 
     def build(**task: Any) -> gym.Env[Any, Any]:
         env = inner.build(**task)
         if env.render_mode != "rgb_array":
-            expected = "'rgb_array', to be filmed: its metadata['render_modes'] and render() must offer it"
+            expected = "'rgb_array' for a film: metadata['render_modes'] must list it and render() must support it"
             raise InvalidValueError(f"render_mode of {family.id}", env.render_mode, expected)
         return _FilmedEnv(env, frames)
 
@@ -261,7 +265,7 @@ def _rendering(family: GymFamily, frames: list[Pixels]) -> GymFamily:
 
 
 def _take(agent: Agent, trials: PoolTrials, camera: _Camera, state: AgentState, k: int, mode: Mode) -> Take:
-    """The episode that the evaluator plays first with the state after k adaptation steps."""
+    """Play and film the evaluator's first episode with the state after k adaptation steps."""
     trials = trials.rekeyed(0) if agent.is_recurrent else trials
     rollout, _ = trials.collect(agent, agent.fork(state), k, Budget(episodes=1), mode == "deterministic", "score")
     length = int(rollout.valid.sum())
@@ -276,12 +280,14 @@ def _take(agent: Agent, trials: PoolTrials, camera: _Camera, state: AgentState, 
 def compose(
     takes: Sequence[Take], title: str = "", discrete: bool = False, size: int = 256, every: int | None = None
 ) -> list[Pixels]:
-    """The film's pictures, one for every `every` steps: panels side by side, a finished episode standing still.
+    """Compose a film's pictures: panels side by side, one picture for every `every` steps.
+
+    A finished episode keeps its last picture.
 
     Args:
-        takes: what to show, one panel each.
-        title: line above all panels.
-        discrete: whether to write the number of the action under the panels.
+        takes: the episodes, one for each panel.
+        title: text above all panels.
+        discrete: whether to write the number of the action below the panels.
         size: width of a panel in pixels.
         every: environment steps per picture; the last step is always shown.
     """
@@ -322,7 +328,7 @@ def _caption(take: Take, t: int, discrete: bool) -> str:
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """The font of matplotlib's pictures."""
+    """DejaVu Sans, the font that matplotlib ships."""
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
 
 
@@ -330,46 +336,46 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _writer(path: Path) -> Callable[[Path, Sequence[Pixels], float], None]:
-    """What writes a file of this name."""
+    """Choose the function that writes a film with this file name."""
     if path.suffix.lower() not in SUFFIXES:
         raise InvalidValueError("path", str(path), f"a file name that ends in {' or '.join(SUFFIXES)}")
     if path.suffix.lower() == ".mp4" and _ffmpeg() is None:
-        raise InvalidValueError("path", str(path), "one that ends in .gif, or ffmpeg (pip install imageio-ffmpeg)")
+        raise InvalidValueError("path", str(path), "a name that ends in .gif, or ffmpeg (pip install imageio-ffmpeg)")
     return write_gif if path.suffix.lower() == ".gif" else write_mp4
 
 
 def write_gif(path: Path, pictures: Sequence[Pixels], fps: float) -> None:
-    """Write an endless GIF, whole or not at all; all pictures share the colours of the first, middle and last."""
+    """Write a GIF that repeats forever. Its palette is made from the first, the middle and the last picture."""
     some = np.concatenate([pictures[i] for i in sorted({0, len(pictures) // 2, len(pictures) - 1})])
     colours = Image.fromarray(some).quantize(256, Image.Quantize.FASTOCTREE)
-    colours.putpalette([255 if level >= 252 else level for level in colours.getpalette() or []])  # white, not nearly
+    colours.putpalette([255 if level >= 252 else level for level in colours.getpalette() or []])  # to pure white
     first, *rest = [Image.fromarray(p).quantize(palette=colours, dither=Image.Dither.NONE) for p in pictures]
-    duration = [max(20, round(100 / fps) * 10)] * len(rest) + [round(1000 * LAST_SECONDS)]  # ms, whole hundredths
+    duration = [max(20, round(100 / fps) * 10)] * len(rest) + [round(1000 * LAST_SECONDS)]  # ms, multiples of 10
     buffer = io.BytesIO()
     first.save(buffer, "GIF", save_all=True, append_images=rest, duration=duration, loop=0, comment=b"metarl")
     write_atomic(path, buffer.getvalue())
 
 
 def write_mp4(path: Path, pictures: Sequence[Pixels], fps: float) -> None:
-    """Write an H.264 film with ffmpeg, whole or not at all; height and width must be even."""
+    """Write an H.264 film with ffmpeg; height and width must be even."""
     height, width = pictures[0].shape[:2]
     shown = [*pictures, *[pictures[-1]] * round(LAST_SECONDS * fps)]
     with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / "film.mp4"
+        film_file = Path(folder) / "film.mp4"
         source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:g}", "-i", "-"]
         coded = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
-        command = [str(_ffmpeg()), "-loglevel", "error", *source, *coded, "-metadata", "comment=metarl", str(made)]
+        command = [str(_ffmpeg()), "-loglevel", "error", *source, *coded, "-metadata", "comment=metarl", str(film_file)]
         done = subprocess.run(command, input=b"".join(p.tobytes() for p in shown), capture_output=True, check=False)
         if done.returncode:
-            said = done.stderr.decode(errors="replace").strip()
-            raise InvalidValueError("path", str(path), f"a film that ffmpeg can write (it says: {said})")
-        write_atomic(path, made.read_bytes())
+            message = done.stderr.decode(errors="replace").strip()
+            raise InvalidValueError("path", str(path), f"a film that ffmpeg can write (its message: {message})")
+        write_atomic(path, film_file.read_bytes())
 
 
 def _ffmpeg() -> str | None:
-    """The program: the one installed, or the one that imageio-ffmpeg brings."""
-    if (found := shutil.which("ffmpeg")) is not None:
-        return found
+    """Path of the installed ffmpeg, or of the one in the package imageio-ffmpeg; None if there is neither."""
+    if (program := shutil.which("ffmpeg")) is not None:
+        return program
     if importlib.util.find_spec("imageio_ffmpeg") is None:
         return None
     return str(importlib.import_module("imageio_ffmpeg").get_ffmpeg_exe())

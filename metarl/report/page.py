@@ -1,4 +1,4 @@
-"""Reports: one self-contained HTML page of adaptation curves, tables, trials and paths, and the tables as text.
+"""Reports: one self-contained HTML page with adaptation curves, tables, trials and paths; and tables as text.
 
 metarl report RUN... --out DIR
 """
@@ -52,24 +52,24 @@ __all__ = [
 
 ABOUT = (
     "<b>R<sub>k</sub></b> is the undiscounted return of one fresh episode played with the state after k adaptation "
-    "steps; what happens in that episode is thrown away. Means are over seeds, tasks and episodes, and "
-    "<b>[low, high]</b> is a 95&nbsp;% interval over seeds and tasks, crossed (of a single seed: over tasks alone). "
-    "<b>IQM</b> is the interquartile mean of the tasks’ returns: the mean of their middle half. "
-    "<b>Environment steps</b> are all that an agent used before it was measured: compare agents on them, never on k "
-    "alone. <b>Normalised score</b> = (mean &minus; floor) / (informed optimum &minus; floor), unclipped: 0 is "
-    "uniformly random actions, 1 the best return of a player who knows the task. <b>Lifetime return</b> is the total "
+    "steps; what happens in that episode is thrown away. Means are over seeds, tasks and episodes, and <b>[low, "
+    "high]</b> is a 95&nbsp;% interval over seeds and tasks, crossed (for one seed: over tasks only). <b>IQM</b> is "
+    "the interquartile mean of the tasks’ returns: the mean of their middle half. <b>Environment steps</b> count "
+    "all steps that an agent used before R<sub>k</sub>: compare agents at equal steps, not only at equal k. "
+    "<b>Normalised score</b> = (mean &minus; floor) / (informed optimum &minus; floor), unclipped: 0 is uniformly "
+    "random actions, 1 is the best return of a player who knows the task. <b>Lifetime return</b> is the total "
     "reward of a whole trial, exploration included; the Bayes optimum is its best expected value when the task is "
-    "unknown. <b>Steps to 90&nbsp;%</b> are the environment steps used when the normalised score is at .9 and stays "
-    "there; “not reached” where it is below at the last k."
+    "unknown. <b>Steps to 90&nbsp;%</b> are the environment steps after which the normalised score stays at or "
+    "above .9; “not reached” means that it is below .9 at the last k."
 )
 TRIAL = (
-    "Left: what each episode of a trial returned while the agent lived through it, mean over tasks; band, lowest and "
-    "highest seed; the informed optimum is that of these tasks, the Bayes-optimal policy’s episodes are expected over "
-    "all of the family’s tasks. Right, where it was kept: the trial of the first task. Arms: filled, the reward was "
-    "positive; open, it was not. Paths: dot, start; star, the task’s goal; what an episode’s last step led to is not "
-    "seen."
+    "Left: return of each episode of a trial, mean over tasks. The band goes from the lowest to the highest seed. The "
+    "dotted line is the informed optimum of these tasks; the dashed line is the Bayes-optimal policy’s expected return "
+    "over all of the family’s tasks. Right, if it was stored: the trial of the first task. Arms: a filled dot is a "
+    "positive reward, an open dot is not. Paths: the dot is the start, the star is the task’s goal; the state after an "
+    "episode’s last step is not shown."
 )
-DASH = "\u2013"  # where there is no number
+DASH = "\u2013"  # in a cell without a number
 CSS = """
 :root{color-scheme:light dark;--bg:#f7f8f9;--card:#fff;--ink:#202327;--soft:#5f6670;--line:#dfe2e6;--tint:#f3f5f7}
 @media(prefers-color-scheme:dark){:root{--bg:#16181b;--card:#1e2125;--ink:#e6e8ea;--soft:#a2a9b1;--line:#363b41;
@@ -93,15 +93,15 @@ dl{display:grid;grid-template-columns:7rem minmax(0,1fr);gap:.2rem 1rem;margin:.
 
 
 def write_report(results: Sequence[Results], out: str | Path, *, title: str = "metarl report") -> Path:
-    """Write `out/report.html`: one file that needs no other, with a section per family (and split).
+    """Write `out/report.html`, one file that needs no other file, with a section for each family and split.
 
     Args:
-        results: what evaluations found, of any agents and families.
-        out: directory, made where missing.
+        results: results of evaluations, of any agents and families.
+        out: directory; it is made if it does not exist.
         title: heading of the page.
 
     Returns:
-        the file.
+        The path of the file.
 
     Raises:
         InvalidValueError: there are no results, or the directory cannot be written.
@@ -110,7 +110,7 @@ def write_report(results: Sequence[Results], out: str | Path, *, title: str = "m
         raise InvalidValueError("results", list(results), "at least one evaluation")
     try:
         sections = "".join(map(_section, grouped(results))) + _gap_section(gaps(results))
-    except (ArithmeticError, ValueError) as error:  # of what draws, on numbers that are not finite or near the largest
+    except (ArithmeticError, ValueError) as error:  # from matplotlib, on numbers that are not finite or too large
         if isinstance(error, InvalidValueError):
             raise
         expected = f"numbers that can be drawn ({reason(error)})"
@@ -128,37 +128,37 @@ def write_report(results: Sequence[Results], out: str | Path, *, title: str = "m
 
 
 def table_text(results: Sequence[Results], width: int | None = None) -> str:
-    """A markdown table per family and split: R_k [low, high] for up to 4 k, and what else was measured at these.
+    """Make a markdown table for each family and split: R_k [low, high] for up to 4 values of k.
 
-    Environment steps and, where the family reports it, success stand in one column each, for these k from left to
-    right; the lifetime return in one where it is known. A table that is wider than `width` characters is continued
-    below, where agents and actions are repeated.
+    One column lists the environment steps at these k, and one the success rates if the family reports success. Another
+    column has the lifetime return if it is known. A table wider than `width` characters continues in a second table,
+    which repeats the agents and the actions.
     """
     sections = [_text_section(entries, width) for entries in grouped(results)]
     return "\n\n".join([*sections, *map(_text_gap, gaps(results))])
 
 
 def gaps(results: Sequence[Results]) -> list[tuple[Results, list[Row]]]:
-    """Agents of whom there are results on train and on test tasks, with `train_test_gap`'s rows of the first mode."""
-    found = []
+    """Pair results of the same agents on train and test tasks; returns test results with rows of `train_test_gap`."""
+    pairs = []
     for test in (r for r in results if r.split == "test" and not r.meta.get("train_equals_test")):
         for train in (r for r in results if r.split == "train" and _same_agents(r, test)):
             modes = [mode for mode in test.scores if mode in train.scores]
-            found += [(test, train_test_gap(train, test, modes[0]))] if modes else []
-    return found
+            pairs += [(test, train_test_gap(train, test, modes[0]))] if modes else []
+    return pairs
 
 
 def _same_agents(a: Results, b: Results) -> bool:
-    """Whether two results are of the same agents, trained as long."""
-    what = all(getattr(a, n) == getattr(b, n) for n in ("agent", "family", "k"))
-    return what and all(a.meta.get(n) == b.meta.get(n) for n in ("seeds", "config", "iterations"))
+    """Whether two results are of the same trained agents: equal name, family, k, seeds, config and iterations."""
+    same = all(getattr(a, n) == getattr(b, n) for n in ("agent", "family", "k"))
+    return same and all(a.meta.get(n) == b.meta.get(n) for n in ("seeds", "config", "iterations"))
 
 
-# --- what is shown ---------------------------------------------------------------------------------------------------
+# --- numbers ---------------------------------------------------------------------------------------------------------
 
 
 def _decimals(values: Iterable[float]) -> int:
-    """Decimals that fit the largest of some values."""
+    """Number of decimals, by the largest absolute value."""
     largest = max(map(abs, values), default=0.0)
     return 3 if largest < 2 else 2 if largest < 1000 else 0
 
@@ -180,12 +180,14 @@ def _section(entries: Sequence[Entry]) -> str:
     figures = (_svg(draw_adaptation(entries, [name]), PANELS[name]) for name in adaptation_panels(entries))
     parts += ["<h3>Adaptation</h3>", f'<div class="row">{"".join(f"<figure>{f}</figure>" for f in figures)}</div>']
     parts += ["<h3>Return after k adaptation steps</h3>", _scores_table(entries)]
-    if lived := with_trials(entries):
-        picture = _svg(draw_trial(lived), "return of each episode of a trial")
+    if trials := with_trials(entries):
+        picture = _svg(draw_trial(trials), "return of each episode of a trial")
         parts.append(f'<h3>Trial</h3><figure class="wide">{picture}<figcaption>{TRIAL}</figcaption></figure>')
     parts += ["<h3>Whole trial</h3>", _trial_table(entries)]
     if (paths := paths_figure([e.results for e in entries])) is not None:
-        caption = "An episode in each of the first tasks: dot, start; star, the task's goal. Frames cut far excursions."
+        caption = (
+            "One episode in each of the first tasks. Dot: start; star: goal. Points far from the goal may be cut off."
+        )
         picture = _svg(paths, "paths of episodes")
         parts.append(f'<h3>Paths</h3><figure class="wide">{picture}<figcaption>{caption}</figcaption></figure>')
     details = "".join(_details(entry) for entry in entries)
@@ -193,7 +195,7 @@ def _section(entries: Sequence[Entry]) -> str:
 
 
 def _subtitle(results: Results) -> str:
-    tasks, episodes = next(iter(results.scores.values())).shape[1::2]  # of [seed, task, k, episode]
+    tasks, episodes = next(iter(results.scores.values())).shape[1::2]  # scores: [seed, task, k, episode]
     facts = {"split": results.split, "tasks": tasks, "episodes for each R_k": episodes}
     facts |= {name.replace("_", " "): f"{values.mean():.4g}" for name, values in results.references.items()}
     if results.bayes_optimal is not None:
@@ -202,7 +204,7 @@ def _subtitle(results: Results) -> str:
 
 
 def _svg(figure: Figure, label: str) -> str:
-    """Inline SVG that scales with the page up to its natural size in px, 4/3 of a point."""
+    """Inline SVG. It scales with the page, up to 1.6 px for each point of the figure."""
     text = rendered(figure, "svg", "none").decode()
     body = re.sub(r"<metadata>.*?</metadata>|(?<=<g) id=\"[^\"]*\"", "", text[text.index("<svg") :], flags=re.S)
     width, height = (figure.get_size_inches() * 72).round(2)
@@ -227,11 +229,11 @@ def _score_cells(row: Row, extra: Sequence[str], decimals: int) -> list[str]:
     return [*cells, *(_number(row.get(name), 3) for name in extra)]
 
 
-def _gap_section(found: Sequence[tuple[Results, list[Row]]]) -> str:
-    if not found:
+def _gap_section(pairs: Sequence[tuple[Results, list[Row]]]) -> str:
+    if not pairs:
         return ""
     groups = []
-    for test, rows in found:
+    for test, rows in pairs:
         n = _decimals([row[end] for row in rows for end in ("low", "high")])
         cells = [[_number(row["k"], 0), _number(row["gap"], n), _interval(row, n)] for row in rows]
         groups.append((f"{html.escape(test.agent)}<small>{html.escape(test.family)}</small>", cells))
@@ -262,7 +264,7 @@ def _mean(values: Floats) -> float | None:
 
 
 def _table(head: Sequence[str], groups: Sequence[tuple[str, list[list[str]]]]) -> str:
-    """A table whose rows come in groups with one name each, all of them HTML already."""
+    """HTML table. Each group of rows has one name; all texts are HTML already."""
     body = ""
     for name, rows in groups:
         lines = "</tr><tr>".join("".join(f"<td>{cell}</td>" for cell in row) for row in rows)
@@ -272,7 +274,7 @@ def _table(head: Sequence[str], groups: Sequence[tuple[str, list[list[str]]]]) -
 
 
 def _number(value: float | None, decimals: int) -> str:
-    """A number as it is read, with its full precision in `value`; infinite: not reached."""
+    """HTML of a rounded number, with full precision in the attribute `value`. Infinity reads "not reached"."""
     if value is None:
         return DASH
     if value == math.inf:
@@ -308,26 +310,26 @@ def _text_section(entries: Sequence[Entry], width: int | None) -> str:
 
 
 def _parts(columns: Sequence[Sequence[str]], width: int | None) -> list[list[Sequence[str]]]:
-    """The columns of a table, the first two with as many others as fit beside them, at least one."""
+    """Divide columns into tables of at most `width`. Each table has the first two columns and at least one other."""
     first, parts = list(columns[:2]), [list(columns[:2])]
     for column in columns[2:]:
-        wide = 1 + sum(max(map(len, c)) + 3 for c in [*parts[-1], column])
-        if width is not None and wide > width and len(parts[-1]) > 2:
+        needed = 1 + sum(max(map(len, c)) + 3 for c in [*parts[-1], column])
+        if width is not None and needed > width and len(parts[-1]) > 2:
             parts.append([*first])
         parts[-1].append(column)
     return parts
 
 
 def _text_table(columns: Sequence[Sequence[str]]) -> str:
-    """Columns, the head of each first, as a markdown table."""
+    """Markdown table of columns; the first cell of a column is its head."""
     widths = [max(map(len, column)) for column in columns]
     lines = [" | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in zip(*columns, strict=True)]
     lines.insert(1, " | ".join("-" * w for w in widths))
     return "\n".join(f"| {line} |" for line in lines)
 
 
-def _text_gap(found: tuple[Results, list[Row]]) -> str:
-    test, rows = found
+def _text_gap(pair: tuple[Results, list[Row]]) -> str:
+    test, rows = pair
     n = _decimals([row[end] for row in rows for end in ("low", "high")])
     chosen = [rows[i] for i in evenly(range(len(rows)), 4)]
     cells = [f"k = {row['k']:.0f}: {row['gap']:.{n}f} [{row['low']:.{n}f}, {row['high']:.{n}f}]" for row in chosen]
@@ -349,6 +351,6 @@ def _text_cell(row: Row | None, n: int) -> str:
 
 
 def _text_list(rows: Sequence[Row | None], name: str, form: str) -> str:
-    """One number of some rows, side by side; nothing where none of them has it."""
+    """One number of several rows, joined by slashes; empty if no row has the number."""
     cells = [format(row[name], form) if row and name in row else DASH for row in rows]
     return " / ".join(cells) if set(cells) != {DASH} else ""

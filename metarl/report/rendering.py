@@ -1,4 +1,4 @@
-"""Pictures of one environment: a matplotlib Axes that a family draws on, as an array of pixels."""
+"""Pictures of one environment: a family draws on a matplotlib Axes, and the result is an array of pixels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DPI = 64.0
 
 
 class Canvas:
-    """A figure that is drawn on again and again.
+    """A figure that is reused for many pictures.
 
     Args:
         size: height and width in pixels.
@@ -31,9 +31,9 @@ class Canvas:
         self._axes = figure.add_axes((0.02, 0.02, 0.96, 0.96))
 
     def frame(self, draw: Callable[[Axes], object]) -> Pixels:
-        """What `draw` draws on empty axes without ticks: `uint8 [H, W, 3]`."""
+        """Call `draw` on empty axes without ticks; the picture is `uint8 [H, W, 3]`."""
         self._axes.clear()
-        self._axes.set_aspect("auto")  # not cleared with the rest
+        self._axes.set_aspect("auto")  # `clear` does not reset the aspect
         self._axes.set_xticks([])
         self._axes.set_yticks([])
         draw(self._axes)
@@ -47,15 +47,15 @@ _canvases: dict[tuple[int, int], Canvas] = {}
 def frame(
     family: TorchFamily, state: Any, task: dict[str, npt.NDArray[Any]], size: tuple[int, int] = (256, 256)
 ) -> Pixels:
-    """A picture of one environment of a torch family, `uint8 [height, width, 3]`.
+    """Draw one environment of a torch family: `uint8 [height, width, 3]`.
 
     Args:
-        family: it makes the picture (`TorchFamily.frame`), or draws on a canvas (`TorchFamily.draw`).
-        state: of one environment, NumPy arrays without the leading axis.
-        task: likewise.
+        family: its `TorchFamily.frame` returns the picture, or its `TorchFamily.draw` draws on a canvas.
+        state: state of the environment: NumPy arrays without the leading axis.
+        task: task of the environment, in the same form.
         size: height and width in pixels.
     """
-    made = family.frame(state, task, size)
-    if made is not None:
-        return made
+    picture = family.frame(state, task, size)
+    if picture is not None:
+        return picture
     return _canvases.setdefault(size, Canvas(size)).frame(lambda axes: family.draw(axes, state, task))

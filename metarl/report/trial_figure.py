@@ -1,4 +1,4 @@
-"""The figure of a trial: the return of each episode, and for one task what was done in them."""
+"""Figure of trials: the return of each episode, and the arms or the paths of one trial."""
 
 from __future__ import annotations
 
@@ -25,41 +25,46 @@ from metarl.report.figures import (
     plain,
 )
 
-AGENTS = 4  # at most, whose first trial is shown
-STEPS = (1, 2, 5, 10)  # between ticks, times a power of ten
+MOST_AGENTS = 4  # agents whose first trial is shown
+STEPS = (1, 2, 5, 10)  # distances between ticks, up to a power of ten
 
 
 def trial_figure(results: Sequence[Results]) -> Figure:
-    """Return against episode for agents that live through a trial one episode at a time.
+    """Draw the return of each episode of a trial, for agents that play a trial one episode after the other.
 
-    Left, the mean return of each episode over tasks, one line per agent, with a band from the lowest to the highest
-    seed; dotted, the mean informed optimum of these tasks; dashed, the Bayes-optimal policy's episodes where they are
-    known, expected over all of the family's tasks. Right, where it was kept, the first task's trial of the first 4
-    agents: arms pulled if an episode is one step (filled: the reward was positive), or paths of the first, second and
-    last episode if observations are points.
+    The left panel shows the mean over tasks: one line for each agent, with a band from the lowest to the highest seed.
+    The dotted line is the mean informed optimum of these tasks. The dashed line is the expected return of the
+    Bayes-optimal policy over all of the family's tasks, if it is known.
+
+    The right panels show the first task's trial of the first 4 agents, if the results hold it. If an episode is one
+    step, they show the arms (a filled dot is a positive reward). If observations are points, they show the paths of the
+    first, second and last episode.
 
     Args:
-        results: of agents on one family and split; those without a trial of at least two episodes are left out.
+        results: results of agents on one family and split. Trials of only one episode are left out.
 
     Returns:
-        a figure whose first axes is the left panel.
+        A figure whose first axes is the left panel.
+
+    Raises:
+        InvalidValueError: no results have a trial of at least two episodes.
     """
-    lived = with_trials(one_group(results))
-    if not lived:
-        expected = "some of agents that live through at least two episodes, one at a time"
+    entries = with_trials(one_group(results))
+    if not entries:
+        expected = "results of agents that play at least two episodes in a trial, one after the other"
         raise InvalidValueError("results", [r.agent for r in results], expected)
-    return draw_trial(lived)
+    return draw_trial(entries)
 
 
 def with_trials(entries: Sequence[Entry]) -> list[Entry]:
-    """Those with the return of each episode of a trial, for at least two episodes."""
+    """Entries that hold the return of each episode of a trial, for at least two episodes."""
     return [e for e in entries if e.results.lifetime.size and e.results.collected.shape[-1] > 1]
 
 
 def draw_trial(entries: Sequence[Entry]) -> Figure:
-    """The figure of entries that all have trials."""
-    pulled = [(e, arms) for e in entries if (arms := _arms(e.results)) is not None][:AGENTS]
-    walked = [(e, points) for e in entries if (points := _points(e.results)) is not None][:AGENTS]
+    """Draw the figure of `trial_figure`; all entries have trials."""
+    pulled = [(e, arms) for e in entries if (arms := _arms(e.results)) is not None][:MOST_AGENTS]
+    walked = [(e, points) for e in entries if (points := _points(e.results)) is not None][:MOST_AGENTS]
     rows = 0 if pulled else len(walked)
     with matplotlib.rc_context(STYLE):
         size = (9.4 if pulled or walked else 5.2, max(3.7, 1.35 * rows + 0.5))
@@ -76,15 +81,15 @@ def draw_trial(entries: Sequence[Entry]) -> Figure:
 
 
 def _arms(results: Results) -> tuple[Floats, Floats] | None:
-    """Arms and rewards `[episode]` of the first trial, if its episodes are one Discrete action each."""
-    action = results.trial.get("action", np.zeros((0, 0, 0)))  # [path, episode, t], and an axis more from a Box
+    """Arms and rewards `[episode]` of the first trial, or None unless each episode is one Discrete action."""
+    action = results.trial.get("action", np.zeros((0, 0, 0)))  # [path, episode, t] of Discrete actions
     if not (len(action) and action.ndim == 3 and action.shape[2] == 1):
         return None
     return action[0, :, 0], results.trial["reward"][0, :, 0]
 
 
 def _points(results: Results) -> Floats | None:
-    """Points `[episode, t, 2]` of the first trial, if its observations are points."""
+    """Points `[episode, t, 2]` of the first trial, or None unless observations are points."""
     obs = results.trial.get("obs", np.zeros((0, 0, 0, 0)))
     return obs[0] if len(obs) and obs.shape[-1] == 2 else None
 
@@ -97,30 +102,30 @@ def _draw_returns(ax: Axes, entries: Sequence[Entry]) -> None:
             ax.fill_between(x, by_seed.min(0), by_seed.max(0), color=entry.color, alpha=0.15, linewidth=0)
         every = -(-len(x) // 10)
         ax.plot(x, by_seed.mean(0), color=entry.color, marker=entry.marker, markevery=every)
-    named = {}
+    names = {}
     if "informed_optimum" in (references := mean_references(entries)):
-        named["informed_optimum"] = references["informed_optimum"]
+        names["informed_optimum"] = references["informed_optimum"]
         ax.axhline(references["informed_optimum"], color=GREY, linewidth=1.1, linestyle=":", zorder=1)
-    known = [e.results.bayes_episodes for e in entries if e.results.bayes_episodes is not None]
-    if known:
-        longest = max(known, key=len)
-        named["Bayes-optimal_policy"] = float(longest[-1])
+    optimal = [e.results.bayes_episodes for e in entries if e.results.bayes_episodes is not None]
+    if optimal:
+        longest = max(optimal, key=len)
+        names["Bayes-optimal_policy"] = float(longest[-1])
         ax.plot(np.arange(1, len(longest) + 1), longest, color=GREY, linewidth=1.4, linestyle="--", zorder=1)
     bands = "; band: lowest to highest seed" if any(len(e.results.collected) > 1 for e in entries) else ""
     ax.set_title(f"mean over tasks{bands}", loc="left", size=8)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=STEPS))
     ax.set_xlabel("episode of the trial")
     ax.set_ylabel("return of the episode")
-    name_lines(ax, named)
+    name_lines(ax, names)
 
 
 def _draw_arms(figure: SubFigure, shown: Sequence[tuple[Entry, tuple[Floats, Floats]]]) -> None:
-    """A panel per agent: pulls from left to right, arms from 0 upwards."""
+    """Draw one panel for each agent: pulls from left to right, arms from 0 upwards."""
     panels = figure.subplots(len(shown), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for ax, (entry, (arms, rewards)) in zip(panels, shown, strict=True):
-        pulls, paid = np.arange(1, len(arms) + 1), rewards > 0
-        size = float(np.clip(250 / len(arms), 1.5, 4.5))  # neighbours may touch
-        for which, fill in ((paid, entry.color), (~paid, "white")):
+        pulls, positive = np.arange(1, len(arms) + 1), rewards > 0
+        size = float(np.clip(250 / len(arms), 1.5, 4.5))  # neighbouring dots may touch
+        for which, fill in ((positive, entry.color), (~positive, "white")):
             ax.plot(pulls[which], arms[which], "o", color=entry.color, markerfacecolor=fill, markersize=size)
         ax.set_title(plain(entry.label), loc="left", size=8, pad=3)
         ax.tick_params(labelsize=7)
@@ -133,15 +138,15 @@ def _draw_arms(figure: SubFigure, shown: Sequence[tuple[Entry, tuple[Floats, Flo
 
 
 def _draw_walks(figure: SubFigure, shown: Sequence[tuple[Entry, Floats]]) -> None:
-    """A row of frames per agent: the first, the second and the last episode."""
+    """Draw one row of panels for each agent: the first, the second and the last episode."""
     columns = sorted({0, 1, max(len(points) for _, points in shown) - 1})
     grid = figure.subplots(len(shown), len(columns), squeeze=False, sharex=True, sharey=True)
     for axes, (entry, points) in zip(grid, shown, strict=True):
         axes[0].set_ylabel(plain(entry.label), size=8)
-        for ax, j in zip(axes, columns, strict=True):
-            draw_paths(ax, points[j : j + 1], _goal(entry), [entry.color])
-    for ax, j in zip(grid[0], columns, strict=True):
-        ax.set_title(f"episode {j + 1}", size=8)
+        for ax, episode in zip(axes, columns, strict=True):
+            draw_paths(ax, points[episode : episode + 1], _goal(entry), [entry.color])
+    for ax, episode in zip(grid[0], columns, strict=True):
+        ax.set_title(f"episode {episode + 1}", size=8)
     visited = [points for _, points in shown]
     goals = [goal for entry, _ in shown if (goal := _goal(entry)) is not None]
     frame(grid[0, 0], visited, [*visited, *goals])

@@ -44,7 +44,7 @@ def test_agents_beside_adapt_on_as_many_steps_as_what_they_stand_beside(capsys: 
     told = [measured(file).meta for file in files]
     assert [meta["config"].get("eval_steps") for meta in told] == [500, 500, None]
     assert [meta.get("overrides") for meta in told] == [{"eval_steps": 500}, {"eval_steps": 500}, None]
-    again = "--eval-steps is 500, expected nothing: random has no hyperparameter eval_steps"
+    again = "--eval-steps is 500, expected no value, because random has no hyperparameter eval_steps"
     assert again in refused(capsys, "eval", "random", *NAVIGATION, *few, "--eval-steps", "500")
     assert "maml.eval_steps is 0, expected a whole number from 1" in refused(
         capsys, "eval", "run", *few, "--eval-steps", "0"

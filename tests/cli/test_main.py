@@ -119,7 +119,9 @@ def test_several_splits_give_a_file_each_and_the_gap(capsys: pytest.CaptureFixtu
     for split in ("test", "train"):
         path = Path(f"runs/scratch-PointNavigation-v0/results/{split}.json")
         assert json.loads(path.read_text())["split"] == split
-    assert "--out is 'x.json', expected nothing" in refused(capsys, *points, "--split", "train", "--out", "x.json")
+    assert "--out is 'x.json', expected no path for several splits" in refused(
+        capsys, *points, "--split", "train", "--out", "x.json"
+    )
     assert "--split is ['test', 'test']" in refused(capsys, *points, "--split", "test")
 
 
@@ -145,8 +147,10 @@ def test_agents_beside_need_no_training_and_are_told_how_long_a_trial_is(capsys:
     capsys.readouterr()
     command = ["eval", "random", *bandits, "--k", "2", "--beside"]
     assert "--beside is 'rl2', expected an agent that needs no training" in refused(capsys, *command, "rl2")
-    assert "expected names that are all different" in refused(capsys, *command, "random")
-    assert "runs is 'ucb1', expected one untrained agent alone" in refused(capsys, "eval", "ucb1", "random", *bandits)
+    assert "expected different names" in refused(capsys, *command, "random")
+    assert "runs is 'ucb1', expected run directories, or one untrained agent" in refused(
+        capsys, "eval", "ucb1", "random", *bandits
+    )
 
 
 def test_list_describes_a_family(capsys: pytest.CaptureFixture[str]) -> None:
@@ -221,7 +225,7 @@ def test_values_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert "k is -1" in refused(capsys, "eval", "random", *NAVIGATION, "--k", "-1")
     assert "run is 'nowhere'" in refused(capsys, "eval", "nowhere")
     assert "run is 'nowhere'" in refused(capsys, "train", "--resume", "nowhere")
-    assert "one that learns" in refused(capsys, "train", "random", *NAVIGATION)
+    assert "an agent that learns" in refused(capsys, "train", "random", *NAVIGATION)
     assert "results file is" in refused(capsys, "report", "nothing.json")
 
 
@@ -237,7 +241,7 @@ def test_only_seeds_of_one_agent_are_evaluated_together(capsys: pytest.CaptureFi
     main(["eval", "a", "b", "--k", "1", "--num-tasks", "2", "--episodes", "1"])
     assert json.loads(Path("a/results/test.json").read_text())["meta"]["seeds"] == [0, 1]
     capsys.readouterr()
-    assert "seeds of the runs is [0, 0], expected all different" in refused(capsys, "eval", "a", "a")
+    assert "seeds of the runs is [0, 0], expected different seeds" in refused(capsys, "eval", "a", "a")
     assert "config of the runs" in refused(capsys, "eval", "a", "c")
     assert "did you mean 'random'" in refused(capsys, "eval", "randm")
     assert "must be trained first" in refused(capsys, "eval", "maml", *NAVIGATION)

@@ -329,7 +329,7 @@ def test_list_describes_an_agent(name: str, capsys: pytest.CaptureFixture[str]) 
     if name == "maml":
         assert "Finn, Abbeel and Levine (2017, arXiv:1703.03400)" in words
         assert "Size of the first inner step (the paper's MuJoCo tasks use 0.1). (default: 0.5)" in words
-        assert "whose task stays for a whole trial" in words
+        assert "whose task is the same for a whole trial" in words
         assert "changes its parameters" in words
 
 

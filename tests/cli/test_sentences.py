@@ -51,7 +51,7 @@ def test_a_run_and_its_files_are_named_with_what_to_do(capsys: pytest.CaptureFix
     assert refused([*TRAIN, "--out", "my run"], capsys).endswith("resume it: metarl train --resume 'my run')")
     main(["train", "--resume", "my run"])
     told = capsys.readouterr().out
-    assert "1 of 1 iterations are done; --iterations N beside it trains for longer" in told
+    assert "1 of 1 iterations are done; add --iterations N to train longer" in told
     assert "0 iterations" not in told
     main(["eval", "my run", "--k", "1", "--num-tasks", "2", "--episodes", "1"])
     Path("my run/results/test.npz").unlink()
@@ -64,7 +64,7 @@ def test_a_run_and_its_files_are_named_with_what_to_do(capsys: pytest.CaptureFix
 
 def test_names_that_only_a_file_of_ones_own_registers(capsys: pytest.CaptureFixture[str]) -> None:
     assert refused(["check-agent", "my_agent"], capsys).endswith("if a file of yours registers it: --load FILE.py")
-    assert refused(["eval", "random"], capsys).startswith("metarl: --family is missing, expected an id")
+    assert refused(["eval", "random"], capsys).startswith("metarl: --family is missing, expected --family ID")
 
 
 def test_attributes_of_a_class_are_offered_as_those_of_an_environment() -> None:
@@ -88,8 +88,8 @@ def test_nothing_is_computed_for_a_place_that_cannot_be_written(
     family = ["--family", "metarl/PointNavigation-v0"]
     for command, name in (("eval", "r.json"), ("watch", "film.gif")):
         told = refused([command, "random", *family, "--out", f"file/{name}"], capsys)
-        assert told.endswith("expected a place that can be written (file is no folder)")
+        assert told.endswith("expected a path that can be written (file is not a folder)")
         with monkeypatch.context() as patched:
             patched.setattr("os.access", lambda path, mode: Path(path).name != "folder")
             told = refused([command, "random", *family, "--out", f"folder/new/{name}"], capsys)
-        assert told.endswith("folder cannot be)")
+        assert told.endswith("folder cannot be written)")

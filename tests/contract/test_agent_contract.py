@@ -430,7 +430,7 @@ BROKEN = [
         "tensors() is without updates, optimizer.param_groups[0].lr, which training changes: a resumed",
     ),
     (HiddenCounter, BANDIT, "tensors() is without schedule.rounds, which training changes"),
-    (ForgetsHalf, BANDIT, "load_tensors is leaving b1 as it was"),
+    (ForgetsHalf, BANDIT, "load_tensors is not restoring b1"),
     (LateTensors, BANDIT, "tensors() is with other names or shapes after training (adam.w0.step"),
     (GlobalDrawsInInit, BANDIT, "__init__ is moving the global generator of torch"),
     (GlobalDrawsInAct, BANDIT, "act is moving the global generator of torch"),
@@ -453,7 +453,7 @@ BROKEN = [
     (FlatState, BANDIT, "begin is returning the state['bias'] as torch.float32 [5], expected tensors [R, ...]"),
     (FlatAction, BANDIT, "act is returning the actions as torch.int64 [6], expected tensors [R, E, ...]"),
     (FlatExtras, BANDIT, "act is returning the extras['value'] as torch.float32 [3]"),
-    (ActionAlone, BANDIT, "act is returning torch.int64 [3, 2], expected three things"),
+    (ActionAlone, BANDIT, "act is returning torch.int64 [3, 2], expected a tuple of three"),
     (NanActions, POINTS, "act is returning actions that are not finite"),
     (AdaptsToNothing, BANDIT, "adapt is returning the state['bias'] as torch.float32 [5]"),
     (NanMetrics, BANDIT, "train_step is returning 'loss': nan, expected a dict from names to finite numbers"),
@@ -516,7 +516,7 @@ def test_an_agent_that_acts_in_the_box_says_so_and_is_taken() -> None:
 def test_a_hyperparameter_of_a_class_is_refused_and_families_that_it_does_not_take() -> None:
     with pytest.raises(metarl.InvalidValueError, match="hyperparameter of linear is 'size', expected"):
         check_agent(Linear, size=3)
-    with pytest.raises(metarl.InvalidValueError, match="one that picky takes: it refused 4 built-in ones, the last"):
+    with pytest.raises(metarl.InvalidValueError, match="picky accepts: it refused 4 built-in families, the last"):
         check_agent(Picky)
     with pytest.raises(metarl.InvalidValueError, match="did you mean 'metarl/TMaze-v0'"):
         check_agent(Linear, "metarl/TMase-v0")

@@ -186,7 +186,7 @@ def raises(state, reward, terminated, action, task):
             ("train task 0 alone and in a batch of 8 is different",),
         ),
         (moves_goal, {}, ("task.goal is modified in place by step", "let step compute a new tensor")),
-        (raises, {}, ("raises (test_family_contract.py:", "ZeroDivisionError: by what?", "mend raises")),
+        (raises, {}, ("raises (test_family_contract.py:", "ZeroDivisionError: by what?", "correct raises")),
     ],
 )
 def test_a_broken_step_gives_its_sentence(change, fields, sentence):
@@ -216,7 +216,7 @@ class NoisyReach(Reach):
         (lambda reward, drawn: reward + 0.1, "off by +0.1"),
         (lambda reward, drawn: 0.5 * reward, "off by"),
         (lambda reward, drawn: torch.full_like(reward, -1.4), "off by"),
-        (lambda reward, drawn: drawn, "another one when the step is drawn again"),
+        (lambda reward, drawn: drawn, "another number when the step is drawn again"),
         (lambda reward, drawn: torch.full_like(reward, torch.nan), "not finite"),
     ],
 )
@@ -420,7 +420,7 @@ class Redrawn(Reach):
         (OneReference, ("references()['informed_optimum'] is of shape (1,), expected 64 finite numbers",)),
         (NearOod, ("ood['hard'] is a split where a train draw could produce", "tasks that train cannot draw")),
         (Lenient, ("make_tasks is taking goal = 1e+30, expected only a number in [-1, 1]",)),
-        (Redrawn, ("tasks('train', ...) is other tasks when drawn again", "leave tasks_at")),
+        (Redrawn, ("tasks('train', ...) is other tasks when drawn again", "do not override tasks_at")),
     ],
 )
 def test_a_broken_family_gives_its_sentence(family, sentence):
@@ -515,7 +515,7 @@ def test_a_good_gymnasium_family_is_clean(apply):
 @pytest.mark.parametrize(
     ("apply", "bugs", "sentence"),
     [
-        ("attrs", {"redraw": True}, ("goal after reset number 1 is", "as the task says", "do not draw or change it")),
+        ("attrs", {"redraw": True}, ("goal after reset number 1 is", "the task's", "do not draw or change it")),
         ("kwargs", {"redraw": True}, ("task parameter 'goal' is without effect on 32 pairs", "reset keeps it")),
         ("options", {"redraw": True}, ("task parameter 'goal' is without effect on 32 pairs", "reset keeps it")),
         (

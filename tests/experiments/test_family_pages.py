@@ -139,7 +139,7 @@ def test_families_without_their_extra_are_left_as_they_are(
 
     monkeypatch.setattr(pages, "make_family", missing)
     pages.main(pages.Options(pictures=False))
-    assert "FirstTwin is left as it is: metarl/FirstTwin-v0 needs the package mujoco" in capsys.readouterr().out
+    assert "FirstTwin is not changed: metarl/FirstTwin-v0 needs the package mujoco" in capsys.readouterr().out
     assert {path.name: path.read_text() for path in twins.iterdir()} == before
 
 

@@ -357,7 +357,7 @@ class TestCommandLine:
             ),
             (["--env", "CartPole-v1", "--param", "lenght=1:2"], "did you mean 'length'?"),
             (["--family", "metarl/GridNavi-v0", "--param", "a=1:2"], "a family has its own task space"),
-            (["--family", "metarl/GridNavi-v0", "--env", "CartPole-v1"], "--family is given beside --env"),
+            (["--family", "metarl/GridNavi-v0", "--env", "CartPole-v1"], "--family is given together with --env"),
         ],
     )
     def test_wrong_commands(self, arguments, sentence, capsys):

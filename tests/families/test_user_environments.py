@@ -17,7 +17,7 @@ import metarl
 from metarl import Choice, FamilyWarning, GymFamily, Integers, InvalidValueError, Uniform
 from metarl.cli.main import _plain_warnings, main
 from metarl.contract.family_probe import Subject
-from metarl.contract.notes import look_first, visible_tasks
+from metarl.contract.notes import visible_tasks, warn_unused_parameters
 from metarl.families.legacy import parse_distribution
 
 ONE = spaces.Box(-10.0, 10.0, (1,), np.float32)
@@ -162,7 +162,7 @@ def test_an_exception_names_the_users_line():
     (found,) = metarl.check_family(family(Raises))
     assert "GymFamily: Raises.step (test_user_environments.py:" in found
     assert "LinAlgError: Singular matrix" in found
-    assert "mend Raises.step" in found
+    assert "correct Raises.step" in found
 
 
 def test_an_exception_in_a_process_names_the_users_line():
@@ -258,7 +258,7 @@ class TestVisibleTasks:
                 return self.seen(), {}
 
         levels = GymFamily(Drawn, {"level": Integers(0, 1 << 20)}, "seed", horizon=6, stepping="sync")
-        with pytest.warns(FamilyWarning, match=r"observation key 'goal' shows .*the same in all its episodes"):
+        with pytest.warns(FamilyWarning, match=r"observation key 'goal' shows .*constant in a task"):
             assert metarl.check_family(levels) == []
 
     def test_torch_families_are_looked_at_as_well(self):
@@ -302,8 +302,8 @@ class TestParametersWithoutEffect:
         metarl.register_family("mine/W-v0", env=Walk, task_space=GOAL, apply="options", horizon=6, stepping="sync")
         with pytest.raises(SystemExit, match="2"):
             main(["train", "maml", "--family", "mine/W-v0"])
-        sentence = "task parameter 'goal' is ignored, expected one that Walk.reset reads from its options; other ways: "
-        assert sentence + "--apply attrs or kwargs" in capsys.readouterr().err
+        sentence = "task parameter 'goal' is ignored, expected a parameter that Walk.reset reads from its options; "
+        assert sentence + "other ways: --apply attrs or kwargs" in capsys.readouterr().err
         assert not list(tmp_path.iterdir())
 
     @pytest.mark.parametrize(
@@ -324,7 +324,7 @@ class TestParametersWithoutEffect:
                 return super().reset(seed=seed)
 
         with pytest.warns(FamilyWarning, match="'goal' changed no observation, reward or ending in 24 steps"):
-            assert len(look_first(family(Reads, "options"))) == 1
+            assert len(warn_unused_parameters(family(Reads, "options"))) == 1
 
     def test_other_options_that_are_read_make_no_difference(self):
         class Reads(Walk):
@@ -333,12 +333,12 @@ class TestParametersWithoutEffect:
                 return super().reset(seed=seed)
 
         with pytest.raises(InvalidValueError, match="task parameter 'goal' is ignored"):
-            look_first(family(Reads, "options"))
+            warn_unused_parameters(family(Reads, "options"))
 
     def test_one_of_two_is_found(self):
         both = GymFamily(Walk, {**GOAL, "wind": Uniform(0.0, 1.0)}, set_all, horizon=6)
-        with pytest.warns(FamilyWarning, match="'wind' changed no .*; training goes on") as told:
-            assert look_first(both) == [str(told[0].message)]
+        with pytest.warns(FamilyWarning, match="'wind' changed no .*; training continues") as told:
+            assert warn_unused_parameters(both) == [str(told[0].message)]
 
     def test_the_run_keeps_what_was_warned_of(self, scratch_registry, tmp_path, monkeypatch):
         monkeypatch.setattr("metarl.cli.commands.train_run", lambda run, agent, start: None)
@@ -358,33 +358,33 @@ class TestParametersWithoutEffect:
 
         built = family(Counts)
         steps.clear()
-        assert look_first(built) == []
+        assert warn_unused_parameters(built) == []
         assert len(steps) == 2  # one of each task
 
     def test_a_goal_that_was_not_met_is_no_proof(self):
         far = GymFamily("MountainCarContinuous-v0", {"goal_position": Uniform(0.3, 0.5)}, "attrs", horizon=10)
-        with pytest.warns(FamilyWarning, match=r"'goal_position' changed no .* in 40 steps .*; training goes on"):
-            look_first(far)
+        with pytest.warns(FamilyWarning, match=r"'goal_position' changed no .* in 40 steps .*; training continues"):
+            warn_unused_parameters(far)
 
     def test_slow_environments_are_looked_at_for_a_limited_time(self, monkeypatch):
-        monkeypatch.setattr("metarl.contract.notes.LOOKED_SECONDS", 0.0)
+        monkeypatch.setattr("metarl.contract.notes.MOST_SECONDS", 0.0)
         with pytest.warns(FamilyWarning, match="'goal' changed no .* in 1 steps"):
-            look_first(family(Walk, lambda env, task: None))
+            warn_unused_parameters(family(Walk, lambda env, task: None))
 
     def test_exceptions_are_left_to_training(self):
-        assert look_first(family(Raises, lambda env, task: None)) == []
+        assert warn_unused_parameters(family(Raises, lambda env, task: None)) == []
 
     def test_built_in_families_and_torch_families_are_not_looked_at(self, monkeypatch):
-        monkeypatch.setattr("metarl.contract.notes._Look", None)
-        assert look_first(metarl.make_family("metarl/DarkRoom-v0")) == []
+        monkeypatch.setattr("metarl.contract.notes._TaskPair", None)
+        assert warn_unused_parameters(metarl.make_family("metarl/DarkRoom-v0")) == []
 
     def test_a_choice_of_one_value_is_no_parameter_without_effect(self):
-        assert look_first(GymFamily(Walk, {"goal": Choice([0.5])}, "attrs", horizon=6)) == []
+        assert warn_unused_parameters(GymFamily(Walk, {"goal": Choice([0.5])}, "attrs", horizon=6)) == []
 
     def test_the_callers_random_states_are_left_alone(self):
         before = np.random.get_state()[1].tolist()  # noqa: NPY002
         env = type("Global", (Walk,), {"seen": lambda self: np.float32([np.random.rand()])})  # noqa: NPY002
-        look_first(family(env))
+        warn_unused_parameters(family(env))
         assert np.random.get_state()[1].tolist() == before  # noqa: NPY002
 
 

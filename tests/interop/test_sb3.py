@@ -257,7 +257,7 @@ def test_success_of_an_episode_is_any_in_it():
         ({"num_envs": 0}, "num_envs is 0"),
         ({"render_mode": "human"}, "render_mode is 'human', expected None or 'rgb_array'"),
         ({"split": "tset"}, "split is 'tset'.*did you mean 'test'"),
-        ({"task": 3, "redraw": "episode"}, "task is 3, expected none or Tasks"),
+        ({"task": 3, "redraw": "episode"}, "task is 3, expected None or Tasks"),
         ({"task": {"goal": [0, 3]}}, r"task\.goal is 3"),
         ({"horizn": 3}, "keyword of metarl/PointNavigation-v0"),
     ],

@@ -231,7 +231,7 @@ def test_what_cannot_be_filmed_is_told_before_anything_is_played(
     monkeypatch.setattr(animation, "_ffmpeg", lambda: None)
     for arguments, field in [
         ((0, 1, "film.avi"), r"path is 'film.avi', expected a file name that ends in .gif or .mp4"),
-        ((0, 1, "film.mp4"), r"path is 'film.mp4', expected one that ends in .gif, or ffmpeg"),
+        ((0, 1, "film.mp4"), r"path is 'film.mp4', expected a name that ends in .gif, or ffmpeg"),
         ((0, -1, "film.gif"), "k is -1"),
         ((0, [], "film.gif"), "k is "),
         ((-1, 1, "film.gif"), "task is -1"),

@@ -299,19 +299,19 @@ def test_results_reports_and_films_replace_only_their_like(capsys: pytest.Captur
     command = ["eval", "random", *BANDITS, *EVAL, "--out", "thesis.json"]
     for name in ("thesis.json", "thesis.npz", "thesis-oracle.json"):
         Path(name).write_text("years of work")
-        assert f"output path is '{name}', expected a new one" in refused(capsys, *command, "--beside", "oracle")
+        assert f"output path is '{name}', expected a new path" in refused(capsys, *command, "--beside", "oracle")
         Path(name).unlink()
     main(command)
     main(command)
     Path("page").mkdir()
     Path("page/report.html").write_text("<html>my page</html>")
     for command in (["report", "thesis.json", "--out", "page"], ["quickstart", "--out", "page"]):
-        assert "output path is 'page/report.html', expected a new one" in refused(capsys, *command)
+        assert "output path is 'page/report.html', expected a new path" in refused(capsys, *command)
     main(["report", "thesis.json", "--out", "other"])
     main(["report", "thesis.json", "--out", "other"])
     film = ["watch", "random", "--family", "metarl/PointNavigation-v0", "--k", "0", "--size", "64", "--out", "film.gif"]
     Path("film.gif").write_bytes(b"GIF89a of my cat")
-    assert "output path is 'film.gif', expected a new one" in refused(capsys, *film)
+    assert "output path is 'film.gif', expected a new path" in refused(capsys, *film)
     Path("film.gif").unlink()
     main(film)
     main(film)
@@ -499,7 +499,7 @@ def test_a_run_that_has_just_begun_is_resumed_and_not_evaluated(capsys: pytest.C
     run = Run.create("run", agent, 1)
     save_checkpoint(run.path / "checkpoint", agent, 0)
     (run.path / "checkpoint.json").unlink()  # as a kill before it was written leaves it
-    assert "expected one that was trained: metarl train --resume run" in refused(capsys, "eval", "run", *EVAL)
+    assert "expected a trained run: metarl train --resume run" in refused(capsys, "eval", "run", *EVAL)
     main(["train", "--resume", "run"])
     assert Run.open("run").load_agent()[1] == 1
 
@@ -507,7 +507,7 @@ def test_a_run_that_has_just_begun_is_resumed_and_not_evaluated(capsys: pytest.C
 def test_an_agent_that_is_not_trained_to_the_end_is_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
     agent = bandits()
     run = Run.create("run", agent, 3)
-    for done, what in ((0, "its agent is untrained"), (1, "the agent is that of its last checkpoint")):
+    for done, what in ((0, "its agent is untrained"), (1, "the agent is from the last checkpoint")):
         save_checkpoint(run.path / "checkpoint", agent, done)
         main(["eval", "run", *EVAL])
         assert f"run: {done} of 3 iterations are done, {what}" in capsys.readouterr().out
