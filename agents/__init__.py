@@ -1,4 +1,4 @@
-"""The built-in agents. Each is one file; importing this package registers them and imports none."""
+"""The built-in agents. Each agent is one file. Importing this package registers all agents and imports none of them."""
 
 if __name__ != "metarl.agents":
     raise ImportError("import these agents as metarl.agents: as a top-level 'agents' everything would load twice")

@@ -1,4 +1,4 @@
-"""The built-in task families. Each is one file; importing this package registers them and imports none."""
+"""The built-in task families. Each family is one file. Importing this package registers all and imports none."""
 
 if __name__ != "metarl.envs":
     raise ImportError("import these families as metarl.envs: as a top-level 'envs' everything would load twice")

@@ -93,7 +93,7 @@ BUGS = (
     Bug(
         "3 line search of another loss",
         "metarl/learning/gradient/meta_gradient.py",
-        "inner_step(self.inner, params, batch, alpha, sampled)",
+        "inner_step(self.inner, params, batch, alpha, log_prob)",
         "inner_step(self.inner, params, batch, alpha)",
         "learning/test_meta_gradient",
     ),
@@ -114,21 +114,21 @@ BUGS = (
     Bug(
         "4 Jacobians in the wrong order",
         "metarl/learning/gradient/meta_gradient.py",
-        "alpha, grads = self.alphas[j], self.grads[j]\n        share",
-        "alpha, grads = self.alphas[j], self.grads[len(self.grads) - 1 - j]\n        share",
+        "alpha, grads = self.alphas[j], self.grads[j]\n        alpha_grads",
+        "alpha, grads = self.alphas[j], self.grads[len(self.grads) - 1 - j]\n        alpha_grads",
         "learning/test_meta_gradient",
     ),
     Bug(
         "4 step sizes without a gradient",
         "metarl/learning/gradient/meta_gradient.py",
-        "_add(out, _vjp(lambda m: self.inner.step_sizes(m, j), self.meta, share))",
+        "_add(out, _vjp(lambda m: self.inner.step_sizes(m, j), self.meta, alpha_grads))",
         "pass",
         "learning/test_meta_gradient",
     ),
     Bug(
         "4 step sizes missing in the metric",
         "metarl/learning/gradient/meta_gradient.py",
-        "out[k] = u[k] - moved[k] * grads[k].detach()",
+        "out[k] = u[k] - alpha_tangent[k] * grads[k].detach()",
         "out[k] = u[k]",
         "learning/test_meta_gradient",
     ),
@@ -247,7 +247,7 @@ BUGS = (
     Bug(
         "13 cut episodes not bootstrapped",
         "metarl/learning/gradient/policy_gradient.py",
-        "gae_lambda, last_value=after)",
+        "gae_lambda, last_value=last_value)",
         "gae_lambda)",
         "learning/test_policy_gradient",
     ),
@@ -275,8 +275,8 @@ BUGS = (
     Bug(
         "15 failed line search keeps the step",
         "metarl/learning/gradient/trust_region.py",
-        "            return candidate, metrics | found\n    return theta, metrics",
-        "            return candidate, metrics | found\n    return candidate, metrics",
+        "            return candidate, metrics | accepted\n    return theta, metrics",
+        "            return candidate, metrics | accepted\n    return candidate, metrics",
         "agents/test_maml",
     ),
     Bug(
@@ -444,14 +444,14 @@ BUGS = (
     Bug(
         "failed inner step kept",
         "metarl/learning/gradient/inner_loop.py",
-        "return {k: torch.where(fine.view(-1, *[1] * (v.dim() - 1)), v, params[k]) for k, v in new.items()}, fine",
-        "return new, fine",
+        "return {k: torch.where(finite.view(-1, *[1] * (v.dim() - 1)), v, params[k]) for k, v in new.items()}, finite",
+        "return new, finite",
         "agents/test_maml",
     ),
     Bug(
         "failed tasks teach",
         "agents/gradient/maml.py",
-        "self.meta_update([b.rows(whole) for b in before], after.rows(whole))",
+        "self.meta_update([b.rows(adapted) for b in before], after.rows(adapted))",
         "self.meta_update(before, after)",
         "agents/test_maml",
     ),
@@ -815,8 +815,8 @@ BUGS = (
     Bug(
         "a checkpoint without the optimizer's moments",
         "metarl/learning/adam.py",
-        "return own | adam_tensors(optimizer, dict(net.named_parameters()))",
-        "return own",
+        "return parameters | adam_tensors(optimizer, dict(net.named_parameters()))",
+        "return parameters",
         "learning/test_trial_memory",
     ),
 )

@@ -258,7 +258,7 @@ def test_arrays_beside_another_evaluations_head_are_refused(made: Path, monkeypa
     monkeypatch.setattr(results, "write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         found.save(path)
-    with pytest.raises(InvalidValueError, match=r"the arrays of test\.npz are others .*: evaluate again"):
+    with pytest.raises(InvalidValueError, match=r"the arrays of test\.npz are not those .*: evaluate again"):
         Results.load(path)
 
 

@@ -1,1 +1,1 @@
-"""What every curve is compared with: random play, the informed optimum, Stable-Baselines3's algorithms."""
+"""Baselines: random play, the informed optimum, and Stable-Baselines3's algorithms."""

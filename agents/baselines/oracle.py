@@ -1,4 +1,4 @@
-"""The informed optimum, played: the family's `optimal_action` with the task known."""
+"""The oracle: it knows the task and plays the family's `optimal_action`, so its return is the informed optimum."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from metarl.agent import Agent, AgentState, Family, InvalidValueError, Rng, Step
 
 @dataclass(frozen=True)
 class OracleConfig:
-    """Nothing to choose."""
+    """The oracle has no hyperparameters."""
 
 
 class Oracle(Agent):
-    """Plays the best action of the task it is shown; only families that know theirs have one."""
+    """The oracle is shown the task and plays its best action, in families that implement `optimal_action`."""
 
     name = "oracle"
     Config = OracleConfig
@@ -31,7 +31,7 @@ class Oracle(Agent):
             raise InvalidValueError("family of oracle", family.id, self.takes)
 
     def begin(self, rows: int, tasks: Tasks | None = None) -> AgentState:
-        """Nothing is kept but the rows."""
+        """The numbers of the rows; nothing else is stored."""
         return {"row": torch.arange(rows, device=self.device)}
 
     def act(
@@ -44,5 +44,5 @@ class Oracle(Agent):
         return action.view(*step.obs.shape[:2], *action.shape[1:]), {}, state
 
     def to_env(self, action: Tensor) -> Tensor:
-        """They are the environment's own already."""
+        """The same actions, which are in the environment's units already."""
         return action

@@ -1,4 +1,4 @@
-"""Uniformly random actions: the floor of every family."""
+"""The agent `random`: uniformly random actions, whose return is the floor of a family."""
 
 from metarl.learning.random_play import RandomPlay as Random
 

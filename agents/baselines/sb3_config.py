@@ -1,4 +1,4 @@
-"""What `sb3` and its relatives are told: the algorithm, its keywords and how much it plays; checks of all of it."""
+"""Hyperparameters of the agents on Stable-Baselines3, and checks of them."""
 
 from __future__ import annotations
 
@@ -25,18 +25,31 @@ from metarl.interop.sb3_models import steps_per_round
 from metarl.named import load_named
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {c.__name__: c for c in (A2C, DDPG, DQN, PPO, SAC, TD3)}
-KINDS = (BaseAlgorithm, BaseBuffer, torch.nn.Module, torch.optim.Optimizer)  # what a run's keywords may name
-PACKAGES = ("torch.nn", "torch.optim", "stable_baselines3")  # of these
-OURS = ("policy", "env", "seed", "device", "verbose", "tensorboard_log", "_init_setup_model")  # not for the user
-ON_GPU = "You are trying to run .* on the GPU"  # advice that an explicit device has overruled
+KINDS = (
+    BaseAlgorithm,
+    BaseBuffer,
+    torch.nn.Module,
+    torch.optim.Optimizer,
+)  # classes that the keywords of a run may name
+PACKAGES = ("torch.nn", "torch.optim", "stable_baselines3")  # packages whose classes the keywords may name
+OURS = (
+    "policy",
+    "env",
+    "seed",
+    "device",
+    "verbose",
+    "tensorboard_log",
+    "_init_setup_model",
+)  # arguments that the agent sets itself
+ON_GPU = "You are trying to run .* on the GPU"  # a warning that an explicit device makes needless
 
 
-def _object(words: list[str]) -> dict[str, Any]:
-    """An object of JSON from the command line."""
-    found = parse_json(words[0])
-    if not isinstance(found, dict):
-        raise ValueError("it is no object of JSON")
-    return found
+def _parse_object(words: list[str]) -> dict[str, Any]:
+    """Parse a JSON object from the command line."""
+    value = parse_json(words[0])
+    if not isinstance(value, dict):
+        raise ValueError("it is not a JSON object")
+    return value
 
 
 Keywords = Annotated[
@@ -44,7 +57,7 @@ Keywords = Annotated[
     tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="JSON",
-        instance_from_str=_object,
+        instance_from_str=_parse_object,
         is_instance=lambda value: isinstance(value, dict),
         str_from_instance=lambda value: [json.dumps(value)],
     ),
@@ -53,34 +66,38 @@ Keywords = Annotated[
 
 @dataclass(frozen=True)
 class SB3Config:
-    """Which algorithm, and how much it may play; all else is Stable-Baselines3's default."""
+    """The algorithm, and how many steps it plays. Everything else is Stable-Baselines3's default."""
 
     algorithm: str = "PPO"
     """A2C, DDPG, DQN, PPO, SAC, TD3, or "module:Class", for example "sb3_contrib:TRPO"."""
     policy: str = "MlpPolicy"
-    """The policy's name, as the algorithm knows it."""
+    """The name of the algorithm's policy class."""
     algorithm_kwargs: Keywords = field(default_factory=dict)
-    """Keywords of the algorithm as JSON; a "module:Class" in them is imported, as in
-    {"policy_kwargs": {"activation_fn": "torch.nn:ReLU"}}; opening such a run needs --load for other packages' modules
-    than torch.nn, torch.optim and stable_baselines3."""
+    """Keywords of the algorithm as JSON. A "module:Class" in them is imported, for example
+    {"policy_kwargs": {"activation_fn": "torch.nn:ReLU"}}. Opening such a run needs --load if the class belongs to
+    another package than torch.nn, torch.optim and stable_baselines3."""
     steps: Annotated[int, Range(1, 1e9)] = 2048
-    """Environment steps that one adaptation step eats: a multiple of num_envs times n_steps or train_freq."""
+    """Environment steps per adaptation step, a multiple of num_envs times n_steps or train_freq."""
     num_envs: Annotated[int, Range(1, 1e6)] = 1
-    """Environments that a task is learned in side by side."""
+    """Number of parallel environments of a task."""
     action_noise: Annotated[float, Range(0, 1e3)] = 0.0
-    """Standard deviation of noise on the actions (in [-1, 1]) while learning; DDPG and TD3 do not explore without."""
+    """Standard deviation of noise on the actions (in [-1, 1]) while learning. DDPG and TD3 need it to explore."""
 
 
 @dataclass(frozen=True)
 class SB3PretrainedConfig(SB3Config):
-    """Also what is pre-trained on."""
+    """`sb3`'s hyperparameters, and the number of train tasks."""
 
     meta_batch_size: Annotated[int, Range(1, 1e9)] = 20
-    """Train tasks that one training iteration goes through, an episode each, over and over for `steps` steps."""
+    """Train tasks of one training iteration. The model plays an episode in each, again and again, for `steps` steps."""
 
 
 def algorithm_of(config: SB3Config, user: str) -> type[BaseAlgorithm]:
-    """The class of the algorithm that a config names."""
+    """The class of the algorithm that a config names.
+
+    Raises:
+        InvalidValueError: there is no such algorithm, or it has no such policy.
+    """
     name = config.algorithm
     if ":" not in name and name not in ALGORITHMS:
         expected = f"{did_you_mean(str(name), ALGORITHMS)}, or 'module:Class'"
@@ -95,17 +112,27 @@ def algorithm_of(config: SB3Config, user: str) -> type[BaseAlgorithm]:
 
 
 def keywords_of(config: SB3Config, cls: type[BaseAlgorithm], space: spaces.Space[Any], user: str) -> dict[str, Any]:
-    """The keywords of an algorithm's constructor, names in them imported, for an action space."""
-    given, known = config.algorithm_kwargs, set(hyperparameters(cls)) - set(OURS)
+    """Keywords for an algorithm's constructor, with named classes imported.
+
+    Args:
+        config: the hyperparameters.
+        cls: the algorithm's class.
+        space: the action space.
+        user: name of the agent, for error messages.
+
+    Raises:
+        InvalidValueError: the algorithm has no such keyword, or a value is not valid.
+    """
+    keywords, known = config.algorithm_kwargs, set(hyperparameters(cls)) - set(OURS)
     try:
-        json.dumps(given)
+        json.dumps(keywords)
     except TypeError as error:
-        raise InvalidValueError(f"{user}.algorithm_kwargs", given, "what JSON can hold") from error
-    for key in given:
+        raise InvalidValueError(f"{user}.algorithm_kwargs", keywords, "values that JSON can hold") from error
+    for key in keywords:
         if key not in known:
             expected = f"for {cls.__name__} {did_you_mean(key, known)}"
             raise InvalidValueError(f"keyword of {user}.algorithm_kwargs", key, expected)
-    kwargs: dict[str, Any] = imported(given)
+    kwargs: dict[str, Any] = imported(keywords)
     if isinstance(kwargs.get("train_freq"), list):
         kwargs["train_freq"] = tuple(kwargs["train_freq"])
     if config.action_noise:
@@ -118,25 +145,33 @@ def keywords_of(config: SB3Config, cls: type[BaseAlgorithm], space: spaces.Space
 
 
 def check_model(model: BaseAlgorithm, config: SB3Config, user: str) -> None:
-    """Refuse what an adaptation step could not count or a state could not hold."""
+    """Refuse models whose steps an adaptation step cannot count, or whose state tensors cannot hold.
+
+    Raises:
+        InvalidValueError: the model is such a model.
+    """
     if hasattr(model.policy, "lstm_actor"):
         expected = "an algorithm whose policy keeps no memory of the episode"
         raise InvalidValueError(f"{user}.algorithm", config.algorithm, expected)
     if model.use_sde:
-        expected = "False: its noise is no part of a model's parameters"
+        expected = "False, because its noise is not part of a model's parameters"
         raise InvalidValueError(f"use_sde of {user}", True, expected)
     train_freq = getattr(model, "train_freq", None)
     if train_freq is not None and train_freq.unit.value != "step":
-        raise InvalidValueError(f"train_freq of {user}", "episode", "a number of steps, to keep to a budget")
-    whole, steps = steps_per_round(model), config.steps
-    if steps % whole:
-        nearest = max(whole, round(steps / whole) * whole)
-        expected = f"a multiple of {whole}, after which {type(model).__name__} updates: for example {nearest}"
+        raise InvalidValueError(
+            f"train_freq of {user}",
+            "episode",
+            "a number of steps, because an adaptation step has a fixed number of them",
+        )
+    per_update, steps = steps_per_round(model), config.steps
+    if steps % per_update:
+        nearest = max(per_update, round(steps / per_update) * per_update)
+        expected = f"a multiple of {per_update}, after which {type(model).__name__} updates: for example {nearest}"
         raise InvalidValueError(f"{user}.steps", steps, expected)
 
 
 def quieted(model: BaseAlgorithm) -> BaseAlgorithm:
-    """The model, which logs nothing from now on."""
+    """Switch the model's logging off, and return the model."""
     model.set_logger(Logger(folder=None, output_formats=[]))
     return model
 
@@ -146,13 +181,13 @@ def hyperparameters(cls: type[BaseAlgorithm]) -> list[str]:
     return [n for n in inspect.signature(cls).parameters if n not in ("args", "kwargs")]
 
 
-def imported(given: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy in which each "module:Class" is the thing itself."""
+def imported(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of the keywords in which each "module:Class" is replaced by the class."""
 
-    def one(value: Any) -> Any:
+    def convert(value: Any) -> Any:
         if isinstance(value, Mapping):
             return imported(value)
         named = isinstance(value, str) and ":" in value
         return load_named(value, KINDS, PACKAGES) if named else copy.deepcopy(value)
 
-    return {k: one(v) for k, v in given.items()}
+    return {k: convert(v) for k, v in keywords.items()}

@@ -1,14 +1,16 @@
-"""Classical bandit algorithms: the arms' counts are the whole state, and observations are ignored.
+"""Classical bandit algorithms. Their state is the counts of all arms, and they ignore observations.
 
 The baselines of Duan et al. (2016, arXiv:1611.02779, section 3.1). s_a is the sum of arm a's rewards, n_a the number
-of its pulls, t the number of all pulls so far; equal scores are told apart by a keyed draw.
+of its pulls, t the number of all pulls so far. A keyed draw breaks ties between equal scores.
 
     metarl eval thompson_sampling --family metarl/BernoulliBandit-v0 --k 10 --num-tasks 2000 --episodes 1
 
-Thompson sampling (Thompson 1933, Biometrika 25): theta_a ~ Beta(1 + s_a, 1 + n_a - s_a), the arm with the largest.
-Optimistic Thompson sampling (May et al. 2012, JMLR 13): theta_a is at least the posterior mean.
-UCB1 (Auer et al. 2002, Machine Learning 47, figure 1): the mean + c sqrt(2 ln t / n_a), untried arms first.
-Epsilon-greedy, greedy: the largest mean, or with probability epsilon any arm.
+Thompson sampling (Thompson 1933, Biometrika 25): draws theta_a ~ Beta(1 + s_a, 1 + n_a - s_a) and
+pulls the arm with the largest theta_a.
+Optimistic Thompson sampling (May et al. 2012, JMLR 13): raises theta_a to the posterior mean where it is smaller.
+UCB1 (Auer et al. 2002, Machine Learning 47, figure 1): pulls each arm once, then the arm with the largest
+mean + c sqrt(2 ln t / n_a).
+Greedy: pulls the arm with the largest mean. Epsilon-greedy: does the same, and pulls any arm with probability epsilon.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from metarl.agent import Agent, AgentState, Family, Feedback, InvalidValueError,
 class BanditAgent(Agent):
     """Counts pulls and rewards, and pulls the arm with the best score.
 
-    A family is a bandit if an episode is one pull of a Discrete action space, or if it says so by `bandit = True`.
+    A family is a bandit if its actions are Discrete and an episode is one step, or if it sets `bandit = True`.
     """
 
     is_recurrent: ClassVar[bool] = True
@@ -42,15 +44,15 @@ class BanditAgent(Agent):
         self.arms = int(cast("Discrete", family.action_space).n)
 
     def begin(self, rows: int, tasks: Tasks | None = None) -> AgentState:
-        """Nothing pulled: `paid` is s_a and `pulls` is n_a, both `float32 [R, arms]`."""
+        """Zero counts: `paid` is s_a and `pulls` is n_a, both `float32 [R, arms]`."""
         return {name: torch.zeros(rows, self.arms, device=self.device) for name in ("paid", "pulls")}
 
     def act(
         self, state: AgentState, step: Step, rng: Rng, deterministic: bool
     ) -> tuple[Tensor, dict[str, Tensor], AgentState]:
-        """An arm with the best score, `int64 [R, 1]`.
+        """An arm with the largest score, `int64 [R, 1]`.
 
-        A deterministic action is the lowest arm of the best `mean_score`.
+        A deterministic action is the first arm with the largest `mean_score`.
         """
         if deterministic:
             action = self.mean_score(state["paid"], state["pulls"]).argmax(-1)
@@ -59,51 +61,51 @@ class BanditAgent(Agent):
         return action.unsqueeze(1), {}, state
 
     def observe(self, state: AgentState, feedback: Feedback, active: Tensor | None) -> AgentState:
-        """Count the pull and what it paid."""
+        """Count the pull and add its reward."""
         pulled = torch.nn.functional.one_hot(feedback.action[:, 0], self.arms).float()
         pulled = pulled if active is None else torch.where(active, pulled, 0.0)
         return {"paid": state["paid"] + pulled * self.credit(feedback.reward), "pulls": state["pulls"] + pulled}
 
     def credit(self, reward: Tensor) -> Tensor:
-        """What a reward `[R, 1]` adds to s_a."""
+        """The number that a reward `[R, 1]` adds to s_a."""
         return reward
 
     def sample(self, paid: Tensor, pulls: Tensor, rng: Rng) -> Tensor:
-        """The arm to pull `int64 [R]`, of `paid` and `pulls` `[R, arms]`."""
+        """The arm to pull, `int64 [R]`, from `paid` and `pulls` `[R, arms]`."""
         return best(self.mean_score(paid, pulls), rng)
 
     @abstractmethod
     def mean_score(self, paid: Tensor, pulls: Tensor) -> Tensor:
-        """Scores `[R, arms]` without draws."""
+        """Scores `[R, arms]` without random draws."""
 
 
 def best(score: Tensor, rng: Rng) -> Tensor:
-    """The arm with the largest score, one of them at random: `[R, arms]` to `int64 [R]`."""
+    """The arm with the largest score, ties broken at random: `[R, arms]` to `int64 [R]`."""
     draw = rng.uniform(score.shape[-1])
     return torch.where(score == score.max(-1, keepdim=True).values, draw, -1.0).argmax(-1)
 
 
 def estimate(paid: Tensor, pulls: Tensor, prior_paid: float, prior_pulls: float) -> Tensor:
-    """(prior_paid + s) / (prior_pulls + n), infinite where both pulls are 0: an untried arm goes first."""
-    weight = pulls + prior_pulls
-    return torch.where(weight > 0, (paid + prior_paid) / weight, torch.inf)
+    """(prior_paid + s) / (prior_pulls + n); infinite where the denominator is 0, so untried arms are pulled first."""
+    total_pulls = pulls + prior_pulls
+    return torch.where(total_pulls > 0, (paid + prior_paid) / total_pulls, torch.inf)
 
 
 @dataclass(frozen=True)
 class ThompsonSamplingConfig:
-    """The prior Beta(a, b) on every arm; Beta(1, 1) is the Bernoulli bandit's own."""
+    """The prior Beta(a, b) on every arm. Beta(1, 1) is the true prior of metarl/BernoulliBandit-v0."""
 
     prior_a: Annotated[float, Range(1, 1e6)] = 1.0
-    """a, at least 1: one more than the successes that are believed before any pull."""
+    """a, which is 1 + the number of successes assumed before the first pull."""
     prior_b: Annotated[float, Range(1, 1e6)] = 1.0
-    """b, at least 1: likewise of failures."""
+    """b, which is 1 + the number of failures assumed before the first pull."""
 
 
 class ThompsonSampling(BanditAgent):
-    """Plays each arm as often as it is believed to be the best.
+    """Thompson sampling draws each arm's mean from its posterior and pulls the arm with the largest draw.
 
-    A reward r adds r to an arm's successes and 1 - r to its failures, clamped to [0, 1] first: what is outside cannot
-    be told apart from 0 or 1. the deterministic mode plays the largest posterior mean.
+    A reward r is clamped to [0, 1]; then it adds r to the arm's successes and 1 - r to its failures. In the
+    deterministic mode the agent pulls the arm with the largest posterior mean.
     """
 
     name = "thompson_sampling"
@@ -113,11 +115,11 @@ class ThompsonSampling(BanditAgent):
         super().__init__(family, config, seed, device)
 
     def posterior(self, paid: Tensor, pulls: Tensor) -> tuple[Tensor, Tensor]:
-        """The Beta posterior's parameters: `[R, arms]` each."""
+        """The parameters a and b of the Beta posteriors, `[R, arms]` each."""
         return self.config.prior_a + paid, self.config.prior_b + pulls - paid
 
     def credit(self, reward: Tensor) -> Tensor:
-        """Fractional successes."""
+        """The reward, clamped to [0, 1]."""
         return reward.clamp(0.0, 1.0)
 
     def sample(self, paid: Tensor, pulls: Tensor, rng: Rng) -> Tensor:
@@ -132,14 +134,14 @@ class ThompsonSampling(BanditAgent):
 
 @dataclass(frozen=True)
 class OptimisticThompsonSamplingConfig(ThompsonSamplingConfig):
-    """How many draws make a score."""
+    """The prior, and how many draws make a score."""
 
     samples: Annotated[int, Range(1, 1000)] = 1
-    """Posterior draws of an arm that are averaged; 1 is May et al.'s, more come closer to greedy."""
+    """Number of posterior draws that are averaged per arm. May et al. use 1; more draws come closer to greedy."""
 
 
 class OptimisticThompsonSampling(ThompsonSampling):
-    """Thompson sampling whose draws are never below the posterior mean."""
+    """Optimistic Thompson sampling raises every draw to the posterior mean where the draw is smaller."""
 
     name = "optimistic_thompson_sampling"
     Config: ClassVar[type[Any]] = OptimisticThompsonSamplingConfig
@@ -154,25 +156,25 @@ class OptimisticThompsonSampling(ThompsonSampling):
         super().__init__(family, config, seed, device)
 
     def sample(self, paid: Tensor, pulls: Tensor, rng: Rng) -> Tensor:
-        """The arm with the largest of its draws' average and its mean."""
+        """The arm with the largest score, where a score is the larger of the draws' average and the posterior mean."""
         a, b = (x.unsqueeze(1).expand(-1, self.config.samples, -1) for x in self.posterior(paid, pulls))
         return best(torch.maximum(rng.beta(a, b).mean(1), self.mean_score(paid, pulls)), rng)
 
 
 @dataclass(frozen=True)
 class UCB1Config:
-    """Hyperparameters; Auer et al.'s, and a prior that they do not have."""
+    """Hyperparameters of Auer et al., and a prior that their algorithm does not have."""
 
     c: Annotated[float, Range(0, 1e6)] = 1.0
-    """Factor on the bonus (Duan et al. tuned theirs)."""
+    """Factor on the bonus (Duan et al. tuned it)."""
     prior_paid: Annotated[float, Range(-1e6, 1e6)] = 0.0
-    """Reward that every arm is taken to have paid before the first pull."""
+    """Sum of rewards assumed for every arm before the first pull."""
     prior_pulls: Annotated[float, Range(0, 1e6)] = 0.0
-    """Pulls that every arm is taken to have had; above 0, untried arms do not go first."""
+    """Number of pulls assumed for every arm before the first pull; above 0, untried arms are not pulled first."""
 
 
 class UCB1(BanditAgent):
-    """Optimism in the face of uncertainty: the empirical mean and a bonus that shrinks with an arm's pulls."""
+    """UCB1 pulls the arm with the largest mean reward plus a bonus, which shrinks with the arm's pulls."""
 
     name = "ucb1"
     Config = UCB1Config
@@ -181,7 +183,7 @@ class UCB1(BanditAgent):
         super().__init__(family, config, seed, device)
 
     def mean_score(self, paid: Tensor, pulls: Tensor) -> Tensor:
-        """The upper confidence bounds, with the prior's pulls added to n_a but not to t."""
+        """The upper confidence bounds. The prior's pulls count in n_a and not in t."""
         c: UCB1Config = self.config
         mean = estimate(paid, pulls, c.prior_paid, c.prior_pulls)
         t = pulls.sum(-1, keepdim=True).clamp_min(1.0)  # before the first pull the bonus is 0
@@ -191,16 +193,17 @@ class UCB1(BanditAgent):
 
 @dataclass(frozen=True)
 class GreedyConfig:
-    """The prior of the mean's estimate; 1 and 2 make it the mean of a Beta(1, 1) prior's posterior."""
+    """The prior of the mean's estimate. With 1 and 2 the estimate is the posterior mean under a Beta(1, 1) prior."""
 
     prior_paid: Annotated[float, Range(-1e6, 1e6)] = 1.0
-    """Reward that every arm is taken to have paid before the first pull."""
+    """Sum of rewards assumed for every arm before the first pull."""
     prior_pulls: Annotated[float, Range(0, 1e6)] = 2.0
-    """Pulls that every arm is taken to have had; with 0 the estimate is the empirical mean, untried arms first."""
+    """Number of pulls assumed for every arm before the first pull. With 0 the estimate is the empirical mean, and
+    untried arms are pulled first."""
 
 
 class Greedy(BanditAgent):
-    """Always the arm with the largest mean: (prior_paid + s_a) / (prior_pulls + n_a)."""
+    """Greedy pulls the arm with the largest estimated mean, (prior_paid + s_a) / (prior_pulls + n_a)."""
 
     name = "greedy"
     Config: ClassVar[type[Any]] = GreedyConfig
@@ -215,14 +218,17 @@ class Greedy(BanditAgent):
 
 @dataclass(frozen=True)
 class EpsilonGreedyConfig(GreedyConfig):
-    """Hyperparameters: greedy's, and how often to explore."""
+    """Greedy's hyperparameters, and the probability of exploring."""
 
     epsilon: Annotated[float, Range(0, 1)] = 0.1
-    """Probability of an arm drawn uniformly from all (Duan et al. tuned theirs)."""
+    """Probability of pulling an arm drawn uniformly from all arms (Duan et al. tuned it)."""
 
 
 class EpsilonGreedy(Greedy):
-    """Greedy, but for a pull in 1 / epsilon, which is of any arm; the deterministic mode is greedy."""
+    """Epsilon-greedy acts like greedy, but with probability epsilon it pulls a random arm.
+
+    In the deterministic mode it is greedy.
+    """
 
     name = "epsilon_greedy"
     Config: ClassVar[type[Any]] = EpsilonGreedyConfig
@@ -233,6 +239,6 @@ class EpsilonGreedy(Greedy):
         super().__init__(family, config, seed, device)
 
     def sample(self, paid: Tensor, pulls: Tensor, rng: Rng) -> Tensor:
-        """Explore with probability epsilon."""
+        """Greedy's arm, or with probability epsilon a random one."""
         greedy, any_arm = super().sample(paid, pulls, rng), rng.integers(self.arms)
         return torch.where(rng.uniform() < self.config.epsilon, any_arm, greedy)

@@ -6,11 +6,11 @@ Jaksch, Ortner and Auer (2010, JMLR 11, figures 1 and 2); a baseline of Duan et 
     |R'(s, a) - R(s, a)|         <= c sqrt(7 log(2 S A t / delta) / (2 max(1, N(s, a))))             (equation 3)
     ||P'(s, a, .) - P(s, a, .)||_1 <= c sqrt(14 S log(2 A t / delta) / max(1, N(s, a)))                (equation 4)
 
-c = 1 is the paper's, whose rewards are in [0, 1]; so wide a set is still uninformed after a hundred steps.
-Differences from the paper: horizons are finite; the plan is made anew at every episode's start, which replaces the
-rule of doubled visits; R and P are posterior means (see `metarl.agents.classical.tabular`), so that a small c keeps a
-sensible model of what was never tried; N counts rewards in the first line and transitions in the second, because the
-transition out of an episode's last step is not seen.
+The paper has c = 1 and rewards in [0, 1]. A set of that width still says little after a hundred steps.
+Differences from the paper: horizons are finite; the agent plans at the start of every episode, instead of when visits
+have doubled; R and P are posterior means (see `metarl.agents.classical.tabular`), so that a small c keeps a sensible
+model of actions that were never tried; N counts rewards in equation 3 and transitions in equation 4, because the agent
+does not observe the transition of an episode's last step.
 
     metarl eval ucrl2 --family metarl/TabularMDP-v0 --k 10 --num-tasks 2000 --episodes 1
 """
@@ -28,19 +28,19 @@ from metarl.agent import AgentState, Family, Range, Rng
 from metarl.agents.classical.tabular import TabularAgent, TabularConfig, mean_reward, mean_transition, value_iteration
 
 DELTA = 0.05
-_ROWS = 1000  # rows of a chunk that stays in the cache
+_ROWS = 1000  # rows per chunk, so that a chunk fits the cache
 
 
 @dataclass(frozen=True)
 class UCRL2Config(TabularConfig):
-    """Hyperparameters."""
+    """The prior, and the width of the confidence set."""
 
     confidence: Annotated[float, Range(0, 1e6)] = 0.02
-    """Factor c on both radii; 1 is the paper's, 0.02 the best of a search at 10 and at 25 episodes of TabularMDP-v0."""
+    """Factor c on both radii. The paper has 1; 0.02 was the best of a search at 10 and 25 episodes of TabularMDP-v0."""
 
 
 class UCRL2(TabularAgent):
-    """Plays optimally in the best MDP that the confidence set holds."""
+    """UCRL2 plays the optimal policy of the most optimistic MDP in its confidence set."""
 
     name = "ucrl2"
     Config = UCRL2Config
@@ -57,18 +57,18 @@ class UCRL2(TabularAgent):
         return torch.cat([extended_values(reward[c], transition[c], radius[c], horizon) for c in chunks])
 
 
-def radii(visits: Tensor, leavings: Tensor, confidence: float) -> tuple[Tensor, Tensor]:
-    """Radii of the set in rewards and in transitions (equations 3 and 4, above): both `[R, S, A]`.
+def radii(visits: Tensor, transitions: Tensor, confidence: float) -> tuple[Tensor, Tensor]:
+    """Radii of the confidence set for rewards and transitions (equations 3 and 4), both `[R, S, A]`.
 
     Args:
-        visits: rewards seen, `[R, S, A]`.
-        leavings: transitions seen, `[R, S, A]`.
-        confidence: c.
+        visits: number of observed rewards, `[R, S, A]`.
+        transitions: number of observed transitions, `[R, S, A]`.
+        confidence: factor c.
     """
     states, actions = visits.shape[1:]
     log_t = torch.log1p(visits.sum((1, 2), keepdim=True))  # t = steps so far + 1
     reward = 3.5 * (math.log(2 * states * actions / DELTA) + log_t) / visits.clamp_min(1.0)
-    transition = 14.0 * states * (math.log(2 * actions / DELTA) + log_t) / leavings.clamp_min(1.0)
+    transition = 14.0 * states * (math.log(2 * actions / DELTA) + log_t) / transitions.clamp_min(1.0)
     return confidence * reward.sqrt(), confidence * transition.sqrt()
 
 
@@ -76,9 +76,9 @@ def extended_values(reward: Tensor, transition: Tensor, radius: Tensor, horizon:
     """Action values with the most optimistic transitions at every step: `[R, H, S, A]`.
 
     Args:
-        reward: the most optimistic, `[R, S, A]`.
-        transition: the middle of the set, `[R, S, A, S]`.
-        radius: L1 radius, `[R, S, A]`.
+        reward: the most optimistic rewards, `[R, S, A]`.
+        transition: the centre of the set of transitions, `[R, S, A, S]`.
+        radius: L1 radius of that set, `[R, S, A]`.
         horizon: number of steps H.
     """
 
@@ -91,9 +91,9 @@ def extended_values(reward: Tensor, transition: Tensor, radius: Tensor, horizon:
 def optimistic_mean(transition: Tensor, radius: Tensor, value: Tensor) -> Tensor:
     """The largest mean sum_s' p(s') V(s') of distributions p with ||p - P(s, a, .)||_1 <= radius (figure 2).
 
-    Sort the states by value, V_1 >= ... >= V_S. The best p adds radius / 2 to state 1, at most up to 1, and takes what
-    is too much from the worst states first; so its first i states have the mass F'_i = min(1, F_i + radius / 2), where
-    F_i is theirs under P. Summed by parts, the mean is V_S + sum_{i < S} F'_i (V_i - V_{i+1}).
+    Sort the states by value, V_1 >= ... >= V_S. The best p adds radius / 2 to the probability of state 1, up to 1, and
+    takes the same mass from the worst states first. So its first i states have the mass F'_i = min(1, F_i + radius
+    / 2), where F_i is their mass under P. Summation by parts gives the mean V_S + sum_{i < S} F'_i (V_i - V_{i+1}).
 
     Args:
         transition: P, `[R, S, A, S]`.
@@ -104,7 +104,7 @@ def optimistic_mean(transition: Tensor, radius: Tensor, value: Tensor) -> Tensor
         `[R, S, A]`.
     """
     ranked = value.sort(-1, descending=True).values
-    # of states with equal values all or none are counted: F is then wrong only where the gap after it is 0
+    # all or none of the states with equal values are counted, so F is wrong only where the gap after it is 0
     above = (value.unsqueeze(2) >= ranked[:, None, :-1]).float()  # [R, S, i]
     mass = torch.bmm(transition.flatten(1, 2), above)  # F: [R, S * A, i]
     mass = mass.add_(0.5 * radius.flatten(1).unsqueeze(2)).clamp_(max=1.0)

@@ -1,6 +1,7 @@
-"""ANIL: almost no inner loop. Only the policy's last layer is adapted; the features below are meta-learned.
+"""ANIL: almost no inner loop. Inner steps adapt only the policy's last layer; the layers below are meta-learned.
 
-Raghu, Raghu, Bengio and Vinyals (2020, arXiv:1909.09157, section 4). The standard deviation belongs to the body.
+Raghu, Raghu, Bengio and Vinyals (2020, arXiv:1909.09157, section 4). The standard deviation is
+meta-learned too.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from metarl.agents.gradient.maml import MAML
 
 @dataclass(frozen=True)
 class ANILConfig(TrustRegionConfig, MetaGradientConfig):
-    """The inner loop, and the trust region of the outer one."""
+    """Hyperparameters of the inner loop and of the trust region."""
 
 
 class ANIL(MAML):
-    """MAML whose inner steps move the policy's last layer alone."""
+    """ANIL is MAML whose inner steps adapt only the last layer of the policy."""
 
     name = "anil"
     Config = ANILConfig
 
     def make_step_sizes(self) -> FixedSizes:
-        """One number for the last layer's weights and biases; all else stays."""
+        """One size for the last layer's weights and biases; no other parameter is adapted."""
         return FixedSizes(self.schedule, self.policy.last_layer)

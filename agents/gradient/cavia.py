@@ -1,7 +1,7 @@
-"""CAVIA: adaptation of a few context parameters that are given to the policy as an input; the network is shared.
+"""CAVIA: inner steps adapt a few context parameters, which are inputs of the policy; all tasks share the network.
 
 Zintgraf, Shiarlis, Kurin, Hofmann and Whiteson (2019, arXiv:1810.03642, section 3.3). The context begins at 0 in every
-task; its gradient step is the inner loop, and the network is trained by TRPO through it.
+task. The inner loop takes gradient steps on the context, and TRPO trains the network through these steps.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from metarl.agents.gradient.maml import MAML
 
 @dataclass(frozen=True)
 class CAVIAConfig(TrustRegionConfig, MetaGradientConfig):
-    """MAML's, with larger inner steps: a context of a few numbers has a small gradient."""
+    """MAML's hyperparameters, with larger inner steps, because the gradient of a small context is small."""
 
     inner_lr: Annotated[float, Range(0, 1e3)] = 10.0
     """Size of the first inner step."""
     context: Annotated[int, Range(1, 1e6)] = 5
-    """Context parameters."""
+    """Number of context parameters."""
 
 
 class CAVIA(MAML):
-    """MAML whose inner steps move a few inputs of the policy alone (fast context adaptation)."""
+    """CAVIA is MAML whose inner steps adapt only a few context inputs of the policy."""
 
     name = "cavia"
     Config = CAVIAConfig
@@ -36,5 +36,5 @@ class CAVIA(MAML):
         return MLPPolicy(self.family, self.name, c.hidden, c.activation, c.final_gain, c.log_std, context=c.context)
 
     def make_step_sizes(self) -> FixedSizes:
-        """One number for the context alone."""
+        """One size for the context; no other parameter is adapted."""
         return FixedSizes(self.schedule, ("context",))

@@ -1,7 +1,7 @@
-"""Hyperparameters that gradient-based agents share; each agent adds its own, and has none that it does not use.
+"""Hyperparameters that gradient-based agents share. Each agent adds its own and has none that it does not use.
 
-Defaults are those of the MAML paper for 2-D navigation (Finn, Abbeel and Levine 2017, arXiv:1703.03400), but for
-`final_gain` (see there).
+The defaults are those of the MAML paper for 2-D navigation (Finn, Abbeel and Levine 2017, arXiv:1703.03400), except
+`final_gain`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from metarl.agent import Range
 class AdaptationConfig:
     """The policy, and the inner steps that adapt it."""
 
-    # Constants, for agents that have no such option; in others they are fields.
+    # Agents without these options use these constants; other agents make them fields.
     inner_steps = 0
     estimator = "naive"
     multi_step = False
@@ -24,27 +24,27 @@ class AdaptationConfig:
     inner_lr: Annotated[float, Range(0, 1e3)] = 0.5
     """Size of the first inner step (the paper's MuJoCo tasks use 0.1)."""
     inner_lr_schedule: tuple[Annotated[float, Range(0, 1e3)], ...] = (1.0, 0.5)
-    """Factors on the sizes of inner step 1, 2, ...; the last one holds for all that follow (the paper halves)."""
+    """Factors on the sizes of inner step 1, 2, ...; all later steps use the last factor (the paper halves)."""
     eval_steps: Annotated[int, Range(1, 1e9)] = 4000
-    """Environment steps that one adaptation step eats in evaluation, at most: as many as fill whole episodes."""
+    """Largest number of environment steps that one adaptation step uses in evaluation, in whole episodes."""
     hidden: tuple[Annotated[int, Range(1, 1e9)], ...] = (100, 100)
     """Widths of the policy's hidden layers."""
     activation: Literal["relu", "tanh"] = "relu"
-    """Between the layers: "relu" or "tanh"."""
+    """Activation function between the layers: "relu" or "tanh"."""
     final_gain: Annotated[float, Range(0, 1e3)] = 0.01
-    """Factor on the last layer's initial weights: near 0 the first policy moves by its noise alone (the paper's is 1,
-    with which some seeds never recover)."""
+    """Factor on the last layer's initial weights. Near 0, the mean action of the first policy is near 0 (the paper uses
+    1, from which some seeds never recover)."""
     log_std: Annotated[float, Range(-20, 20)] = 0.0
     """Initial logarithm of the action's standard deviation, for Box actions in [-1, 1]."""
     discount: Annotated[float, Range(0, 1)] = 0.99
-    """Gamma of the advantages."""
+    """Discount factor gamma of the advantages."""
     gae_lambda: Annotated[float, Range(0, 1)] = 1.0
     """Lambda of generalised advantage estimation."""
 
 
 @dataclass(frozen=True)
 class SamplingConfig(AdaptationConfig):
-    """What a meta-update samples."""
+    """How much data a meta-update samples."""
 
     meta_batch_size: Annotated[int, Range(1, 1e9)] = 40
     """Train tasks per meta-update."""
@@ -54,9 +54,9 @@ class SamplingConfig(AdaptationConfig):
 
 @dataclass(frozen=True)
 class MetaGradientConfig(SamplingConfig):
-    """The inner steps that a meta-gradient goes through."""
+    """The inner steps that a meta-gradient differentiates through."""
 
     inner_steps: Annotated[int, Range(0, 1e9)] = 1
-    """Inner steps in training; evaluation takes as many as it is asked for."""
+    """Inner steps in training; in evaluation, the option k sets their number."""
     estimator: Literal["naive", "lvc", "dice", "loaded_dice"] = "naive"
     """Inner loss: naive (the paper's code), lvc, dice or loaded_dice; see docs/gradients.md."""

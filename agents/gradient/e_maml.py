@@ -1,10 +1,10 @@
-"""E-MAML: sampling before adapting earns credit for the return after it.
+"""E-MAML: the samples before adaptation earn credit for the return after adaptation.
 
 Stadie et al. (2018, arXiv:1803.01118, section 3.1): the gradient of the post-adaptation return has a term
-grad log pi_theta(tau) R(theta') for the trajectories that the inner step was taken on. As in Rothfuss et al. (2019,
-arXiv:1810.06784, appendix D), it enters as a likelihood ratio of the pre-adaptation samples times the task's mean
-post-adaptation return, standardised over the tasks. It is a mean over samples, as all losses here; the sum over the N
-episodes of a task, which the term is in the derivation, is `credit_coef=N`.
+grad log pi_theta(tau) R(theta') for the trajectories that the inner step used. As in Rothfuss et al. (2019,
+arXiv:1810.06784, appendix D), the term is the likelihood ratio of the pre-adaptation samples times the task's mean
+post-adaptation return, standardised over the tasks. The term is a mean over samples, like all losses here. The
+derivation has a sum over the N episodes of a task instead; `credit_coef=N` gives that sum.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from metarl.learning.gradient.outer_losses import probability_ratio
 
 @dataclass(frozen=True)
 class EMAMLConfig(TrustRegionConfig, MetaGradientConfig):
-    """MAML's, and the weight of the credit."""
+    """MAML's hyperparameters, and the weight of the credit."""
 
     credit_coef: Annotated[float, Range(0, 1e6)] = 1.0
     """Factor on the exploration term."""
@@ -31,11 +31,11 @@ class EMAMLConfig(TrustRegionConfig, MetaGradientConfig):
 
 @dataclass(frozen=True)
 class CreditLoss:
-    """MAML's outer loss, and before the last step minus the mean of ratio * credit.
+    """MAML's outer loss for the last policy, and minus the mean of ratio * credit for every earlier policy.
 
     Attributes:
-        credit: of each task, `[R]`.
-        coef: its weight.
+        credit: credit of each task, `[R]`.
+        coef: weight of the credit.
     """
 
     credit: Tensor
@@ -44,11 +44,11 @@ class CreditLoss:
     every_step = True
 
     def kl_weight(self, j: int, last: bool) -> float:
-        """All on the last policy."""
+        """1 for the last policy, 0 for the others."""
         return self.adapted.kl_weight(j, last)
 
     def rows(self, which: slice | Tensor) -> CreditLoss:
-        """The loss of these rows."""
+        """The loss of a subset of the rows."""
         return replace(self, credit=self.credit[which])
 
     def __call__(self, j: int, policy: Distribution, batch: Batch, old: Distribution, last: bool) -> Tensor:
@@ -60,13 +60,13 @@ class CreditLoss:
 
 
 class EMAML(MAML):
-    """MAML that also learns to sample what helps adapting."""
+    """E-MAML is MAML that also credits the data collected before adaptation for the return after it."""
 
     name = "e_maml"
     Config = EMAMLConfig
 
     def make_outer_loss(self, after: Batch) -> CreditLoss:
-        """Each task's credit is its return after adapting, standardised over the tasks; 0 where it is not known."""
+        """Each task's credit is its return after adaptation, standardised over the tasks; 0 if it is unknown."""
         centred = after.mean_return - after.mean_return.nanmean()
         credit = torch.nan_to_num(centred / (centred.square().nanmean().sqrt() + 1e-8))
         return CreditLoss(credit, self.config.credit_coef)

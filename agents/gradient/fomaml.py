@@ -1,4 +1,4 @@
-"""First-order MAML: the gradient at the adapted parameters, as if they did not depend on where adaptation began.
+"""First-order MAML: the outer gradient is taken at the adapted parameters and applied to the initial parameters.
 
 Finn, Abbeel and Levine (2017, arXiv:1703.03400, section 5.2); Nichol, Achiam and Schulman (2018, arXiv:1803.02999).
 """
@@ -14,11 +14,11 @@ from metarl.agents.gradient.maml import MAML
 
 @dataclass(frozen=True)
 class FOMAMLConfig(TrustRegionConfig, MetaGradientConfig):
-    """The inner loop, and the trust region of the outer one."""
+    """Hyperparameters of the inner loop and of the trust region."""
 
 
 class FOMAML(MAML):
-    """MAML without second derivatives, neither in the meta-gradient nor in the Fisher matrix."""
+    """First-order MAML leaves second derivatives out of the meta-gradient and of the Fisher matrix."""
 
     name = "fomaml"
     Config = FOMAMLConfig

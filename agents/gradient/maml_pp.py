@@ -1,9 +1,10 @@
-"""MAML++: MAML made easier to train, by learned step sizes, a loss after every step, and schedules.
+"""MAML++: MAML that is easier to train, with learned step sizes, a loss after every inner step, and schedules.
 
-Antoniou, Edwards and Storkey (2019, arXiv:1810.09502, section 4): one inner step size per tensor and step (LSLR), the
-multi-step loss (MSL) whose weight moves to the last step, first-order gradients to begin with (DA), and a cosine
-schedule of Adam's learning rate (CA). The paper is about classification; here the losses are PPO's clipped surrogates
-of the policies after each step, on the samples that these policies took. (Batch normalisation has no counterpart.)
+Antoniou, Edwards and Storkey (2019, arXiv:1810.09502, section 4): it has one inner step size per tensor and step
+(LSLR), a multi-step loss (MSL) whose weight moves to the last step, first-order gradients at the start of training
+(DA), and a cosine schedule of Adam's learning rate (CA). The paper is about classification. Here the losses are PPO's
+clipped surrogates of the policies after each step, on samples of these policies. The paper's batch normalisation is
+left out.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ class MAMLPlusPlusConfig(ProMPConfig):
     inner_steps: Annotated[int, Range(0, 1e9)] = 3
     """Inner steps in training."""
     multi_step_iterations: Annotated[int, Range(0, 1e9)] = 15
-    """Meta-updates until the weight of the steps before the last is gone."""
+    """Meta-updates until the loss weights of all steps but the last are 0."""
     first_order_iterations: Annotated[int, Range(0, 1e9)] = 10
-    """Meta-updates without second derivatives at the beginning."""
+    """Number of first meta-updates that leave second derivatives out."""
     schedule_iterations: Annotated[int, Range(1, 1e9)] = 100
-    """Meta-updates until the learning rate reaches its lowest."""
+    """Meta-updates until the learning rate reaches `lowest_outer_lr`."""
     lowest_outer_lr: Annotated[float, Range(0, 1e3)] = 1e-4
     """Adam's learning rate at the end of the schedule."""
 
 
 class MAMLPlusPlus(MAML):
-    """MAML with learned step sizes, a loss after every inner step, and schedules (MAML++)."""
+    """MAML++ is MAML with learned step sizes, a loss after every inner step, and training schedules."""
 
     name = "maml_pp"
     Config = MAMLPlusPlusConfig
@@ -48,19 +49,19 @@ class MAMLPlusPlus(MAML):
         self.updates = 0
 
     def make_step_sizes(self) -> SizePerTensorAndStep:
-        """Learned for every tensor and step."""
+        """One learned size for every tensor and inner step."""
         return SizePerTensorAndStep(self.schedule, self.config.inner_steps)
 
     def make_outer_loss(self, after: Batch) -> ClippedLoss:
-        """Each step's clipped surrogate by its weight, and ProMP's KL penalty."""
+        """The weighted clipped surrogates after each step, and ProMP's KL penalty."""
         return ClippedLoss(self.config.clip, self.config.inner_kl_coef, self.step_weights())
 
     def make_optimizer(self) -> AdamEpochs:
-        """Epochs of Adam on the same samples."""
+        """Several gradient steps of Adam on the same samples."""
         return AdamEpochs(self.theta, self.config.outer_lr, self.config.outer_epochs)
 
     def meta_update(self, before: list[Batch], after: Batch) -> dict[str, float]:
-        """MAML's, by the schedules."""
+        """MAML's update, with the present values of the schedules."""
         self.inner.first_order = self.updates < self.config.first_order_iterations
         self.optimizer.set_learning_rate(rate := self.learning_rate())
         metrics = super().meta_update(before, after)
@@ -68,7 +69,7 @@ class MAMLPlusPlus(MAML):
         return metrics | {"outer_lr": rate}
 
     def step_weights(self) -> list[float]:
-        """Of the losses after 0, ..., K inner steps: at first equal after 1, ..., K; in the end all on the last."""
+        """Weights of the losses after 0, ..., K inner steps: at first equal for 1, ..., K, in the end 1 for K alone."""
         steps, until = self.config.inner_steps, self.config.multi_step_iterations
         if not steps:
             return [1.0]
@@ -76,7 +77,7 @@ class MAMLPlusPlus(MAML):
         return [0.0, *[share] * (steps - 1), 1.0 - (steps - 1) * share]
 
     def learning_rate(self) -> float:
-        """Adam's, which falls along half a cosine."""
+        """Adam's learning rate, which falls along half a cosine."""
         cfg = self.config
         done = min(1.0, self.updates / cfg.schedule_iterations)
         return float(
@@ -84,7 +85,7 @@ class MAMLPlusPlus(MAML):
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """MAML's, and how many updates were made."""
+        """MAML's tensors, and the number of updates made."""
         return super().tensors() | {"updates": torch.tensor(self.updates)}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:

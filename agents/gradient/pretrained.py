@@ -1,7 +1,7 @@
-"""The baseline of fine-tuning: one policy trained on all tasks at once, then adapted by the same inner steps as MAML's.
+"""The fine-tuning baseline: one policy is trained on all tasks at once, then adapted by the same inner steps as MAML's.
 
-Finn, Abbeel and Levine (2017, arXiv:1703.03400, section 5) call it pretrained. Its training is TRPO on the mean return
-over tasks, that is, MAML with no inner step.
+Finn, Abbeel and Levine (2017, arXiv:1703.03400, section 5) call it pretrained. TRPO trains the policy on the mean
+return over tasks, which is MAML with no inner step.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from metarl.agents.gradient.maml import MAML
 
 @dataclass(frozen=True)
 class PretrainedConfig(TrustRegionConfig, SamplingConfig):
-    """The trust region of the training; the inner steps are taken in evaluation alone."""
+    """Hyperparameters of the trust region, and of the inner steps, which only evaluation takes."""
 
 
 class Pretrained(MAML):
-    """One policy trained on all tasks at once by TRPO, then fine-tuned to each."""
+    """One policy is trained by TRPO on all tasks at once, then fine-tuned to each task."""
 
     name = "pretrained"
     Config = PretrainedConfig

@@ -1,4 +1,4 @@
-"""The baseline of no meta-learning: MAML's inner steps from a random initialisation.
+"""The baseline without meta-learning: MAML's inner steps from random initial parameters.
 
 Finn, Abbeel and Levine (2017, arXiv:1703.03400, section 5) call it random.
 """
@@ -16,28 +16,28 @@ from metarl.agents.gradient.maml import MAML
 
 @dataclass(frozen=True)
 class ScratchConfig(AdaptationConfig):
-    """The policy and the inner steps, as MAML's."""
+    """Hyperparameters of MAML's policy and inner steps."""
 
 
 class Scratch(MAML):
-    """A policy with random initial weights, adapted by policy-gradient steps. It does not learn across tasks."""
+    """A policy with random initial parameters adapts by policy-gradient steps; nothing is meta-trained."""
 
     name = "scratch"
     Config = ScratchConfig
     learns: ClassVar[bool] = False
 
     def make_optimizer(self) -> None:
-        """None: it is not trained."""
+        """None, because the agent is not trained."""
 
     @property
     def train_env_steps(self) -> None:
-        """None: it is not trained."""
+        """None, because the agent is not trained."""
         return None
 
     def tensors(self) -> dict[str, Tensor]:
-        """None: the seed says all."""
+        """No tensors, because the seed determines the parameters."""
         return {}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Nothing."""
+        """Load nothing."""
         assert not tensors, "scratch has no tensors to load"

@@ -1,4 +1,4 @@
-"""The network of `rl2`: a memory, a policy and a value on it, and what training asks for besides."""
+"""The network of `rl2`: a memory, heads for the policy and the value, and heads for auxiliary losses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from metarl.learning.ppo import Given
 
 
 class JointHead(nn.Module):
-    """Numbers from the memory's features and others, an action's or a task's: one hidden layer."""
+    """A network with one hidden layer on the memory's features and on further features, of an action or a task."""
 
     def __init__(self, hidden: int, others: int, outputs: int = 1) -> None:
         super().__init__()
@@ -19,26 +19,26 @@ class JointHead(nn.Module):
         self.out = nn.Linear(hidden, outputs)
 
     def forward(self, h: Tensor, other: Tensor | None = None) -> Tensor:
-        """Features `[..., hidden]` and the other ones `[..., others]`, which are broadcast, to `[..., outputs]`."""
+        """Map features `[..., hidden]` and broadcast further features `[..., others]` to `[..., outputs]`."""
         wide = nn.functional.linear(h, self.wide.weight[:, : self.hidden], self.wide.bias)
-        if other is not None:  # a task's share is the same in all steps of its trial
+        if other is not None:  # computed apart, because a task's features are the same in all steps of a trial
             wide = wide + nn.functional.linear(other, self.wide.weight[:, self.hidden :])
         return self.out(wide.relu())  # type: ignore[no-any-return]
 
 
 class RL2Network(nn.Module):
-    """A memory with a policy and a value head on it, and where asked for one that predicts rewards, one the task.
+    """A memory with a policy head and a value head, and optional heads that predict the reward and the task.
 
     Args:
-        head: makes distributions of actions.
+        head: makes action distributions from the policy head's output.
         inputs: features per step.
-        memory: its kind, see `metarl.learning.memory.make_memory`.
-        hidden: its units.
-        window: steps that a transformer reaches back.
-        separate_value: the value has a memory of its own.
-        task: features of the task that the value is given besides; 0: none.
-        inferred: features of the task that are inferred from the memory; 0: none.
-        rewarded: rewards are predicted from the memory and the action.
+        memory: kind of the memory, see `metarl.learning.memory.make_memory`.
+        hidden: units of the memory.
+        window: number of steps that a transformer attends to.
+        separate_value: whether the value has its own memory.
+        task: number of task features that are inputs of the value head; 0 for none.
+        inferred: number of task features that a head infers from the memory; 0 for none.
+        rewarded: whether a head predicts rewards from the memory and the action.
     """
 
     def __init__(
@@ -63,20 +63,20 @@ class RL2Network(nn.Module):
         self.task = JointHead(hidden, 0, inferred) if inferred else None
         self.log_std = None if head.discrete else nn.Parameter(torch.empty(head.size))
         self.floats_kept = self.memory.floats_kept * (2 if separate_value else 1) + 2 * inferred
-        """For the way back, of each step of a trial, by an estimate from below."""
+        """Lower estimate of the numbers that one step of a trial stores for the backward pass."""
 
     def forward(self, given: Given) -> Outputs:
-        """Whole trials, of which `given` holds `x` `[T, R, inputs]` and, where it is used, `task` `[1, R, task]`."""
+        """Outputs for whole trials. `given` holds `x` `[T, R, inputs]` and, if it is used, `task` `[1, R, task]`."""
         h = self.memory(given["x"])
-        value = self._valued(h if self.critic is None else self.critic(given["x"]), given)
+        value = self._value_of(h if self.critic is None else self.critic(given["x"]), given)
         return Outputs(self.distribution(h), value, h)
 
     def values(self, given: Given) -> Tensor:
         """The values alone, `[T, R]`."""
         memory = self.memory if self.critic is None else self.critic
-        return self._valued(memory(given["x"]), given)
+        return self._value_of(memory(given["x"]), given)
 
-    def _valued(self, h: Tensor, given: Given) -> Tensor:
+    def _value_of(self, h: Tensor, given: Given) -> Tensor:
         out: Tensor = self.value(h, given["task"]) if self.sees_task else self.value(h)
         return out.squeeze(-1)
 
@@ -85,20 +85,20 @@ class RL2Network(nn.Module):
         return self.head.distribution(self.policy(h), self.log_std)
 
     def reward_errors(self, h: Tensor, trials: TrialBatch) -> Tensor:
-        """Squared errors `[T, R]` of each step's reward, predicted from the memory and the action."""
+        """Squared errors `[T, R]` of the rewards that are predicted from the memory and the action."""
         assert self.reward is not None
         predicted: Tensor = self.reward(h, self.head.encode(trials.action)).squeeze(-1)
         return (predicted - trials.reward).square()
 
     def task_errors(self, h: Tensor, trials: TrialBatch) -> Tensor:
-        """Squared errors `[T, R]` of the task's features, inferred from the memory at each step."""
+        """Squared errors `[T, R]` of the task features that are inferred from the memory at each step."""
         assert self.task is not None
         inferred: Tensor = self.task(h)
         return (inferred - trials.given["task"]).square().mean(-1)
 
     @torch.no_grad()
     def initialise(self, rng: Rng) -> None:
-        """The memory's own ranges; heads PyTorch's, the policy's a hundredth of that; all from keyed draws."""
+        """Draw all weights with keys: the memory in its own range, heads in PyTorch's, the policy in 1 % of that."""
         bound = self.memory.size**-0.5
         for memory in (self.memory, self.critic):
             if memory is not None:

@@ -1,1 +1,1 @@
-"""Bandits."""
+"""Bandit families."""

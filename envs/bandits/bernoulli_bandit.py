@@ -1,6 +1,6 @@
-"""Bernoulli bandits: k arms that pay 1 with unknown probabilities.
+"""Bernoulli bandits: k arms pay 1 with hidden probabilities.
 
-Duan et al. (2016, arXiv:1611.02779, section 3.1). Every pull is an episode of one step; a trial is n of them.
+Duan et al. (2016, arXiv:1611.02779, section 3.1). Every pull is an episode of one step; a trial has n pulls.
 
 Observation: the constant 0, `[1]`. Action: which arm. Reward: 1 with probability p[arm], else 0. End: every pull
 terminates its episode. Task: p, uniform on [0, 1]^k. Presets: "k10", "k50". Version history: v0, first.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,18 +24,21 @@ from metarl.families.family import TorchFamily
 from metarl.families.tasks import Tasks
 from metarl.rng import Rng
 
-MAX_BAYES_STATES = 400_000
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MAX_BAYES_STATES = 400_000  # largest number of states that `bayes_value` is called for
 
 
 class BernoulliBandit(TorchFamily):
-    """k independent arms that pay 0 or 1.
+    """A bandit with k independent arms, each of which pays 1 with its own hidden probability, else 0.
 
     Args:
         k: number of arms.
     """
 
     source = "Duan et al. 2016, arXiv:1611.02779"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"k10": {"k": 10}, "k50": {"k": 50}}
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {"k10": {"k": 10}, "k50": {"k": 50}}
     observation_space = Box(0.0, 1.0, (1,), np.float32)
     horizon = 1
 
@@ -52,7 +55,7 @@ class BernoulliBandit(TorchFamily):
         return torch.zeros_like(task["p"][:, :1])
 
     def observe(self, state: Tensor, task: dict[str, Tensor]) -> Tensor:
-        """Nothing to see."""
+        """The constant observation, `[N, 1]`."""
         return state
 
     def step(
@@ -68,33 +71,33 @@ class BernoulliBandit(TorchFamily):
         return task["p"].argmax(-1)
 
     def references(self, tasks: Tasks) -> dict[str, npt.NDArray[np.float64]]:
-        """One pull: the mean of the arms, and the best of them."""
+        """The floor is the mean of the arms, and the informed optimum the best arm, for one pull."""
         p = tasks.values["p"].astype(np.float64)
         return {"floor": p.mean(1), "informed_optimum": p.max(1)}
 
     def bayes_optimal_return(self, episodes: int) -> float | None:
-        """Exact by dynamic programming over the arms' counts, where their number allows; see `bayes_value`."""
+        """The exact value by `bayes_value`; None if it would have more than `MAX_BAYES_STATES` states."""
         return bayes_value(episodes, self.k) if bayes_states(episodes, self.k) <= MAX_BAYES_STATES else None
 
-    def draw(self, axes: Any, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
-        """The arms' probabilities, the best one's in orange."""
+    def draw(self, axes: Axes, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
+        """Draw the arms' probabilities, the best one in orange."""
         draw_arms(axes, task["p"])
 
 
-def draw_arms(axes: Any, p: npt.NDArray[Any]) -> None:
-    """Bars of probabilities `[k]` between two lines at 0 and 1, the highest in orange."""
+def draw_arms(axes: Axes, p: npt.NDArray[Any]) -> None:
+    """Draw probabilities `[k]` as bars between lines at 0 and 1, the largest one in orange."""
     axes.bar(range(len(p)), p, color=["tab:orange" if i == p.argmax() else "tab:blue" for i in range(len(p))])
     axes.hlines([0, 1], -0.6, len(p) - 0.4, color="0.6", linewidth=1)
     axes.set(xlim=(-0.6, len(p) - 0.4), ylim=(-0.05, 1.05), aspect="auto")
 
 
 def bayes_states(n: int, k: int) -> int:
-    """How many sets of k arms' counts have at most n - 1 pulls in all (arms are exchangeable)."""
-    # one arm with j pulls has j + 1 states; count multisets of arms by total pulls (a generating function)
+    """The number of multisets of k arms' counts with at most n - 1 pulls in all. Arms are exchangeable."""
+    # an arm with j pulls has j + 1 states; a generating function counts multisets of arms by their total pulls
     ways = np.zeros((k + 1, n), dtype=object)  # [arms that were pulled, pulls]
     ways[0, 0] = 1
     for j in range(1, n):
-        for _ in range(j + 1):  # each state of an arm with j pulls may be used any number of times
+        for _ in range(j + 1):  # each of these states may occur any number of times
             for arms in range(1, k + 1):
                 ways[arms, j:] = ways[arms, j:] + ways[arms - 1, : n - j]
             if ways.sum() > 100 * MAX_BAYES_STATES:
@@ -104,7 +107,7 @@ def bayes_states(n: int, k: int) -> int:
 
 @lru_cache(maxsize=32)
 def bayes_value(n: int, k: int) -> float:
-    """The Bayes-optimal expected reward of n pulls of k arms under uniform priors, exactly.
+    """The exact Bayes-optimal expected reward of n pulls of k arms under uniform priors.
 
     V(n left, {(s_i, f_i)}) = max_i m_i (1 + V(after a success)) + (1 - m_i) V(after a failure), with the posterior
     mean m_i = (s_i + 1) / (s_i + f_i + 2); arms are exchangeable, so their counts are kept sorted.
@@ -127,7 +130,7 @@ def bayes_value(n: int, k: int) -> float:
 def _children(
     counts: tuple[tuple[int, int], ...],
 ) -> list[tuple[float, tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]]:
-    """For each different arm: its posterior mean, and the sorted counts after a success and after a failure."""
+    """For each distinct arm: its posterior mean, and the sorted counts after a success and after a failure."""
     out = []
     for i, (s, f) in enumerate(counts):
         if i and counts[i - 1] == (s, f):

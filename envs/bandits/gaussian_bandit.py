@@ -1,4 +1,4 @@
-"""Gaussian bandits, and a deceptive one: k arms that pay normally distributed rewards around unknown means.
+"""Gaussian bandits and a deceptive bandit: k arms pay normally distributed rewards around hidden means.
 
 Gaussian bandit: the 10-armed testbed of Sutton and Barto (2018, "Reinforcement Learning: An Introduction", section
 2.3). Preset "first_explore": the control domain of Norman and Clune (2023, "First-Explore", arXiv:2307.02276), with
@@ -6,11 +6,11 @@ noise of .5; a trial there is 100 pulls.
 
 Deceptive bandit: the "bandits with one fixed arm" of Norman and Clune, with the constants of the authors' published
 code. Arm 0 always pays .5; the nine others pay N(mean, .5^2) with means drawn from N(0, 1). It is deceptive because
-exploring costs before it earns: whoever has not yet learnt to use what exploration finds earns .5 a pull from the safe
-arm and 0 on average from any other, so learning that follows reward leads away from exploration. Trying one arm once
-and keeping to the better of it and the safe arm pays only in trials of 5 pulls or more. Yet exploring is far better:
-in 100 pulls the safe arm earns 50, one pull of every other arm and then the best of all about 121. Preset
-"control": a safe arm that pays 0 and deceives nobody.
+exploration costs before it earns. An agent that has not yet learned to use what exploration finds earns .5 per pull
+from the safe arm and 0 on average from any other, so reward leads its learning away from exploration. To try one arm
+once and then keep to the better of it and the safe arm pays only in trials of 5 pulls or more. Yet exploration is far
+better: in 100 pulls the safe arm earns 50; one pull of every other arm, and then the best of all arms, earn about 121.
+Preset "control": a safe arm that pays 0, so that the bandit is not deceptive.
 
 Both: observation: the constant 0, `[1]`. Action: which arm. Reward: mean[arm] plus noise (none from the safe arm). End:
 every pull terminates its episode. Task: the means of the (other) arms. Version history: v0, first.
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,9 +34,12 @@ from metarl.families.family import TorchFamily
 from metarl.families.tasks import Tasks
 from metarl.rng import Rng
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 
 class GaussianBandit(TorchFamily):
-    """k independent arms whose rewards are normal.
+    """A bandit with k independent arms, whose rewards are normal around hidden means.
 
     Args:
         k: number of arms.
@@ -45,7 +48,7 @@ class GaussianBandit(TorchFamily):
     """
 
     source = "Sutton and Barto 2018, section 2.3"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"first_explore": {"noise_std": 0.5}}
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {"first_explore": {"noise_std": 0.5}}
     observation_space = Box(0.0, 1.0, (1,), np.float32)
     horizon = 1
 
@@ -60,7 +63,7 @@ class GaussianBandit(TorchFamily):
         return torch.zeros_like(task["mean"][:, :1])
 
     def observe(self, state: Tensor, task: dict[str, Tensor]) -> Tensor:
-        """Nothing to see."""
+        """The constant observation, `[N, 1]`."""
         return state
 
     def step(
@@ -76,31 +79,31 @@ class GaussianBandit(TorchFamily):
         return task["mean"].argmax(-1)
 
     def references(self, tasks: Tasks) -> dict[str, npt.NDArray[np.float64]]:
-        """One pull: the mean of the arms, and the best of them."""
+        """The floor is the mean of the arms, and the informed optimum the best arm, for one pull."""
         mean = tasks.values["mean"].astype(np.float64)
         return {"floor": mean.mean(1), "informed_optimum": mean.max(1)}
 
     def bayes_optimal_return(self, episodes: int) -> float | None:
-        """Exact where nothing can be learnt in time: the prior mean, 0. No exact value is known otherwise."""
+        """The prior mean, 0, if the agent can learn nothing of use; otherwise no exact value is known."""
         return 0.0 if episodes == 1 or self.k == 1 else None
 
-    def draw(self, axes: Any, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
-        """The arms' means, the best one's in orange, and a standard deviation of their rewards to either side."""
+    def draw(self, axes: Axes, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
+        """Draw the arms' means, the best one in orange, with a standard deviation of their rewards to both sides."""
         _draw(axes, task["mean"], np.full(self.k, self.noise_std), 3.0 * self.mean_std + self.noise_std)
 
 
 class DeceptiveBandit(TorchFamily):
-    """A safe arm 0 of known pay, and k - 1 unknown arms that are worse on average and better at best.
+    """A bandit with one safe arm and k - 1 hidden arms, which are worse on average and better at best.
 
     Args:
         k: number of arms, the safe one included.
-        safe: what arm 0 pays, without noise.
+        safe: reward of arm 0, without noise.
         mean_std: standard deviation of the other arms' means over tasks.
         noise_std: standard deviation of their rewards.
     """
 
     source = "Norman and Clune 2023, arXiv:2307.02276"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"control": {"safe": 0.0}}
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {"control": {"safe": 0.0}}
     observation_space = Box(0.0, 1.0, (1,), np.float32)
     horizon = 1
 
@@ -113,7 +116,7 @@ class DeceptiveBandit(TorchFamily):
         self.task_space = {"mean": Normal(0.0, mean_std, (k - 1,))}
 
     def means(self, task: dict[str, Tensor]) -> Tensor:
-        """Of all arms, the safe one first: `[N, k]`."""
+        """The means of all arms, the safe one first: `[N, k]`."""
         return torch.cat([torch.full_like(task["mean"][:, :1], self.safe), task["mean"]], 1)
 
     def reset(self, task: dict[str, Tensor], rng: Rng) -> Tensor:
@@ -121,7 +124,7 @@ class DeceptiveBandit(TorchFamily):
         return torch.zeros_like(task["mean"][:, :1])
 
     def observe(self, state: Tensor, task: dict[str, Tensor]) -> Tensor:
-        """Nothing to see."""
+        """The constant observation, `[N, 1]`."""
         return state
 
     def step(
@@ -137,24 +140,24 @@ class DeceptiveBandit(TorchFamily):
         return self.means(task).argmax(-1)
 
     def references(self, tasks: Tasks) -> dict[str, npt.NDArray[np.float64]]:
-        """One pull: the mean of the arms, and the best of them."""
+        """The floor is the mean of the arms, and the informed optimum the best arm, for one pull."""
         mean = self.means(tasks.tensors()).double().numpy()
         return {"floor": mean.mean(1), "informed_optimum": mean.max(1)}
 
     def bayes_optimal_return(self, episodes: int) -> float | None:
-        """Exact for a single pull: the better of the safe arm and the prior mean, 0. Not known otherwise."""
+        """For one pull, the better one of the safe arm and the prior mean, 0; otherwise no exact value is known."""
         return max(self.safe, 0.0) if episodes == 1 else None
 
-    def draw(self, axes: Any, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
-        """As in `GaussianBandit`, the safe arm (left) with a line at what it pays."""
+    def draw(self, axes: Axes, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
+        """Draw the arms as in `GaussianBandit`, with a line at the reward of the safe arm, which is the left one."""
         means = np.concatenate([[self.safe], task["mean"]])
         noise = np.concatenate([[0.0], np.full(self.k - 1, self.noise_std)])
         _draw(axes, means, noise, max(3.0 * self.mean_std + self.noise_std, abs(self.safe)))
         axes.axhline(self.safe, color="tab:green", linewidth=1.5, linestyle="--")
 
 
-def _draw(axes: Any, means: npt.NDArray[Any], noise: npt.NDArray[Any], reach: float) -> None:
-    """Bars of means `[k]` up or down from 0, the highest in orange, and standard deviations `[k]` around them."""
+def _draw(axes: Axes, means: npt.NDArray[Any], noise: npt.NDArray[Any], reach: float) -> None:
+    """Draw means `[k]` as bars, the largest one in orange, with standard deviations `[k]`."""
     color = ["tab:orange" if i == means.argmax() else "tab:blue" for i in range(len(means))]
     axes.bar(range(len(means)), means, color=color)
     axes.vlines(range(len(means)), means - noise, means + noise, color="0.3", linewidth=2)

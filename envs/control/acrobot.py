@@ -1,23 +1,23 @@
-"""Acrobot: swing the tip of a two-link chain above a line with a motor at the elbow; the links' physics unknown.
+"""Acrobot: a motor at the elbow swings the tip of a two-link chain above a line; the links' physics is hidden.
 
 Sutton (1996, "Generalization in reinforcement learning", NeurIPS 8) with the equations of Sutton and Barto's book
-(1998, section 11.3), fourth-order Runge-Kutta steps of .2 s, as in Gymnasium's Acrobot-v1. Its physics as a task:
-Packer et al. (2018, arXiv:1810.12282, whose ranges "R" of length, mass and inertia are those here) and CARL (Benjamins
-et al. 2023, arXiv:2202.02110).
+(1998, section 11.3), fourth-order Runge-Kutta steps of .2 s, as in Gymnasium's Acrobot-v1. The physics as a task is
+from Packer et al. (2018, arXiv:1810.12282, whose ranges "R" of length, mass and inertia are those here) and CARL
+(Benjamins et al. 2023, arXiv:2202.02110).
 
 Observation: cos, sin of angle 1 (from hanging), cos, sin of angle 2 (of link 2 relative to link 1), both angular
 velocities (rad/s), `[6]`. Action: torque of -1, 0 or 1 N m. Reward: -1 per step, 0 for the step that ends. Start: all
 four numbers of the state uniform on [-.1, .1]. End: -cos(angle 1) - cos(angle 1 + angle 2) > 1, which is one link above
-the pivot where both links are 1 m long and is kept for others. Task: length of link 1 (m), masses (kg), positions of
-the centers of mass (m), moment of inertia of either link (kg m^2); the length of link 2 enters neither the motion nor
-the end. Version history: v0, first.
+the pivot if both links are 1 m long; other lengths have the same limit. Task: length of link 1 (m), masses (kg),
+positions of the centers of mass (m), moment of inertia of each link (kg m^2). The length of link 2 affects neither the
+motion nor the end. Version history: v0, first.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,12 +29,15 @@ from metarl.families.distributions import TaskSpace, Uniform
 from metarl.families.family import State, TorchFamily
 from metarl.rng import Rng
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 DT = 0.2  # seconds per step
 GRAVITY = 9.8
 MAX_SPEED_1, MAX_SPEED_2 = 4 * math.pi, 9 * math.pi  # rad/s, at which velocities are clipped
-START = 0.1  # half the width of the start's range, of each number of the state
-HEIGHT = 1.0  # of the line
-LINK_2 = 1.0  # m, drawn only
+START = 0.1  # largest absolute value of each number of a start state
+HEIGHT = 1.0  # height of the line [m]
+LINK_2 = 1.0  # length of link 2 in pictures [m]
 HIGH = np.array([1.0, 1.0, 1.0, 1.0, MAX_SPEED_1, MAX_SPEED_2], dtype=np.float32)
 TASK_SPACE: TaskSpace = {
     "link_length_1": Uniform(0.75, 1.25),
@@ -45,7 +48,7 @@ TASK_SPACE: TaskSpace = {
     "link_moi": Uniform(0.75, 1.25),
 }
 OOD: Mapping[str, TaskSpace] = {
-    "far": {  # longer and heavier
+    "far": {  # longer and heavier links
         "link_length_1": Uniform(1.26, 1.5),
         "link_mass_1": Uniform(1.26, 1.5),
         "link_mass_2": Uniform(1.26, 1.5),
@@ -54,7 +57,10 @@ OOD: Mapping[str, TaskSpace] = {
 
 
 class Acrobot(TorchFamily):
-    """Two links; the state is both angles, in [-pi, pi], and both angular velocities, `float32 [N, 4]`."""
+    """A two-link arm swings its tip above a line; lengths, masses and inertia of the links are hidden.
+
+    The state is both angles, in [-pi, pi], and both angular velocities, `float32 [N, 4]`.
+    """
 
     source = "Sutton 1996; Gymnasium Acrobot-v1"
     observation_space = Box(-HIGH, HIGH, dtype=np.float32)
@@ -64,7 +70,7 @@ class Acrobot(TorchFamily):
     ood = OOD
 
     def reset(self, task: dict[str, Tensor], rng: Rng) -> Tensor:
-        """Hanging, near rest: `[N, 4]`."""
+        """Hanging almost at rest: `[N, 4]`."""
         return torch.stack(rng.uniform(4).mul(2.0 * START).sub_(START).unbind(1)).t()
 
     def observe(self, state: Tensor, task: dict[str, Tensor]) -> Tensor:
@@ -87,8 +93,8 @@ class Acrobot(TorchFamily):
         over = angles[0].cos().add_((angles[0] + angles[1]).cos_()) < -HEIGHT
         return after.t(), over.to(after.dtype).sub_(1.0), over
 
-    def draw(self, axes: Any, state: State, task: dict[str, npt.NDArray[Any]]) -> None:
-        """Both links, thicker the heavier, link 1 at its length, the pivot and the line."""
+    def draw(self, axes: Axes, state: State, task: dict[str, npt.NDArray[Any]]) -> None:
+        """Draw both links, the pivot and the line. The heavier a link, the thicker it is; link 1 has its length."""
         first, second, length, reach = float(state[0]), float(state[1]), float(task["link_length_1"]), 2.6
         elbow = (length * math.sin(first), -length * math.cos(first))
         tip = (elbow[0] + LINK_2 * math.sin(first + second), elbow[1] - LINK_2 * math.cos(first + second))
@@ -100,7 +106,7 @@ class Acrobot(TorchFamily):
 
 
 def constants(task: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """What `rates` needs of the links, each `[N]`: inertia 1 and 2, coupling, and weight times lever of both."""
+    """The links' constants for `rates`, `[N]` each: inertia 1 and 2, coupling, and weight times lever of both."""
     mass_1, mass_2, moi = task["link_mass_1"], task["link_mass_2"], task["link_moi"]
     length, com_1, com_2 = task["link_length_1"], task["link_com_pos_1"], task["link_com_pos_2"]
     pull_1, pull_2, carried = mass_1 * com_1, mass_2 * com_2, mass_2 * length

@@ -1,7 +1,7 @@
-"""Pendulum: swing a pendulum of unknown physics up and hold it there with a torque too weak to lift it.
+"""Pendulum: a weak motor swings a pendulum up and holds it there; the physics is hidden.
 
-Gymnasium's Pendulum-v1. Its physics as a task: Packer et al. (2018, arXiv:1810.12282, length and mass, whose ranges
-"R" are those here) and CARL (Benjamins et al. 2023, arXiv:2202.02110).
+Gymnasium's Pendulum-v1. The physics as a task is from Packer et al. (2018, arXiv:1810.12282, length and mass, whose
+ranges "R" are those here) and CARL (Benjamins et al. 2023, arXiv:2202.02110).
 
 Observation: cos, sin of the angle from upright, angular velocity (rad/s), `[3]`. Action: torque, clipped to [-2, 2]
 N m, `[1]`. Reward: -(angle^2 + .1 velocity^2 + .001 torque^2) of the state before the step, the angle in [-pi, pi].
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,9 @@ from torch import Tensor
 from metarl.families.distributions import TaskSpace, Uniform
 from metarl.families.family import State, TorchFamily
 from metarl.rng import Rng
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 DT = 0.05  # seconds per step
 MAX_SPEED = 8.0  # rad/s, at which the velocity is clipped
@@ -36,12 +39,15 @@ TASK_SPACE: TaskSpace = {
     "l": Uniform(0.75, 1.25),
 }
 OOD: Mapping[str, TaskSpace] = {
-    "far": {"m": Uniform(1.26, 1.5), "l": Uniform(1.26, 1.5)},  # longer and heavier
+    "far": {"m": Uniform(1.26, 1.5), "l": Uniform(1.26, 1.5)},  # longer and heavier rods
 }
 
 
 class Pendulum(TorchFamily):
-    """A rod that turns about one end; the state is angle and angular velocity, `float32 [N, 2]`, angle in [-pi, pi]."""
+    """A weak motor swings a rod up and holds it there; gravity, mass and length are hidden.
+
+    The state is the angle, in [-pi, pi], and the angular velocity, `float32 [N, 2]`.
+    """
 
     source = "Gymnasium Pendulum-v1; Packer et al. 2018, arXiv:1810.12282"
     observation_space = Box(-HIGH, HIGH, dtype=np.float32)
@@ -52,7 +58,7 @@ class Pendulum(TorchFamily):
     ood = OOD
 
     def reset(self, task: dict[str, Tensor], rng: Rng) -> Tensor:
-        """Any angle, slow: `[N, 2]`."""
+        """Any angle, with a small velocity: `[N, 2]`."""
         angle, speed = rng.uniform(2).mul(2.0).sub_(1.0).unbind(1)
         return torch.stack((angle * math.pi, speed * START_SPEED)).t()
 
@@ -67,15 +73,15 @@ class Pendulum(TorchFamily):
         torque, length = action[:, 0].clamp(-MAX_TORQUE, MAX_TORQUE), task["l"]
         cost = (angle * angle).add_(speed * speed, alpha=0.1).add_(torque * torque, alpha=0.001)
         gravity = (task["g"] * angle.sin()).mul_(0.5)
-        rate = torch.addcdiv(gravity, torque, task["m"] * length).div_(length)  # a third of it
+        rate = torch.addcdiv(gravity, torque, task["m"] * length).div_(length)  # a third of the angular acceleration
         speed = torch.add(speed, rate, alpha=3.0 * DT).clamp_(-MAX_SPEED, MAX_SPEED)
         angle = torch.add(angle, speed, alpha=DT)
         turns = (angle * (0.5 / math.pi)).round_()
         angle = angle.sub_(turns, alpha=2.0 * math.pi).clamp_(-math.pi, math.pi)
         return torch.stack((angle, speed)).t(), cost.neg_(), torch.zeros_like(cost, dtype=torch.bool)
 
-    def draw(self, axes: Any, state: State, task: dict[str, npt.NDArray[Any]]) -> None:
-        """The rod at its length, thicker the heavier, and the pivot."""
+    def draw(self, axes: Axes, state: State, task: dict[str, npt.NDArray[Any]]) -> None:
+        """Draw the rod and the pivot. The heavier the rod, the thicker it is."""
         length, reach = float(task["l"]), 1.6
         tip = (length * math.sin(float(state[0])), length * math.cos(float(state[0])))
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")

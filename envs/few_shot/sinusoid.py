@@ -1,26 +1,27 @@
-"""Sinusoids: few-shot regression as a contextual bandit, the inputs are shown one by one and predictions are actions.
+"""Sinusoids: few-shot regression as a contextual bandit. Inputs are shown one by one, and predictions are actions.
 
-Finn, Abbeel and Levine (2017, arXiv:1703.03400, section 5.1) for the functions and inputs: y = A sin(x - phase). They
-regress on labelled points; here a prediction is an action that the reward judges. Showing each input with the previous
-one's true value is the form of Santoro et al. (2016, "Meta-learning with memory-augmented neural networks", ICML).
+Finn, Abbeel and Levine (2017, arXiv:1703.03400, section 5.1) for the functions and inputs: y = A sin(x - phase). Their
+setting is supervised regression; here a prediction is an action, and its reward depends on its error. As in Santoro et
+al. (2016, "Meta-learning with memory-augmented neural networks", ICML), each input comes with the true value of the one
+before.
 
 Observation: the input x, uniform on [-5, 5], and the previous input's true y (0 at an episode's start): `[2]`; preset
 "reward_only" shows x alone. Action: the prediction, in [-6, 6], clipped. Reward: -(prediction - y)^2. End: none before
 the horizon, `shots` inputs, 10 as in the paper. Task: amplitude, uniform on [.1, 5], and phase, on [0, pi].
 Out-of-distribution splits: "large" (amplitude on [5.1, 6]) and "shifted" (phase on [pi + .01, 2 pi]).
 
-What an episode is: one sequence of `shots` inputs, independent of the task's other episodes. For gradient-based agents
-an adaptation step learns from the rewards of one or several of them, and R_k is the summed error on `shots` inputs that
-are new. For agents with a memory a trial of one episode is Santoro's setting: the errors fall within it as the values
-are shown (two points determine A and phase, but for degenerate inputs), and what they sum to, the lifetime return,
-counts the first guesses too; longer trials go on where the last episode ended. Version history: v0, first.
+An episode is a sequence of `shots` inputs, independent of the task's other episodes. A gradient-based agent learns in
+an adaptation step from the rewards of one or several episodes, and R_k is the summed error on `shots` new inputs. For a
+recurrent agent, a trial of one episode is Santoro's setting: errors fall within the episode as values are shown (two
+points determine A and phase, except for degenerate inputs), and the lifetime return also counts the first guesses. In
+longer trials the memory continues from episode to episode. Version history: v0, first.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,21 +35,24 @@ from metarl.families.family import TorchFamily
 from metarl.families.tasks import Tasks
 from metarl.rng import Rng
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 INPUT = 5.0  # largest |x|
 AMPLITUDES, LARGE = (0.1, 5.0), (5.1, 6.0)
 PREDICTION = LARGE[1]  # largest |prediction|
 
 
 class Sinusoid(TorchFamily):
-    """Sine functions to predict.
+    """Few-shot regression: predict a sine function whose amplitude and phase are hidden.
 
     Args:
         shots: inputs per episode.
-        reveal: whether the previous input's true value is shown; without it only the reward tells.
+        reveal: whether the previous input's true value is shown. Without it, only the reward is informative.
     """
 
     source = "Finn, Abbeel and Levine 2017, arXiv:1703.03400"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"reward_only": {"reveal": False}}
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {"reward_only": {"reveal": False}}
     action_space = Box(-PREDICTION, PREDICTION, (1,), np.float32)
     terminates = False
 
@@ -65,16 +69,16 @@ class Sinusoid(TorchFamily):
         }
 
     def reset(self, task: dict[str, Tensor], rng: Rng) -> Tensor:
-        """The first input, and 0 for the value before it: `[N, 2]`."""
+        """The first input, and 0 as the value before it: `[N, 2]`."""
         x = _input(rng)
         return torch.stack([x, torch.zeros_like(x)], -1)
 
     def observe(self, state: Tensor, task: dict[str, Tensor]) -> Tensor:
-        """The input, and with `reveal` the value before it."""
+        """The input, and with `reveal` the previous input's true value."""
         return state if self.reveal else state[:, :1]
 
     def step(self, state: Tensor, action: Tensor, task: dict[str, Tensor], rng: Rng) -> tuple[Tensor, Tensor, Tensor]:
-        """Judge the prediction, `[N, 1]`, then draw the next input."""
+        """Compute the reward of the prediction, `[N, 1]`, then draw the next input."""
         y = value(state[:, 0], task)
         error = action[:, 0].clamp(-PREDICTION, PREDICTION) - y
         return torch.stack([_input(rng), y], -1), -error * error, torch.zeros_like(y, dtype=torch.bool)
@@ -84,7 +88,7 @@ class Sinusoid(TorchFamily):
         return value(state[:, 0], task).unsqueeze(1)
 
     def references(self, tasks: Tasks) -> dict[str, npt.NDArray[np.float64]]:
-        """Both exact; the informed optimum predicts without error.
+        """The exact floor and the informed optimum, which predicts without error.
 
         Uniform predictions a and inputs x, on [-a_max, a_max] and [-x_max, x_max], are independent, and a has mean 0:
         E (a - y)^2 = a_max^2 / 3 + A^2 E sin^2(x - phase), where the last expectation is
@@ -95,8 +99,8 @@ class Sinusoid(TorchFamily):
         floor = -self.horizon * (PREDICTION**2 / 3.0 + amplitude**2 * sine)
         return {"floor": floor, "informed_optimum": np.zeros(len(tasks))}
 
-    def draw(self, axes: Any, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
-        """The function, the input that is shown (line) and the value to predict there (star)."""
+    def draw(self, axes: Axes, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
+        """Draw the function, the present input (line) and the value to predict (star)."""
         x = np.linspace(-INPUT, INPUT, 200)
         axes.plot(x, task["amplitude"] * np.sin(x - task["phase"]), color="tab:orange", linewidth=2)
         axes.axhline(0.0, color="0.8", linewidth=1)

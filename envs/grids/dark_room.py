@@ -1,23 +1,24 @@
-"""Dark Room and Dark Key-to-Door: grids in which nothing is seen but the own cell.
+"""Dark Room and Dark Key-to-Door: grids in which the agent observes only its own cell.
 
 Laskin et al. (2022, "Algorithm Distillation", arXiv:2210.14215, section 4 and appendix).
 
-Both: observation: the own cell (x, y), `[2]`, unscaled. Action: 0 up (y + 1), 1 right (x + 1), 2 down, 3 left, 4 stay;
-a move off the grid stays. Train and test are disjoint: a hash of the task's cells says to which of them it belongs.
+Both: observation: the agent's cell (x, y), `[2]`, unscaled. Action: 0 up (y + 1), 1 right (x + 1), 2 down, 3 left, 4
+stay; a move off the grid has no effect. Train and test tasks are disjoint: a hash of the task's cells decides which one
+it is.
 
 Dark Room: reward: +1 for every step whose new cell is the goal, else 0. Start: the centre. End: none before the horizon
 of 20. Task: the goal, any of the 81 cells. Version history: v0, first.
 
-Dark Key-to-Door: reward: +1 for the first step whose new cell is the key's, +1 for the first one from then on whose new
-cell is the door's; where both are in one cell, that step gets both. Who starts on the key must still end a step there,
-by staying for example. Whether the key is held is not shown. Start: any cell. End: when the door is opened, or at the
-horizon of 50. Task: the cells of key and door, 81^2 pairs (those in one cell included, as in the paper's count).
-Version history: v0, first.
+Dark Key-to-Door: reward: +1 for the first step whose new cell is the key's, and +1 for the first step from then on
+whose new cell is the door's. If both are in one cell, one step gets both rewards. An agent that starts on the key must
+still end a step there, for example by staying. The observation does not show whether the agent has the key. Start: any
+cell. End: when the door is opened, or at the horizon of 50. Task: the cells of key and door, 81^2 pairs (pairs in one
+cell included, as in the paper's count). Version history: v0, first.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,12 +33,15 @@ from metarl.families.family import TorchFamily
 from metarl.families.tasks import Tasks
 from metarl.rng import Rng
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 
 class DarkRoom(TorchFamily):
-    """A grid with one goal, which pays for as long as it is stood on.
+    """The agent sees only its own cell of a grid and is rewarded at every step that ends on a hidden goal.
 
     Args:
-        size: cells on a side, an odd number, at least 5 (with 9 cells train and test would be one and the same).
+        size: cells on a side, an odd number, at least 5 (with 3 x 3 cells, train and test tasks would be the same).
         horizon: steps per episode.
     """
 
@@ -58,41 +62,41 @@ class DarkRoom(TorchFamily):
         return torch.full_like(task["goal"], float(self.centre))
 
     def observe(self, state: Tensor, task: dict[str, Tensor]) -> Tensor:
-        """The own cell."""
+        """The agent's cell."""
         return state
 
     def step(self, state: Tensor, action: Tensor, task: dict[str, Tensor], rng: Rng) -> tuple[Tensor, Tensor, Tensor]:
-        """Move; reward by the cell that was reached."""
+        """Move. The reward depends on the new cell."""
         cell = move(state, action, self.size)
-        found = (cell == task["goal"]).all(-1)
-        return cell, found.float(), torch.zeros_like(found)
+        at_goal = (cell == task["goal"]).all(-1)
+        return cell, at_goal.float(), torch.zeros_like(at_goal)
 
     def optimal_action(self, state: Tensor, task: dict[str, Tensor], t: Tensor) -> Tensor:
-        """The shortest way, then stay."""
+        """The next move of a shortest way to the goal; at the goal, stay."""
         return toward(state, task["goal"])
 
     def references(self, tasks: Tasks) -> dict[str, Floats]:
-        """Random actions from the expected visits to the goal; the informed optimum from its Manhattan distance.
+        """The floor from a random walk's expected visits to the goal; the informed optimum from the goal's distance.
 
-        A goal d steps away is stood on for the last H + 1 - max(d, 1) steps.
+        If the goal is d steps away, the agent is on it in the last H + 1 - max(d, 1) steps.
         """
         goal = _whole(tasks, "goal")
         distance = np.abs(goal - self.centre).sum(1)
-        stood = np.maximum(0, self.horizon + 1 - np.maximum(distance, 1))
+        steps_on_goal = np.maximum(0, self.horizon + 1 - np.maximum(distance, 1))
         visits = expected_visits(self.size, self.horizon, (self.centre, self.centre))
-        return {"floor": visits[goal[:, 0], goal[:, 1]], "informed_optimum": stood.astype(np.float64)}
+        return {"floor": visits[goal[:, 0], goal[:, 1]], "informed_optimum": steps_on_goal.astype(np.float64)}
 
     def landmarks(self, tasks: Tasks) -> npt.NDArray[np.float32]:
         """The goals."""
         return tasks.values["goal"]
 
-    def draw(self, axes: Any, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
-        """The agent (disc) and the goal's cell (star)."""
+    def draw(self, axes: Axes, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
+        """Draw the agent (disc) and the goal's cell (star)."""
         draw_grid(axes, self.size, state, {"*": task["goal"]})
 
 
 class DarkKeyToDoor(TorchFamily):
-    """A grid with a key to fetch and then a door to open.
+    """The agent sees only its own cell of a grid and must find a hidden key, then a hidden door.
 
     Args:
         size: cells on a side, at least 3.
@@ -109,18 +113,18 @@ class DarkKeyToDoor(TorchFamily):
         self.task_space = {"key": Choice(_cells(size)), "door": Choice(_cells(size))}
 
     def reset(self, task: dict[str, Tensor], rng: Rng) -> dict[str, Tensor]:
-        """Any cell, `float32 [N, 2]`, without the key, `bool [N]`."""
+        """A random cell, `float32 [N, 2]`, and no key, `bool [N]`."""
         cell = rng.integers(self.size, 2).float()
         return {"cell": cell, "has_key": torch.zeros_like(cell[:, 0], dtype=torch.bool)}
 
     def observe(self, state: dict[str, Tensor], task: dict[str, Tensor]) -> Tensor:
-        """The own cell."""
+        """The agent's cell."""
         return state["cell"]
 
     def step(
         self, state: dict[str, Tensor], action: Tensor, task: dict[str, Tensor], rng: Rng
     ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Move; then take the key, and then open the door."""
+        """Move, then take the key, then open the door."""
         cell = move(state["cell"], action, self.size)
         has_key = state["has_key"] | (cell == task["key"]).all(-1)
         opened = has_key & (cell == task["door"]).all(-1)
@@ -128,14 +132,14 @@ class DarkKeyToDoor(TorchFamily):
         return {"cell": cell, "has_key": has_key}, taken.float() + opened.float(), opened
 
     def optimal_action(self, state: dict[str, Tensor], task: dict[str, Tensor], t: Tensor) -> Tensor:
-        """The shortest way to the key, then to the door."""
+        """The next move of a shortest way to the key, then to the door."""
         return toward(state["cell"], torch.where(state["has_key"].unsqueeze(1), task["door"], task["key"]))
 
     def references(self, tasks: Tasks) -> dict[str, Floats]:
-        """Both exact, over the random start; the informed optimum by counting steps, `floor` as `_random_return`.
+        """The exact floor by `_random_return` and the exact informed optimum, both as means over the random start.
 
-        The key takes d >= 1 steps, the door d' more; each pays if reached within the horizon. On 9 x 9 cells
-        d + d' <= 16 + 16 < 50, so the informed optimum of every task is 2.
+        The agent needs d >= 1 steps to the key and d' more to the door. Each is rewarded if reached within the horizon.
+        On 9 x 9 cells d + d' <= 16 + 16 < 50, so the informed optimum of every task is 2.
         """
         key, door = _whole(tasks, "key"), _whole(tasks, "door")
         start = np.array(_cells(self.size))
@@ -149,11 +153,11 @@ class DarkKeyToDoor(TorchFamily):
         }
 
     def landmarks(self, tasks: Tasks) -> npt.NDArray[np.float32]:
-        """The doors, where an episode should end."""
+        """The doors, at which an episode ends."""
         return tasks.values["door"]
 
-    def draw(self, axes: Any, state: dict[str, npt.NDArray[Any]], task: dict[str, npt.NDArray[Any]]) -> None:
-        """The agent (disc), the door (D), and the key (K), which is carried once it was taken."""
+    def draw(self, axes: Axes, state: dict[str, npt.NDArray[Any]], task: dict[str, npt.NDArray[Any]]) -> None:
+        """Draw the agent (disc), the door (D) and the key (K), which moves with the agent once it is taken."""
         carried = bool(state["has_key"])
         marked = {"$D$": task["door"]} if carried else {"$D$": task["door"], "$K$": task["key"]}
         draw_grid(axes, self.size, state["cell"], marked)
@@ -162,9 +166,9 @@ class DarkKeyToDoor(TorchFamily):
 
 
 def _random_return(size: int, horizon: int, key: Ints, door: Ints) -> Floats:
-    """Expected return of random actions in Key-to-Door, cells as x * size + y: `[N]`, by dynamic programming.
+    """Expected return of random actions in Key-to-Door, `[N]`, by dynamic programming. Cells are x * size + y.
 
-    Carried along: the probability of every cell without and with the key; what opens the door is paid and leaves.
+    The recursion holds the probability of every cell without and with the key. Probability that opens the door leaves.
     """
     matrix, rows, cells = random_walk(size), np.arange(len(key)), size * size
     without, holding = np.full((len(key), cells), 1.0 / cells), np.zeros((len(key), cells))
@@ -184,7 +188,7 @@ def _cells(size: int) -> list[tuple[int, int]]:
 
 
 def _whole(tasks: Tasks, name: str) -> Ints:
-    """A parameter that holds cells as integers, `int64 [N, 2]`."""
+    """A task parameter that holds cells, as integers `int64 [N, 2]`."""
     return np.rint(tasks.values[name]).astype(np.int64)
 
 

@@ -1,18 +1,18 @@
-"""GridNavi: find a hidden goal cell in a small grid, then go straight back to it in later episodes.
+"""GridNavi: find a hidden goal cell in a small grid, then go straight to it in later episodes.
 
 Zintgraf et al. (2020, "VariBAD", arXiv:1910.08348, section 5.1 and appendix). A trial there is 4 episodes.
 
-Observation: the own cell (x, y), `[2]`. Action: 0 up (y + 1), 1 right (x + 1), 2 down, 3 left, 4 stay; a move off the
-grid stays. Reward: +1 if the step's new cell is the goal, else -.1. Start: (0, 0). End: none before the horizon of 15.
-Task: the goal, uniform over the cells that are neither the start nor one of (0, 1), (1, 0), (1, 1): 21 goals. The
-family is finite: train and test draw from the same 21 goals, as in the paper. Version history: v0, first.
+Observation: the agent's cell (x, y), `[2]`. Action: 0 up (y + 1), 1 right (x + 1), 2 down, 3 left, 4 stay; a move off
+the grid has no effect. Reward: +1 if the step's new cell is the goal, else -.1. Start: (0, 0). End: none before the
+horizon of 15. Task: the goal, uniform over the cells that are neither the start nor one of (0, 1), (1, 0), (1, 1): 21
+goals. The family is finite: train and test draw from the same 21 goals, as in the paper. Version history: v0, first.
 """
 
 from __future__ import annotations
 
 import itertools
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,9 @@ from metarl.families.family import TorchFamily
 from metarl.families.tasks import Tasks
 from metarl.rng import Rng
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 UP, RIGHT, DOWN, LEFT, STAY = range(5)
 MOVES = ((0, 1), (1, 0), (0, -1), (-1, 0), (0, 0))
 MAX_SEARCH_STATES = 100_000  # at one step of `optimal_search`
@@ -36,7 +39,7 @@ Floats = npt.NDArray[np.float64]
 
 
 class GridNavi(TorchFamily):
-    """A grid with one hidden goal.
+    """The agent finds a hidden goal cell in a small grid and is rewarded at every step that ends on it.
 
     Args:
         size: cells on a side, at least 3.
@@ -58,7 +61,7 @@ class GridNavi(TorchFamily):
 
     @property
     def finite(self) -> bool:
-        """Whatever the number of goals: the literature trains and tests on all of them."""
+        """True for every number of goals, because the literature trains and tests on all of them."""
         return True
 
     def reset(self, task: dict[str, Tensor], rng: Rng) -> Tensor:
@@ -66,37 +69,40 @@ class GridNavi(TorchFamily):
         return torch.zeros_like(task["goal"])
 
     def observe(self, state: Tensor, task: dict[str, Tensor]) -> Tensor:
-        """The own cell."""
+        """The agent's cell."""
         return state
 
     def step(self, state: Tensor, action: Tensor, task: dict[str, Tensor], rng: Rng) -> tuple[Tensor, Tensor, Tensor]:
-        """Move; reward by the cell that was reached."""
+        """Move. The reward depends on the new cell."""
         cell = move(state, action, self.size)
-        found = (cell == task["goal"]).all(-1)
-        return cell, torch.where(found, 1.0, -0.1), torch.zeros_like(found)
+        at_goal = (cell == task["goal"]).all(-1)
+        return cell, torch.where(at_goal, 1.0, -0.1), torch.zeros_like(at_goal)
 
     def optimal_action(self, state: Tensor, task: dict[str, Tensor], t: Tensor) -> Tensor:
-        """The shortest way, then stay."""
+        """The next move of a shortest way to the goal; at the goal, stay."""
         return toward(state, task["goal"])
 
     def references(self, tasks: Tasks) -> dict[str, Floats]:
-        """Random actions from the expected visits to the goal; the informed optimum from its Manhattan distance.
+        """The floor from a random walk's expected visits to the goal; the informed optimum from the goal's distance.
 
-        A goal d >= 1 steps away is stood on for the last H + 1 - d steps, so the optimum is
+        If the goal is d >= 1 steps away, the agent is on it in the last H + 1 - d steps. So the optimum is
         1.1 max(0, H + 1 - d) - .1 H.
         """
         goal = np.rint(tasks.values["goal"]).astype(np.int64)
         visits = expected_visits(self.size, self.horizon, (0, 0))[goal[:, 0], goal[:, 1]]
-        stood = np.maximum(0, self.horizon + 1 - goal.sum(1))
-        return {"floor": 1.1 * visits - 0.1 * self.horizon, "informed_optimum": 1.1 * stood - 0.1 * self.horizon}
+        steps_on_goal = np.maximum(0, self.horizon + 1 - goal.sum(1))
+        return {
+            "floor": 1.1 * visits - 0.1 * self.horizon,
+            "informed_optimum": 1.1 * steps_on_goal - 0.1 * self.horizon,
+        }
 
     def bayes_optimal_return(self, episodes: int) -> float | None:
-        """Exact, see `optimal_search`; None for grids that are too large for it."""
+        """The exact value by `optimal_search`; None for grids that are too large for it."""
         returns = self.bayes_optimal_episodes(episodes)
         return None if returns is None else float(returns.sum())
 
     def bayes_optimal_episodes(self, episodes: int) -> Floats | None:
-        """Expected return of each episode, `[episodes]`, of a policy whose expected sum over the trial is the best."""
+        """Expected return of each episode, `[episodes]`, under a policy with the largest expected sum."""
         path = optimal_search(self.size, self.horizon, self.goals, episodes)
         return None if path is None else search_returns(path, self.horizon, self.goals)
 
@@ -104,14 +110,14 @@ class GridNavi(TorchFamily):
         """The goals."""
         return tasks.values["goal"]
 
-    def draw(self, axes: Any, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
-        """The agent (disc) and the goal's cell (star); hatched: cells that are never the goal."""
+    def draw(self, axes: Axes, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
+        """Draw the agent (disc), the goal's cell (star) and the cells that are never the goal (hatched)."""
         draw_grid(axes, self.size, state, {"*": task["goal"]})
         axes.fill([-0.5, 1.5, 1.5, -0.5], [-0.5, -0.5, 1.5, 1.5], hatch="///", fill=False, edgecolor="0.8", zorder=0)
 
 
-def draw_grid(axes: Any, size: int, cell: npt.NDArray[Any], marked: dict[str, npt.NDArray[Any]]) -> None:
-    """A grid of `size` x `size` cells, some of them filled and marked (matplotlib marker to cell), and the agent."""
+def draw_grid(axes: Axes, size: int, cell: npt.NDArray[Any], marked: dict[str, npt.NDArray[Any]]) -> None:
+    """Draw a grid of `size` x `size` cells, the agent, and marked cells, by their matplotlib marker."""
     lines = np.arange(-0.5, size)
     axes.hlines(lines, -0.5, size - 0.5, color="0.75", linewidth=1)
     axes.vlines(lines, -0.5, size - 0.5, color="0.75", linewidth=1)
@@ -123,21 +129,21 @@ def draw_grid(axes: Any, size: int, cell: npt.NDArray[Any], marked: dict[str, np
 
 
 def move(cell: Tensor, action: Tensor, size: int) -> Tensor:
-    """The next cell, `float32 [N, 2]`, of `cell` under `action` (`int64 [N]`)."""
+    """The next cells, `float32 [N, 2]`, from cells `[N, 2]` and actions `int64 [N]`."""
     x = cell[:, 0] + (action == RIGHT).float() - (action == LEFT).float()
     y = cell[:, 1] + (action == UP).float() - (action == DOWN).float()
     return torch.stack([x, y], -1).clamp(0.0, size - 1.0)
 
 
 def toward(cell: Tensor, goal: Tensor) -> Tensor:
-    """The action, `int64 [N]`, of a shortest way from `cell` to `goal` (both `[N, 2]`): along x first."""
+    """The first actions, `int64 [N]`, of shortest ways from cells `[N, 2]` to goals `[N, 2]`, along x first."""
     dx, dy = (goal - cell).unbind(-1)
     vertical = torch.where(dy > 0, UP, torch.where(dy < 0, DOWN, STAY))
     return torch.where(dx > 0, RIGHT, torch.where(dx < 0, LEFT, vertical))
 
 
 def neighbours(size: int) -> Ints:
-    """The cell x * size + y that each action leads to: `int64 [cells, 5]`."""
+    """The number x * size + y of the cell that each action leads to: `int64 [cells, 5]`."""
     cells = np.stack(np.divmod(np.arange(size * size), size), -1)
     after = np.clip(cells[:, None] + np.array(MOVES), 0, size - 1)
     numbers: Ints = after @ np.array([size, 1])
@@ -156,24 +162,24 @@ def random_walk(size: int) -> Floats:
 def expected_visits(size: int, horizon: int, start: Cell) -> Floats:
     """Expected number of the steps 1, ..., `horizon` of a random walk that end in each cell: `[size, size]`."""
     matrix = random_walk(size)
-    where, total = np.zeros(size * size), np.zeros(size * size)
-    where[start[0] * size + start[1]] = 1.0
+    probability, total = np.zeros(size * size), np.zeros(size * size)
+    probability[start[0] * size + start[1]] = 1.0
     for _ in range(horizon):
-        where = where @ matrix
-        total += where
+        probability = probability @ matrix
+        total += probability
     return total.reshape(size, size)
 
 
 class _Grid(NamedTuple):
-    """What `optimal_search` looks up. Goals are bits of a mask; rewards are in tenths, so that sums are exact."""
+    """Tables for `optimal_search`. Goals are bits of a mask. Rewards are in tenths, so that sums are exact."""
 
     horizon: int
     episodes: int
-    after: Ints  # [cells, 4]: the moves; those off the grid lead back to the same cell
-    bit: Ints  # [cells]: the goal in a cell, 0 for none
-    informed: Ints  # [cells]: the best return of an episode with that goal known
-    within: Ints  # [cells, D]: the goals at distance 0, ..., D - 1 or less
-    credit: Ints  # [T + 1 + goals]: return of a goal first reached at trial step t, without the episodes after it
+    after: Ints  # [cells, 4]: the cell after each move; a move off the grid leads to the same cell
+    bit: Ints  # [cells]: the bit of the goal in a cell, 0 without one
+    informed: Ints  # [cells]: the best return of an episode if the goal is known to be in the cell
+    within: Ints  # [cells, D]: the goals at a distance of at most 0, ..., D - 1
+    credit: Ints  # [T + 1 + goals]: return, up to the episode's end, of a goal first reached at trial step t
 
     @property
     def steps(self) -> int:
@@ -182,32 +188,34 @@ class _Grid(NamedTuple):
 
 @lru_cache(maxsize=16)
 def optimal_search(size: int, horizon: int, goals: tuple[Cell, ...], episodes: int) -> tuple[Cell, ...] | None:
-    """The cells to visit at the steps of a trial until the goal is met, `[episodes * horizon]`: Bayes-optimal.
+    """A Bayes-optimal path: the cells to visit at the steps of a trial until the goal is found, `[episodes * horizon]`.
 
-    The goal is uniform over `goals`, none of them the start (0, 0). Once met it is known, and from then on the informed
-    optimum is played; until then no reward tells anything but which cells are not the goal. So a policy is a path, and
-    the sum over goals of its returns is the sum over the goals of V_c(t), where t is the trial step at which the path
-    first enters c, in step s of episode e (both from 0; N episodes of H steps; I_c the informed optimum):
+    The goal is uniform over `goals`, none of which is the start (0, 0). Once the agent has entered the goal, it knows
+    the goal and plays the informed optimum. Before, rewards only tell which cells are not the goal. So a policy is a
+    path. The sum of its returns over all goals c is the sum of V_c(t), where t is the trial step at which the path
+    first enters c, which is step s of episode e (both from 0). With N episodes of H steps, and the informed optimum
+    I_c,
 
         V_c(t) = -.1 (eH + s) + (H - s) + (N - 1 - e) I_c,    V_c(never) = -.1 NH.
 
-    Dynamic programming over (goals not yet entered, cell, t) finds the best path; states that cannot reach what a
-    narrow beam has reached are dropped, by the bound of `_bound`. Staying (or walking into a wall) is left out: without
-    it all later cells of the episode are entered one step sooner, and any move at the episode's end loses nothing.
+    Dynamic programming over (goals not yet entered, cell, t) finds the best path. A beam search gives a lower bound of
+    the optimum, and states whose upper bound `_bound` is smaller are dropped. The search leaves out staying and walking
+    into a wall: without these, the path enters all later cells of the episode one step earlier, and the extra move at
+    the episode's end costs nothing.
 
     Returns:
-        The path, one of the best; None where more than `MAX_SEARCH_STATES` states remain at some step.
+        One of the best paths; None if more than `MAX_SEARCH_STATES` states remain at a step.
     """
     if size * size << len(goals) > 1 << 62:
         return None
     grid = _make_grid(size, horizon, goals, episodes)
     beam = _search(grid, width=1000, lower=None)
-    found = None if beam is None else _search(grid, width=None, lower=beam[0])
-    return None if found is None else tuple((int(c) // size, int(c) % size) for c in found[1])
+    best = None if beam is None else _search(grid, width=None, lower=beam[0])
+    return None if best is None else tuple((int(c) // size, int(c) % size) for c in best[1])
 
 
 def search_returns(path: tuple[Cell, ...], horizon: int, goals: tuple[Cell, ...]) -> Floats:
-    """Expected return of each episode, `[episodes]`, of following `path` to the goal, uniform over `goals`."""
+    """Expected return of each episode, `[episodes]`, if the agent follows `path` and goals are uniform."""
     episodes = len(path) // horizon
     total = np.zeros(episodes)
     for goal in goals:
@@ -242,21 +250,27 @@ def _make_grid(size: int, horizon: int, goals: tuple[Cell, ...], episodes: int) 
 
 
 def _search(grid: _Grid, width: int | None, lower: int | None) -> tuple[int, Ints] | None:
-    """The largest sum over goals, in tenths, and the path `[T]`: of `width` states per step, or of those >= `lower`."""
+    """The largest sum of returns over goals, in tenths, and its path `[T]`.
+
+    Args:
+        grid: the tables.
+        width: number of states to keep per step; None for all.
+        lower: smallest upper bound of the states to keep; None for no limit.
+    """
     cells = len(grid.bit)
     goals, cell, value = np.array([grid.within[0, -1]]), np.zeros(1, np.int64), np.zeros(1, np.int64)
     history = []
     for t in range(grid.steps):
         parent = np.repeat(np.arange(len(cell)), grid.after.shape[1])
         entered = grid.after[cell].ravel()
-        found = goals[parent] & grid.bit[entered]
+        new_goal = goals[parent] & grid.bit[entered]
         later = (grid.episodes - 1 - t // grid.horizon) * grid.informed[entered]
-        value = value[parent] + np.where(found, grid.credit[t] + later, 0)
-        goals = goals[parent] & ~found
+        value = value[parent] + np.where(new_goal, grid.credit[t] + later, 0)
+        goals = goals[parent] & ~new_goal
         cell = np.zeros_like(entered) if (t + 1) % grid.horizon == 0 else entered
         code = goals * cells + cell
         order = np.lexsort((value, code))
-        keep = order[np.append(code[order][1:] != code[order][:-1], True)]  # the best way to each state
+        keep = order[np.append(code[order][1:] != code[order][:-1], True)]  # the last, best entry of each state
         bound = value[keep] + _bound(grid, goals[keep], cell[keep], t + 1)
         if lower is not None:
             keep = keep[bound >= lower]
@@ -275,12 +289,13 @@ def _search(grid: _Grid, width: int | None, lower: int | None) -> tuple[int, Int
 
 
 def _bound(grid: _Grid, goals: Ints, cell: Ints, t: int) -> Ints:
-    """No path gains more after step t, in tenths, from the goals not yet entered: `[states]`.
+    """An upper bound of a path's gain after step t from the goals not yet entered, in tenths: `[states]`.
 
-    At most one goal is entered per step, the first not before the nearest is reached (in the next episode, if that is
-    too far for this one). So the k-th goal entered is credited as if at step first + k, and the episodes after it as if
-    the nearer goals (larger I_c) were entered first. Entering c earlier never lowers V_c: not within an episode, and an
-    episode's last step is worth 1.1 more than the first step of the next at which c can be reached.
+    A path enters at most one goal per step, and the first one not before the nearest goal can be reached (in the next
+    episode, if it is too far for this one). So the k-th goal gets the credit of step first + k. The episodes after it
+    get the credit of the order in which nearer goals (with larger I_c) come first. Entering c earlier never lowers V_c:
+    not within an episode, and V_c at an episode's last step is 1.1 larger than at the first step of the next episode at
+    which c can be reached.
     """
     count = np.bitwise_count(goals).astype(np.int64)
     if t == grid.steps:
@@ -292,11 +307,11 @@ def _bound(grid: _Grid, goals: Ints, cell: Ints, t: int) -> Ints:
     sums = np.concatenate([[0], np.cumsum(grid.credit)])
     first = np.minimum(first, grid.steps)
     bound: Ints = sums[first + count] - sums[first]
-    # order: of goals within d of the start, [states, D]
-    order = np.bitwise_count(goals[:, None] & grid.within[0]).astype(np.int64)
+    # number of goals at a distance of at most d from the start, [states, D]
+    within = np.bitwise_count(goals[:, None] & grid.within[0]).astype(np.int64)
     for e in range(grid.episodes - 1):
         early = np.clip((e + 1) * grid.horizon - first, 0, count)  # entered by the end of episode e
         # the sum of I_c over the `early` nearest goals: distances add up to sum_d max(0, early - number within d)
-        distance = np.maximum(0, early[:, None] - order[:, : grid.horizon + 1]).sum(1)
+        distance = np.maximum(0, early[:, None] - within[:, : grid.horizon + 1]).sum(1)
         bound += (11 * (grid.horizon + 1) - grid.horizon) * early - 11 * distance
     return bound

@@ -1,4 +1,4 @@
-"""Random tabular MDPs: transitions and rewards unknown, drawn from a flat prior.
+"""Random tabular MDPs: transitions and rewards are hidden and drawn from a flat prior.
 
 Duan et al. (2016, arXiv:1611.02779, section 3.2), after Osband et al. (2013).
 
@@ -8,7 +8,7 @@ R(s, a) ~ N(1, 1). Start: state 0. End: none before the horizon of 10. Version h
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +22,12 @@ from metarl.families.family import TorchFamily
 from metarl.families.tasks import Tasks
 from metarl.rng import Rng
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 
 class TabularMDP(TorchFamily):
-    """Finite states and actions, transitions and rewards drawn at random.
+    """A finite MDP whose hidden transitions and rewards are drawn at random.
 
     Args:
         states: number of states.
@@ -71,7 +74,7 @@ class TabularMDP(TorchFamily):
         )
 
     def optimal_action(self, state: Tensor, task: dict[str, Tensor], t: Tensor) -> Tensor:
-        """Greedy in the finite-horizon action values, computed anew: only oracles ask."""
+        """The action with the largest finite-horizon value. The values are computed at each call."""
         q = self.action_values(task)  # [N, H, S, A]
         return q[torch.arange(len(state), device=state.device), t, state].argmax(-1)
 
@@ -79,7 +82,7 @@ class TabularMDP(TorchFamily):
         """Finite-horizon value iteration: Q_t(s, a) = R(s, a) + sum_s' P(s, a, s') max_a' Q_{t+1}(s', a').
 
         Returns:
-            `[N, horizon, states, actions]`, t first step to last.
+            `[N, horizon, states, actions]`, from the first step to the last.
         """
         transition, reward = task["transition"], task["reward"]
         q = [reward]
@@ -88,7 +91,7 @@ class TabularMDP(TorchFamily):
         return torch.stack(q[::-1], 1)
 
     def references(self, tasks: Tasks) -> dict[str, npt.NDArray[np.float64]]:
-        """Random actions and the informed optimum, both by dynamic programming."""
+        """The floor of random actions and the informed optimum, both by dynamic programming."""
         task = {k: v.double() for k, v in tasks.tensors().items()}
         best = self.action_values(task)[:, 0, 0].amax(-1)
         transition, reward = task["transition"].mean(2), task["reward"].mean(2)  # under uniform actions
@@ -97,10 +100,11 @@ class TabularMDP(TorchFamily):
             value = reward + torch.einsum("nst,nt->ns", transition, value)
         return {"floor": value[:, 0].numpy(), "informed_optimum": best.numpy()}
 
-    def draw(self, axes: Any, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
-        """States on a circle, the present one ringed; green: its best action pays well on average, red: badly.
+    def draw(self, axes: Axes, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
+        """Draw the states on a circle, with a ring around the present one.
 
-        A line's width is the probability of that next state under the action that makes it likeliest.
+        A state is green if its best action has a large mean reward, and red if that reward is small. The width of a
+        line is the largest probability of the next state under any action.
         """
         angle = np.pi / 2 - 2 * np.pi * np.arange(self.states) / self.states
         x, y, now = np.cos(angle), np.sin(angle), int(state)

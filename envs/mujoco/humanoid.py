@@ -1,12 +1,12 @@
-"""HumanoidDir: a humanoid that runs in a direction it is not told; on Gymnasium's Humanoid-v5.
+"""HumanoidDir: a humanoid runs in a hidden direction; on Gymnasium's Humanoid-v5.
 
 Definition: Rakelly et al. (2019, arXiv:1903.08254, appendix B). A step is .015 s; v is the displacement of the centre
 of mass in a step, divided by .015 s.
 
 Observation: Humanoid-v5's, `[348]`: positions without x and y, velocities, and of every body its inertia and velocity
 about the centre of mass, actuator forces and contact forces. Action: torques in [-.4, .4], clipped. Reward:
-1.25 direction . v + 5 - .1 ||action||^2 - min(5e-7 * the sum of squared contact forces, 10). The 5 is paid in every
-step, the last too, as in the paper (Humanoid-v5 leaves it out where the humanoid has fallen). End: the torso's height
+1.25 direction . v + 5 - .1 ||action||^2 - min(5e-7 * the sum of squared contact forces, 10). Every step has the bonus
+of 5, also the last, as in the paper (Humanoid-v5 leaves it out if the humanoid has fallen). End: the torso's height
 leaves (1, 2). Task: an angle, uniform on [0, 2 pi). Version history: v0, first.
 """
 
@@ -25,17 +25,19 @@ from metarl.envs.mujoco.mujoco_core import Floats, MujocoFamily, Robot, State
 from metarl.families.distributions import Uniform
 from metarl.rng import Rng
 
-HEIGHTS = (1.0, 2.0)  # of the torso, where an episode goes on [m]
-FORWARD = 1.25  # reward of a metre per second
+HEIGHTS = (1.0, 2.0)  # heights of the torso at which an episode continues [m]
+FORWARD = 1.25  # reward per metre per second
 SURVIVE = 5.0
 CONTROL = 0.1  # cost of a squared action
-CONTACT, MAX_CONTACT = 5e-7, 10.0  # cost of a squared contact force, and at most
+CONTACT, MAX_CONTACT = 5e-7, 10.0  # cost of a squared contact force, and largest cost of a step
 HORIZON = 200
-MARKER = 1.5  # how far ahead a picture shows the direction [m]
+MARKER = 1.5  # distance at which a ball in pictures shows the direction [m]
 
 
 class HumanoidDir(MujocoFamily):
-    """Run in a direction. Preset "pearl" is the default.
+    """A humanoid runs in a hidden direction.
+
+    The preset "pearl" is the default.
 
     Args:
         horizon: steps per episode.
@@ -51,14 +53,14 @@ class HumanoidDir(MujocoFamily):
         angles=(90.0, -20.0),
     )
     source = "Rakelly et al. 2019, arXiv:1903.08254"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"pearl": {}}
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {"pearl": {}}
 
     def __init__(self, horizon: int = HORIZON) -> None:
         self.horizon, self.task_space = horizon, {"angle": Uniform(0.0, 2 * math.pi)}
         self.observation_space, self.action_space = self.spaces(348)
 
     def observe(self, state: State, task: dict[str, Tensor]) -> Tensor:
-        """Humanoid-v5's observation, without the world's rows and the root's actuator forces, float32 `[N, 348]`."""
+        """Humanoid-v5's observation, without the world body and the root's actuator forces, float32 `[N, 348]`."""
         parts = [
             self.positions(state)[:, self.robot.hidden :],
             self.velocities(state),
@@ -70,7 +72,7 @@ class HumanoidDir(MujocoFamily):
         return torch.cat(parts, -1).float()
 
     def step(self, state: State, action: Tensor, task: dict[str, Tensor], rng: Rng) -> tuple[State, Tensor, Tensor]:
-        """1.25 direction . v + survive - costs."""
+        """The reward is 1.25 direction . v + survive - costs."""
         action = self.clip(action)
         after = self.simulate(state, action)
         velocity = (self.mass_centre(after) - self.mass_centre(state)) / self.engine.dt
@@ -82,11 +84,11 @@ class HumanoidDir(MujocoFamily):
         return after, reward.float(), ~((height > HEIGHTS[0]) & (height < HEIGHTS[1]))
 
     def mass_centre(self, state: State) -> Tensor:
-        """Of all bodies, float64 `[N, 2]` [m]."""
+        """The centre of mass of all bodies in the plane, float64 `[N, 2]` [m]."""
         mass = torch.from_numpy(np.array(self.engine.model.body_mass)).to(state["xipos"].device)
         return (mass[:, None] * state["xipos"][:, :, :2]).sum(1) / mass.sum()
 
     def marker(self, state: dict[str, Floats], task: dict[str, npt.NDArray[Any]]) -> Sequence[float]:
-        """Ahead, in the direction."""
+        """A point ahead of the robot, in the direction."""
         x, y = state["physics"][1:3]
         return [float(x + MARKER * np.cos(task["angle"])), float(y + MARKER * np.sin(task["angle"])), 0.2]

@@ -1,9 +1,9 @@
-"""HalfCheetah and Swimmer that run at a velocity or in a direction they are not told.
+"""HalfCheetah and Swimmer run at a hidden velocity or in a hidden direction.
 
 HalfCheetahVel and HalfCheetahDir: Finn, Abbeel and Levine (2017, arXiv:1703.03400, section 5.3), with Gymnasium's
-HalfCheetah-v5 (a step is .05 s; the paper's rllab model took .01 s, so its numbers do not compare). SwimmerDir is the
-same with Swimmer-v5 (a step is .04 s). v is the displacement of the root along x in a step, divided by the seconds of
-the step.
+HalfCheetah-v5 (a step is .05 s; the paper's rllab model has steps of .01 s, so returns are not comparable). SwimmerDir
+is HalfCheetahDir with Swimmer-v5 (a step is .04 s). v is the displacement of the root along x in a step, divided by the
+seconds of the step.
 
 Observation: positions and velocities of the joints, without the position in the plane, `[17]` or `[8]`. Action:
 torques in [-1, 1], clipped. Reward: -|v - velocity| or direction * v, minus a cost of squared actions (.05, Swimmer
@@ -31,16 +31,16 @@ CHEETAH_CONTROL = 0.05  # cost of a squared action
 SWIMMER_CONTROL = 1e-4
 MAX_VELOCITY = 3.0  # [m/s]
 MAML_MAX_VELOCITY = 2.0
-FASTER = (0.01, 1.0)  # the split "fast": by how much faster than any train task [m/s]
+FASTER = (0.01, 1.0)  # the split "fast": velocity above the largest train velocity [m/s]
 HORIZON = 200
 PROMP_HORIZON = 100
-MARKER = 1.5  # how far ahead a picture shows the direction [m]
+MARKER = 1.5  # distance at which a ball in pictures shows the direction [m]
 FINN = "Finn, Abbeel and Levine 2017, arXiv:1703.03400"
-Preset = Mapping[str, Any]
+Preset = Mapping[str, object]
 
 
 def run(family: MujocoFamily, state: State, action: Tensor, weight: float) -> tuple[State, Tensor, Tensor, Tensor]:
-    """A step of a planar robot: the new state, velocity along x [m/s], control cost, and that no environment ends."""
+    """Step a planar robot: the new state, velocity along x [m/s], control cost, and `terminated`, which is False."""
     action = family.clip(action)
     after = family.simulate(state, action)
     velocity = (family.positions(after)[:, 0] - family.positions(state)[:, 0]) / family.engine.dt
@@ -49,19 +49,19 @@ def run(family: MujocoFamily, state: State, action: Tensor, weight: float) -> tu
 
 
 def joints(family: MujocoFamily, state: State) -> Tensor:
-    """Positions without the hidden ones, then velocities, float32."""
+    """Positions without the hidden ones, then velocities, float32 `[N, ...]`."""
     visible = family.positions(state)[:, family.robot.hidden :]
     return torch.cat([visible, family.velocities(state)], -1).float()
 
 
 class HalfCheetahVel(MujocoFamily):
-    """Run at a velocity, uniform on [0, max_velocity] m/s.
+    """A half-cheetah runs at a hidden velocity, uniform on [0, max_velocity] m/s.
 
     Presets: "maml" draws up to 2 m/s; "promp" (Rothfuss et al. 2019, arXiv:1810.06784) plays 100 steps; "pearl"
     (Rakelly et al. 2019, arXiv:1903.08254) and "varibad" (Zintgraf et al. 2020, arXiv:1910.08348) are the default.
 
     Args:
-        max_velocity: [m/s].
+        max_velocity: largest velocity of a train task [m/s].
         horizon: steps per episode.
     """
 
@@ -88,13 +88,13 @@ class HalfCheetahVel(MujocoFamily):
         return joints(self, state)
 
     def step(self, state: State, action: Tensor, task: dict[str, Tensor], rng: Rng) -> tuple[State, Tensor, Tensor]:
-        """-|v - velocity| minus the control cost."""
+        """The reward is -|v - velocity| minus the control cost."""
         after, velocity, cost, never = run(self, state, action, CHEETAH_CONTROL)
         return after, (-(velocity - task["velocity"]).abs() - cost).float(), never
 
 
 class HalfCheetahDir(MujocoFamily):
-    """Run forward or backward.
+    """A half-cheetah runs forward or backward; the direction is hidden.
 
     Presets: "promp" (Rothfuss et al. 2019, arXiv:1810.06784) plays 100 steps; the others are the default.
 
@@ -123,17 +123,20 @@ class HalfCheetahDir(MujocoFamily):
         return joints(self, state)
 
     def step(self, state: State, action: Tensor, task: dict[str, Tensor], rng: Rng) -> tuple[State, Tensor, Tensor]:
-        """Velocity in the direction minus the control cost."""
+        """The reward is the velocity in the direction minus the control cost."""
         after, velocity, cost, never = run(self, state, action, self.control)
         return after, (task["direction"] * velocity - cost).float(), never
 
     def marker(self, state: dict[str, Floats], task: dict[str, npt.NDArray[Any]]) -> Sequence[float]:
-        """Ahead, in the direction."""
+        """A point ahead of the robot, in the direction."""
         return [float(state["physics"][1] + MARKER * task["direction"]), 0.0, 0.2]
 
 
 class SwimmerDir(HalfCheetahDir):
-    """Swim forward or backward: HalfCheetahDir with Swimmer-v5, whose x is that of its first link."""
+    """A swimmer swims forward or backward; the direction is hidden.
+
+    It is HalfCheetahDir with Swimmer-v5. x is the position of the swimmer's first link.
+    """
 
     robot = SWIMMER
     control = SWIMMER_CONTROL

@@ -1,13 +1,13 @@
-"""What the MuJoCo families share: robots of Gymnasium's v5 models, stepped for all environments by native threads.
+"""The common part of the MuJoCo families: native threads step all environments of a robot from Gymnasium's v5 models.
 
 Physics (Todorov, Erez and Tassa 2012, "MuJoCo: A physics engine for model-based control") runs on the CPU in float64.
-A robot whose rewards and observations need positions and velocities alone is stepped by `mujoco.rollout`, every step
-from zero warm starts: after one step its Newton solver is within 1e-12 of Gymnasium's. A robot that needs what MuJoCo
-computes on the way (contact forces, centres of mass, points on bodies) is stepped by `mj_step` in Python threads with
-its warm starts, as Gymnasium does, and plays its trajectories bit for bit. As in Gymnasium, those numbers are the ones
-that `mj_step` leaves behind, of the integrator's last evaluation and not of the state that it reached.
+If rewards and observations need only positions and velocities, `mujoco.rollout` steps the robot, and every step begins
+with zero warm starts. After one step, the result of the Newton solver is within 1e-12 of Gymnasium's. If they need
+other numbers that MuJoCo computes (contact forces, centres of mass, points on bodies), `mj_step` steps the robot in
+Python threads, with warm starts as in Gymnasium, and the trajectories are Gymnasium's bit for bit. As in Gymnasium,
+these numbers are those of the integrator's last evaluation, not of the new state.
 
-Not a family itself: see `locomotion`, `ant`, `humanoid`, `rand_params` and `reacher`.
+The families are in `locomotion`, `ant`, `humanoid`, `rand_params` and `reacher`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ rollout = require_extra("metarl's MuJoCo families", "mujoco.rollout", "mujoco")
 Floats = npt.NDArray[np.float64]
 State = dict[str, Tensor]
 ASSETS = Path(gym.__file__).parent / "envs" / "mujoco" / "assets"
-GLFW = "mujoco.glfw"  # where MuJoCo's contexts come from that need a display
+GLFW = "mujoco.glfw"  # module of the OpenGL contexts that need a display
 PHYSICS = int(mujoco.mjtState.mjSTATE_FULLPHYSICS)  # time, positions, velocities, activations
 RESUMED = PHYSICS | int(mujoco.mjtState.mjSTATE_WARMSTART)
 CONTROL = int(mujoco.mjtState.mjSTATE_CTRL)
@@ -49,22 +49,22 @@ CONTROL = int(mujoco.mjtState.mjSTATE_CTRL)
 
 @dataclass(frozen=True)
 class Robot:
-    """A model of Gymnasium's and how its environment steps, starts and shows it."""
+    """A model from Gymnasium, and how environments step, start and show it."""
 
-    xml: str  # a file of Gymnasium's assets
+    xml: str  # name of a file in Gymnasium's assets
     frame_skip: int  # MuJoCo steps per environment step
-    position_noise: float  # starting positions are uniform within this of the model's
-    velocity_noise: float
-    normal_velocity: bool = False  # whether starting velocities are normal rather than uniform
-    hidden: int = 0  # leading positions that Gymnasium's observation leaves out
-    fields: tuple[str, ...] = ()  # arrays of MjData that a step leaves for rewards and observations; () is `rollout`
-    followed: bool = True  # whether pictures have the robot in the middle, rather than the origin
-    distance: float = 4.0  # of the camera [m]
+    position_noise: float  # start positions are uniform within this distance of the model's
+    velocity_noise: float  # scale of start velocities
+    normal_velocity: bool = False  # whether start velocities are normal instead of uniform
+    hidden: int = 0  # number of first positions that observations leave out, as in Gymnasium
+    fields: tuple[str, ...] = ()  # arrays of MjData for rewards and observations; if (), `mujoco.rollout` steps
+    followed: bool = True  # whether the camera looks at the robot instead of the origin
+    distance: float = 4.0  # distance of the camera [m]
     angles: tuple[float, float] = (90.0, -15.0)  # azimuth and elevation of the camera [degrees]
 
 
 class Engine:
-    """Steps environments of one robot, on some threads of this process.
+    """Steps environments of one robot, on several threads of this process.
 
     Attributes:
         model: the robot's `MjModel`, without textures.
@@ -79,7 +79,7 @@ class Engine:
         self.dt = float(self.model.opt.timestep) * robot.frame_skip
         self._data = [mujoco.MjData(self.model) for _ in range(threads)]
         self._views = [[getattr(data, field) for field in robot.fields] for data in self._data]
-        self._lock = threading.Lock()  # a family may be played by several threads of a user's
+        self._lock = threading.Lock()  # a user may play a family in several threads
         self._pool: Any = None
         if robot.fields and threads > 1:
             self._pool = ThreadPoolExecutor(threads, "metarl-mujoco")
@@ -92,10 +92,10 @@ class Engine:
         Args:
             physics: `[N, nstate]`.
             control: `[N, nu]`, held for all MuJoCo steps.
-            models: one per environment; the robot's own where left out.
+            models: one per environment; by default the robot's model for all.
 
         Returns:
-            The physics that is reached, `[N, nstate]`.
+            The new physics, `[N, nstate]`.
         """
         n, steps = len(physics), self.robot.frame_skip
         held = np.repeat(control[:, None], steps, axis=1)
@@ -108,7 +108,7 @@ class Engine:
         return out[:, -1].copy()
 
     def resume(self, physics: Floats, control: Floats) -> dict[str, Floats]:
-        """One environment step by `mj_step`: the physics `[N, nstate]` with warm starts, and the robot's fields."""
+        """One environment step by `mj_step`: the new physics `[N, nstate]` with warm starts, and the robot's fields."""
 
         def step(data: Any, row: int) -> None:
             mujoco.mj_setState(self.model, data, physics[row], RESUMED)
@@ -119,7 +119,7 @@ class Engine:
         return self._each(step, len(physics))
 
     def place(self, positions: Floats, velocities: Floats) -> dict[str, Floats]:
-        """What `resume` gives, of environments that start at positions `[N, nq]` with velocities `[N, nv]`."""
+        """Start environments at positions `[N, nq]` with velocities `[N, nv]`. The result is that of `resume`."""
 
         def place(data: Any, row: int) -> None:
             mujoco.mj_resetData(self.model, data)
@@ -129,13 +129,13 @@ class Engine:
         return self._each(place, len(positions))
 
     def _each(self, work: Callable[[Any, int], None], n: int) -> dict[str, Floats]:
-        """Do `work` for environments 0, ..., n - 1, shared evenly by the threads, and read what it leaves."""
+        """Call `work` for environments 0, ..., n - 1 on all threads, and read the physics and the robot's fields."""
         size = mujoco.mj_stateSize(self.model, RESUMED)
         out = {"physics": np.empty((n, size))}
         for field, view in zip(self.robot.fields, self._views[0], strict=True):
             out[field] = np.empty((n, *view.shape))
 
-        def share(thread: int) -> None:
+        def work_on_share(thread: int) -> None:
             data, views = self._data[thread], self._views[thread]
             for row in range(thread, n, self.threads):
                 work(data, row)
@@ -146,14 +146,14 @@ class Engine:
         with self._lock:
             if self._pool is None or n == 1:
                 for thread in range(self.threads):
-                    share(thread)
+                    work_on_share(thread)
             else:
-                list(self._pool.map(share, range(self.threads)))
+                list(self._pool.map(work_on_share, range(self.threads)))
         return out
 
 
 def load_model(xml: str) -> Any:
-    """An `MjModel` of one of Gymnasium's files, without its textures, which are 97 % of its size."""
+    """Load one of Gymnasium's files as an `MjModel` without textures, which are 97 % of its size."""
     root = ElementTree.parse(ASSETS / xml).getroot()
     for asset in root.iter("asset"):
         for picture in [x for x in asset if x.tag in ("texture", "material")]:
@@ -165,34 +165,34 @@ def load_model(xml: str) -> Any:
 
 @lru_cache(maxsize=32)
 def _engine(robot: Robot, threads: int, process: int) -> Engine:
-    """One engine for all families of a robot; a forked process needs threads of its own."""
+    """The engine that all families of a robot share. A forked process needs its own threads."""
     return Engine(robot, threads)
 
 
 @lru_cache(maxsize=16)
 def _renderer(xml: str, size: tuple[int, int], process: int, thread: int) -> Any:
-    """A renderer of one of Gymnasium's files, with its textures; an OpenGL context belongs to one thread."""
+    """A renderer of one of Gymnasium's files, with textures. An OpenGL context belongs to one thread."""
     model = mujoco.MjModel.from_xml_path(str(ASSETS / xml))
     height, width = size
     model.vis.global_.offwidth, model.vis.global_.offheight = max(width, 640), max(height, 480)
     if getattr(mujoco, "GLContext", None) is None or (mujoco.GLContext.__module__ == GLFW and not has_display()):
-        raise cannot_draw()  # what fails leaves a renderer that complains once more when it is collected
+        raise cannot_draw()  # before mujoco.Renderer, which would print a second error when it is deleted
     try:
         renderer = mujoco.Renderer(model, height, width)
-    except Exception as error:  # whichever of GLFW, EGL and OSMesa was asked for
+    except Exception as error:  # GLFW, EGL and OSMesa raise different errors
         raise cannot_draw(error) from error
-    atexit.register(_renderer.cache_clear)  # runs before OpenGL, which registered itself above, is taken down
+    atexit.register(_renderer.cache_clear)  # runs before OpenGL's own exit function, which is registered above
     return renderer
 
 
 class MujocoFamily(TorchFamily):
-    """A `TorchFamily` on a robot. Subclasses set `robot` and implement `observe` and `step`.
+    """A `TorchFamily` with a MuJoCo robot. Subclasses set `robot` and implement `observe` and `step`.
 
     A state is a dict: "physics", float64 `[N, nstate]`, and the robot's fields, float64 `[N, ...]`.
 
     Attributes:
-        robot: the model.
-        threads: how many threads step it, all cores by default; changes nothing but the speed.
+        robot: the robot.
+        threads: number of threads that step it, by default one per core. It changes the speed alone.
     """
 
     capturable = False
@@ -202,20 +202,20 @@ class MujocoFamily(TorchFamily):
 
     @property
     def engine(self) -> Engine:
-        """What steps the robot in this process."""
+        """The engine that steps the robot in this process."""
         return _engine(self.robot, self.threads, os.getpid())
 
     def spaces(self, size: int) -> tuple[Box, Box]:
-        """The spaces of observations of `size` numbers and of the robot's actions."""
+        """The observation space, of `size` numbers, and the action space of the robot."""
         limits = self.engine.model.actuator_ctrlrange.astype(np.float32)
         return Box(-np.inf, np.inf, (size,), np.float32), Box(limits[:, 0], limits[:, 1], dtype=np.float32)
 
     def reset(self, task: dict[str, Tensor], rng: Rng) -> State:
-        """Gymnasium's start: the model's positions at rest, with noise on both."""
+        """Gymnasium's start: the model's initial positions and zero velocities, with noise on both."""
         return self.start(*self.noisy_start(rng))
 
     def noisy_start(self, rng: Rng) -> tuple[Tensor, Tensor]:
-        """Positions `[N, nq]` and velocities `[N, nv]`, float64."""
+        """Start positions `[N, nq]` and velocities `[N, nv]` with noise, float64."""
         robot, model = self.robot, self.engine.model
         rest = torch.from_numpy(self.engine.start).to(rng.keys.device)
         positions = rest + robot.position_noise * (2.0 * rng.uniform(model.nq).double() - 1.0)
@@ -223,21 +223,21 @@ class MujocoFamily(TorchFamily):
         return positions, robot.velocity_noise * noise.double()
 
     def start(self, positions: Tensor, velocities: Tensor) -> State:
-        """The state of environments at `positions` `[N, nq]` with `velocities` `[N, nv]`, at time 0."""
+        """The state at time 0 with positions `[N, nq]` and velocities `[N, nv]`."""
         if not self.robot.fields:
             time = torch.zeros_like(positions[:, :1])
             return {"physics": torch.cat([time, positions, velocities], -1)}
         return _tensors(self.engine.place(_array(positions), _array(velocities)), positions.device)
 
     def simulate(self, state: State, action: Tensor, models: Sequence[Any] | None = None) -> State:
-        """The state after one step with clipped actions, float64 `[N, nu]`; `models` as in `Engine.roll`."""
+        """The state after one step with clipped actions, float64 `[N, nu]`. `models` is that of `Engine.roll`."""
         physics, control = _array(state["physics"]), _array(action)
         if self.robot.fields:
             return _tensors(self.engine.resume(physics, control), action.device)
         return {"physics": torch.from_numpy(self.engine.roll(physics, control, models)).to(action.device)}
 
     def clip(self, action: Tensor) -> Tensor:
-        """Actions within the action space, float64 `[N, nu]`: what moves the robot and what is paid for."""
+        """Clip actions to the action space, float64 `[N, nu]`. Control costs also use clipped actions."""
         assert isinstance(self.action_space, Box)
         low, high = (torch.from_numpy(x).to(action.device) for x in (self.action_space.low, self.action_space.high))
         return action.clamp(low, high).double()
@@ -252,7 +252,7 @@ class MujocoFamily(TorchFamily):
         return state["physics"][:, 1 + model.nq : 1 + model.nq + model.nv]
 
     def marker(self, state: dict[str, Floats], task: dict[str, npt.NDArray[Any]]) -> Sequence[float] | None:
-        """Where to draw a ball that shows the task of one environment, [m]; optional."""
+        """The position [m] of a ball that shows the task of one environment in pictures; optional."""
         return None
 
     def frame(
@@ -261,12 +261,12 @@ class MujocoFamily(TorchFamily):
         """A picture of one environment by MuJoCo's renderer, `uint8 [height, width, 3]`.
 
         Args:
-            state: of one environment, NumPy arrays without the leading axis.
-            task: likewise.
+            state: state of one environment, NumPy arrays without the leading axis.
+            task: task of the environment, likewise.
             size: height and width in pixels.
 
         Raises:
-            InvalidValueError: there is no OpenGL to draw with; the environment variable MUJOCO_GL chooses one.
+            InvalidValueError: no OpenGL is available; the environment variable MUJOCO_GL chooses the library.
         """
         renderer = _renderer(self.robot.xml, tuple(size), os.getpid(), threading.get_ident())
         model, camera = renderer.model, mujoco.MjvCamera()
@@ -287,7 +287,7 @@ class MujocoFamily(TorchFamily):
 
 
 def _array(tensor: Tensor) -> Floats:
-    """A contiguous float64 array of it, on the host."""
+    """The tensor as a contiguous float64 array on the host."""
     return np.ascontiguousarray(tensor.detach().cpu().numpy(), dtype=np.float64)
 
 

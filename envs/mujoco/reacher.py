@@ -1,9 +1,9 @@
-"""ReacherGoal: a two-jointed arm that reaches for a target it is not shown; on Gymnasium's Reacher-v5.
+"""ReacherGoal: an arm with two joints reaches for a hidden target; on Gymnasium's Reacher-v5.
 
-Observation: cosines and sines of both joints, their velocities, and the position of the fingertip, `[8]`: Reacher-v5's
-without the target's position, and the fingertip itself where that tells its way to the target. Action: torques in
-[-1, 1], clipped. Reward: -||fingertip - target||_2 - ||action||^2. End: none. Task: the target, uniform on the disc of
-radius .2 m as in Reacher-v5. A step is .02 s. Version history: v0, first.
+Observation: cosines and sines of both joints, their velocities, and the position of the fingertip, `[8]`. Reacher-v5
+also has the target's position, and has the vector from fingertip to target instead of the fingertip's position. Action:
+torques in [-1, 1], clipped. Reward: -||fingertip - target||_2 - ||action||^2. End: none. Task: the target, uniform on
+the disc of radius .2 m as in Reacher-v5. A step is .02 s. Version history: v0, first.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from metarl.families.distributions import Uniform
 from metarl.rng import Rng
 
 GOAL_RADIUS = 0.2  # [m]
-ARM = 2  # joints of the arm; two more slide the target
-FINGERTIP = 3  # body
+ARM = 2  # joints of the arm; two more joints move the target
+FINGERTIP = 3  # number of the body
 HORIZON = 50
 
 
 class ReacherGoal(MujocoFamily):
-    """Reach for a hidden target.
+    """An arm with two joints reaches for a hidden target.
 
     Args:
         horizon: steps per episode.
@@ -45,7 +45,7 @@ class ReacherGoal(MujocoFamily):
 
     def __init__(self, horizon: int = HORIZON) -> None:
         self.horizon = horizon
-        # the square of a radius is uniform where the place is
+        # if the place is uniform on the disc, the square of its radius is uniform
         self.task_space = {"angle": Uniform(0.0, 2 * math.pi), "radius_squared": Uniform(0.0, GOAL_RADIUS**2)}
         self.observation_space, self.action_space = self.spaces(8)
 
@@ -55,7 +55,7 @@ class ReacherGoal(MujocoFamily):
         return torch.stack([radius * angle.cos(), radius * angle.sin()], -1)
 
     def reset(self, task: dict[str, Tensor], rng: Rng) -> State:
-        """Reacher-v5's start; the target lies at rest where the task says, for the pictures."""
+        """Reacher-v5's start. The target is at rest at the task's position, for pictures."""
         positions, velocities = self.noisy_start(rng)
         still = torch.zeros_like(velocities[:, ARM:])
         return self.start(
@@ -68,7 +68,7 @@ class ReacherGoal(MujocoFamily):
         return torch.cat([angles.cos(), angles.sin(), velocities, state["xpos"][:, FINGERTIP, :2]], -1).float()
 
     def step(self, state: State, action: Tensor, task: dict[str, Tensor], rng: Rng) -> tuple[State, Tensor, Tensor]:
-        """Minus the distance, minus the control cost."""
+        """The reward is minus the distance and minus the control cost."""
         action = self.clip(action)
         after = self.simulate(state, action)
         distance = (after["xpos"][:, FINGERTIP, :2] - self.goal(task)).norm(dim=-1)

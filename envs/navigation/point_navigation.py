@@ -1,18 +1,19 @@
-"""2-D navigation: a point moves to a goal it is not shown.
+"""2-D navigation: a point moves to a hidden goal.
 
 Default: Finn, Abbeel and Levine (2017, arXiv:1703.03400, section 5.3). Presets: "semicircle", the sparse point robot
 of Rakelly et al. (2019, arXiv:1903.08254); "semicircle100", the same with the horizon of Zintgraf et al. (2020,
 arXiv:1910.08348); "corners", Rothfuss et al. (2019, arXiv:1810.06784).
 
-Observation: the position, `[2]`. Action: a displacement in a box, clipped. Reward: see `reward`. End: "dense" ends
-within .01 of the goal on both axes, the others never do. Version history: v0, first.
+Observation: the position, `[2]`. Action: a displacement in a box, clipped. Reward: see `reward`. End: with the reward
+"dense" an episode ends within .01 of the goal on both axes; with the other rewards it does not. Version history: v0,
+first.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,22 +27,25 @@ from metarl.families.family import TorchFamily
 from metarl.families.tasks import Tasks
 from metarl.rng import Rng
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 REWARDS = ("dense", "sparse", "progress")
-GOAL_WINDOW = 0.01  # per axis, ends a dense episode
+GOAL_WINDOW = 0.01  # distance per axis at which a dense episode ends
 SPARSE_RADIUS = 0.2  # semi-circle: reward 1 - distance inside, 0 outside
 CORNER = 2.0
-CORNER_REST = 0.5  # corners: nothing is paid where the 1-norm of the position is below it
+CORNER_REST = 0.5  # corners: the reward is 0 where the 1-norm of the position is below it
 CORNER_START = 0.2
 SEMICIRCLE = {"reward": "sparse", "goals": "semicircle", "max_action": 1.0, "step_size": 0.1, "horizon": 20}
 
 
 class PointNavigation(TorchFamily):
-    """A point in the plane, x' = x + step * clip(action).
+    """A point in the plane moves to a hidden goal: x' = x + step_size * clip(action).
 
     Args:
         reward: "dense": -||x' - g||; "sparse": 1 - ||x' - g|| within .2 of the goal, else 0; "progress":
-            0 where the 1-norm of x' is below .5, else ||x - g|| - ||x' - g|| where no other corner is nearer to x'
-            than the goal, else 0 (the public code of ProMP, point_env_2d_corner).
+            ||x - g|| - ||x' - g|| if the 1-norm of x' is at least .5 and no other corner is nearer to x' than the goal,
+            else 0 (as in ProMP's public code, point_env_2d_corner).
         goals: "square" (uniform on [-.5, .5]^2), "semicircle" (radius 1, angle uniform on [0, pi]) or "corners" (+-2).
         max_action: half the width of the action box.
         step_size: metres per unit of action.
@@ -49,7 +53,7 @@ class PointNavigation(TorchFamily):
     """
 
     source = "Finn, Abbeel and Levine 2017, arXiv:1703.03400"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "semicircle": SEMICIRCLE,
         "semicircle100": {**SEMICIRCLE, "horizon": 100},
         "corners": {"reward": "progress", "goals": "corners", "max_action": 0.2, "horizon": 100},
@@ -78,19 +82,19 @@ class PointNavigation(TorchFamily):
         self.terminates = reward == "dense"
         self.action_space = Box(-max_action, max_action, (2,), np.float32)
         if goals == "square":
-            # beyond the train square, in one of its corners
+            # outside the train square, beyond one of its corners
             self.ood = {"far": {"goal": Uniform(0.51, 0.75, (2,))}}
         elif goals == "semicircle":
             self.ood = {"below": {"angle": Uniform(math.pi + 0.01, 2 * math.pi - 0.01)}}
 
     def goal(self, task: dict[str, Tensor]) -> Tensor:
-        """Where to go, `[N, 2]`."""
+        """The goals, `[N, 2]`."""
         if self.goals == "semicircle":
             return torch.stack([task["angle"].cos(), task["angle"].sin()], -1)
         return task["goal"]
 
     def reset(self, task: dict[str, Tensor], rng: Rng) -> Tensor:
-        """The origin, or near it for the corners: positions `[N, 2]`."""
+        """Start positions `[N, 2]`: the origin, or for corners a point near it."""
         if self.goals == "corners":
             return CORNER_START * (2.0 * rng.uniform(2) - 1.0)
         return torch.zeros_like(self.goal(task))
@@ -100,7 +104,7 @@ class PointNavigation(TorchFamily):
         return state
 
     def step(self, state: Tensor, action: Tensor, task: dict[str, Tensor], rng: Rng) -> tuple[Tensor, Tensor, Tensor]:
-        """Move; reward by the position that was reached."""
+        """Move. The reward depends on the new position."""
         goal = self.goal(task)
         x = torch.add(state, action.clamp(-self.max_action, self.max_action), alpha=self.step_size)
         to_goal = x - goal
@@ -111,18 +115,20 @@ class PointNavigation(TorchFamily):
         if self.reward == "sparse":
             return x, torch.where(distance <= SPARSE_RADIUS, 1.0 - distance, torch.zeros_like(distance)), never
         progress = (state - goal).norm(dim=-1) - distance
-        paid = (x.abs().sum(-1) >= CORNER_REST) & (x * goal >= 0).all(-1)  # in the goal's quadrant it is the nearest
-        return x, torch.where(paid, progress, torch.zeros_like(distance)), never
+        nearest = (x * goal >= 0).all(-1)  # in the goal's quadrant, no other corner is nearer
+        rewarded = (x.abs().sum(-1) >= CORNER_REST) & nearest
+        return x, torch.where(rewarded, progress, torch.zeros_like(distance)), never
 
     def optimal_action(self, state: Tensor, task: dict[str, Tensor], t: Tensor) -> Tensor:
-        """Straight at the goal on each axis: no later position can be nearer on either."""
+        """Move toward the goal on each axis as far as possible, which is the nearest position at every later step."""
         return ((self.goal(task) - state) / self.step_size).clamp(-self.max_action, self.max_action)
 
     def references(self, tasks: Tasks) -> dict[str, npt.NDArray[np.float64]]:
-        """The informed optimum in closed form, where the start is fixed: axes are independent, both shrink at once.
+        """The informed optimum in closed form, if the start is fixed.
 
-        The greedy motion is nearest to the goal at every step among all motions, so it is best for any reward that
-        falls with the distance; "dense" ends as soon as the window is reached.
+        The axes are independent. The greedy motion is the nearest to the goal at every step, so it is optimal for
+        every reward that falls with the distance. An episode with the reward "dense" ends in the window around the
+        goal.
         """
         if self.goals == "corners":
             return {}
@@ -133,15 +139,15 @@ class PointNavigation(TorchFamily):
         if self.reward == "sparse":
             return {"informed_optimum": np.where(distance <= SPARSE_RADIUS, 1.0 - distance, 0.0).sum(1)}
         inside = (left < GOAL_WINDOW).all(-1)
-        before = np.concatenate([np.zeros_like(inside[:, :1]), inside[:, :-1]], axis=1)  # already over
+        before = np.concatenate([np.zeros_like(inside[:, :1]), inside[:, :-1]], axis=1)  # steps after the end
         return {"informed_optimum": -(distance * ~before).sum(1)}
 
     def landmarks(self, tasks: Tasks) -> npt.NDArray[np.float32]:
         """The goals."""
         return self.goal(tasks.tensors()).numpy()
 
-    def draw(self, axes: Any, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
-        """The point (disc), the goal (star) with the radius that pays, and where goals may lie (grey)."""
+    def draw(self, axes: Axes, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
+        """Draw the point (disc), the goal (star) with the area of positive rewards, and the range of goals (grey)."""
         goal = self.goal({k: torch.as_tensor(v)[None] for k, v in task.items()})[0].numpy()
         reach = max({"square": 0.8, "semicircle": 1.3, "corners": 2.6}[self.goals], 1.1 * float(np.abs(state).max()))
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")

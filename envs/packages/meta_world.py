@@ -1,21 +1,22 @@
-"""Meta-World: a robot arm learns a manipulation skill and is not told where the goal is, or which skill it is.
+"""Meta-World: a robot arm learns a manipulation skill; the goal, and in ML10 and ML45 the skill, is hidden.
 
 ML1 varies the placement of object and goal in one environment, ML10 has 10 environments to train and 5 others to test,
 ML45 has 45 and 5 (Yu et al. 2019, arXiv:1910.10897; environments, tasks and the reward "v2" of the package metaworld
 3.1.1, McLean et al. 2025, arXiv:2505.11289). ML1's presets are "reach", "push" and "pick-place"; another environment is
 `metarl/MetaWorldML1-v0{"env_name": "door-open-v3"}`.
 
-Observation: hand position, gripper opening and object poses, now and one step ago, then the goal's position, which is
-hidden and therefore zeros, `[39]`. Action: displacement of the hand and effort of the gripper, `[4]` in [-1, 1].
-Reward: the package's, dense, 0 to 10. Start: nothing is random, all episodes of a task start alike. End: none before
-the horizon of 500. Info: success, the package's for that step; an evaluation counts episodes that had it at any step.
+Observation: hand position, gripper opening and object poses, now and one step ago, then zeros in place of the goal's
+position, which is hidden, `[39]`. Action: displacement of the hand and effort of the gripper, `[4]` in [-1, 1]. Reward:
+the package's, dense, 0 to 10. Start: not random; all episodes of a task start in the same state. End: none before the
+horizon of 500. Info: success, as the package reports it for the step. An evaluation counts an episode as a success if
+any step is.
 
 Task: "scene", `[7]`, is the number of an environment in `names`, then the package's `rand_vec` (for most environments
-the positions of object and goal, in metres), then zeros where that is shorter than 6. Train tasks are the package's
-train tasks and test tasks its test tasks, 50 for each environment, as `metaworld.ML1(env_name, seed=0)` or
-`metaworld.ML10(seed=0)` holds them, rounded to float32. They come in a shuffled order that serves all environments
-equally often, and every task before any task again. The package draws them once in a process, which takes it a second
-for ML1 and half a minute or more for ML45. Version history: v0, first.
+the positions of object and goal, in metres), then zeros if `rand_vec` has fewer than 6 numbers. Train tasks are the
+package's train tasks and test tasks its test tasks, 50 for each environment, as `metaworld.ML1(env_name, seed=0)` or
+`metaworld.ML10(seed=0)` holds them, rounded to float32. They come in a shuffled order that has all environments equally
+often and repeats no task before all others have come. The package draws them once per process, which takes a second for
+ML1 and half a minute or more for ML45. Version history: v0, first.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ from metarl.families.gym_family import GymFamily, TaskedEnv
 from metarl.families.tasks import Tasks, content_hash
 from metarl.rng import fold_in, make_key
 
-HORIZON = 500  # the package's environments refuse a further step
-GOAL_SEED = 0  # what the package draws its placements from: part of the definition
+HORIZON = 500  # the package's environments refuse more steps
+GOAL_SEED = 0  # the package's seed for placements, a part of the family's definition
 VECTOR = 6  # the longest `rand_vec`
 OBSERVATION = 39
 SLACK = 1e-6  # metres: float32 rounds a placement on the border outward
@@ -52,10 +53,10 @@ Arm = Any  # metaworld.sawyer_xyz_env.SawyerXYZEnv
 
 
 class MetaWorld(GymFamily):
-    """What the three benchmarks share.
+    """The common part of the three benchmarks.
 
     Args:
-        names: the environments that a scene's first number counts.
+        names: the environments, in the order of a scene's first number.
         env_name: the environment of ML1; empty for the others.
         horizon: steps per episode, at most 500.
     """
@@ -76,15 +77,15 @@ class MetaWorld(GymFamily):
         return _tables(self.benchmark, self.env_name, self.names)[split]
 
     def tasks_at(self, split: str, index: npt.NDArray[np.int64], seed: int = 0) -> Tasks:
-        """The rows of the split's table in an order keyed by (split, seed), anew for each pass through it."""
+        """Rows of the split's table, in an order keyed by (split, seed) and the number of the pass over the table."""
         if split not in self.splits:
             raise InvalidValueError("split", split, did_you_mean(split, self.splits))
         table, index = self.table(split), np.array(index, dtype=np.int64)
-        number, place = np.divmod(index, len(table))
+        passes, position = np.divmod(index, len(table))
         rows = np.empty_like(index)
-        for which in np.unique(number).tolist():
-            here = number == which
-            rows[here] = _order(table, make_key("task", self.id, split, seed, which))[place[here]]
+        for number in np.unique(passes).tolist():
+            here = passes == number
+            rows[here] = _order(table, make_key("task", self.id, split, seed, number))[position[here]]
         return Tasks(self.id, split, int(seed), index, {"scene": table[rows]}, dict(self.task_space))
 
     def held_out(self, tasks: Tasks) -> npt.NDArray[np.bool_]:
@@ -92,10 +93,10 @@ class MetaWorld(GymFamily):
         return ~self._listed(tasks, "train")
 
     def make_tasks(self, **values: Any) -> Tasks:
-        """Tasks from scenes of your own; refused is a placement outside of what the environment draws from.
+        """Tasks from the user's scenes.
 
         Raises:
-            InvalidValueError: no such environment, or it would not play that placement.
+            InvalidValueError: there is no such environment, or it cannot draw this placement.
         """
         tasks = super().make_tasks(**values)
         for row in np.flatnonzero(~(self._listed(tasks, "train") | self._listed(tasks, "test"))):
@@ -103,7 +104,7 @@ class MetaWorld(GymFamily):
         return tasks
 
     def make_env(self, task: Tasks) -> TaskedEnv:
-        """One environment that plays `task` (a set of one), and is in it already."""
+        """One environment in which `task` (a set of one task) is already set."""
         env = super().make_env(task)
         env.get_wrapper_attr("set_task")(env.task)
         return env
@@ -113,7 +114,7 @@ class MetaWorld(GymFamily):
 
 
 class MetaWorldML1(MetaWorld):
-    """One environment, 50 train and 50 test placements.
+    """Meta-World ML1: a robot arm learns one skill, with 50 train and 50 test placements of object and goal.
 
     Args:
         env_name: the package's name of the environment.
@@ -121,7 +122,7 @@ class MetaWorldML1(MetaWorld):
     """
 
     benchmark = "ML1"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "reach": {"env_name": "reach-v3"},
         "push": {"env_name": "push-v3"},
         "pick-place": {"env_name": "pick-place-v3"},
@@ -134,7 +135,11 @@ class MetaWorldML1(MetaWorld):
 
 
 class MetaWorldML10(MetaWorld):
-    """10 train and 5 test environments, 50 placements each. `horizon`: steps per episode, at most 500."""
+    """Meta-World ML10: a robot arm trains on 10 skills and is tested on 5 others, with 50 placements each.
+
+    Args:
+        horizon: steps per episode, at most 500.
+    """
 
     benchmark = "ML10"
 
@@ -143,7 +148,11 @@ class MetaWorldML10(MetaWorld):
 
 
 class MetaWorldML45(MetaWorld):
-    """45 train and 5 test environments, 50 placements each. `horizon`: steps per episode, at most 500."""
+    """Meta-World ML45: a robot arm trains on 45 skills and is tested on 5 others, with 50 placements each.
+
+    Args:
+        horizon: steps per episode, at most 500.
+    """
 
     benchmark = "ML45"
 
@@ -153,39 +162,39 @@ class MetaWorldML45(MetaWorld):
 
 @cache
 def _tables(benchmark: str, env_name: str, names: tuple[str, ...]) -> dict[str, Floats]:
-    """The package's own tasks, by split."""
+    """The package's tasks of each split, `float32 [n, 7]`."""
     drawn = getattr(metaworld, benchmark)(*([env_name] if env_name else []), seed=GOAL_SEED)
     tables = {}
     for split, tasks in (("train", drawn.train_tasks), ("test", drawn.test_tasks)):
         table = tables[split] = np.zeros((len(tasks), 1 + VECTOR), dtype=np.float32)
         for row, task in zip(table, tasks, strict=True):
-            vector = pickle.loads(task.data)["rand_vec"]  # bytes that the package made a moment ago, in this process
+            vector = pickle.loads(task.data)["rand_vec"]  # safe, because the package made these bytes in this process
             row[0], row[1 : 1 + len(vector)] = names.index(task.env_name), vector
         table.setflags(write=False)
     return tables
 
 
 def _order(table: Floats, key: int) -> npt.NDArray[np.int64]:
-    """A keyed shuffle of the rows, `[n]`, in which the first m of each environment come before the next of any."""
+    """A keyed shuffle of the rows, `[n]`. All environments have m rows before one of them has m + 1."""
     draw = fold_in(key, torch.arange(len(table))).numpy()
     each = len(table) // len(np.unique(table[:, 0]))
-    rank = np.empty(len(table), dtype=np.int64)  # of a row among those of its environment, by its draw
+    rank = np.empty(len(table), dtype=np.int64)  # rank of a row's draw among the rows of its environment
     rank[np.lexsort((draw, table[:, 0]))] = np.arange(len(table)) % each
     return np.lexsort((draw, rank))
 
 
 class Scenes(gym.Env[Floats, Floats]):
-    """The package's environments behind one pair of spaces, whatever the scene.
+    """One environment that plays all scenes, with the same spaces for all of them.
 
-    An environment takes a tenth of a second to build and 25 MB, so those of a process are shared: one is borrowed while
-    its scene is played, and what it was used for leaves no trace.
+    An environment of the package takes a tenth of a second to build and 25 MB. So all `Scenes` of a process share them:
+    a `Scenes` borrows one while it plays a scene. Earlier scenes do not affect later ones.
 
     Args:
-        names: environments by number.
+        names: the package's environments, by number.
         render_mode: None or "rgb_array".
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 80}  # noqa: RUF012 - as gym.Env has it
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 80}  # noqa: RUF012 - the type of gym.Env
 
     def __init__(self, names: tuple[str, ...], render_mode: str | None = None) -> None:
         self.names, self.render_mode = names, render_mode
@@ -196,7 +205,7 @@ class Scenes(gym.Env[Floats, Floats]):
         self._arm: Arm = None
 
     def set_task(self, task: dict[str, Any]) -> None:
-        """Play `task["scene"]`, `[7]`, from the next reset on."""
+        """Set `task["scene"]`, `[7]`, which is played from the next reset on."""
         self.task = task
         kind = (self.names[int(task["scene"][0])], self.render_mode)
         if kind != self._kind:
@@ -205,22 +214,22 @@ class Scenes(gym.Env[Floats, Floats]):
         _place(self._arm, task["scene"][1:])
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Floats, dict[str, Any]]:
-        """Start an episode; `set_task` comes first."""
+        """Start an episode. Call `set_task` before."""
         super().reset(seed=seed)
         obs, _ = self._arm.reset()
         return obs.astype(np.float32), {}
 
     def step(self, action: Floats) -> tuple[Floats, float, bool, bool, dict[str, Any]]:
-        """One step, .0125 s."""
+        """Take one step of .0125 s."""
         obs, reward, terminated, truncated, info = self._arm.step(action)
         return obs.astype(np.float32), float(reward), terminated, truncated, {"success": bool(info["success"])}
 
     def render(self) -> Any:
-        """A picture, `uint8 [height, width, 3]`."""
+        """Render a picture, `uint8 [height, width, 3]`."""
         return self._arm.render()
 
     def close(self) -> None:
-        """Give the environment back; one that renders is closed."""
+        """Return the borrowed environment. An environment that renders is closed instead."""
         if self._kind is not None and self.render_mode is None:
             _idle[self._kind].append(self._arm)
         elif self._kind is not None:
@@ -229,33 +238,33 @@ class Scenes(gym.Env[Floats, Floats]):
 
 
 Kind = tuple[str, str | None]  # the environment's name and its render mode
-_idle: defaultdict[Kind, list[Arm]] = defaultdict(list)  # built environments that nobody plays
+_idle: defaultdict[Kind, list[Arm]] = defaultdict(list)  # environments that are not borrowed
 
 
 def _borrow(kind: Kind) -> Arm:
-    build: Any = ALL_V3_ENVIRONMENTS[kind[0]]
-    return _idle[kind].pop() if _idle[kind] else build(render_mode=kind[1])
+    make: Any = ALL_V3_ENVIRONMENTS[kind[0]]
+    return _idle[kind].pop() if _idle[kind] else make(render_mode=kind[1])
 
 
 def _place(arm: Arm, vector: Floats) -> None:
-    """Tell an environment its placement, with the goal hidden: `vector` is `[6]`."""
-    wanted = vector[: len(arm._random_reset_space.low)].astype(np.float64)
-    data = {"rand_vec": wanted, "env_cls": type(arm), "partially_observable": True}
+    """Set an environment's placement `[6]`, with the goal hidden."""
+    placement = vector[: len(arm._random_reset_space.low)].astype(np.float64)
+    data = {"rand_vec": placement, "env_cls": type(arm), "partially_observable": True}
     arm.set_task(Task(env_name=arm.task_name, data=pickle.dumps(data)))
 
 
 def check_scene(names: tuple[str, ...], scene: Floats) -> None:
     """Refuse a scene, `[7]`, that its environment cannot draw.
 
-    Most environments draw a goal too near the object again. Given the placement, they would do so for ever.
+    Most environments draw again if the goal is too near the object. With a fixed placement that loop would not end.
 
     Raises:
-        InvalidValueError: the environment's number, the range or the distance is wrong.
+        InvalidValueError: the environment's number, a position or the distance is not valid.
     """
     number, vector = float(scene[0]), scene[1:]
     if not (number.is_integer() and 0 <= number < len(names)):
-        listing = f"the number of one of {len(names)} environments, from 0"
-        raise InvalidValueError("task.scene[0]", verbatim(f"{number:g}"), listing)
+        expected = f"the number of one of {len(names)} environments, from 0"
+        raise InvalidValueError("task.scene[0]", verbatim(f"{number:g}"), expected)
     name = names[int(number)]
     arm = _borrow((name, None))
     try:
@@ -267,10 +276,10 @@ def check_scene(names: tuple[str, ...], scene: Floats) -> None:
             expected = f"from {space.low.tolist()} to {space.high.tolist()}{zeros}, for {name}"
             raise InvalidValueError("task.scene[1:]", vector.tolist(), expected)
         _place(arm, vector)
-        arm._get_state_rand_vec = [arm._last_rand_vec].pop  # serves one draw
+        arm._get_state_rand_vec = [arm._last_rand_vec].pop  # a second draw raises IndexError
         try:
             arm.reset_model()
-        except IndexError:  # it drew again
+        except IndexError:
             expected = f"a goal further from the object, for {name}"
             raise InvalidValueError("task.scene[1:]", vector.tolist(), expected) from None
         finally:

@@ -1,20 +1,20 @@
-"""MiniGrid: find the goal, again and again, in a maze of the package whose layout and start stay the same.
+"""MiniGrid: find the goal in a maze whose layout and start are the same in all episodes of a task.
 
-Chevalier-Boisvert et al. (2023, arXiv:2306.13831), the package minigrid 3; any of its ids, for example
-`metarl/MiniGrid-v0{"env_id": "MiniGrid-LavaCrossingS9N1-v0"}`. Presets: "empty" (Empty-Random-6x6), "four_rooms"
-(FourRooms) and "simple_crossing" (SimpleCrossingS11N5) with the 3 actions that matter there, "door_key" (DoorKey-8x8)
-with 6.
+Chevalier-Boisvert et al. (2023, arXiv:2306.13831), the package minigrid 3. A family can have any of its ids, for
+example `metarl/MiniGrid-v0{"env_id": "MiniGrid-LavaCrossingS9N1-v0"}`. Presets: "empty" (Empty-Random-6x6),
+"four_rooms" (FourRooms) and "simple_crossing" (SimpleCrossingS11N5) with the 3 actions that matter there, "door_key"
+(DoorKey-8x8) with 6.
 
 Observation: the 7 x 7 cells before the agent, each as one-hot object (11), colour (6) and state (3), then the one-hot
-direction that the agent faces (4): `[984]` zeros and ones. The mission, a sentence, is left out: where it tells what to
-do (Fetch, GoToDoor), that is hidden with the rest of the task. Action: the first `actions` of left, right, forward,
+direction that the agent faces (4): `[984]` zeros and ones. The mission, a sentence, is left out. If it says what to do
+(Fetch, GoToDoor), this is hidden like the rest of the task. Action: the first `actions` of left, right, forward,
 pick up, drop, toggle, done. Reward and end: the package's, 1 - .9 t / max_steps for success in step t. Horizon: the
-package's max_steps. Info: success, whether the step's reward is positive.
+package's max_steps. Info: success, which is whether the step's reward is positive.
 
 Task: "seed", a whole number that seeds every episode's reset, so that all episodes of a task have the same layout,
-start and goal. Several seeds may give one layout (Empty-Random-6x6 has 60), so the layout and not the seed decides on
-which side of the train-test line a task lies. An id with hardly any layouts is finite: train = test. Version history:
-v0, first.
+start and goal. Several seeds may give one layout (Empty-Random-6x6 has 60 layouts), so the layout and not the seed
+decides whether a task is a train task or a test task. An id with at most 16 layouts is finite: train = test. Version
+history: v0, first.
 """
 
 from __future__ import annotations
@@ -38,26 +38,26 @@ from metarl.families.tasks import Tasks
 from metarl.rng import Rng, fold_in, make_key
 
 SEEDS = 1 << 20  # tasks, exact in float32
-PROBED, FEW = 256, 16  # seeds that are looked at; with at most FEW layouts the family is finite
-PARTS = (len(OBJECT_TO_IDX), len(COLOR_TO_IDX), len(STATE_TO_IDX))  # of a cell
+PROBED, FEW = 256, 16  # if the first PROBED seeds give at most FEW layouts, the family is finite
+PARTS = (len(OBJECT_TO_IDX), len(COLOR_TO_IDX), len(STATE_TO_IDX))  # one-hot sizes of a cell's parts
 DIRECTIONS = 4
-FEWEST_ACTIONS, ALL_ACTIONS = 3, 7  # left, right, forward; all of the package's
+FEWEST_ACTIONS, ALL_ACTIONS = 3, 7  # left, right and forward; all actions of the package
 PREFIX = "MiniGrid-"
 
 Floats = npt.NDArray[np.float32]
 
 
 class MiniGrid(GymFamily):
-    """An id of the package, whose seed is the task.
+    """MiniGrid: find the goal in a maze; layout and start stay the same in all episodes of a task.
 
     Args:
         env_id: the package's id, "MiniGrid-...".
-        actions: how many of the package's actions there are, 3 to 7.
-        horizon: steps per episode; by default, and at most, the package's `max_steps`. The reward is the same.
+        actions: number of the package's actions that can be played, from 3 to 7.
+        horizon: steps per episode, at most the package's `max_steps`, which is the default. It does not change rewards.
     """
 
     source = "Chevalier-Boisvert et al. 2023, arXiv:2306.13831 (minigrid 3)"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "empty": {"env_id": "MiniGrid-Empty-Random-6x6-v0", "actions": 3},
         "four_rooms": {"env_id": "MiniGrid-FourRooms-v0", "actions": 3},
         "simple_crossing": {"env_id": "MiniGrid-SimpleCrossingS11N5-v0", "actions": 3},
@@ -72,46 +72,46 @@ class MiniGrid(GymFamily):
             raise InvalidValueError("MiniGrid.env_id", env_id, did_you_mean(str(env_id), known))
         if not (isinstance(actions, int) and FEWEST_ACTIONS <= actions <= ALL_ACTIONS):
             raise InvalidValueError("MiniGrid.actions", actions, f"a number from {FEWEST_ACTIONS} to {ALL_ACTIONS}")
-        first = {layout(env_id, seed): seed for seed in reversed(range(PROBED))}  # layout to the first seed that has it
-        longest, layouts = _probe(env_id).max_steps, set(first)
+        first_seed = {layout(env_id, seed): seed for seed in reversed(range(PROBED))}  # for each layout
+        max_steps, layouts = _probe(env_id).max_steps, set(first_seed)
         if len(layouts) == 1:
             raise InvalidValueError("MiniGrid.env_id", env_id, "an id whose layout or start depends on the seed")
-        if not (horizon is None or (isinstance(horizon, int) and 1 <= horizon <= longest)):
-            raise InvalidValueError("MiniGrid.horizon", horizon, f"a whole number from 1 to {longest}, or None")
+        if not (horizon is None or (isinstance(horizon, int) and 1 <= horizon <= max_steps)):
+            raise InvalidValueError("MiniGrid.horizon", horizon, f"a whole number from 1 to {max_steps}, or None")
         self.env_id, self._finite = env_id, len(layouts) <= FEW or len({number & 1 for number in layouts}) == 1
-        self._seeds = sorted(first.values()) if len(layouts) <= FEW else []
+        self._seeds = sorted(first_seed.values()) if len(layouts) <= FEW else []
         super().__init__(
             Cells,
             {"seed": Integers(0, SEEDS - 1)},
             apply="seed",
-            horizon=horizon or longest,
+            horizon=horizon or max_steps,
             env_kwargs={"env_id": env_id, "actions": actions},
         )
 
     @property
     def finite(self) -> bool:
-        """Whether seeds give so few layouts that train and test tasks are the same ones."""
+        """Whether there are so few layouts that train and test tasks are the same."""
         return self._finite
 
     def listed(self, split: str) -> Tasks | None:
-        """The first seed of each layout where there are hardly any layouts."""
+        """The first seed of each layout, if the family is finite and has at most 16 layouts."""
         if split not in self.splits or not self._seeds:
             return super().listed(split)
         seeds = np.array(self._seeds, dtype=np.float32)
         return Tasks(self.id, split, 0, np.arange(len(seeds)), {"seed": seeds}, dict(self.task_space))
 
     def tasks_at(self, split: str, index: npt.NDArray[np.int64], seed: int = 0) -> Tasks:
-        """Tasks at the given addresses, `int64 [N]`: a seed whose layout belongs to the other split is drawn again."""
+        """The tasks with numbers `index`, `int64 [N]`. A seed with a layout of the other split is drawn again."""
         if self.finite or split not in self.splits:
             return super().tasks_at(split, index, seed)
         index = np.array(index, dtype=np.int64)
         keys, seeds = fold_in(make_key("task", self.id, split, seed), torch.from_numpy(index)), np.zeros(len(index))
-        wanted, attempt = np.arange(len(index)), 0
-        while len(wanted):
-            drawn = Rng(keys[torch.from_numpy(wanted)]).seek(attempt).integers(SEEDS).numpy()
+        missing, attempt = np.arange(len(index)), 0
+        while len(missing):
+            drawn = Rng(keys[torch.from_numpy(missing)]).seek(attempt).integers(SEEDS).numpy()
             keep = self._test_side(drawn) == (split == "test")
-            seeds[wanted[keep]] = drawn[keep]
-            wanted, attempt = wanted[~keep], attempt + 1
+            seeds[missing[keep]] = drawn[keep]
+            missing, attempt = missing[~keep], attempt + 1
         return Tasks(self.id, split, int(seed), index, {"seed": seeds.astype(np.float32)}, dict(self.task_space))
 
     def held_out(self, tasks: Tasks) -> npt.NDArray[np.bool_]:
@@ -123,24 +123,24 @@ class MiniGrid(GymFamily):
 
 
 class Cells(gym.Wrapper[Floats, Any, Any, Any]):
-    """The package's environment with numbers as observations and, if wanted, fewer actions.
+    """The package's environment with vectors as observations and a limited number of actions.
 
     Args:
         env_id: the package's id.
-        actions: how many of its actions there are.
+        actions: number of its actions that can be played.
         render_mode: None or "rgb_array".
     """
 
     def __init__(self, env_id: str, actions: int = ALL_ACTIONS, render_mode: str | None = None) -> None:
         super().__init__(gym.make(env_id, render_mode=render_mode, disable_env_checker=True))
-        seen: Any = self.env.observation_space
-        size = int(np.prod(seen["image"].shape[:2])) * sum(PARTS) + DIRECTIONS
+        space: Any = self.env.observation_space
+        size = int(np.prod(space["image"].shape[:2])) * sum(PARTS) + DIRECTIONS
         self.observation_space = Box(0.0, 1.0, (size,), np.float32)
         self.action_space = Discrete(actions)
 
     @property
     def max_steps(self) -> int:
-        """After how many steps the package truncates an episode."""
+        """The number of steps after which the package truncates an episode."""
         return int(self.env.get_wrapper_attr("max_steps"))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Floats, dict[str, Any]]:
@@ -149,7 +149,7 @@ class Cells(gym.Wrapper[Floats, Any, Any, Any]):
         return encode(obs), info
 
     def step(self, action: Any) -> tuple[Floats, float, bool, bool, dict[str, Any]]:
-        """One step."""
+        """Take one step."""
         obs, reward, terminated, truncated, info = self.env.step(action)
         return encode(obs), float(reward), terminated, truncated, {**info, "success": float(reward) > 0}
 
@@ -158,7 +158,7 @@ ONE_HOT = [np.eye(n, dtype=np.float32) for n in (*PARTS, DIRECTIONS)]
 
 
 def encode(obs: Any) -> Floats:
-    """Zeros and ones, `[cells * 20 + 4]`: object, colour and state cell by cell, then the direction."""
+    """Encode an observation one-hot, `[cells * 20 + 4]`: object, colour and state of each cell, then the direction."""
     *parts, direction = ONE_HOT
     cells = np.concatenate([part[obs["image"][..., i]] for i, part in enumerate(parts)], -1)
     return np.concatenate([cells.ravel(), direction[obs["direction"]]])
@@ -171,7 +171,7 @@ def _probe(env_id: str) -> Cells:
 
 @lru_cache(maxsize=1 << 16)
 def layout(env_id: str, seed: int) -> int:
-    """A 64-bit hash of what a seed decides: the grid, the agent's position and direction, and the mission."""
+    """A 64-bit hash of everything that a seed decides: grid, agent's position and direction, and mission."""
     env: Any = _probe(env_id)
     env.reset(seed=seed)
     env = env.unwrapped

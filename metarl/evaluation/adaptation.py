@@ -1,4 +1,4 @@
-"""The states of trials after 0, 1, 2, ... adaptation steps, for whoever measures, films or steps an agent."""
+"""The states of trials after 0, 1, 2, ... adaptation steps, for evaluations, films and players."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Adapted(NamedTuple):
     """Trials after k adaptation steps.
 
     Attributes:
-        k: adaptation steps that were taken.
-        state: the agent's, tensors `[R, ...]`; fork it before it is played, because the trials go on from it.
-        rollout: what adaptation step k was taken on; None where k is 0.
-        seconds: that step k took, the device's queue included.
+        k: number of adaptation steps taken.
+        state: the agent's state, tensors `[R, ...]`. Fork it before you play it, because the trials continue from it.
+        rollout: the data of adaptation step k; None if k is 0.
+        seconds: duration of adaptation step k, with the operations queued on the device.
     """
 
     k: int
@@ -30,7 +30,7 @@ class Adapted(NamedTuple):
 
 
 def adaptation(agent: Agent, trials: PoolTrials, last: int) -> Iterator[Adapted]:
-    """The states after 0, ..., `last` adaptation steps of every trial."""
+    """Yield the states of all trials after 0, ..., `last` adaptation steps."""
     state = agent.begin(trials.rows, trials.tasks if agent.privileged else None)
     yield Adapted(0, state, None, 0.0)
     for k in range(last):
@@ -51,15 +51,15 @@ def adapted_state(
     """The state of an agent after k adaptation steps in one task; `evaluate` with the same seed scores this state.
 
     Args:
-        agent: who adapts.
-        task: number of a task of (split, task_seed), the values of one, or a set of one.
-        k: adaptation steps.
-        split: of a task given by its number.
+        agent: the agent that adapts.
+        task: number of a task of (split, task_seed), the values of a task, or `Tasks` that hold one task.
+        k: number of adaptation steps.
+        split: split of a task that is given by its number.
         task_seed: seed of the split.
-        seed: of everything drawn.
+        seed: seed of all other draws.
 
     Raises:
-        InvalidValueError: k is negative, or it is not one task of the agent's family.
+        InvalidValueError: k is negative, or `task` is not one task of the agent's family.
     """
     if not isinstance(k, int) or k < 0:
         raise InvalidValueError("k", k, "0 or more adaptation steps")

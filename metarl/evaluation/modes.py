@@ -1,4 +1,4 @@
-"""The two ways in which scored episodes are played, by the names that results, options and pages give them."""
+"""The two modes of playing scored episodes, by their names in results, options and pages."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import Literal, get_args
 
 from metarl.errors import InvalidValueError, did_you_mean
 
-# How actions are chosen: drawn from the policy, as in training, or its mean or likeliest ones (`Agent.act`'s
-# `deterministic`).
+# "sampled" actions are drawn from the policy, as in training; "deterministic" actions are its mean or most probable
+# ones (the argument `deterministic` of `Agent.act`).
 Mode = Literal["sampled", "deterministic"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 def check_mode(mode: object) -> None:
-    """Refuse what is no mode.
+    """Refuse anything that is not a mode.
 
     Raises:
-        InvalidValueError: it is another word, or no word.
+        InvalidValueError: there is no such mode.
     """
     if mode not in MODES:
         raise InvalidValueError("mode", mode, did_you_mean(str(mode), MODES))

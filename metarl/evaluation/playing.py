@@ -1,4 +1,4 @@
-"""How trials are played and scored: fresh episodes with copies of the state after k adaptation steps."""
+"""Plays trials and scores them in fresh episodes, with copies of the state after k adaptation steps."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from metarl.evaluation.adaptation import adaptation
 from metarl.evaluation.modes import Mode
 from metarl.evaluation.results import Floats
 
-_SMALL = 4  # numbers in an observation that is kept of a trial
+_MAX_OBS = 4  # largest size of the observations that a `Part` stores
 
 
 @dataclass
 class Part:
-    """What the trials of some tasks gave; arrays have leading axis R, a task's trials side by side."""
+    """The results of the trials of some tasks. Arrays have a leading axis R; the trials of a task are neighbours."""
 
-    scores: dict[Mode, list[Floats]]  # mode to, for each k of the grid, returns [R, episode]
-    success: dict[Mode, list[Floats]]  # likewise, 1 where the episode had success; empty where not reported
-    collected: list[Floats] = field(default_factory=list)  # for each step j: mean return per episode [R]
-    total: list[Floats] = field(default_factory=list)  # for each step j: sum of rewards [R]
-    episodes: list[Floats] = field(default_factory=list)  # before each k of the grid, cumulative [R]
-    env_steps: list[Floats] = field(default_factory=list)  # likewise
-    seconds: list[float] = field(default_factory=list)  # of each step j
-    paths: dict[int, Floats] = field(default_factory=dict)  # k to [path, t, 2]
-    trial: list[dict[str, Floats]] = field(default_factory=list)  # for each step j: see `_played`
-    failed: int = 0  # adaptation steps that were given up
+    scores: dict[Mode, list[Floats]]  # for each mode and each k of the grid: returns [R, episode]
+    success: dict[Mode, list[Floats]]  # likewise: 1 if the episode had success; empty if not reported
+    collected: list[Floats] = field(default_factory=list)  # for each adaptation step: mean return per episode [R]
+    total: list[Floats] = field(default_factory=list)  # for each adaptation step: sum of rewards [R]
+    episodes: list[Floats] = field(default_factory=list)  # for each k of the grid: episodes begun before it [R]
+    env_steps: list[Floats] = field(default_factory=list)  # for each k of the grid: steps used before it [R]
+    seconds: list[float] = field(default_factory=list)  # for each adaptation step: its duration
+    paths: dict[int, Floats] = field(default_factory=dict)  # for each k of the grid: positions [path, t, 2]
+    trial: list[dict[str, Floats]] = field(default_factory=list)  # for each adaptation step: see `_trial_arrays`
+    failed: int = 0  # adaptation steps that failed
 
 
 def play_part(
@@ -43,40 +43,50 @@ def play_part(
     keep: slice,
     tick: Callable[[], None],
 ) -> Part:
-    """Every trial of some tasks, from k = 0 to the end of the grid; `keep` are the rows whose paths are kept."""
+    """Play every trial of some tasks, from k = 0 to the end of the grid.
+
+    Args:
+        agent: the agent.
+        trials: the trials.
+        grid: the numbers of adaptation steps after which to score, ascending.
+        episodes: scored episodes per k, trial and mode.
+        modes: the modes to score.
+        keep: the rows whose paths and actions are stored.
+        tick: called after each adaptation step.
+    """
     part = Part({m: [] for m in modes}, {m: [] for m in modes})
-    begun, used = np.zeros(trials.rows), np.zeros(trials.rows)
-    for at in adaptation(agent, trials, grid[-1]):
-        if at.rollout is not None:
-            begun += (at.rollout.episode_start & at.rollout.valid).sum((0, 2)).cpu().numpy()
-            used += at.rollout.env_steps.cpu().numpy()
-            _keep_step(part, agent, at.rollout, at.seconds, keep)
-        if at.k in grid:
+    begun, used = np.zeros(trials.rows), np.zeros(trials.rows)  # episodes and environment steps so far
+    for adapted in adaptation(agent, trials, grid[-1]):
+        if adapted.rollout is not None:
+            begun += (adapted.rollout.episode_start & adapted.rollout.valid).sum((0, 2)).cpu().numpy()
+            used += adapted.rollout.env_steps.cpu().numpy()
+            _store_step(part, agent, adapted.rollout, adapted.seconds, keep)
+        if adapted.k in grid:
             part.episodes.append(begun.copy())
             part.env_steps.append(used.copy())
             for mode in modes:
-                scored = _score(agent, trials, at.state, at.k, episodes, mode)
+                scored = _score(agent, trials, adapted.state, adapted.k, episodes, mode)
                 part.scores[mode].append(scored.returns)
                 if scored.success is not None:
                     part.success[mode].append(scored.success)
                 if mode == modes[0]:
-                    part.paths[at.k] = _paths(scored.rollout, keep)
+                    part.paths[adapted.k] = _paths(scored.rollout, keep)
         tick()
-    part.failed = int(at.state["failed"].sum()) if "failed" in at.state else 0
+    part.failed = int(adapted.state["failed"].sum()) if "failed" in adapted.state else 0
     return part
 
 
-def _keep_step(part: Part, agent: Agent, rollout: Rollout, seconds: float, keep: slice) -> None:
-    """Keep what an adaptation step was taken on, and how long it took."""
+def _store_step(part: Part, agent: Agent, rollout: Rollout, seconds: float, keep: slice) -> None:
+    """Store an adaptation step's data and its duration."""
     part.seconds.append(seconds)
     part.collected.append(rollout.mean_return().cpu().numpy())
     part.total.append((rollout.reward * rollout.valid).double().sum((0, 2)).cpu().numpy())
-    if lives(agent) and keep.stop > 0:
-        part.trial.append(_played(agent, rollout.rows(keep)))
+    if one_episode_per_step(agent) and keep.stop > 0:
+        part.trial.append(_trial_arrays(agent, rollout.rows(keep)))
 
 
 class _Scored(NamedTuple):
-    """Fresh episodes: the first rollout of them, returns `[R, episode]` and, where reported, success likewise."""
+    """Scored episodes: the first rollout, the returns `[R, episode]`, and the successes `[R, episode]` if reported."""
 
     rollout: Rollout
     returns: Floats
@@ -84,9 +94,9 @@ class _Scored(NamedTuple):
 
 
 def _score(agent: Agent, trials: PoolTrials, state: AgentState, k: int, episodes: int, mode: Mode) -> _Scored:
-    """Fresh episodes with copies of the state, their experience thrown away.
+    """Play fresh episodes with copies of the state, so that the agent does not learn from them.
 
-    An agent with a memory plays each from a copy of its own, because its state would go on in the episode.
+    A recurrent agent plays each episode with its own copy, because an episode changes its state.
     """
     rollouts = list(_score_rollouts(agent, trials, state, k, episodes, mode))
     returns = [
@@ -114,46 +124,46 @@ def _score_rollouts(
 
 
 def _paths(rollout: Rollout, keep: slice) -> Floats:
-    """First environment of some rows, up to its end: `[path, T + 1, 2]`; empty unless observations are points."""
+    """The positions in the first episode of some rows, `[path, T + 1, 2]`; empty unless observations are points."""
     if rollout.obs.dim() != 4 or rollout.obs.shape[-1] != 2:
         return np.zeros((0, 0, 2))
-    reached = rollout.extras["final_obs"][:, keep, 0].double()
-    before = (rollout.ended.long().cumsum(0) - rollout.ended.long())[:, keep, 0]  # episodes that were over by then
-    reached[before > 0] = torch.nan
-    points = torch.cat([rollout.obs[:1, keep, 0].double(), reached])
+    positions = rollout.extras["final_obs"][:, keep, 0].double()
+    before = (rollout.ended.long().cumsum(0) - rollout.ended.long())[:, keep, 0]  # episodes that ended before
+    positions[before > 0] = torch.nan
+    points = torch.cat([rollout.obs[:1, keep, 0].double(), positions])
     return points.transpose(0, 1).cpu().numpy()
 
 
-def lined_up(paths: list[Floats]) -> Floats:
-    """Paths of several parts `[path, t, 2]` as those of one, NaN after the end of the shorter ones."""
+def join_paths(paths: list[Floats]) -> Floats:
+    """Concatenate the paths of several parts, `[path, t, 2]`. Shorter paths end with NaN."""
     longest = max(p.shape[1] for p in paths)
     padded = [np.pad(p, ((0, 0), (0, longest - p.shape[1]), (0, 0)), constant_values=np.nan) for p in paths]
-    kept = np.concatenate(padded)
-    return kept if kept.size else np.zeros((0, 0, 2))
+    joined = np.concatenate(padded)
+    return joined if joined.size else np.zeros((0, 0, 2))
 
 
-def lives(agent: Agent) -> bool:
-    """Whether an adaptation step is one episode, so that a trial is lived through one episode at a time."""
+def one_episode_per_step(agent: Agent) -> bool:
+    """Whether an adaptation step is one episode in one environment, so that a trial is a sequence of episodes."""
     return agent.budget == Budget(envs=1, episodes=1)
 
 
-def _played(agent: Agent, rollout: Rollout) -> dict[str, Floats]:
-    """Actions, rewards and small observations of an episode, `[path, t, ...]`: NaN from its end to the horizon."""
+def _trial_arrays(agent: Agent, rollout: Rollout) -> dict[str, Floats]:
+    """Actions, rewards and small observations of an episode, `[path, t, ...]`, with NaN after its end."""
     action = agent.to_env(rollout.action.flatten(0, 2))
-    told = {"action": action.view(*rollout.reward.shape, *action.shape[1:]), "reward": rollout.reward}
-    if rollout.obs.dim() == 4 and rollout.obs.shape[-1] <= _SMALL:
-        told["obs"] = rollout.obs
+    tensors = {"action": action.view(*rollout.reward.shape, *action.shape[1:]), "reward": rollout.reward}
+    if rollout.obs.dim() == 4 and rollout.obs.shape[-1] <= _MAX_OBS:
+        tensors["obs"] = rollout.obs
     valid = rollout.valid[:, :, 0].cpu().numpy()
     out = {}
-    for name, values in told.items():
-        found = values[:, :, 0].double().cpu().numpy()
-        found[~valid] = np.nan
-        out[name] = np.full((found.shape[1], agent.family.horizon, *found.shape[2:]), np.nan)
-        out[name][:, : len(found)] = found.swapaxes(0, 1)
+    for name, tensor in tensors.items():
+        values = tensor[:, :, 0].double().cpu().numpy()
+        values[~valid] = np.nan
+        out[name] = np.full((values.shape[1], agent.family.horizon, *values.shape[2:]), np.nan)
+        out[name][:, : len(values)] = values.swapaxes(0, 1)
     return out
 
 
-def joined(parts: list[list[dict[str, Floats]]]) -> dict[str, Floats]:
-    """From `_played` for each part and episode to `[path, episode, t, ...]`; empty without any."""
+def join_trials(parts: list[list[dict[str, Floats]]]) -> dict[str, Floats]:
+    """Join the arrays of each part and episode to arrays `[path, episode, t, ...]`; empty without parts."""
     names = parts[0][0] if parts else {}
-    return {n: np.concatenate([np.stack([told[n] for told in part], 1) for part in parts]) for n in names}
+    return {n: np.concatenate([np.stack([arrays[n] for arrays in part], 1) for part in parts]) for n in names}

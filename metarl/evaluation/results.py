@@ -1,4 +1,4 @@
-"""Results: scores with named axes, what they are called, and intervals that say how far they can be trusted."""
+"""Results of an evaluation: scores with named axes, summaries with intervals, and files."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ from metarl.files import (
 from metarl.lock import together
 
 FORMAT = "metarl-results-3"
-_PLAIN = ("collected", "lifetime", "episodes", "env_steps", "seconds")  # arrays, each a field
+_PLAIN = ("collected", "lifetime", "episodes", "env_steps", "seconds")  # fields that are one array each
 _OPTIONAL = ("landmarks", "bayes_episodes")
-_GROUPS = ("scores", "success", "references", "trial", "paths")  # fields that hold arrays by name
+_GROUPS = ("scores", "success", "references", "trial", "paths")  # fields that are dicts of arrays
 _SCORES = ("seed", "task", "k", "episode")
-_AXES: dict[str, tuple[str, ...]] = {  # of each array, by its name or its group's
+_AXES: dict[str, tuple[str, ...]] = {  # axes of each array, by its name or its group
     "scores": _SCORES,
     "success": _SCORES,
     "collected": ("seed", "task", "step"),
@@ -74,35 +74,37 @@ _META |= dict.fromkeys(("config", "versions"), OBJECT)
 
 @dataclass(repr=False)
 class Results:
-    """What an evaluation measured.
+    """The results of an evaluation.
 
     Attributes:
-        agent: its name.
-        family: full id.
-        split: of the tasks.
+        agent: name of the agent.
+        family: full id of the family.
+        split: split of the tasks.
         k: the grid of adaptation steps.
-        scores: mode to R_k, `[seed, task, k, episode]`.
-        success: mode to the share of episodes with success, `[seed, task, k, episode]`; empty where not reported.
-        collected: mean return per episode collected during adaptation step j, `[seed, task, j]`.
-        lifetime: total reward of the trial, exploration included, `[seed, task, trial]`; the headline where episodes
-            are one step long; empty for agents that adapt on many environments at once.
-        episodes: episodes begun before each k, `[k]`, mean over tasks, trials and seeds.
-        env_steps: environment steps used before each k, `[k]`, likewise.
-        seconds: of each adaptation step for all tasks together, `[seed, j]`.
-        references: per-task reference returns of one episode, `[task]`; see `Family.references`.
-        bayes_optimal: best expected lifetime return of the trial, task unknown, where known.
-        paths: pictures' material: k to observations `[path, t, 2]`, NaN after the end; empty unless they are 2-D.
-        landmarks: a point to mark for each path, `[path, 2]`.
+        scores: R_k for each mode, `[seed, task, k, episode]`.
+        success: for each mode, 1 where an episode had success, else 0, `[seed, task, k, episode]`; empty if the family
+            does not report success.
+        collected: mean return per episode collected during each adaptation step, `[seed, task, step]`.
+        lifetime: total reward of each trial, exploration included, `[seed, task, trial]`. It is the main result if
+            episodes have one step. It is empty for agents that adapt on several environments at once.
+        episodes: number of episodes begun before each k, mean over tasks, trials and seeds, `[k]`.
+        env_steps: number of environment steps used before each k, mean likewise, `[k]`.
+        seconds: duration of each adaptation step for all tasks together, `[seed, step]`.
+        references: reference returns of one episode in each task, `[task]`; see `Family.references`.
+        bayes_optimal: best expected lifetime return of a player who does not know the task; None if it is not known.
+        paths: for pictures, the observations of scored episodes for each k, `[path, t, 2]`, with NaN after the end;
+            empty unless observations are points in the plane.
+        landmarks: a point to mark in the picture of each path, `[path, 2]`; None if the family has none.
         task_hash: content hash of the tasks.
-        meta: what made it: settings, config, seeds, versions, git revision, whether the floor is exact or measured, and
-            whether train = test, and if so whether all tasks were played.
-        trial: the first trial of each of the first tasks, as the first seed's agent played it while adapting; for
-            agents that live through a trial one episode at a time, else empty. `action` and `obs` (the environment's
-            action, and what was seen before it) are `[path, episode, t]` and one axis more where they are vectors,
-            `reward` is `[path, episode, t]`; t goes up to the horizon, NaN after the episode's end. `obs` is absent
-            unless observations are vectors of at most 4 numbers.
+        meta: the settings, config, seeds, versions and git revision of the evaluation; whether the floor is exact or
+            measured; whether train and test tasks are the same; and whether all tasks of a finite family were played.
+        trial: the first trial of some tasks, as the agent of the first seed played it while adapting. It is empty
+            unless an adaptation step is one episode. `action` (of the environment) and `obs` (before the action) are
+            `[path, episode, t]`, with one more axis if they are vectors; `reward` is `[path, episode, t]`. t goes up to
+            the horizon, with NaN after the episode's end. `obs` is left out unless observations are vectors of at most
+            4 numbers.
         bayes_episodes: expected return of each episode of the trial, `[episode]`, under a policy that attains
-            `bayes_optimal`, where known.
+            `bayes_optimal`; None if it is not known.
     """
 
     agent: str
@@ -126,9 +128,9 @@ class Results:
     bayes_episodes: Floats | None = None
 
     def summary(self, mode: Mode | None = None) -> list[dict[str, float]]:
-        """One row per k: mean and interquartile mean of R_k with 95 % intervals, steps used, normalised score.
+        """One row per k: mean and interquartile mean of R_k with 95 % intervals, steps used, and normalised score.
 
-        `mode` is "sampled" or "deterministic"; by default the first that was measured.
+        `mode` is "sampled" or "deterministic"; by default it is the first mode of the results.
         """
         mode = self._mode(mode)
         per_task = self.scores[mode].mean(-1)  # [seed, task, k]
@@ -155,18 +157,18 @@ class Results:
 
     @property
     def every_task(self) -> bool:
-        """Whether the family's few tasks were all played: intervals then take them as they are, not as drawn."""
+        """Whether all tasks of a finite family were played. Intervals then do not treat tasks as random."""
         return bool(self.meta.get("every_task"))
 
     def normalised(self, mean: float) -> float | None:
-        """(mean - mean floor) / (mean reference - mean floor), unclipped; None where either is unknown."""
+        """(mean - mean floor) / (mean reference - mean floor), unclipped; None if one of them is unknown."""
         if not {"floor", "informed_optimum"} <= self.references.keys():
             return None
         floor, best = self.references["floor"].mean(), self.references["informed_optimum"].mean()
         return float((mean - floor) / (best - floor))
 
     def lifetime_summary(self) -> dict[str, float] | None:
-        """Mean lifetime return with its interval, beside the Bayes optimum where known."""
+        """The mean lifetime return with its interval, and the Bayes optimum if it is known; None without lifetimes."""
         if not self.lifetime.size:
             return None
         per_task = self.lifetime.mean(-1)
@@ -175,7 +177,7 @@ class Results:
         return out if self.bayes_optimal is None else out | {"bayes_optimal": self.bayes_optimal}
 
     def area_under_curve(self, mode: Mode | None = None) -> float:
-        """Mean of R_k over k, by the trapezoidal rule on the grid."""
+        """The mean of R_k over k, by the trapezoidal rule on the grid."""
         curve = self.scores[self._mode(mode)].mean((0, 1, 3))
         if len(self.k) < 2:
             return float(curve[0])
@@ -185,9 +187,9 @@ class Results:
         """Environment steps until the normalised score reaches `share` and stays there on the grid of k.
 
         Returns:
-            "steps" and the ends "low" and "high" of its 95 % interval, each the steps used before one of the grid's k,
-            or infinite where the score is below at the last k (it is censored there); None where the floor or the
-            informed optimum is unknown.
+            "steps" and the ends "low" and "high" of its 95 % interval. Each is the number of steps used before one of
+            the grid's k, or infinite if the score is below `share` at the last k. None if the floor or the informed
+            optimum is unknown.
         """
         if not {"floor", "informed_optimum"} <= self.references.keys():
             return None
@@ -195,17 +197,17 @@ class Results:
         steps, span = np.append(self.env_steps, np.inf), (best - floor)[:, None]
         gain = self.scores[self._mode(mode)].mean(-1) - floor[:, None]  # [seed, task, k]
         margin = (gain - share * span).mean((0, 1))
-        # the normalised score is a ratio: what varies is how a task's gain differs from its share of what can be gained
+        # the normalised score is a ratio, so its error comes from the residuals of gain against span
         rest = gain - gain.mean((0, 1)) / span.mean() * span
         low, high = interval(margin, crossed_parts(rest, fixed_tasks=self.every_task))
-        ends = {"steps": margin, "low": high, "high": low}  # with the highest margins it takes the fewest
-        return {name: float(steps[_stays(values >= 0)]) for name, values in ends.items()}
+        ends = {"steps": margin, "low": high, "high": low}  # the upper end of the margin gives the fewest steps
+        return {name: float(steps[_lasting_from(values >= 0)]) for name, values in ends.items()}
 
     def save(self, path: str | Path) -> Path:
-        """Write `path` (JSON: what it is, and summaries) and the arrays beside it (`.npz`).
+        """Write two files: `path` (JSON: meta data and summaries), and the arrays with the same name and `.npz`.
 
         Raises:
-            InvalidValueError: the arrays' shapes do not fit each other, or the place cannot be written.
+            InvalidValueError: the arrays' shapes do not fit each other, or the files cannot be written.
         """
         target, arrays = _json_path(path), self._arrays()
         head = {n: getattr(self, n) for n in ("agent", "family", "split", "k", "bayes_optimal", "task_hash", "meta")}
@@ -219,7 +221,7 @@ class Results:
         return target
 
     def _arrays(self) -> dict[str, Floats]:
-        """All arrays by the names they have in a file."""
+        """All arrays by their names in the file."""
         arrays = {name: getattr(self, name) for name in (*_PLAIN, *_OPTIONAL)}
         for group in _GROUPS:
             arrays |= {f"{group}.{name}": values for name, values in getattr(self, group).items()}
@@ -232,10 +234,10 @@ class Results:
 
     @classmethod
     def load(cls, path: str | Path) -> Results:
-        """Read what `save` wrote; nothing in it is executed.
+        """Read the files that `save` wrote. Nothing in them is executed.
 
         Raises:
-            InvalidValueError: these are no such files, whatever their bytes, or they do not belong together.
+            InvalidValueError: the files are damaged, of another kind, or do not belong together.
         """
         expected = "whole results of an evaluation, a .json file and the .npz file beside it"
         with together(Path(path).parent, write=False), reading("results file", str(path), expected):
@@ -251,28 +253,28 @@ class Results:
 
 
 def _group(arrays: Mapping[str, Floats], group: str) -> dict[str, Floats]:
-    """The arrays of a group by their own names."""
+    """The arrays of a group, by their names within the group."""
     return {n.removeprefix(f"{group}."): values for n, values in arrays.items() if n.startswith(f"{group}.")}
 
 
 def _read_arrays(path: Path, head: Mapping[str, Any]) -> dict[str, Floats]:
-    """The arrays that `head` was written with, whose shapes are compared with it before they are read."""
+    """Read the arrays that `head` describes. Their shapes are checked before the data is read."""
     file = NpzReader(read_bytes(path, LARGEST_ARRAYS))
-    _check_shapes(head, {name: told.shape for name, told in file.arrays.items()})
+    _check_shapes(head, {name: header.shape for name, header in file.arrays.items()})
     arrays = {name: file.read(name, "<f8") for name in head["arrays"]}
     if digest_arrays(arrays) != head["arrays_sha256"]:
-        raise ValueError(f"the arrays of {path.name} are others than those it was written with: evaluate again")
+        raise ValueError(f"the arrays of {path.name} are not those that were saved with it: evaluate again")
     return arrays
 
 
 def _check_head(head: Mapping[str, Any], where: str) -> None:
-    """Refuse fields of a wrong kind."""
+    """Refuse fields of the wrong kind."""
     check_fields(head, _HEAD, where)
     check_fields(head["meta"], _META, f"meta of {where}", optional=True)
 
 
 def _check_shapes(head: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse arrays that are missing, unknown, or of shapes that do not fit the grid, the meta data and each other."""
+    """Refuse missing and unknown arrays, and shapes that do not fit the grid, the meta data and each other."""
     if sorted(shapes) != sorted(head["arrays"]):
         raise InvalidValueError("arrays of the results", sorted(shapes), str(sorted(head["arrays"])))
     _check_names(set(shapes), head["k"])
@@ -281,32 +283,32 @@ def _check_shapes(head: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
     sizes |= {axis: meta[name] for axis, name in (("task", "tasks"), ("trial", "trials")) if name in meta}
     for name in sorted(shapes, key=lambda name: not name.startswith("scores.")):
         group, shape = name.partition(".")[0], shapes[name]
-        nothing = shape == (0,) if name == "lifetime" else group == "paths" and shape[:1] == (0,)
-        if not nothing:
-            _fit(name, shape, _axes(name, len(shape)), sizes)
+        empty = shape == (0,) if name == "lifetime" else group == "paths" and shape[:1] == (0,)
+        if not empty:
+            _check_axes(name, shape, _axes(name, len(shape)), sizes)
 
 
 def _check_names(names: set[str], k: list[int]) -> None:
-    """Refuse arrays of which some are missing or unknown."""
+    """Refuse missing and unknown arrays."""
     modes = [mode for mode in MODES if f"scores.{mode}" in names]
     needed = {*_PLAIN, *(f"scores.{mode}" for mode in modes or ["sampled"])}
     needed |= {"trial.action", "trial.reward"} if any(name.startswith("trial.") for name in names) else set()
     known = needed | {*_OPTIONAL, "trial.obs"} | {f"paths.{i}" for i in k} | {f"success.{mode}" for mode in modes}
     wrong = (needed - names) | {name for name in names - known if not name.startswith("references.")}
     if wrong:
-        raise InvalidValueError("arrays of the results", sorted(wrong)[0], "what an evaluation makes, and all of it")
+        raise InvalidValueError("arrays of the results", sorted(wrong)[0], "all arrays of an evaluation, and no others")
 
 
 def _axes(name: str, dims: int) -> tuple[str, ...]:
-    """The names of an array's axes; actions and observations of a trial may be vectors."""
+    """The names of an array's axes. Actions and observations of a trial may have one axis more."""
     group, _, own = name.partition(".")
     if group == "paths":
         return ("path", f"time after {own}", "x and y")
     return (*_AXES[group], f"{own} vector") if dims == 4 and name in ("trial.action", "trial.obs") else _AXES[group]
 
 
-def _fit(name: str, shape: tuple[int, ...], axes: tuple[str, ...], sizes: dict[str, int]) -> None:
-    """Compare a shape with the axes' sizes, and remember those that were not known."""
+def _check_axes(name: str, shape: tuple[int, ...], axes: tuple[str, ...], sizes: dict[str, int]) -> None:
+    """Refuse a shape that does not fit the sizes of its axes. Sizes of new axes are added to `sizes`."""
     means = () if axes == _SCORES else ("task", "trial")  # axes over which a mean may have been taken
     pairs = list(zip(axes, shape, strict=False))
     fits = len(shape) == len(axes) and all(sizes.get(a, n) == n or (n == 1 and a in means) for a, n in pairs)
@@ -324,25 +326,25 @@ def _json_path(path: str | Path) -> Path:
 # --- statistics ------------------------------------------------------------------------------------------------------
 
 
-def _stays(reached: npt.NDArray[np.bool_]) -> int:
-    """The first place from which on all of `[k]` is true; the number of places if the last is not."""
+def _lasting_from(reached: npt.NDArray[np.bool_]) -> int:
+    """The first index from which all values of `[k]` are True; the length if the last value is False."""
     return len(reached) - int(np.logical_and.accumulate(reached[::-1]).sum())
 
 
 def train_test_gap(train: Results, test: Results, mode: Mode | None = None) -> list[dict[str, float]]:
-    """How much higher R_k is on train tasks than on test tasks: the generalisation gap.
+    """The generalisation gap: R_k on train tasks minus R_k on test tasks.
 
     Args:
-        train: results of some agents on tasks that training could draw.
-        test: results of the same agents on others, with the same k.
-        mode: "sampled" or "deterministic"; by default the first that was measured.
+        train: results on tasks that training can draw.
+        test: results of the same agents on other tasks, with the same k.
+        mode: "sampled" or "deterministic"; by default the first mode of the test results.
 
     Returns:
-        a row per k: "k", "gap", and the ends "low" and "high" of its 95 % interval; seeds are the same ones on both
-        sides, tasks are drawn for each.
+        one row per k: "k", "gap", and the ends "low" and "high" of its 95 % interval. The interval takes the seeds of
+        both results as the same and the tasks as drawn separately.
 
     Raises:
-        InvalidValueError: the results are of different agents, seeds or k.
+        InvalidValueError: the results differ in agent, family, k, seeds, config or iterations.
     """
     mode = test._mode(mode)
     if test.split == "train" or train.split == "test":

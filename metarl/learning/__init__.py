@@ -1,1 +1,1 @@
-"""What agents share: networks, action distributions, returns, memories, meta-gradients, trust regions."""
+"""The parts that agents share: networks, action distributions, returns, memories, meta-gradients, trust regions."""

@@ -1,4 +1,4 @@
-"""Distributions of actions, and the head that makes them from a network's output."""
+"""Action distributions, and the policy head that makes them from a network's output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LOG_2PI = math.log(2.0 * math.pi)
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Independent normals. `mean` `[..., d]`, `log_std` broadcast against it."""
+    """Independent normal distributions. `mean` is `[..., d]`, and `log_std` is broadcast against it."""
 
     mean: Tensor
     log_std: Tensor
@@ -35,34 +35,34 @@ class Gaussian:
         return self.mean
 
     def log_prob(self, action: Tensor) -> Tensor:
-        """Summed over action dimensions: `[..., d]` to `[...]`."""
+        """Log-density of actions `[..., d]`, summed over action dimensions: `[...]`."""
         z = (action - self.mean) * torch.exp(-self.log_std)
         return -0.5 * (z * z).sum(-1) - (self.log_std + 0.5 * _LOG_2PI).sum(-1)
 
     def kl(self, other: Gaussian) -> Tensor:
-        """KL(self || other), summed over action dimensions: `[...]`."""
+        """KL(self || other) in nats, summed over action dimensions: `[...]`."""
         ratio = torch.exp(2.0 * (self.log_std - other.log_std))
         shift = (self.mean - other.mean) * torch.exp(-other.log_std)
         return (other.log_std - self.log_std + 0.5 * (ratio + shift * shift - 1.0)).sum(-1)
 
     def entropy(self) -> Tensor:
-        """Differential entropy, `[...]`."""
+        """Differential entropy in nats, `[...]`."""
         return (self.log_std + 0.5 * (_LOG_2PI + 1.0)).expand_as(self.mean).sum(-1)
 
     def detach(self) -> Gaussian:
-        """The same numbers without a graph."""
+        """The same distribution without a gradient graph."""
         return Gaussian(self.mean.detach(), self.log_std.detach())
 
 
 @dataclass(frozen=True)
 class Categorical:
-    """One of n actions. `logits` `[..., n]`, normalised on construction through `from_logits`."""
+    """A distribution over n actions. `logits` `[..., n]` are log-probabilities; `from_logits` normalises them."""
 
     logits: Tensor
 
     @classmethod
     def from_logits(cls, logits: Tensor) -> Categorical:
-        """Normalise `[..., n]`."""
+        """The distribution with unnormalised logits `[..., n]`."""
         return cls(torch.log_softmax(logits, -1))
 
     def sample(self, rng: Rng) -> Tensor:
@@ -72,23 +72,23 @@ class Categorical:
 
     @property
     def mode(self) -> Tensor:
-        """The likeliest action, `int64 [...]`."""
+        """The most probable action, `int64 [...]`."""
         return self.logits.argmax(-1)
 
     def log_prob(self, action: Tensor) -> Tensor:
-        """`int64 [...]` to `[...]`."""
+        """Log-probability of actions `int64 [...]`: `[...]`."""
         return self.logits.gather(-1, action.unsqueeze(-1)).squeeze(-1)
 
     def kl(self, other: Categorical) -> Tensor:
-        """KL(self || other): `[...]`."""
+        """KL(self || other) in nats, `[...]`."""
         return (self.logits.exp() * (self.logits - other.logits)).sum(-1)
 
     def entropy(self) -> Tensor:
-        """In nats, `[...]`."""
+        """Entropy in nats, `[...]`."""
         return -(self.logits.exp() * self.logits).sum(-1)
 
     def detach(self) -> Categorical:
-        """The same numbers without a graph."""
+        """The same distribution without a gradient graph."""
         return Categorical(self.logits.detach())
 
 
@@ -96,17 +96,18 @@ Distribution = Gaussian | Categorical
 
 
 class PolicyHead:
-    """From a network's output to a distribution, and from its samples to a space's actions.
+    """Maps a network's output to an action distribution, and its samples to actions of the environment.
 
-    A Box of shape `[d]` takes a Gaussian whose sample `a` becomes `low + (clip(a, -1, 1) + 1) / 2 * (high - low)`
-    (unbounded boxes take `a` itself); a Discrete space takes a categorical.
+    A Box of shape `[d]` has a Gaussian policy. Its sample `a` becomes `low + (clip(a, -1, 1) + 1) / 2 * (high - low)`,
+    or `a` itself if the box is unbounded. Published step sizes assume policies that act in [-1, 1]. A Discrete space
+    has a categorical policy.
 
     Args:
         space: the action space.
-        user: who asks, for the error message.
+        user: name of the agent, for error messages.
 
     Raises:
-        InvalidValueError: for any other space.
+        InvalidValueError: the space is of another kind.
     """
 
     def __init__(self, space: spaces.Space[Any], user: str) -> None:
@@ -125,15 +126,15 @@ class PolicyHead:
 
     @property
     def action_shape(self) -> tuple[int, ...]:
-        """Shape of one action as the policy sees it."""
+        """Shape of one action of the policy."""
         return () if self.discrete else (self.size,)
 
     def distribution(self, output: Tensor, log_std: Tensor | None = None) -> Distribution:
-        """Network output `[..., size]` to a distribution.
+        """The action distribution of a network's output `[..., size]`.
 
         Args:
-            output: logits, or the means of a Box's actions.
-            log_std: of a Box's actions, `[size]` or `[R, size]`; None: a standard deviation of 1.
+            output: logits, or the mean action in a Box.
+            log_std: logarithm of the standard deviation in a Box, `[size]` or `[R, size]`; None for a deviation of 1.
         """
         if self.discrete:
             return Categorical.from_logits(output)
@@ -141,23 +142,23 @@ class PolicyHead:
         return Gaussian(output, log_std.unsqueeze(-2) if log_std.dim() == 2 else log_std)
 
     def to_env(self, action: Tensor) -> Tensor:
-        """What the environment is given: `float32 [..., d]` in the box, or `int64 [...]`."""
+        """Actions of the environment: `float32 [..., d]` in the box, or `int64 [...]`."""
         if self.discrete or self._center is None or self._half is None:
             return action
         if self._center.device != action.device:
             self._center, self._half = self._center.to(action.device), self._half.to(action.device)
             self._low, self._high = self._low.to(action.device), self._high.to(action.device)
-        # the second clamp is for rounding: centre + half may lie beyond the box by a bit
+        # the second clamp corrects rounding: centre + half may be slightly outside the box
         return torch.addcmul(self._center, action.clamp(-1.0, 1.0), self._half).clamp(self._low, self._high)
 
     def uniform(self, rng: Rng) -> Tensor:
-        """Random actions, one for each key of `rng`: uniform on the space; standard normal where it is unbounded."""
+        """Random actions, one for each key of `rng`: uniform on the space, or standard normal if it is unbounded."""
         if self.discrete:
             return rng.integers(self.size)
         return rng.normal(self.size) if self._center is None else 2.0 * rng.uniform(self.size) - 1.0
 
     def encode(self, action: Tensor) -> Tensor:
-        """Actions as features: one-hot `[..., n]`, or the clipped action `[..., d]`."""
+        """Encode actions as features: one-hot `[..., n]`, or the clipped action `[..., d]`."""
         if self.discrete:
             return torch.nn.functional.one_hot(action.long(), self.size).float()
         return action.clamp(-1.0, 1.0) if self._center is not None else action

@@ -1,4 +1,4 @@
-"""Training by Adam: one step down a loss, and what it changes as named tensors, for checkpoints."""
+"""Training by Adam: gradient steps, and checkpoints of the network and the optimiser as named tensors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def adam_step(optimizer: torch.optim.Optimizer, loss: Tensor, max_grad_norm: float = math.inf) -> None:
-    """One step down `loss`, a scalar; a gradient whose norm is larger than `max_grad_norm` is scaled down to it."""
+    """Take one gradient step on the scalar `loss`. Scale the gradient down if its norm is above `max_grad_norm`."""
     params = [p for group in optimizer.param_groups for p in group["params"]]
     for p, grad in zip(params, torch.autograd.grad(loss, params), strict=True):
         p.grad = grad
@@ -20,19 +20,19 @@ def adam_step(optimizer: torch.optim.Optimizer, loss: Tensor, max_grad_norm: flo
 
 
 def net_tensors(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """All that training a network by Adam changes, for an agent's `tensors`: "net.NAME" and "adam.NAME.MOMENT"."""
-    own = {f"net.{name}": values for name, values in net.state_dict().items()}
-    return own | adam_tensors(optimizer, dict(net.named_parameters()))
+    """The network's and the optimiser's tensors, for an agent's `tensors`: "net.NAME" and "adam.NAME.MOMENT"."""
+    parameters = {f"net.{name}": values for name, values in net.state_dict().items()}
+    return parameters | adam_tensors(optimizer, dict(net.named_parameters()))
 
 
 def load_net(net: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of `net_tensors`; names of other tensors may stand beside."""
+    """The inverse of `net_tensors`. Other tensors are ignored."""
     net.load_state_dict({k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")})
     load_adam(optimizer, dict(net.named_parameters()), tensors)
 
 
 def adam_tensors(optimizer: torch.optim.Optimizer, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Adam's moments and step counts of named parameters, for checkpoints; zeros before its first step."""
+    """Adam's moments and step counts of named parameters, for checkpoints. They are 0 before the first step."""
     out: dict[str, Tensor] = {}
     for name, p in params.items():
         moments = optimizer.state.get(p) or {
@@ -45,7 +45,7 @@ def adam_tensors(optimizer: torch.optim.Optimizer, params: Mapping[str, Tensor])
 
 
 def load_adam(optimizer: torch.optim.Optimizer, params: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of `adam_tensors`."""
+    """The inverse of `adam_tensors`. Other tensors are ignored."""
     for name, p in params.items():
         moments = {k: tensors[f"adam.{name}.{k}"].to(p.device).clone() for k in ("step", "exp_avg", "exp_avg_sq")}
         optimizer.state[p] = moments

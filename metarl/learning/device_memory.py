@@ -1,4 +1,4 @@
-"""How much memory a device has left."""
+"""The free memory of a device."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that a device has left, as far as it says."""
+    """Free memory of a device in bytes; a very large number if the system does not report it."""
     if device.type == "cuda":
-        # PyTorch keeps what it has freed
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + kept
+        # PyTorch caches memory that its tensors have freed
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + cached
     try:
         with open("/proc/meminfo") as lines:
             return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))

@@ -16,14 +16,14 @@ from metarl.families.tasks import Tasks
 
 
 class ObservationEncoder:
-    """Observations of a space as feature vectors.
+    """Encodes observations as feature vectors.
 
     Args:
-        space: a Box (flattened) or a Discrete space (one-hot).
-        user: who asks, for the error message.
+        space: a Box, which is flattened, or a Discrete space, which is one-hot encoded.
+        user: name of the agent, for error messages.
 
     Raises:
-        InvalidValueError: for any other space.
+        InvalidValueError: the space is of another kind.
     """
 
     def __init__(self, space: spaces.Space[Any], user: str) -> None:
@@ -36,7 +36,7 @@ class ObservationEncoder:
             raise InvalidValueError(f"observation space of {user}", space, "a Box or a Discrete space")
 
     def __call__(self, obs: Tensor) -> Tensor:
-        """`[..., *space.shape]` to `float32 [..., size]`."""
+        """Map observations `[..., *space.shape]` to features `float32 [..., size]`."""
         if isinstance(self.space, spaces.Discrete):
             return torch.nn.functional.one_hot(obs.long() - int(self.space.start), self.size).float()
         axes = len(self.space.shape or ())
@@ -44,11 +44,11 @@ class ObservationEncoder:
 
 
 class TaskEncoder:
-    """A family's tasks as feature vectors: all parameters side by side, standardised by the moments of train tasks.
+    """Encodes tasks as feature vectors: all task parameters, standardised by the moments of train tasks.
 
     Args:
-        family: whose tasks.
-        sample: how many train tasks the moments are of.
+        family: the family of the tasks.
+        sample: number of train tasks from which the moments are computed.
     """
 
     def __init__(self, family: Family, sample: int = 1000) -> None:
@@ -57,16 +57,16 @@ class TaskEncoder:
 
     @cached_property
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Means and deviations `[size]`, of tasks that are drawn when they are first asked for."""
+        """Means and standard deviations of train tasks, `[size]` each. The tasks are drawn at the first use."""
         flat = _flat(self.family.tasks("train", self.sample))
         return flat.mean(0), flat.std(0).clamp_min(1e-6)
 
     def __call__(self, tasks: Tasks, device: torch.device | str = "cpu") -> Tensor:
-        """`float32 [N, size]` on a device."""
+        """Features of the tasks, `float32 [N, size]`, on a device."""
         mean, std = self.moments
         return ((_flat(tasks) - mean) / std).to(device)
 
 
 def _flat(tasks: Tasks) -> Tensor:
-    """All parameters of each task, `[N, size]`."""
+    """All parameters of each task in one vector, `[N, size]`."""
     return torch.cat([leaf.reshape(len(tasks), -1) for _, leaf in sorted(tasks.tensors().items())], 1)

@@ -1,44 +1,43 @@
-"""A GRU over whole sequences whose backward pass is derived by hand: few, large operations, for the CPU and for CUDA.
+"""A GRU over whole sequences with a backward pass derived by hand, in few, large operations, for the CPU and CUDA.
 
-PyTorch has no fused GRU on the CPU: `nn.GRU` runs some fifteen small operations a step forwards and more backwards.
-Here a step takes six and three. With x the input, h the memory before and h' after a step (Cho et al. 2014,
-arXiv:1406.1078, as in `nn.GRU`):
+PyTorch has no fused GRU on the CPU: `nn.GRU` runs about fifteen small operations per step forwards and more backwards.
+Here a step takes six operations forwards and three backwards. With x the input, h the memory before and h' after a step
+(Cho et al. 2014, arXiv:1406.1078, as in `nn.GRU`):
 
     r, z = sigmoid(W_ir x + b_ir + W_hr h + b_hr), sigmoid(W_iz x + b_iz + W_hz h + b_hz)
     m = W_hn h + b_hn,    n = tanh(W_in x + b_in + r m),    h' = n + z (h - n)
 
-Backwards every gate's gradient is d = dL/dh' times a factor that is known before the recursion starts:
+Backwards, the gradient of every gate is d = dL/dh' times a factor that is known before the recursion starts:
 
     pre-activations  n: d A        with A = (1 - z)(1 - n^2)
                      r: d A m r (1 - r)
                      z: d (h - n) z (1 - z)
     and               m: d A r
 
-so one multiplication by the stacked factors, one product with W_h and one by z carry d to the step before. Factors and
-the weights' gradients are made for a block of steps at a time, which stays in the cache. Speed beside `nn.GRU`:
-`python experiments/benchmark_speed.py --only e`.
+so three operations compute the d of the previous step: a multiplication by the stacked factors, a product with W_h and
+a multiplication by z. The factors and the weights' gradients are computed for a block of steps that fits the cache.
+`python experiments/benchmark_speed.py --only e` compares the speed with `nn.GRU`.
 
-On CUDA a step is a product and PyTorch's fused cell forwards, the cell's gradient and a product backwards. That pays
-where the kernels are launched at once, as a CUDA graph (`metarl.engine.cuda_graphs`).
+On CUDA a step is a product and PyTorch's fused cell forwards, and the cell's gradient and a product backwards. This is
+fast if a CUDA graph launches the kernels (`metarl.engine.cuda_graphs`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-# what torch.gru_cell is on CUDA: products in, the memory and what the way back needs out
-_cell: Any = torch.ops.aten._thnn_fused_gru_cell
-_cell_backward: Any = torch.ops.aten._thnn_fused_gru_cell_backward
-
-
-_BLOCK = 1 << 15  # elements of one gate
+# torch.gru_cell on CUDA: it takes products, and returns the memory and what the backward pass needs
+_cell: Callable[..., tuple[Tensor, Tensor]] = torch.ops.aten._thnn_fused_gru_cell
+_cell_backward: Callable[..., tuple[Tensor, ...]] = torch.ops.aten._thnn_fused_gru_cell_backward
+_BLOCK = 1 << 15  # elements of one gate in a block of steps
 
 
 class _Sequence(torch.autograd.Function):
-    """See `gru_sequence`."""
+    """`gru_sequence` on the CPU."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w_i: Tensor, w_h: Tensor, b_i: Tensor, b_h: Tensor) -> Tensor:
@@ -66,7 +65,7 @@ class _Sequence(torch.autograd.Function):
         d_w_i, d_w_h = torch.zeros_like(w_i), torch.zeros_like(w_h)
         d_b_i, d_b_h = w_h.new_zeros(3 * size), w_h.new_zeros(3 * size)
         d_x = x.new_empty(x.shape) if ctx.needs_input_grad[0] else None
-        length = max(1, min(steps, _BLOCK // (batch * size)))  # of blocks of steps whose factors stay in the cache
+        length = max(1, min(steps, _BLOCK // (batch * size)))  # steps per block
         a_, d_, e_ = (n.new_empty(length, batch, size) for _ in range(3))
         f_ = n.new_empty(length, batch, 3, size)  # factors of r, z and m
         carry = n.new_zeros(batch, size)
@@ -98,7 +97,7 @@ class _Sequence(torch.autograd.Function):
             gates = f.view(count * batch, 3 * size)
             d_w_h.addmm_(gates.t(), before.reshape(count * batch, size))
             d_b_h += gates.sum(0)
-            torch.mul(d, a, out=f[:, :, 2])  # what the input's side of n gets
+            torch.mul(d, a, out=f[:, :, 2])  # the gradient of W_in x + b_in
             d_w_i.addmm_(gates.t(), x[now].reshape(count * batch, -1))
             d_b_i += gates.sum(0)
             if d_x is not None:
@@ -107,7 +106,7 @@ class _Sequence(torch.autograd.Function):
 
 
 class _FusedSequence(torch.autograd.Function):
-    """The same on CUDA, from the cell that `torch.gru_cell` is made of."""
+    """`gru_sequence` on CUDA, with the fused cell of `torch.gru_cell`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w_i: Tensor, w_h: Tensor, b_i: Tensor, b_h: Tensor) -> Tensor:
@@ -142,7 +141,7 @@ class _FusedSequence(torch.autograd.Function):
 
 
 def gru_sequence(x: Tensor, w_i: Tensor, w_h: Tensor, b_i: Tensor, b_h: Tensor) -> Tensor:
-    """A GRU that begins with zeros, once differentiable.
+    """A GRU whose memory begins with zeros. It can be differentiated once.
 
     Args:
         x: `[T, B, inputs]`, on the CPU or on CUDA.

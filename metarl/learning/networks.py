@@ -1,8 +1,7 @@
-"""Networks as pure functions of a dict of tensors, action distributions, and how spaces become numbers.
+"""Networks as pure functions of a dict of parameters.
 
-Parameters are shared, `w0: [in, out]`, or one set per row, `w0: [R, in, out]`; the same functions serve both, and a
-batch of rows is one batched matrix product. Policies act in [-1, 1], which is mapped affinely to a Box and clipped:
-published step sizes assume it.
+Parameters are shared, `w0: [in, out]`, or one set per row, `w0: [R, in, out]`. The same functions take both. With one
+set per row, a layer is one batched matrix product.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
 
 
 def init_mlp(sizes: Sequence[int], rng: Rng, final_gain: float = 1.0) -> Params:
-    """Weights uniform as Glorot and Bengio (2010), biases 0: `w{i}` `[in, out]` and `b{i}` `[out]` for each layer.
+    """Initial weights as in Glorot and Bengio (2010), biases 0: `w{i}` `[in, out]` and `b{i}` `[out]` for each layer.
 
     Args:
-        sizes: widths, input and output included.
-        rng: one environment's keyed draws.
+        sizes: widths of all layers, input and output included.
+        rng: keyed draws of one environment.
         final_gain: factor on the last layer's weights.
     """
     params: Params = {}
@@ -38,12 +37,12 @@ def init_mlp(sizes: Sequence[int], rng: Rng, final_gain: float = 1.0) -> Params:
 
 
 def mlp(params: Params, x: Tensor, activation: str = "relu") -> Tensor:
-    """A fully connected network, linear at the end.
+    """A fully connected network with a linear last layer.
 
     Args:
-        params: from `init_mlp`; shared, or with a leading axis R.
+        params: parameters from `init_mlp`, shared or with a leading axis R.
         x: `[..., in]` with shared parameters, `[R, B, in]` with one set per row.
-        activation: between the layers, "relu" or "tanh".
+        activation: activation function between the layers, "relu" or "tanh".
 
     Returns:
         `[..., out]`, or `[R, B, out]`.

@@ -1,4 +1,4 @@
-"""Uniformly random actions: what the floor of a family is measured with."""
+"""Uniformly random actions, whose mean return is the floor of a family."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from metarl.rng import Rng
 
 @dataclass(frozen=True)
 class RandomConfig:
-    """There is nothing to choose."""
+    """Random play has no hyperparameters."""
 
 
 class RandomPlay(Agent[RandomConfig]):
-    """Draws from the action space whatever it sees, also where it should be deterministic.
+    """Plays uniformly random actions and ignores observations, also in the deterministic mode.
 
-    Unbounded boxes get standard normal actions.
+    In unbounded boxes the actions are standard normal.
     """
 
     name = "random"
@@ -37,7 +37,7 @@ class RandomPlay(Agent[RandomConfig]):
         self.head = PolicyHead(family.action_space, self.name)
 
     def begin(self, rows: int, tasks: Tasks | None = None) -> AgentState:
-        """Nothing is kept but the rows."""
+        """The numbers of the rows; nothing else is stored."""
         return {"row": torch.arange(rows, device=self.device)}
 
     def act(

@@ -1,7 +1,7 @@
 """Returns, advantages and the linear feature baseline, as pure functions of time-first tensors.
 
-Two endings are told apart. `ended` closes an episode whose horizon belongs to the problem: nothing follows it.
-A sampler that merely stops looking passes the value of what would have followed as `last_value`.
+An episode can stop in two ways. `ended` marks its real end, which includes the horizon: no reward follows. If the
+sampler stops within an episode, the caller passes the value of the state that follows as `last_value`.
 """
 
 from __future__ import annotations
@@ -42,25 +42,25 @@ def gae(
         value: v_t, `[T, ...]`.
         ended: `bool [T, ...]`.
         discount: gamma.
-        lam: lambda; 1 gives Monte Carlo returns minus the value, 0 the one-step error.
+        lam: lambda; 1 gives Monte Carlo returns minus the value, 0 gives the one-step error.
         last_value: v_T, `[...]` (0 if None).
 
     Returns:
         `[T, ...]`.
     """
     last = torch.zeros_like(value[:1]) if last_value is None else last_value.unsqueeze(0)
-    going_on = (~ended).to(reward.dtype)
-    delta = reward + discount * going_on * torch.cat([value[1:], last]) - value
+    continues = (~ended).to(reward.dtype)
+    delta = reward + discount * continues * torch.cat([value[1:], last]) - value
     return discounted_returns(delta, ended, discount * lam)
 
 
 def standardize(values: Tensor, valid: Tensor, eps: float = 1e-8) -> Tensor:
-    """(x - mean) / (standard deviation + eps) over each row's valid samples; 0 elsewhere.
+    """(x - mean) / (standard deviation + eps) over each row's valid samples; other samples become 0.
 
     Args:
         values: `[T, R, E]`.
         valid: `bool [T, R, E]`.
-        eps: keeps a constant row at 0.
+        eps: added to the deviation, so that a constant row becomes 0.
     """
     mean, std = row_moments(values, valid, eps)
     return ((values - mean) * valid / std).to(values.dtype)
@@ -75,7 +75,7 @@ def row_moments(values: Tensor, valid: Tensor, eps: float = 1e-8) -> tuple[Tenso
         eps: added to the deviation.
 
     Returns:
-        `float64 [1, R, 1]`, twice: in float32 a constant row's mean is off by more than eps.
+        the mean and the deviation, `float64 [1, R, 1]` each. In float32 the error of a constant row's mean exceeds eps.
     """
     weight, values = valid.double(), values.double()
     count = weight.sum((0, 2), keepdim=True).clamp_min(1.0)
@@ -85,7 +85,7 @@ def row_moments(values: Tensor, valid: Tensor, eps: float = 1e-8) -> tuple[Tenso
 
 
 def linear_features(obs: Tensor, time: Tensor) -> Tensor:
-    """Features of Duan et al. (2016, arXiv:1604.06778): obs, obs^2, t, t^2, t^3 and 1, with t in hundreds of steps.
+    """The features of Duan et al. (2016, arXiv:1604.06778): obs, obs^2, t, t^2, t^3 and 1, with t in hundreds of steps.
 
     Args:
         obs: `[..., d]`, clipped to [-10, 10].
@@ -102,14 +102,14 @@ def linear_features(obs: Tensor, time: Tensor) -> Tensor:
 def linear_baseline(
     obs: Tensor, time: Tensor, returns: Tensor, valid: Tensor, ridge: float = 1e-5
 ) -> tuple[Tensor, Tensor]:
-    """Least squares of returns on `linear_features`, one fit per row.
+    """Fit returns by least squares on `linear_features`, separately in each row.
 
-    A row with fewer samples than features is fitted on the features of time alone: the whole fit would pass through
-    every return, and the advantages would be nothing but rounding.
+    A row with fewer samples than features is fitted on the features of time alone. A fit on all features would
+    reproduce every return, and the advantages would be rounding errors.
 
     Args:
         obs: `[T, R, E, d]`.
-        time: `[T, R, E]`, restarts with every episode.
+        time: steps since the episode began, `[T, R, E]`.
         returns: `[T, R, E]`.
         valid: `bool [T, R, E]`, the samples that count in the fit.
         ridge: added to the diagonal of the normal equations.
@@ -117,17 +117,17 @@ def linear_baseline(
     Returns:
         values `[T, R, E]` at every sample, and coefficients `[R, 2 d + 4]`.
     """
-    phi, of_obs = linear_features(obs, time), 2 * obs.shape[-1]
-    if valid.shape[0] * valid.shape[2] < phi.shape[-1]:  # so it is with every row: nothing so large need be solved
-        values, coef = _least_squares(phi[..., of_obs:], returns, valid, ridge)
-        return values, torch.cat([coef.new_zeros(len(coef), of_obs), coef], -1)
+    phi, obs_features = linear_features(obs, time), 2 * obs.shape[-1]
+    if valid.shape[0] * valid.shape[2] < phi.shape[-1]:  # true of every row, so the large system is not needed
+        values, coef = _least_squares(phi[..., obs_features:], returns, valid, ridge)
+        return values, torch.cat([coef.new_zeros(len(coef), obs_features), coef], -1)
     enough = valid.sum((0, 2)) >= phi.shape[-1]
-    kept = torch.where(enough.view(1, -1, 1, 1), phi[..., :of_obs], torch.zeros_like(phi[..., :of_obs]))
-    return _least_squares(torch.cat([kept, phi[..., of_obs:]], -1), returns, valid, ridge)
+    kept = torch.where(enough.view(1, -1, 1, 1), phi[..., :obs_features], torch.zeros_like(phi[..., :obs_features]))
+    return _least_squares(torch.cat([kept, phi[..., obs_features:]], -1), returns, valid, ridge)
 
 
 def _least_squares(phi: Tensor, returns: Tensor, valid: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-    """Fits of `[T, R, E]` on features `[T, R, E, F]`: values and coefficients `[R, F]`."""
+    """Fit returns `[T, R, E]` on features `[T, R, E, F]`: values `[T, R, E]` and coefficients `[R, F]`."""
     weight = valid.to(phi.dtype)
     # [T, R, E, F] -> [R, T * E, F]
     rows = (phi * weight.unsqueeze(-1)).transpose(0, 1).flatten(1, 2).double()

@@ -277,7 +277,7 @@ class TestGittins:
             agent.mean_score(torch.tensor([[1.0]]), torch.tensor([[5.0]]))
 
     def test_arms_that_change_are_refused(self):
-        with pytest.raises(InvalidValueError, match=r"family of gittins is .*whose arms stay"):
+        with pytest.raises(InvalidValueError, match=r"family of gittins is .*whose arms do not change"):
             metarl.make_agent("gittins", "metarl/SwitchingBandit-v0")
 
     @pytest.mark.parametrize(("n", "k"), [(5, 2), (7, 3), (10, 2), (10, 3), (10, 5)])

@@ -320,8 +320,8 @@ def test_the_inner_maximum_by_hand():
 def test_radii_by_hand():
     # S = 2, A = 2; visits 4, 1, 0, 0, so t = 6; of the first pair's steps 3 were seen to lead somewhere.
     visits = torch.tensor([[[4.0, 1.0], [0.0, 0.0]]])
-    leavings = torch.tensor([[[3.0, 1.0], [0.0, 0.0]]])
-    reward, transition = (x[0].numpy() for x in radii(visits, leavings, 0.1))
+    transitions = torch.tensor([[[3.0, 1.0], [0.0, 0.0]]])
+    reward, transition = (x[0].numpy() for x in radii(visits, transitions, 0.1))
     # sqrt(7 ln(2 * 2 * 2 * 6 / .05) / 2) = sqrt(3.5 * ln 960) = sqrt(3.5 * 6.866933) = 4.902485
     np.testing.assert_allclose(reward, [[0.2451243, 0.4902485], [0.4902485, 0.4902485]], rtol=1e-5)
     # sqrt(14 * 2 * ln(2 * 2 * 6 / .05)) = sqrt(28 * ln 480) = sqrt(28 * 6.173786) = 13.147931; / sqrt(3) = 7.590962

@@ -15,6 +15,7 @@ from scipy import stats
 import metarl
 from metarl import InvalidValueError, Rng
 from metarl.engine.pool import EnvironmentPool
+from metarl.engine.rollout import PoolTrials
 from metarl.rng import fold_in, make_key
 
 IDS = ["metarl/GaussianBandit-v0", "metarl/DeceptiveBandit-v0", "metarl/SwitchingBandit-v0"]
@@ -25,7 +26,7 @@ def keyed(n):
 
 
 def collect(family, tasks, agent, budget, per_task=1):
-    trials = metarl.engine.rollout.PoolTrials(EnvironmentPool(family), tasks, per_task=per_task)
+    trials = PoolTrials(EnvironmentPool(family), tasks, per_task=per_task)
     agent = metarl.make_agent(agent, family)
     return trials.collect(agent, agent.begin(trials.rows, trials.tasks), 0, budget)[0]
 

@@ -15,6 +15,7 @@ from scipy import stats
 import metarl
 from metarl import InvalidValueError, Rng
 from metarl.engine.pool import EnvironmentPool
+from metarl.engine.rollout import PoolTrials
 from metarl.envs.bandits.bernoulli_bandit import MAX_BAYES_STATES, _children, bayes_states, bayes_value
 from metarl.rng import fold_in, make_key
 
@@ -31,7 +32,7 @@ def move(family, task, x, action):
 
 
 def collect(family, tasks, agent, budget, per_task=1):
-    trials = metarl.engine.rollout.PoolTrials(EnvironmentPool(family), tasks, per_task=per_task)
+    trials = PoolTrials(EnvironmentPool(family), tasks, per_task=per_task)
     agent = metarl.make_agent(agent, family)
     return trials.collect(agent, agent.begin(trials.rows, trials.tasks), 0, budget)[0]
 

@@ -15,6 +15,7 @@ from gymnasium.utils.env_checker import check_env
 import metarl
 from metarl import InvalidValueError, Rng
 from metarl.engine.pool import EnvironmentPool
+from metarl.engine.rollout import PoolTrials
 from metarl.envs.grids import grid_navi
 from metarl.envs.grids.dark_room import _random_return
 from metarl.envs.grids.grid_navi import DOWN, LEFT, MOVES, RIGHT, STAY, UP, optimal_search, search_returns
@@ -28,7 +29,7 @@ def keyed(n):
 
 
 def collect(family, tasks, agent, episodes=1, per_task=1):
-    trials = metarl.engine.rollout.PoolTrials(EnvironmentPool(family), tasks, per_task=per_task)
+    trials = PoolTrials(EnvironmentPool(family), tasks, per_task=per_task)
     agent = metarl.make_agent(agent, family)
     return trials.collect(agent, agent.begin(trials.rows, trials.tasks), 0, metarl.Budget(episodes=episodes))[0]
 

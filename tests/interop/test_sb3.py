@@ -592,7 +592,7 @@ def test_models_that_do_not_fit_are_named():
             {"algorithm_kwargs": {"batch_size": 1}},
             r"sb3\.algorithm_kwargs is \{\"batch_size\": 1\}, expected what PPO",
         ),
-        (POINTS, {"algorithm_kwargs": {"gamma": torch.zeros(1)}}, "expected what JSON can hold"),
+        (POINTS, {"algorithm_kwargs": {"gamma": torch.zeros(1)}}, "expected values that JSON can hold"),
         (POINTS, {"algorithm_kwargs": {"use_sde": True}}, "use_sde of sb3 is True, expected False"),
         (POINTS, {"steps": 100}, r"sb3\.steps is 100, expected a multiple of 2048, after which PPO updates: .* 2048"),
         (POINTS, {"steps": 12, "algorithm": "A2C"}, r"sb3\.steps is 12, expected a multiple of 5, .* example 10"),

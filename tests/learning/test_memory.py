@@ -12,7 +12,7 @@ from torch import nn
 import metarl
 from metarl.learning import gru as recurrence
 from metarl.learning.gru import _FusedSequence, _Sequence, gru_sequence
-from metarl.learning.memory import GRU, MEMORIES, Memory, Transformer, make_memory, rotate, turn_at
+from metarl.learning.memory import GRU, MEMORIES, Memory, Transformer, make_memory, rotate, rotation_at
 from metarl.rng import Rng, make_key
 
 
@@ -90,12 +90,14 @@ def test_rotary_products_depend_on_differences_alone() -> None:
     q, k = inputs(1, 2)[0, 0, :4].view(1, 1, 1, 4), inputs(1, 2)[0, 1, :4].view(1, 1, 1, 4)
 
     def product(i: int, j: int) -> float:
-        return float((rotate(q, turn_at(torch.tensor([i]), 2)) * rotate(k, turn_at(torch.tensor([j]), 2))).sum())
+        return float(
+            (rotate(q, rotation_at(torch.tensor([i]), 2)) * rotate(k, rotation_at(torch.tensor([j]), 2))).sum()
+        )
 
     assert product(7, 5) == pytest.approx(product(102, 100), abs=1e-4)
     assert product(7, 5) != pytest.approx(product(7, 4), abs=1e-3)
     # one pair (1, 0) turned by one radian is (cos 1, sin 1)
-    turned = rotate(torch.tensor([[[[1.0, 0.0]]]]), turn_at(torch.tensor([1]), 1))
+    turned = rotate(torch.tensor([[[[1.0, 0.0]]]]), rotation_at(torch.tensor([1]), 1))
     assert turned.flatten().tolist() == pytest.approx([np.cos(1), np.sin(1)], abs=1e-6)
 
 

@@ -1,1 +1,1 @@
-"""What gradient-based agents are made of: a policy, an inner loop that adapts it, an outer loss and its optimiser."""
+"""The parts of gradient-based agents: a policy, an inner loop that adapts it, an outer loss, and an outer optimiser."""

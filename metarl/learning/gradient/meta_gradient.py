@@ -1,19 +1,20 @@
 """Exact gradients and Fisher-vector products through inner steps, for every agent that adapts by gradient steps.
 
-A row starts from parameters theta_0 that follow from shared meta-parameters, and takes K inner steps
+A row starts from parameters theta_0, which depend on shared meta-parameters, and takes K inner steps
 
     theta_{j+1} = theta_j - alpha_j * grad L_j(theta_j)
 
-with step sizes alpha_j that may be learned, be one number, one per tensor or one per parameter, and be 0 for parameters
-that are not adapted. With H_j the Hessian of L_j, which is symmetric, one step's Jacobian is I - alpha_j H_j, so the
-chain rule through K steps is K Hessian-vector products forwards or backwards; no derivative beyond the second is built:
+The step sizes alpha_j may be learned. They are one number, one per tensor or one per parameter, and 0 for parameters
+that are not adapted. H_j is the Hessian of L_j and symmetric, so the Jacobian of one step is I - alpha_j H_j. The chain
+rule through K steps takes K Hessian-vector products, forwards or backwards, and no third derivative:
 
     meta-gradient          (I - H_0 a_0) ... (I - H_{K-1} a_{K-1}) grad L_post(theta_K)
     Fisher-vector product  (I - H_0 a_0) ... (I - H_{K-1} a_{K-1}) F(theta_K) (I - a_{K-1} H_{K-1}) ... (I - a_0 H_0) v
 
-and the step sizes' own columns, -grad L_j. The second is the exact Hessian of the mean KL divergence of the
-post-adaptation policies, where that divergence and its gradient vanish (Schulman et al. 2015, arXiv:1502.05477,
-appendix C). Products are reverse over reverse on graphs that are kept as long as they fit in memory.
+with a_j for alpha_j. A learned step size adds the column -grad L_j to the Jacobian. The Fisher-vector product is exact:
+it uses the Hessian of the mean KL divergence of the adapted policies, at the point where this divergence and its
+gradient are 0 (Schulman et al. 2015, arXiv:1502.05477, appendix C). The products differentiate twice in reverse mode,
+on graphs that stay in memory as long as they fit.
 """
 
 from __future__ import annotations
@@ -30,49 +31,56 @@ from metarl.learning.gradient.policy_gradient import Batch
 from metarl.learning.gradient.trust_region import flatten, unflatten
 from metarl.learning.networks import Params
 
-GRAPH_BYTES = 2 * 2**30  # graphs kept between products; what does not fit is built anew for each
+GRAPH_BYTES = 2 * 2**30  # memory for graphs that are kept between products; graphs that do not fit are rebuilt
 
 
 class Inner(Protocol):
-    """An inner loop. Params hold tensors `[R, ...]`, meta-parameters shared ones."""
+    """An inner loop. Params are tensors `[R, ...]`; meta-parameters have no row axis."""
 
     @property
     def policy(self) -> Callable[[Params, Tensor], Distribution]:
-        """Parameters and features `[R, B, d]` to action distributions."""
+        """The function from parameters and features `[R, B, d]` to action distributions."""
 
     @property
     def whole_episodes(self) -> bool:
-        """Whether inner losses join the steps of an episode."""
+        """Whether inner losses couple the steps of an episode."""
 
     @property
     def first_order(self) -> bool:
-        """Whether the meta-update takes the inner Hessians for 0."""
+        """Whether the meta-update treats the inner Hessians as 0."""
 
     def start(self, meta: Params, rows: int) -> Params:
-        """Each row's theta_0, linear in the meta-parameters."""
+        """theta_0 of each row, a linear function of the meta-parameters."""
 
     def step_sizes(self, meta: Params, j: int) -> Params:
-        """alpha_j by the name of the parameter, each a scalar or shaped as the parameter; what is absent stays."""
+        """alpha_j by parameter name, each a scalar or of the parameter's shape. Other parameters are not adapted."""
 
-    def loss(self, params: Params, batch: Batch, sampled: Tensor | None = None) -> Tensor:
-        """The sum over rows of L_j; `sampled` are the log-probabilities of the policy that sampled, `[R, B]`."""
+    def loss(self, params: Params, batch: Batch, sampled_log_prob: Tensor | None = None) -> Tensor:
+        """The sum over rows of L_j.
+
+        Args:
+            params: theta_j, `[R, ...]`.
+            batch: samples of R rows.
+            sampled_log_prob: log-probabilities of the policy that sampled the batch, `[R, B]`; None if `params` are its
+                parameters.
+        """
 
     def chunks(self, batch: Batch) -> list[slice]:
-        """Rows that go through an update together."""
+        """The rows that an update processes together."""
 
     def graph_bytes(self, batch: Batch) -> int:
-        """About how much memory the graph of one loss on the batch takes."""
+        """Estimated size in bytes of the graph of one loss on the batch."""
 
 
 class OuterLoss(Protocol):
-    """What a meta-update minimises."""
+    """The loss that a meta-update minimises."""
 
     @property
     def every_step(self) -> bool:
-        """Whether it (or the KL divergence) looks at all policies on the way, or at the last alone."""
+        """Whether the loss or the KL divergence depends on the policies after every inner step, not only the last."""
 
     def kl_weight(self, j: int, last: bool) -> float:
-        """Share of the policy after j steps in the KL divergence that limits the meta-update."""
+        """Weight of the policy after j steps in the KL divergence that limits the meta-update."""
 
     def rows(self, which: slice | Tensor) -> OuterLoss:
         """The loss of a subset of the rows."""
@@ -81,25 +89,28 @@ class OuterLoss(Protocol):
         """The sum over rows of the loss of the policy after j inner steps.
 
         Args:
-            j: inner steps taken.
-            policy: after them, on the batch that was sampled then.
-            batch: that batch.
-            old: the policy that sampled it.
-            last: whether these were all steps. Others are asked for only where `every_step` is true.
+            j: number of inner steps taken.
+            policy: the policy after j steps, on the batch.
+            batch: samples taken after j steps.
+            old: the policy that sampled the batch.
+            last: whether j is the number of all inner steps. If `every_step` is False, it is always True.
         """
 
 
-def inner_step(inner: Inner, params: Params, batch: Batch, alpha: Params, sampled: Tensor | None = None) -> Params:
-    """Return theta - alpha * grad L(theta), each row on its own samples, without a graph."""
+def inner_step(inner: Inner, params: Params, batch: Batch, alpha: Params, log_prob: Tensor | None = None) -> Params:
+    """Return theta - alpha * grad L(theta), each row on its own samples, without a gradient graph.
+
+    `log_prob` is the `sampled_log_prob` of `Inner.loss`.
+    """
     with torch.enable_grad():
         leaves = {k: v.detach().requires_grad_(k in alpha) for k, v in params.items()}
-        loss = inner.loss(leaves, batch, sampled)
+        loss = inner.loss(leaves, batch, log_prob)
         grads = torch.autograd.grad(loss, [leaves[k] for k in alpha], materialize_grads=True)
     return {**params, **{k: params[k] - a * g for (k, a), g in zip(alpha.items(), grads, strict=True)}}
 
 
 class Unroll:
-    """Some rows' inner steps and adapted policies, with the graphs that the products differentiate again.
+    """The inner steps and adapted policies of some rows, with the graphs that the products differentiate.
 
     Args:
         inner: the inner loop.
@@ -107,8 +118,10 @@ class Unroll:
         meta: meta-parameters.
         pre: the batches of the inner steps, R rows each.
         post: the batch of the adapted policies.
-        old: the policies that sampled the batches, `pre` first; by default those met on the way.
-        points: theta_0, ..., theta_K where to build graphs, if the batches are only a part of those that lead there.
+        old: the policies that sampled the batches, in the order [*pre, post]; by default the policies of the inner
+            steps.
+        points: theta_0, ..., theta_K at which to build the graphs. They are needed if the batches are only a part of
+            the samples that gave these parameters.
     """
 
     def __init__(
@@ -131,11 +144,10 @@ class Unroll:
         params = inner.start(meta, self.rows)
         for j, batch in enumerate(pre):
             leaves = self._leaf(params if points is None else points[j])
-            given = None if old is None else old[j]
             with torch.no_grad():
-                policy = inner.policy(leaves, batch.x).detach() if given is None else given
-                sampled = policy.log_prob(batch.action)
-            loss = inner.loss(leaves, batch, sampled)
+                policy = inner.policy(leaves, batch.x).detach() if old is None else old[j]
+                sampled_log_prob = policy.log_prob(batch.action)
+            loss = inner.loss(leaves, batch, sampled_log_prob)
             grads = torch.autograd.grad(
                 loss, list(leaves.values()), create_graph=not first_order, materialize_grads=True
             )
@@ -159,7 +171,7 @@ class Unroll:
         return [{k: v.detach() for k, v in leaves.items()} for leaves in self.leaves]
 
     def gradient(self) -> tuple[float, Params]:
-        """The outer loss and its gradient in the meta-parameters, summed over rows."""
+        """The outer loss and its gradient with respect to the meta-parameters, summed over rows."""
         steps = len(self.alphas)
         total, back = 0.0, {k: torch.zeros_like(v) for k, v in self.leaves[-1].items()}
         out = {k: torch.zeros_like(v) for k, v in self.meta.items()}
@@ -178,7 +190,7 @@ class Unroll:
         return total, self._to_meta(back, out)
 
     def fisher_vector(self, v: Params) -> Params:
-        """The Hessian of the weighted KL divergences, J' F J v, summed over rows."""
+        """The Hessian of the weighted KL divergences times v, J' F J v, summed over rows."""
         steps = len(self.alphas)
         tangents = [_jvp(lambda m: self.inner.start(m, self.rows), self.meta, v)]
         for j in range(steps):
@@ -203,39 +215,39 @@ class Unroll:
         return self._kl_grads[j]
 
     def _product(self, grads: Params, leaves: Params, v: Params, wanted: Params | None = None) -> Params:
-        """The Hessian whose rows `grads` are, times v: by default all its rows, or those of `wanted`."""
+        """The Hessian times v, where `grads` is the gradient: all rows of the product, or those of `wanted`."""
         used = [k for k in v if k in grads and grads[k].requires_grad]
         names = list(leaves if wanted is None else wanted)
-        found = torch.autograd.grad(
+        products = torch.autograd.grad(
             [grads[k] for k in used],
             [leaves[k] for k in names],
             [v[k] for k in used],
             retain_graph=True,
             materialize_grads=True,
         )
-        return dict(zip(names, found, strict=True))
+        return dict(zip(names, products, strict=True))
 
     def _forward(self, j: int, u: Params, v: Params) -> Params:
-        """From a tangent at theta_j (and v of the meta-parameters) to one at theta_{j+1}."""
+        """Map a tangent u at theta_j, for the tangent v of the meta-parameters, to the tangent at theta_{j+1}."""
         alpha, grads = self.alphas[j], self.grads[j]
-        moved = _jvp(lambda m: self.inner.step_sizes(m, j), self.meta, v)
-        bent = {} if self.inner.first_order else self._product(grads, self.leaves[j], u, alpha)
+        alpha_tangent = _jvp(lambda m: self.inner.step_sizes(m, j), self.meta, v)
+        hessian_u = {} if self.inner.first_order else self._product(grads, self.leaves[j], u, alpha)
         out = dict(u)
         for k, a in alpha.items():
-            out[k] = u[k] - moved[k] * grads[k].detach()
-            if bent:
-                out[k] = out[k] - a * bent[k]
+            out[k] = u[k] - alpha_tangent[k] * grads[k].detach()
+            if hessian_u:
+                out[k] = out[k] - a * hessian_u[k]
         return out
 
     def _back(self, j: int, u: Params, out: Params) -> Params:
-        """From a gradient at theta_{j+1} to one at theta_j; the step sizes' share is added to `out`."""
+        """Map a gradient u at theta_{j+1} to one at theta_j. Add the gradient of the step sizes to `out`."""
         alpha, grads = self.alphas[j], self.grads[j]
-        share = {k: (-grads[k].detach() * u[k]).sum_to_size(a.shape) for k, a in alpha.items()}
-        _add(out, _vjp(lambda m: self.inner.step_sizes(m, j), self.meta, share))
+        alpha_grads = {k: (-grads[k].detach() * u[k]).sum_to_size(a.shape) for k, a in alpha.items()}
+        _add(out, _vjp(lambda m: self.inner.step_sizes(m, j), self.meta, alpha_grads))
         if self.inner.first_order:
             return u
-        bent = self._product(grads, self.leaves[j], {k: a * u[k] for k, a in alpha.items()})
-        return {k: u[k] - bent[k] for k in u}
+        hessian_u = self._product(grads, self.leaves[j], {k: a * u[k] for k, a in alpha.items()})
+        return {k: u[k] - hessian_u[k] for k in u}
 
     def _to_meta(self, back: Params, out: Params) -> Params:
         _add(out, _vjp(lambda m: self.inner.start(m, self.rows), self.meta, back))
@@ -243,7 +255,7 @@ class Unroll:
 
 
 class MetaObjective:
-    """The mean over rows of the outer loss as a function of the meta-parameters, on samples taken with `meta`.
+    """The mean outer loss over rows as a function of the meta-parameters, on samples taken with `meta`.
 
     Args:
         inner: the inner loop.
@@ -251,8 +263,9 @@ class MetaObjective:
         meta: the meta-parameters that the batches were sampled with.
         pre: the batches of the inner steps.
         post: the batch of the adapted policies.
-        stride: one in so many samples enters the Fisher-vector products (1: exact); gradients and losses use all.
-        metric: whether Fisher-vector products will be asked for.
+        stride: every stride-th sample enters the Fisher-vector products (1: exact). Gradients and losses use all
+            samples.
+        metric: whether Fisher-vector products will be computed.
     """
 
     def __init__(
@@ -270,9 +283,9 @@ class MetaObjective:
         self.parts = inner.chunks(post)
         self.old: list[list[Distribution]] = []  # for each part, the policies that sampled
         self.points: list[list[Params]] = []  # for each part, theta_0, ..., theta_K
-        self.kept: list[Unroll] = []
+        self.kept: list[Unroll] = []  # graphs for the Fisher-vector products that fit in memory
         self.loss, total = 0.0, {k: torch.zeros_like(v) for k, v in meta.items()}
-        room = GRAPH_BYTES if metric and stride == 1 else 0
+        bytes_left = GRAPH_BYTES if metric and stride == 1 else 0
         for part in self.parts:
             unroll = self._unroll(meta, part)
             loss, grads = unroll.gradient()
@@ -280,11 +293,11 @@ class MetaObjective:
             _add(total, grads)
             self.old.append(unroll.old)
             self.points.append(unroll.points)
-            room -= self._bytes(unroll)
-            if room > 0:
+            bytes_left -= self._bytes(unroll)
+            if bytes_left > 0:
                 self.kept.append(unroll)
         self.flat, self.grad = flatten(meta), flatten(total) / self.rows
-        self._remade: list[Callable[[], Unroll]] | None = None
+        self._rebuilds: list[Callable[[], Unroll]] | None = None  # functions that build the other graphs
 
     def _unroll(self, meta: Params, part: slice, old: list[Distribution] | None = None) -> Unroll:
         pre = [b.rows(part) for b in self.pre]
@@ -303,23 +316,23 @@ class MetaObjective:
         return loss, flatten(total) / self.rows
 
     def fisher_vector(self, v: Tensor) -> Tensor:
-        """The Fisher matrix of the adapted policies at `meta`, pulled back, times v `[P]`."""
-        given, total = unflatten(v, self.meta), {k: torch.zeros_like(x) for k, x in self.meta.items()}
+        """J' F J v at `meta`, where F is the Fisher matrix of the adapted policies and v is `[P]`."""
+        vector, total = unflatten(v, self.meta), {k: torch.zeros_like(x) for k, x in self.meta.items()}
         for unroll in self._metric_parts():
-            _add(total, unroll.fisher_vector(given))
-            del unroll  # or it would live on while the next is made
+            _add(total, unroll.fisher_vector(vector))
+            del unroll  # free its memory before the next one is built
         return flatten(total) / self.rows
 
     def _metric_parts(self) -> Iterator[Unroll]:
-        """The graphs of the metric: kept ones, then those that memory has no room for, made anew."""
-        if self._remade is None:
-            self._remade = self._plan()
+        """The graphs for the Fisher-vector products: those in memory, then the rebuilt ones."""
+        if self._rebuilds is None:
+            self._rebuilds = self._fill_kept()
         yield from self.kept
-        for make in self._remade:
-            yield make()
+        for build in self._rebuilds:
+            yield build()
 
-    def _plan(self) -> list[Callable[[], Unroll]]:
-        """Makers of what is not kept; the thinned graphs that fit are made and kept now."""
+    def _fill_kept(self) -> list[Callable[[], Unroll]]:
+        """Keep the thinned graphs that fit in memory; return functions that build all other graphs."""
         if self.stride == 1:
             return [partial(self._unroll, self.meta, part) for part in self.parts[len(self.kept) :]]
         whole = self.inner.whole_episodes
@@ -329,23 +342,23 @@ class MetaObjective:
             for j in range(len(self.pre) + 1)
         ]
 
-        def make(part: slice) -> Unroll:
-            here = [{k: v[part] for k, v in params.items()} for params in points]
+        def build(part: slice) -> Unroll:
+            part_points = [{k: v[part] for k, v in params.items()} for params in points]
             batches = [b.rows(part) for b in pre]
-            return Unroll(self.inner, self.outer.rows(part), self.meta, batches, post.rows(part), points=here)
+            return Unroll(self.inner, self.outer.rows(part), self.meta, batches, post.rows(part), points=part_points)
 
-        parts, room = self.inner.chunks(post), GRAPH_BYTES
+        parts, bytes_left = self.inner.chunks(post), GRAPH_BYTES
         for i, part in enumerate(parts):
-            unroll = make(part)
-            room -= self._bytes(unroll)
-            if room <= 0:
-                return [partial(make, p) for p in parts[i:]]
+            unroll = build(part)
+            bytes_left -= self._bytes(unroll)
+            if bytes_left <= 0:
+                return [partial(build, p) for p in parts[i:]]
             self.kept.append(unroll)
         return []
 
     @torch.no_grad()
     def evaluate(self, flat: Tensor) -> tuple[float, float]:
-        """Loss and mean weighted KL(old || new) of the policies if `flat` were the meta-parameters."""
+        """The loss and the mean weighted KL(old || new) of the policies, for the meta-parameters `flat` `[P]`."""
         meta = unflatten(flat, self.meta)
         loss = kl = 0.0
         for part, old in zip(self.parts, self.old, strict=True):
@@ -359,18 +372,18 @@ class MetaObjective:
                     divergence = (old[j].kl(policy) * batch.weight).sum()  # type: ignore[arg-type]
                     kl += outer.kl_weight(j, last) * float(divergence) / self.rows
                 if not last:
-                    alpha, sampled = self.inner.step_sizes(meta, j), old[j].log_prob(batch.action)
-                    params = inner_step(self.inner, params, batch, alpha, sampled)
+                    alpha, log_prob = self.inner.step_sizes(meta, j), old[j].log_prob(batch.action)
+                    params = inner_step(self.inner, params, batch, alpha, log_prob)
         return loss, kl
 
 
-def _add(to: Params, more: Params) -> None:
-    for k, v in more.items():
-        to[k] = to[k] + v
+def _add(total: Params, terms: Params) -> None:
+    for k, v in terms.items():
+        total[k] = total[k] + v
 
 
 def _jvp(function: Callable[[Params], Params], at: Params, v: Params) -> Params:
-    """Reverse over reverse: forward mode would compile decompositions with torch.jit.script, which is deprecated."""
+    """The Jacobian times v, by two reverse passes, because forward mode uses torch.jit.script, which is deprecated."""
     out, back = cast("tuple[Params, Callable[[Params], tuple[Params]]]", torch.func.vjp(function, at))
     return cast("Params", torch.func.vjp(lambda u: back(u)[0], out)[1](v)[0])
 

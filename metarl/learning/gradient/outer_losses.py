@@ -1,4 +1,4 @@
-"""Outer losses: what a meta-update minimises of the policies after j inner steps, j = 0, ..., K."""
+"""Outer losses, which a meta-update minimises. They depend on the policies after j inner steps, j = 0, ..., K."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from metarl.learning.gradient.policy_gradient import Batch
 
 
 def probability_ratio(policy: Distribution, batch: Batch, old: Distribution) -> Tensor:
-    """pi(a | x) / pi_old(a | x) of a batch's actions, `[R, B]`."""
+    """pi(a | x) / pi_old(a | x) for the actions of a batch, `[R, B]`."""
     return torch.exp(policy.log_prob(batch.action) - old.log_prob(batch.action))
 
 
 @dataclass(frozen=True)
 class SurrogateLoss:
-    """Minus the mean of ratio * advantage, of the policy after the last inner step or after each of them.
+    """Minus the mean of ratio * advantage, for the policy after the last inner step or after every inner step.
 
     Attributes:
-        steps: K, if the loss is the mean over the policies after step 1, ..., K; 0: of the last one alone.
+        steps: K, if the loss is the mean over the policies after steps 1, ..., K; 0 for the last policy alone.
     """
 
     steps: int = 0
 
     @property
     def every_step(self) -> bool:
-        """Whether it looks at more than the last policy."""
+        """Whether the loss depends on more policies than the last."""
         return self.steps > 0
 
     def kl_weight(self, j: int, last: bool) -> float:
-        """All on the last policy, or equal on those after each step."""
+        """1 for the last policy, or 1 / K for the policies after steps 1, ..., K."""
         if self.steps:
             return 1.0 / self.steps if j else 0.0
         return float(last)
 
     def rows(self, which: slice | Tensor) -> SurrogateLoss:
-        """The same for all rows."""
+        """The loss itself, which is the same for all rows."""
         return self
 
     def __call__(self, j: int, policy: Distribution, batch: Batch, old: Distribution, last: bool) -> Tensor:
@@ -54,13 +54,13 @@ class SurrogateLoss:
 class ClippedLoss:
     """PPO's clipped surrogate (Schulman et al. 2017, arXiv:1707.06347, equation 7) of the adapted policies.
 
-    Before the last step there is a penalty on the KL divergence from the policies that sampled (Rothfuss et al. 2019,
-    arXiv:1810.06784, equation 14).
+    The policies before the last step have a penalty on their KL divergence from the policies that sampled (Rothfuss et
+    al. 2019, arXiv:1810.06784, equation 14).
 
     Attributes:
-        clip: ratios are clipped to 1 - clip, ..., 1 + clip.
+        clip: ratios are clipped to [1 - clip, 1 + clip].
         kl_coef: weight of the penalty.
-        weights: of the surrogate after 0, ..., K steps; empty: all on the last.
+        weights: weights of the surrogates after 0, ..., K steps; empty for the last one alone.
     """
 
     clip: float
@@ -69,11 +69,11 @@ class ClippedLoss:
     every_step = True
 
     def kl_weight(self, j: int, last: bool) -> float:
-        """All on the last policy."""
+        """1 for the last policy, 0 for the others."""
         return float(last)
 
     def rows(self, which: slice | Tensor) -> ClippedLoss:
-        """The same for all rows."""
+        """The loss itself, which is the same for all rows."""
         return self
 
     def __call__(self, j: int, policy: Distribution, batch: Batch, old: Distribution, last: bool) -> Tensor:
@@ -85,7 +85,7 @@ class ClippedLoss:
         return penalty + weight * self.clipped(policy, batch, old) if weight else penalty
 
     def clipped(self, policy: Distribution, batch: Batch, old: Distribution) -> Tensor:
-        """Minus the mean of the smaller of the plain and the clipped surrogate, summed over rows."""
+        """Minus the mean of the smaller one of the unclipped and the clipped surrogate, summed over rows."""
         ratio = probability_ratio(policy, batch, old)
         inside = ratio.clamp(1.0 - self.clip, 1.0 + self.clip)
         return -(torch.minimum(ratio * batch.advantage, inside * batch.advantage) * batch.weight).sum()

@@ -1,4 +1,4 @@
-"""Outer optimisers: how the meta-parameters follow the gradient of an outer loss through the inner loop."""
+"""Outer optimisers. They update the meta-parameters by the gradient of an outer loss through the inner loop."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from metarl.learning.networks import Params
 
 
 class OuterOptimizer(Protocol):
-    """How the meta-parameters follow the gradient of an outer loss."""
+    """Updates the meta-parameters by the gradient of an outer loss."""
 
     def update(
         self, inner: Inner, loss: OuterLoss, meta: Params, before: list[Batch], after: Batch
     ) -> tuple[Params, dict[str, float]]:
-        """New meta-parameters, or those from before where no good step is found; metrics, `step_rejected` among them.
+        """Return new meta-parameters, or the old ones if no good step is found, and metrics with `step_rejected`.
 
         Args:
             inner: the inner loop.
-            loss: what is minimised.
+            loss: the outer loss.
             meta: the meta-parameters that the batches were sampled with.
             before: the batches of the inner steps.
             after: the batch of the adapted policies.
         """
 
     def tensors(self) -> dict[str, Tensor]:
-        """What it keeps from one update to the next, for checkpoints."""
+        """The optimiser's state, for checkpoints."""
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of `tensors`; other names are left alone."""
+        """The inverse of `tensors`. Other tensors are ignored."""
 
 
 @dataclass(frozen=True)
@@ -47,22 +47,22 @@ class TrustRegionConfig:
     max_kl: Annotated[float, Range(1e-12, 1e3)] = 0.01
     """Largest mean KL divergence of the adapted policies per meta-update, in nats."""
     fvp_stride: Annotated[int, Range(1, 1e9)] = 1
-    """One in so many samples enters the Fisher-vector products; 1 is exact. The meta-gradient always uses all."""
+    """Every fvp_stride-th sample enters the Fisher-vector products; 1 is exact. The meta-gradient uses all samples."""
     cg_iterations: Annotated[int, Range(1, 1e4)] = 10
     """Conjugate gradient iterations."""
     cg_damping: Annotated[float, Range(0, 1e3)] = 1e-5
     """Added to the Fisher matrix's diagonal."""
     line_search_steps: Annotated[int, Range(1, 1e3)] = 15
-    """Step sizes tried before the update is given up."""
+    """Number of step sizes tried before the update is rejected."""
     line_search_decay: Annotated[float, Range(1e-6, 1)] = 0.8
-    """Ratio of one tried step size to the last."""
+    """Ratio of each tried step size to the one before."""
 
 
 class TrustRegion:
     """TRPO: the natural gradient of the outer loss, scaled to `max_kl`, with a line search.
 
     Args:
-        config: its hyperparameters.
+        config: the hyperparameters.
     """
 
     def __init__(self, config: TrustRegionConfig) -> None:
@@ -71,7 +71,7 @@ class TrustRegion:
     def update(
         self, inner: Inner, loss: OuterLoss, meta: Params, before: list[Batch], after: Batch
     ) -> tuple[Params, dict[str, float]]:
-        """See `OuterOptimizer.update`; the old meta-parameters where every try of the line search failed."""
+        """See `OuterOptimizer.update`. The meta-parameters stay if the line search rejects all step sizes."""
         cfg = self.config
         objective = MetaObjective(inner, loss, meta, before, after, cfg.fvp_stride)
         new, metrics = trust_region_step(
@@ -88,20 +88,20 @@ class TrustRegion:
         return (meta if metrics["step_rejected"] else unflatten(new, meta)), metrics
 
     def tensors(self) -> dict[str, Tensor]:
-        """None: nothing is kept from one update to the next."""
+        """No tensors, because TRPO has no state between updates."""
         return {}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Nothing."""
+        """Load nothing."""
 
 
 class AdamEpochs:
-    """Several gradient steps of Adam on one batch of samples. The meta-parameters are changed in place.
+    """Several gradient steps of Adam on one batch of samples. They change the meta-parameters in place.
 
     Args:
         meta: the meta-parameters.
-        learning_rate: Adam's.
-        epochs: gradient steps in an update.
+        learning_rate: Adam's learning rate.
+        epochs: gradient steps per update.
     """
 
     def __init__(self, meta: Params, learning_rate: float, epochs: int) -> None:
@@ -109,14 +109,14 @@ class AdamEpochs:
         self.adam = torch.optim.Adam(list(meta.values()), lr=learning_rate)
 
     def set_learning_rate(self, rate: float) -> None:
-        """From now on."""
+        """Set Adam's learning rate."""
         for group in self.adam.param_groups:
             group["lr"] = rate
 
     def update(
         self, inner: Inner, loss: OuterLoss, meta: Params, before: list[Batch], after: Batch
     ) -> tuple[Params, dict[str, float]]:
-        """See `OuterOptimizer.update`; `meta` itself, as it was if an epoch led to numbers that are not finite."""
+        """See `OuterOptimizer.update`. It returns `meta` itself, unchanged if any new number is not finite."""
         old = {k: v.clone() for k, v in meta.items()}
         moments = {k: v.clone() for k, v in self.tensors().items()}
         objective = MetaObjective(inner, loss, old, before, after, metric=False)
@@ -141,9 +141,9 @@ class AdamEpochs:
         self.adam.step()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Adam's moments."""
+        """Adam's moments and step counts."""
         return adam_tensors(self.adam, self.meta)
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of `tensors`; others are left alone."""
+        """The inverse of `tensors`. Other tensors are ignored."""
         load_adam(self.adam, self.meta, tensors)

@@ -1,4 +1,4 @@
-"""A policy as a function of named parameters, which may be one set for each row."""
+"""A policy as a function of named parameters, which rows share or have for themselves."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from metarl.rng import Rng
 class MLPPolicy:
     """A fully connected network that gives a distribution of actions.
 
-    Its parameters are the layers `w0`, `b0`, `w1`, ... and, for Box actions, `log_std`. With `context` inputs there is
-    one more, `context` `[R, context]`, which every observation of a row is joined with. It is not shared by the rows:
-    it begins at 0 in each of them.
+    Its parameters are the layers `w0`, `b0`, `w1`, ... and, for Box actions, `log_std`. If `context` is above 0, there
+    is one more parameter, `context` `[R, context]`, which is appended to every observation of a row. Rows do not share
+    it; it begins at 0 in every row.
 
     Args:
-        family: what it plays.
+        family: the family that the policy plays.
         user: name of the agent, for error messages.
         hidden: widths of the hidden layers.
-        activation: between the layers, "relu" or "tanh".
+        activation: activation function between the layers, "relu" or "tanh".
         final_gain: factor on the last layer's initial weights.
         log_std: initial logarithm of the standard deviation of Box actions in [-1, 1].
-        context: inputs beside the observation.
+        context: number of context inputs.
 
     Raises:
-        InvalidValueError: the family's observations or actions are of a kind that no head or encoder takes.
+        InvalidValueError: the spaces of the family are not of the kinds that `ObservationEncoder` and `PolicyHead`
+            take.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class MLPPolicy:
         self.final_gain, self.log_std = final_gain, log_std
 
     def initial(self, rng: Rng) -> Params:
-        """Parameters that rows share, before training."""
+        """Initial parameters that all rows share."""
         sizes = (self.encode.size + self.context, *self.hidden, self.head.size)
         theta = init_mlp(sizes, rng, self.final_gain)
         if not self.head.discrete:
@@ -58,12 +59,12 @@ class MLPPolicy:
         return theta
 
     def start(self, theta: Params, rows: int) -> Params:
-        """Shared parameters for each row, `[R, ...]`, and a context of zeros."""
+        """The shared parameters, expanded to `[R, ...]`, and a context of zeros."""
         params = {k: v.expand(rows, *v.shape) for k, v in theta.items()}
         return params | ({"context": theta["b0"].new_zeros(rows, self.context)} if self.context else {})
 
     def __call__(self, params: Params, x: Tensor) -> Distribution:
-        """pi(. | x): parameters shared, or `[R, ...]` with features `[R, B, d]`."""
+        """pi(. | x), for shared parameters, or for parameters `[R, ...]` and features `[R, B, d]`."""
         if self.context:
             x = torch.cat([x, params["context"].unsqueeze(1).expand(-1, x.shape[1], -1)], -1)
         layers = {k: v for k, v in params.items() if k[0] in "wb"}
@@ -76,5 +77,5 @@ class MLPPolicy:
 
     @property
     def widths(self) -> int:
-        """Numbers that one sample's pass through the network makes, its input included."""
+        """Sum of the widths of all layers, the input included."""
         return self.encode.size + self.context + sum(self.hidden) + self.head.size

@@ -1,15 +1,17 @@
-"""What an inner loop's policy gradient is taken of: batches of samples, and the surrogates that estimate J.
+"""Policy gradients for inner loops: batches of samples, and surrogates of the expected return J.
 
-All surrogates have the same gradient where the batch was sampled, mean_t of grad log pi(a_t | x_t) A_t; they differ in
-the second derivatives, which is where a meta-gradient learns that sampling before adapting earns credit:
+At the policy that sampled the batch, all surrogates have the same gradient, the mean over t of grad log pi(a_t | x_t)
+A_t. They differ in the second derivatives, by which a meta-gradient credits actions before adaptation for the return
+after it. The surrogates credit
 
-    naive        log pi A: none of it (the MAML papers' code)
-    lvc          ratio A: a sample's own action (Rothfuss et al. 2019, arXiv:1810.06784, equation 11)
-    dice         all earlier actions of the episode, on rewards (Foerster et al. 2018, arXiv:1802.05098)
-    loaded_dice  the same on advantages (Farquhar et al. 2019, arXiv:1909.10549, algorithm 1)
+    naive        no action; the surrogate is log pi A (the MAML papers' code)
+    lvc          the sample's own action; it is ratio A (Rothfuss et al. 2019, arXiv:1810.06784, equation 11)
+    dice         all earlier actions of the episode too, for rewards (Foerster et al. 2018, arXiv:1802.05098)
+    loaded_dice  all earlier actions too, for advantages (Farquhar et al. 2019, arXiv:1909.10549, algorithm 1)
 
-In the second derivatives naive is biased, lvc where episodes are longer than a step, the last two are not. With a
-discount below 1 a pair of steps that lie n apart counts discount^n, as is usual for the gradient itself.
+The second derivatives of naive are biased, those of lvc are biased if episodes are longer than one step, and those of
+dice and loaded_dice are not biased. With a discount below 1, the weight of a pair of steps at distance n is discount^n,
+as usual for the gradient itself.
 """
 
 from __future__ import annotations
@@ -27,61 +29,61 @@ ESTIMATORS = ("naive", "lvc", "dice", "loaded_dice")
 
 
 class Batch(NamedTuple):
-    """One rollout as an update sees it. R rows of B = T * E samples, time first within a row."""
+    """The samples of one rollout. R rows have B = T * E samples each, ordered by time first."""
 
     x: Tensor  # features [R, B, d]
     action: Tensor  # [R, B, *action]
-    advantage: Tensor  # [R, B], standardised over the row
+    advantage: Tensor  # [R, B], standardised per row
     weight: Tensor  # [R, B], sums to 1 over a row's valid samples
-    value: Tensor  # [R, B], the baseline's on the advantages' scale: value + advantage is the reward to go (lambda 1)
+    value: Tensor  # [R, B], the baseline in the advantages' scale: value + advantage is the return to go if lambda is 1
     time: Tensor  # int64 [R, T, E], steps since the episode began
-    mean_return: Tensor  # float64 [R], undiscounted, of the whole episodes; NaN without any
+    mean_return: Tensor  # float64 [R], undiscounted, over complete episodes; NaN without one
 
     def rows(self, which: slice | Tensor) -> Batch:
         """A subset of the rows."""
         return Batch(*(leaf[which] for leaf in self))
 
     def thinned(self, stride: int, whole_episodes: bool) -> Batch:
-        """One in `stride` samples of every row, weights summing to 1 again.
+        """Every stride-th sample of every row, with weights that sum to 1.
 
         Args:
-            stride: 1 keeps all.
-            whole_episodes: take every stride-th environment; otherwise steps from all environments and times alike.
+            stride: 1 keeps all samples.
+            whole_episodes: whether to keep every stride-th environment, instead of steps from all environments.
         """
         if stride == 1:
             return self
         t, e = self.time.shape[1:]
         steps, envs = torch.arange(t).view(-1, 1), torch.arange(e).view(1, -1)
         keep = (envs % stride == 0).expand(t, e) if whole_episodes else (steps + envs) % stride == 0
-        which = keep.flatten().nonzero().squeeze(1).to(self.x.device)
+        kept = keep.flatten().nonzero().squeeze(1).to(self.x.device)
         flat = self._replace(time=self.time.flatten(1))
-        out = Batch(*(leaf.index_select(1, which) if leaf.dim() > 1 else leaf for leaf in flat))
+        out = Batch(*(leaf.index_select(1, kept) if leaf.dim() > 1 else leaf for leaf in flat))
         shape = (len(self.x), t, -1) if whole_episodes else (len(self.x), -1, 1)
         weight = out.weight / out.weight.sum(1, keepdim=True).clamp_min(1e-12)
         return out._replace(time=out.time.view(shape), weight=weight)
 
 
 def prepare(rollout: Rollout, encode: Callable[[Tensor], Tensor], discount: float, gae_lambda: float) -> Batch:
-    """Advantages against a linear feature baseline, standardised per row.
+    """Make a batch with advantages against a linear feature baseline, standardised per row.
 
-    The horizon ends an episode for good (the baseline sees the time); an episode that the sampler cut off goes on with
-    the baseline's value, and does not count in the baseline's fit.
+    The horizon is the real end of an episode, because the baseline depends on the time. An episode that the sampler cut
+    off continues with the baseline's value and does not count in the baseline's fit.
 
     Args:
         rollout: `[T, R, E]`.
-        encode: observations to features.
+        encode: function from observations to features.
         discount: gamma.
         gae_lambda: lambda of generalised advantage estimation.
     """
     obs, ended, valid = encode(rollout.obs), rollout.ended, rollout.valid
-    whole = valid & (ended.flip(0).cummax(0).values.flip(0))  # the episode's end was seen
+    complete = valid & (ended.flip(0).cummax(0).values.flip(0))  # steps of episodes whose end was sampled
     returns = discounted_returns(rollout.reward, ended, discount)
-    value, coef = linear_baseline(obs, rollout.time, returns, whole)
-    after = torch.einsum("ref,rf->re", linear_features(encode(rollout.last_obs), rollout.last_time), coef)
-    advantage = gae(rollout.reward, value, ended, discount, gae_lambda, last_value=after)
+    value, coef = linear_baseline(obs, rollout.time, returns, complete)
+    last_value = torch.einsum("ref,rf->re", linear_features(encode(rollout.last_obs), rollout.last_time), coef)
+    advantage = gae(rollout.reward, value, ended, discount, gae_lambda, last_value=last_value)
     mean, std = row_moments(advantage, valid)
     scale = ((value + advantage).double().square() * valid).sum((0, 2), keepdim=True) / valid.sum((0, 2), keepdim=True)
-    std = torch.maximum(std, 1e-5 * scale.sqrt())  # what is below the rewards' rounding is no advantage
+    std = torch.maximum(std, 1e-5 * scale.sqrt())  # smaller advantages are rounding errors of the rewards
     weight = valid.float() / valid.sum((0, 2), keepdim=True)
     scaled = [(values / std).to(obs.dtype) * valid for values in (advantage - mean, value + mean)]
     by_row = rollout.by_row
@@ -97,35 +99,35 @@ def prepare(rollout: Rollout, encode: Callable[[Tensor], Tensor], discount: floa
 
 
 def surrogate(
-    estimator: str, log_prob: Tensor, batch: Batch, sampled: Tensor | None = None, discount: float = 1.0
+    estimator: str, log_prob: Tensor, batch: Batch, sampled_log_prob: Tensor | None = None, discount: float = 1.0
 ) -> Tensor:
-    """The sum over rows of an estimate of J, to be maximised.
+    """The sum over rows of a surrogate of J, which is to be maximised.
 
     Args:
         estimator: one of `ESTIMATORS`.
-        log_prob: of the policy that is differentiated, `[R, B]`.
-        batch: R rows.
-        sampled: log-probabilities of the policy that sampled the batch, `[R, B]`; by default it is this one.
-        discount: how far an earlier action's credit reaches (DiCE; see the module).
+        log_prob: log-probabilities of the policy that is differentiated, `[R, B]`.
+        batch: samples of R rows.
+        sampled_log_prob: log-probabilities of the policy that sampled the batch, `[R, B]`; None for `log_prob` itself.
+        discount: factor by which DiCE's credit for an earlier action falls per step.
     """
     if estimator == "naive":
         return (log_prob * batch.advantage * batch.weight).sum()
-    log_ratio = log_prob - (log_prob.detach() if sampled is None else sampled)
+    log_ratio = log_prob - (log_prob.detach() if sampled_log_prob is None else sampled_log_prob)
     if estimator == "lvc":
         return (log_ratio.exp() * batch.advantage * batch.weight).sum()
     so_far = history(log_ratio * (batch.weight > 0), batch.time, discount)
-    grown = so_far.exp() - (so_far - log_ratio).exp()  # by the step's own action
-    if estimator == "dice":  # rewards times so_far, summed by parts: they would count discount^(n + m) for two actions
+    grown = so_far.exp() - (so_far - log_ratio).exp()  # the factor of the step's own action
+    if estimator == "dice":  # by parts: rewards times so_far would give two actions the weight discount^(n + m)
         gained = grown * (batch.advantage + batch.value) + (1.0 - log_ratio.exp()) * batch.value
         return (gained * batch.weight).sum()
     return (grown * batch.advantage * batch.weight).sum()
 
 
 def history(values: Tensor, time: Tensor, decay: float) -> Tensor:
-    """Sums over each episode so far, the step itself included: sum_s decay^(t - s) values_s.
+    """Sums over the steps s <= t of each episode, sum_s decay^(t - s) values_s.
 
     Args:
-        values: `[R, T * E]`, time first.
+        values: `[R, T * E]`, ordered by time first.
         time: `int64 [R, T, E]`, steps since the episode began.
         decay: 1 for plain sums.
 

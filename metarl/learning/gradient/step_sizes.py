@@ -1,4 +1,4 @@
-"""Which parameters an inner step moves, and how far: alpha_j, given or meta-learned."""
+"""Step sizes alpha_j of inner steps, fixed or meta-learned. They also say which parameters an inner step adapts."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from metarl.learning.networks import Params
 
 
 class StepSizes(Protocol):
-    """alpha_j by the name of the parameter. A parameter without a size is not adapted."""
+    """alpha_j by parameter name. A parameter without a size is not adapted."""
 
     def initial(self, theta: Params) -> Params:
-        """Meta-learned sizes before training, by the name of the parameter; empty where none are learned."""
+        """Initial values of the meta-learned sizes by parameter name; empty if no size is learned."""
 
     def at(self, j: int, theta: Params, learned: Params) -> Params:
-        """Sizes of inner step j, each a scalar or shaped as the parameter.
+        """Sizes of inner step j, each a scalar or of the parameter's shape.
 
         Args:
-            j: inner steps taken before.
+            j: number of inner steps taken before.
             theta: the meta-learned parameters.
-            learned: what has become of `initial`.
+            learned: the present values of the sizes from `initial`.
         """
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Sizes by the number of the step: `size` times factor 1, 2, ...; the last factor holds for all that follow."""
+    """Step sizes `size` times a factor per step; all later steps use the last factor."""
 
     size: float
     factors: Sequence[float] = (1.0,)
@@ -48,15 +48,15 @@ class FixedSizes:
     """One number for all parameters that are adapted.
 
     Attributes:
-        schedule: its size.
-        names: the parameters that are adapted; None: all of theta.
+        schedule: the size of each inner step.
+        names: the parameters that are adapted; None for all of theta.
     """
 
     schedule: Schedule
     names: Collection[str] | None = None
 
     def initial(self, theta: Params) -> Params:
-        """None is learned."""
+        """Empty, because no size is learned."""
         return {}
 
     def at(self, j: int, theta: Params, learned: Params) -> Params:
@@ -67,12 +67,12 @@ class FixedSizes:
 
 @dataclass(frozen=True)
 class SizePerParameter:
-    """A learned size for every number of theta (Li et al. 2017, arXiv:1707.09835), which the schedule multiplies."""
+    """A learned size for every parameter (Li et al. 2017, arXiv:1707.09835), times the schedule's factor."""
 
     schedule: Schedule
 
     def initial(self, theta: Params) -> Params:
-        """All sizes are the schedule's."""
+        """All sizes start at the schedule's size."""
         return {k: torch.full_like(v, self.schedule.size) for k, v in theta.items()}
 
     def at(self, j: int, theta: Params, learned: Params) -> Params:
@@ -85,15 +85,15 @@ class SizePerTensorAndStep:
     """A learned size for every tensor and inner step (Antoniou et al. 2019, arXiv:1810.09502, section 4, LSLR).
 
     Attributes:
-        schedule: the sizes before training.
-        steps: inner steps in training; those beyond are like the last of them.
+        schedule: the initial sizes.
+        steps: inner steps in training; later steps use the sizes of the last of these.
     """
 
     schedule: Schedule
     steps: int
 
     def initial(self, theta: Params) -> Params:
-        """`[steps]` for each tensor."""
+        """Sizes `[steps]` for each tensor."""
         sizes = torch.tensor([self.schedule(j) for j in range(max(1, self.steps))])
         return {k: sizes.clone() for k in theta}
 

@@ -1,7 +1,8 @@
-"""Trust-region steps (Schulman et al. 2015, arXiv:1502.05477, appendix C), over flat vectors of parameters.
+"""Trust-region steps (Schulman et al. 2015, arXiv:1502.05477, appendix C) on flat vectors of parameters.
 
-The natural-gradient direction is found by conjugate gradients from Fisher-vector products alone, scaled so that the
-quadratic model of the KL divergence reaches its limit, and shortened until the true loss falls within the true limit.
+Conjugate gradients find the natural-gradient direction from Fisher-vector products. The step is scaled so that the
+quadratic model of the KL divergence reaches its limit. Then a line search shortens it until the true loss falls and the
+true KL divergence is within the limit.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from metarl.learning.networks import Params
 def conjugate_gradient(
     product: Callable[[Tensor], Tensor], b: Tensor, iterations: int, tolerance: float = 1e-10
 ) -> tuple[Tensor, Tensor]:
-    """Solve A x = b for a positive definite A given as a product (Hestenes and Stiefel, 1952).
+    """Solve A x = b for a positive definite A that is given by its product with a vector (Hestenes and Stiefel, 1952).
 
-    Where A is ill-conditioned, rounding soon costs the residuals their orthogonality, and directions come back. So the
-    recursion is in float64 whatever the product's precision, and each residual is made orthogonal to all earlier ones
-    again: ten steps with float32 products are then worth ten.
+    If A is ill-conditioned, rounding destroys the orthogonality of the residuals, and directions repeat. So the
+    recursion is in float64, whatever the product's precision, and each residual is made orthogonal to all earlier
+    residuals.
 
     Args:
-        product: v `[P]` to A v, in b's dtype.
+        product: function from v `[P]` to A v, in the dtype of b.
         b: `[P]`.
-        iterations: at most, one product each.
-        tolerance: of the residual's squared norm.
+        iterations: largest number of iterations, each with one product.
+        tolerance: squared norm of the residual at which to stop.
 
     Returns:
         x and the residual b - A x, `[P]` each.
@@ -59,21 +60,21 @@ def trust_region_step(
     tries: int = 15,
     decay: float = 0.8,
 ) -> tuple[Tensor, dict[str, float]]:
-    """One step down the natural gradient, or none at all.
+    """Take one step along the natural gradient, or none if the line search rejects all step sizes.
 
     Args:
         theta: parameters, `[P]`.
-        gradient: of the loss at `theta`, `[P]`.
-        fisher_vector: v to F v at `theta`, damping included.
-        evaluate: parameters to (loss, KL divergence from the policy at `theta`, in nats).
-        loss: at `theta`.
+        gradient: gradient of the loss at `theta`, `[P]`.
+        fisher_vector: function from v to F v at `theta`, damping included.
+        evaluate: function from parameters to (loss, KL divergence from the policy at `theta`, in nats).
+        loss: loss at `theta`.
         max_kl: largest KL divergence, in nats.
         cg_iterations: conjugate gradient iterations.
-        tries: step sizes tried before the step is given up.
-        decay: ratio of one tried step size to the last.
+        tries: number of step sizes tried before the step is rejected.
+        decay: ratio of each tried step size to the one before.
 
     Returns:
-        the new parameters, or `theta` itself where every try failed; and metrics, `step_rejected` among them.
+        the new parameters, or `theta` itself if the step is rejected, and metrics with `step_rejected`.
     """
     direction, residual = conjugate_gradient(fisher_vector, gradient, cg_iterations)
     curvature = torch.dot(direction, gradient - residual)  # x' A x without another product
@@ -85,17 +86,17 @@ def trust_region_step(
         candidate = theta - decay**i * step
         new_loss, kl = evaluate(candidate)
         if new_loss < loss and kl <= max_kl:  # NaN fails both
-            found = {"kl": kl, "improvement": loss - new_loss, "step_rejected": 0.0, "line_search": float(i)}
-            return candidate, metrics | found
+            accepted = {"kl": kl, "improvement": loss - new_loss, "step_rejected": 0.0, "line_search": float(i)}
+            return candidate, metrics | accepted
     return theta, metrics
 
 
 def flatten(params: Params) -> Tensor:
-    """All parameters in one vector, `[P]`."""
+    """Concatenate all parameters to one vector, `[P]`."""
     return torch.cat([v.flatten() for v in params.values()])
 
 
 def unflatten(flat: Tensor, like: Params) -> Params:
-    """The inverse of `flatten`, with names and shapes from `like`."""
+    """The inverse of `flatten`. Names and shapes come from `like`."""
     parts = torch.split(flat, [v.numel() for v in like.values()])
     return {k: p.view_as(v).clone() for (k, v), p in zip(like.items(), parts, strict=True)}
