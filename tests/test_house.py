@@ -23,6 +23,7 @@ ROOMS = (
     ("report",),
     ("interop",),
     ("contract",),
+    ("benchmark",),
     ("cli",),
     ("envs",),
     ("agents",),

@@ -1,7 +1,7 @@
 """The command line. `metarl COMMAND --help` shows every option with its default and unit.
 
 Commands: `list`, `train AGENT --family ID`, `train --resume RUN`, `eval RUN... --k 3 --split test`,
-`report RUN... --out DIR`, `watch RUN`, `check-family ID`, `check-agent NAME`, `quickstart`.
+`report RUN... --out DIR`, `benchmark SUITE`, `watch RUN`, `check-family ID`, `check-agent NAME`, `quickstart`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Annotated, Any
 import tyro
 
 import metarl
+from metarl.cli.benchmark import run_benchmark
 from metarl.cli.commands import (
     loaded,
     quoted,
@@ -35,6 +36,7 @@ from metarl.cli.commands import (
 )
 from metarl.cli.listing import run_list
 from metarl.cli.options import (
+    BenchmarkOptions,
     CheckAgentOptions,
     CheckFamilyOptions,
     EvalOptions,
@@ -66,6 +68,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "list": (ListOptions, run_list),
     "eval": (EvalOptions, run_eval),
     "report": (ReportOptions, run_report),
+    "benchmark": (BenchmarkOptions, run_benchmark),
     "watch": (WatchOptions, run_watch),
     "check-family": (CheckFamilyOptions, run_check_family),
     "check-agent": (CheckAgentOptions, run_check_agent),

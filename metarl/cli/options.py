@@ -111,6 +111,26 @@ class ReportOptions:
 
 
 @dataclass(frozen=True)
+class BenchmarkOptions:
+    """Train and evaluate a suite of families, agents and seeds; what is done already is not done again."""
+
+    suite: Annotated[str, tyro.conf.Positional]
+    """A suite of the package, or a Python file that defines `suite`."""
+    only: tuple[str, ...] = ()
+    """Parts of it: STUDY, STUDY/ENTRY or STUDY/ENTRY/seedN."""
+    out: Path | None = None
+    """Folder of its runs and results; by default runs/NAME-OF-THE-SUITE."""
+    jobs: int = 0
+    """Cells side by side, each in a process with one thread; 0: as many as there are cores."""
+    device: Device = "cpu"
+    """Of the agents: "auto", "cpu" or "cuda"."""
+    dry_run: bool = False
+    """Show the cells, what they cost and what is done, and stop."""
+    report: Path | None = None
+    """Directory for report.html."""
+
+
+@dataclass(frozen=True)
 class WatchOptions:
     """Film an agent in one task: an episode after 0, ..., k adaptation steps, side by side."""
 

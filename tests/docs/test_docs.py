@@ -155,3 +155,14 @@ def test_tables_of_options_are_those_of_the_command_line() -> None:
     assert "\n| `--out` | `report` | Directory" in hooks["options_table"]("ReportOptions")
     with pytest.raises(LookupError, match="no class Missing"):
         hooks["options_table"]("Missing")
+
+
+def test_the_suite_of_the_tutorial_is_one_that_the_command_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_suite.py").write_text(blocks("tutorials/benchmark.md")[0])
+    main(["benchmark", "my_suite.py", "--dry-run"])
+    said = capsys.readouterr().out
+    assert "0/20  train navigation/maml/seed2, 800,000 env steps" in said
+    assert "0 of 6 cells are done" in said

@@ -1,0 +1,253 @@
+"""What a benchmark consists of: studies, each of one family, several agents, several seeds and one protocol.
+
+A suite is a short Python file that defines `suite`:
+
+    from metarl.benchmark.suite import Entry, Protocol, Study, Suite
+
+    suite = Suite(
+        "mine",
+        {
+            "navigation": Study(
+                "metarl/PointNavigation-v0",
+                {"maml": Entry("maml", iterations=50), "random": Entry("random")},
+                Protocol(k=3, tasks=40),
+            )
+        },
+    )
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from metarl.agent_base import Agent, make_agent
+from metarl.errors import InvalidValueError, did_you_mean
+from metarl.evaluation.modes import MODES, Mode, check_mode
+from metarl.families.registry import agent_class, agents
+from metarl.named import load_source
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How every agent of a study is evaluated, on held-out tasks.
+
+    Attributes:
+        k: adaptation steps: 0 to k, or some of them.
+        tasks: held-out tasks.
+        episodes: fresh episodes for each return after k steps.
+        trials: of each task.
+        modes: which actions are scored.
+        split: of the tasks.
+        seed: of the evaluation's draws.
+    """
+
+    k: int | tuple[int, ...] = 3
+    tasks: int = 40
+    episodes: int = 20
+    trials: int = 1
+    modes: tuple[Mode, ...] = MODES
+    split: Literal["test", "valid"] | str = "test"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An agent of a study.
+
+    Attributes:
+        agent: its registered name.
+        settings: hyperparameters that are not the defaults.
+        iterations: meta-updates; 0 for agents that need no training.
+        every_seed: an agent that needs no training is made anew for each seed, because it draws its initial parameters.
+        evaluated_with: hyperparameters that are changed for the evaluation alone.
+        runs_of: the entry of the same study whose trained agents are evaluated, in place of trainings of its own.
+        begins_with: STUDY/ENTRY of the same suite whose trained networks the training of the same seed begins with.
+    """
+
+    agent: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    iterations: int = 0
+    every_seed: bool = False
+    evaluated_with: Mapping[str, Any] = field(default_factory=dict)
+    runs_of: str = ""
+    begins_with: str = ""
+
+
+@dataclass(frozen=True)
+class Study:
+    """One family, and the agents that play it under one protocol.
+
+    Attributes:
+        family: its id.
+        entries: the agents, by the name that they have in tables.
+        protocol: how they are evaluated.
+        seeds: one training for each.
+        checkpoint_every: iterations between checkpoints.
+    """
+
+    family: str
+    entries: Mapping[str, Entry]
+    protocol: Protocol = Protocol()
+    seeds: tuple[int, ...] = (0, 1, 2)
+    checkpoint_every: int = 10
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A benchmark.
+
+    Attributes:
+        name: of the suite, part of the folder of its results.
+        studies: by name.
+        description: what it is for, one sentence.
+    """
+
+    name: str
+    studies: Mapping[str, Study]
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A training: one entry of a study with one seed. It is a run directory."""
+
+    study: str
+    entry: str
+    seed: int
+
+    @property
+    def label(self) -> str:
+        """Its name, also its folder below the suite's."""
+        return f"{self.study}/{self.entry}/seed{self.seed}"
+
+
+def cells(suite: Suite, only: Sequence[str] = ()) -> list[Cell]:
+    """The trainings of a suite, or of those of its parts that are named.
+
+    Args:
+        suite: the suite.
+        only: STUDY, STUDY/ENTRY or STUDY/ENTRY/seedN, each with all below it; nothing: everything.
+
+    Raises:
+        InvalidValueError: a name in `only` is no part of the suite.
+    """
+    found = []
+    for study, entry in rows(suite, only=()):
+        given = suite.studies[study].entries[entry]
+        if given.iterations and not given.runs_of:
+            found += [Cell(study, entry, seed) for seed in suite.studies[study].seeds]
+    _check_only(suite, only, [cell.label for cell in found])
+    return [cell for cell in found if _is_chosen(cell.label, only)]
+
+
+def rows(suite: Suite, only: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
+    """Study and entry of every row that is evaluated; `only` as for `cells`."""
+    for name, study in suite.studies.items():
+        for entry in study.entries:
+            if _is_chosen(f"{name}/{entry}", only) or any(o.startswith(f"{name}/{entry}/") for o in only):
+                yield name, entry
+
+
+def _is_chosen(label: str, only: Sequence[str]) -> bool:
+    return not only or any(label == part or label.startswith(f"{part}/") for part in only)
+
+
+def _check_only(suite: Suite, only: Sequence[str], labels: Sequence[str]) -> None:
+    known = {*suite.studies, *(f"{s}/{e}" for s, study in suite.studies.items() for e in study.entries), *labels}
+    for part in only:
+        if part.rstrip("/") not in known:
+            raise InvalidValueError("--only", part, did_you_mean(part, sorted(known)))
+
+
+def agent_of(study: Study, entry: Entry, seed: int, device: str = "cpu") -> Agent:
+    """The untrained agent of an entry."""
+    return make_agent(entry.agent, study.family, seed=seed, device=device, **entry.settings)  # type: ignore[arg-type]
+
+
+def check_suite(suite: Suite) -> None:
+    """Refuse a suite that could not be trained and evaluated, before anything is.
+
+    Raises:
+        InvalidValueError: a name is not known, a setting is not one that its agent has, or a number makes no sense.
+    """
+    if not isinstance(suite, Suite):
+        raise InvalidValueError("suite", suite, "a metarl.benchmark.suite.Suite")
+    if not suite.studies:
+        raise InvalidValueError(f"studies of suite {suite.name}", dict(suite.studies), "at least one")
+    for name, study in suite.studies.items():
+        _check_study(suite, name, study)
+
+
+def _check_study(suite: Suite, name: str, study: Study) -> None:
+    where = f"study {name}"
+    if not study.entries:
+        raise InvalidValueError(f"entries of {where}", dict(study.entries), "at least one")
+    if not study.seeds or len(set(study.seeds)) < len(study.seeds):
+        raise InvalidValueError(f"seeds of {where}", study.seeds, "one or more, all different")
+    for mode in study.protocol.modes:
+        check_mode(mode)
+    for label, entry in study.entries.items():
+        _check_entry(suite, study, f"{where}, entry {label}", entry)
+
+
+def _check_entry(suite: Suite, study: Study, where: str, entry: Entry) -> None:
+    if entry.agent not in agents:
+        raise InvalidValueError(f"agent of {where}", entry.agent, did_you_mean(entry.agent, agents))
+    known = {f.name for f in fields(agent_class(entry.agent).Config)}
+    for key in (*entry.settings, *entry.evaluated_with):
+        if key not in known:
+            raise InvalidValueError(f"hyperparameter of {where}", key, did_you_mean(key, known))
+    if entry.runs_of and not (entry.runs_of in study.entries and study.entries[entry.runs_of].iterations):
+        raise InvalidValueError(f"runs_of of {where}", entry.runs_of, did_you_mean(entry.runs_of, study.entries))
+    learns = agent_class(entry.agent).learns
+    if learns and not (entry.iterations or entry.runs_of):
+        raise InvalidValueError(f"iterations of {where}", entry.iterations, f"1 or more: {entry.agent} is trained")
+    if entry.iterations and not learns:
+        raise InvalidValueError(f"iterations of {where}", entry.iterations, f"0: {entry.agent} needs no training")
+    agent = agent_of(study, entry, study.seeds[0])
+    agent.check_iterations(entry.iterations)
+    if entry.begins_with:
+        source, _, source_entry = entry.begins_with.partition("/")
+        known_rows = [f"{s}/{e}" for s, e in rows(suite)]
+        if source not in suite.studies or source_entry not in suite.studies[source].entries:
+            raise InvalidValueError(
+                f"begins_with of {where}", entry.begins_with, did_you_mean(entry.begins_with, known_rows)
+            )
+
+
+BUILT_IN = "metarl.benchmark.suites"
+
+
+def built_in_suites() -> list[str]:
+    """Names of the package's suites."""
+    return sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(BUILT_IN).__path__))
+
+
+def load_suite(name: str) -> Suite:
+    """A suite of the package by its name, or one from a Python file that defines `suite`.
+
+    The file is executed, as with `--load`: it is the caller's own program.
+
+    Raises:
+        InvalidValueError: there is no such suite, or the file defines none, or one that `check_suite` refuses.
+    """
+    known = built_in_suites()
+    if name in known:
+        module = importlib.import_module(f"{BUILT_IN}.{name}")
+    elif name.endswith(".py") and Path(name).is_file():
+        load_source(name)
+        module = sys.modules[Path(name).stem]
+    else:
+        near = did_you_mean(name, known)
+        raise InvalidValueError("suite", name, f"a Python file that defines `suite`, or a suite of the package: {near}")
+    suite = getattr(module, "suite", None)
+    if not isinstance(suite, Suite):
+        raise InvalidValueError("suite", name, "a file that defines `suite`, a metarl.benchmark.suite.Suite")
+    check_suite(suite)
+    return suite

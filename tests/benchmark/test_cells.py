@@ -1,0 +1,208 @@
+"""Cells: trained and evaluated side by side, never twice, resumed to the same bits, failures reported."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_suites import SMALL, STUDY, SUITE
+
+import metarl
+from metarl.benchmark.cells import agents_of, is_evaluated, results_path
+from metarl.benchmark.jobs import Job, do, done_part, is_done, plan
+from metarl.benchmark.suite import Entry, Suite
+from metarl.benchmark.workers import Listener, Outcome, Setup, run_jobs
+from metarl.cli.main import main
+from metarl.evaluation.results import Results
+
+FILE = """
+from metarl.benchmark.suite import Entry, Protocol, Study, Suite
+
+SMALL = {{"hidden": (4,), "meta_batch_size": 2, "episodes": 2, "eval_steps": 100}}
+suite = Suite("toy", {{"points": Study("metarl/PointNavigation-v0", {{
+    "maml": Entry("maml", SMALL, iterations={iterations}),
+    "random": Entry("random"),
+}}, Protocol(k=1, tasks=2, episodes=2), seeds=(0, 1), checkpoint_every=1)}})
+"""
+
+
+def suite_file(folder: Path, iterations: int = 2) -> Path:
+    path = folder / f"suite_{folder.name.replace('-', '_')}.py"
+    path.write_text(FILE.format(iterations=iterations))
+    return path
+
+
+def done_here(suite: Suite, out: Path) -> None:
+    """All jobs in this process, one after the other."""
+    for job in plan(suite):
+        do(suite, job, out)
+
+
+def test_what_is_done_is_found_again_and_what_changed_is_not(tmp_path: Path) -> None:
+    done_here(SUITE, tmp_path)
+    assert all(is_done(SUITE, job, tmp_path) for job in plan(SUITE))
+    first = Results.load(results_path(tmp_path, "points", "maml"))
+    assert first.meta["iterations"] == 2
+    assert first.meta["seeds"] == [0, 1]
+    assert first.scores["sampled"].shape == (2, 2, 2, 2)
+    other = replace(STUDY, protocol=replace(STUDY.protocol, tasks=3))
+    assert not is_evaluated(Suite("toy", {"points": other}), "points", "maml", tmp_path)
+    more = {**STUDY.entries, "maml": Entry("maml", SMALL | {"inner_lr": 0.4}, iterations=2)}
+    changed = Suite("toy", {"points": replace(STUDY, entries=more)})
+    with pytest.raises(metarl.InvalidValueError, match=r"config of run .*inner_lr.*0\.4.*as the suite says"):
+        do(changed, plan(changed)[0], tmp_path)
+
+
+def test_a_row_with_other_settings_evaluates_the_same_weights(tmp_path: Path) -> None:
+    done_here(SUITE, tmp_path)
+    plain, short = (agents_of(SUITE, "points", entry, tmp_path) for entry in ("maml", "short"))
+    assert [a.seed for a in short] == [0, 1]
+    for a, b in zip(plain, short, strict=True):
+        assert all(torch.equal(v, b.tensors()[k]) for k, v in a.tensors().items())
+        assert (a.config.inner_lr, b.config.inner_lr) == (0.5, 0.1)
+    before, after = (Results.load(results_path(tmp_path, "points", e)).scores["sampled"] for e in ("maml", "short"))
+    assert np.array_equal(before[:, :, 0], after[:, :, 0])
+    assert not np.array_equal(before[:, :, 1], after[:, :, 1])
+
+
+def test_a_training_begins_with_the_networks_of_another(tmp_path: Path) -> None:
+    small = {"hidden": 8, "meta_batch_size": 8, "trial_episodes": 2}
+    study = replace(STUDY, family="metarl/BernoulliBandit-v0", entries={"rl2": Entry("rl2", small, 1)}, seeds=(0,))
+    later = replace(study, entries={"rl2": Entry("rl2", small | {"learning_rate": 0.0}, 1, begins_with="first/rl2")})
+    suite = Suite("toy", {"first": study, "later": later})
+    done_here(suite, tmp_path)
+    first, second = (agents_of(suite, name, "rl2", tmp_path)[0].tensors() for name in ("first", "later"))
+    nets = [k for k in first if k.startswith("net.")]
+    assert nets
+    assert all(torch.equal(first[k], second[k]) for k in nets)  # a rate of 0 keeps them
+
+
+class Heard(Listener):
+    """Notes what it hears."""
+
+    def __init__(self) -> None:
+        self.ends: dict[str, str] = {}
+        self.advances: list[tuple[str, int, int]] = []
+
+    def advanced(self, job: Job, done: int, total: int) -> None:
+        self.advances.append((job.label, done, total))
+
+    def ended(self, job: Job, error: str) -> None:
+        self.ends[job.label] = error
+
+
+def run(path: Path, out: Path, heard: Listener | None = None, workers: int = 2) -> Outcome:
+    from metarl.benchmark.suite import load_suite
+
+    suite = load_suite(str(path))
+    return run_jobs(Setup(str(path), out), suite, plan(suite), workers, heard or Heard())
+
+
+def tensors(out: Path, seed: int) -> dict[str, Any]:
+    return metarl.load(out / "points" / "maml" / f"seed{seed}").tensors()
+
+
+def test_side_by_side_gives_the_same_bits_and_nothing_is_done_twice(tmp_path: Path) -> None:
+    path, heard = suite_file(tmp_path), Heard()
+    outcome = run(path, tmp_path / "two", heard)
+    assert (outcome.failed, outcome.stopped) == ({}, False)
+    assert sorted(outcome.done) == ["points/maml", "points/maml/seed0", "points/maml/seed1", "points/random"]
+    assert ("points/maml/seed1", 2, 2) in heard.advances
+    assert run(path, tmp_path / "two").done == []
+    run(path, tmp_path / "one", workers=1)
+    for seed in (0, 1):
+        one, two = tensors(tmp_path / "one", seed), tensors(tmp_path / "two", seed)
+        assert all(torch.equal(v, two[k]) for k, v in one.items())
+    scores = [Results.load(results_path(tmp_path / out, "points", "maml")).scores for out in ("one", "two")]
+    assert np.array_equal(scores[0]["sampled"], scores[1]["sampled"])
+
+
+class Killer(Heard):
+    """Kills the process of the first training in the midst of it."""
+
+    killed = False
+
+    def advanced(self, job: Job, done: int, total: int) -> None:
+        super().advanced(job, done, total)
+        if not self.killed and job.label == "points/maml/seed0" and done == 2:
+            self.killed = True
+            children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+            for pid in children:
+                held = Path(f"/proc/{pid}/cmdline").read_bytes()
+                if b"spawn_main" in held:
+                    os.kill(int(pid), signal.SIGKILL)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+def test_a_killed_process_fails_its_cell_alone_and_the_next_call_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    path = suite_file(tmp_path, iterations=6)
+    outcome = run(path, tmp_path / "cut", Killer(), workers=1)
+    assert "signal SIGKILL" in outcome.failed["points/maml/seed0"]
+    assert "needs points/maml/seed0, which failed" in outcome.failed["points/maml"]
+    assert {"points/maml/seed1", "points/random"} <= set(outcome.done)
+    again = run(path, tmp_path / "cut", workers=1)
+    assert sorted(again.done) == ["points/maml", "points/maml/seed0"]
+    run(path, tmp_path / "whole", workers=1)
+    cut, whole = tensors(tmp_path / "cut", 0), tensors(tmp_path / "whole", 0)
+    assert all(torch.equal(v, whole[k]) for k, v in cut.items())
+
+
+class Interrupter(Heard):
+    """Presses Ctrl-C after the first iteration."""
+
+    def advanced(self, job: Job, done: int, total: int) -> None:
+        super().advanced(job, done, total)
+        if len(self.advances) == 1:
+            raise KeyboardInterrupt
+
+
+def test_ctrl_c_keeps_what_was_finished(tmp_path: Path) -> None:
+    path = suite_file(tmp_path, iterations=200)
+    started = time.monotonic()
+    outcome = run(path, tmp_path / "out", Interrupter())
+    assert outcome.stopped
+    assert outcome.done == []
+    assert time.monotonic() - started < 120
+    from metarl.benchmark.suite import load_suite
+
+    suite = load_suite(str(path))
+    parts = [done_part(suite, job, tmp_path / "out") for job in plan(suite) if job.seed is not None]
+    assert all(0 <= done < total for done, total in parts)
+    assert any(done for done, _ in parts)
+
+
+def test_a_failing_cell_is_reported_and_the_others_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = suite_file(tmp_path), tmp_path / "out"
+    taken = out / "points" / "maml" / "seed1"
+    taken.mkdir(parents=True)
+    (taken / "notes.md").write_text("mine")
+    with pytest.raises(SystemExit) as stop:
+        main(["benchmark", str(path), "--out", str(out), "--jobs", "1"])
+    assert stop.value.code == 2
+    said = capsys.readouterr()
+    assert "points/maml/seed1 failed: run directory is" in said.out
+    assert "metarl: 2 of 4 cells failed: points/maml, points/maml/seed1" in said.err
+    assert (taken / "notes.md").read_text() == "mine"
+
+
+def test_the_command_shows_what_is_left_and_writes_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["benchmark", str(suite_file(tmp_path)), "--out", str(tmp_path / "out")]
+    main([*arguments, "--dry-run"])
+    said = capsys.readouterr().out
+    assert "0/2  train points/maml/seed1, 1,600 env steps" in said
+    assert "0 of 4 cells are done" in said
+    assert not (tmp_path / "out").exists()
+    main([*arguments, "--jobs", "1", "--report", str(tmp_path / "page")])
+    assert "4/4 cells" in capsys.readouterr().out
+    assert "PointNavigation" in (tmp_path / "page" / "report.html").read_text()
+    main([*arguments, "--dry-run"])
+    assert "4 of 4 cells are done" in capsys.readouterr().out
+    main(arguments)
+    assert "all 4 cells are done" in capsys.readouterr().out

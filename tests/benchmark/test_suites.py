@@ -1,0 +1,92 @@
+"""Suites: what is refused before anything is trained, and the jobs that a suite is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import metarl
+from metarl.benchmark.jobs import plan
+from metarl.benchmark.suite import Entry, Protocol, Study, Suite, built_in_suites, check_suite, load_suite
+
+POINT = "metarl/PointNavigation-v0"
+SMALL = {"hidden": (4,), "meta_batch_size": 2, "episodes": 2, "eval_steps": 100}
+STUDY = Study(
+    POINT,
+    {
+        "maml": Entry("maml", SMALL, iterations=2),
+        "short": Entry("maml", evaluated_with={"inner_lr": 0.1}, runs_of="maml"),
+        "random": Entry("random"),
+    },
+    Protocol(k=1, tasks=2, episodes=2),
+    seeds=(0, 1),
+)
+SUITE = Suite("toy", {"points": STUDY})
+
+
+def with_entry(**changed: Any) -> Suite:
+    entry = replace(STUDY.entries["maml"], **changed)
+    return Suite("toy", {"points": replace(STUDY, entries={**STUDY.entries, "maml": entry})})
+
+
+def test_the_packages_suites_can_be_loaded() -> None:
+    assert "quick" in built_in_suites()
+    for name in built_in_suites():
+        assert load_suite(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("suite", "sentence"),
+    [
+        (Suite("none", {}), "studies of suite none is {}, expected at least one"),
+        (with_entry(agent="mamml"), "agent of study points, entry maml is 'mamml', .*did you mean 'maml'"),
+        (with_entry(settings={"hiden": (4,)}), "hyperparameter of study points, entry maml is 'hiden', .*'hidden'"),
+        (with_entry(evaluated_with={"iner_lr": 1.0}), "is 'iner_lr', .*'inner_lr'"),
+        (with_entry(settings={"inner_lr": -1.0}), "maml.inner_lr is -1.0"),
+        (with_entry(iterations=0), "iterations of study points, entry maml is 0, expected 1 or more"),
+        (with_entry(agent="random", settings={}, iterations=3), "is 3, expected 0: random needs no training"),
+        (with_entry(runs_of="mml"), "runs_of of study points, entry maml is 'mml', .*'maml'"),
+        (with_entry(begins_with="points/mml"), "begins_with of study points, entry maml is 'points/mml'"),
+        (Suite("toy", {"points": replace(STUDY, seeds=(0, 0))}), r"seeds of study points is \(0, 0\)"),
+        (Suite("toy", {"points": replace(STUDY, entries={})}), "entries of study points"),
+        (Suite("toy", {"points": replace(STUDY, family="metarl/PointNavigatoin-v0")}), "PointNavigation-v0"),
+    ],
+)
+def test_a_suite_with_a_mistake_is_refused_in_one_sentence(suite: Suite, sentence: str) -> None:
+    with pytest.raises(metarl.InvalidValueError, match=sentence):
+        check_suite(suite)
+
+
+def test_a_file_is_loaded_by_its_path(tmp_path: Path) -> None:
+    (tmp_path / "my_suite_file.py").write_text("from metarl.benchmark.suite import *\nsuite = 3\n")
+    with pytest.raises(metarl.InvalidValueError, match="expected a file that defines `suite`"):
+        load_suite(str(tmp_path / "my_suite_file.py"))
+    with pytest.raises(metarl.InvalidValueError, match=r"suite is 'quik', .*did you mean 'quick'"):
+        load_suite("quik")
+
+
+def labels(only: tuple[str, ...] = (), suite: Suite = SUITE) -> list[str]:
+    return [job.what for job in plan(suite, only)]
+
+
+def test_a_suite_is_trainings_and_the_evaluations_that_wait_for_them() -> None:
+    trainings = ["train points/maml/seed0", "train points/maml/seed1"]
+    assert labels() == [*trainings, *(f"evaluate points/{entry}" for entry in ("maml", "short", "random"))]
+    needs = {job.label: job.needs for job in plan(SUITE)}
+    assert needs["points/short"] == needs["points/maml"] == ("points/maml/seed0", "points/maml/seed1")
+    assert needs["points/random"] == ()
+    assert labels(("points/random",)) == ["evaluate points/random"]
+    assert labels(("points/short",)) == [*trainings, "evaluate points/short"]
+    with pytest.raises(metarl.InvalidValueError, match=r"--only is 'points/mml', .*'points/maml'"):
+        labels(("points/mml",))
+
+
+def test_a_training_that_begins_with_another_waits_for_it() -> None:
+    later = replace(STUDY, entries={"long": Entry("maml", SMALL, iterations=2, begins_with="points/maml")}, seeds=(1,))
+    suite = Suite("toy", {"later": later, "points": STUDY})
+    jobs = {job.label: job for job in plan(suite, ("later",))}
+    assert list(jobs) == ["points/maml/seed1", "later/long/seed1", "later/long"]
+    assert jobs["later/long/seed1"].needs == ("points/maml/seed1",)

@@ -1,0 +1,51 @@
+"""Comparisons: known answers, and the share of intervals that hold the truth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from metarl.evaluation.comparison import _triple_parts, difference_parts, improvement
+from metarl.evaluation.intervals import interval
+
+
+def drawn(rng: np.random.Generator, seeds: int, tasks: np.ndarray, mean: float, by_seed: float) -> np.ndarray:
+    """Scores `[seed, task, 1]` with an effect of the seed, the tasks' effects and a rest."""
+    noise = rng.normal(size=(seeds, len(tasks)))
+    return (mean + by_seed * rng.normal(size=(seeds, 1)) + tasks + noise)[..., None]
+
+
+def test_the_probability_of_improvement_by_hand() -> None:
+    """Two seeds and one seed on two tasks: of four pairs two are won, one is drawn and one is lost."""
+    first = np.array([[[1.0], [5.0]], [[3.0], [2.0]]])
+    second = np.array([[[2.0], [2.0]]])
+    assert improvement(first, second).mean() == pytest.approx((0 + 1 + 1 + 0.5) / 4)
+    assert improvement(second, first).mean() == pytest.approx(1 - 2.5 / 4)
+    assert improvement(first, first).mean() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("seeds", "by_seed"), [(3, 1.0), (5, 0.3), (10, 1.0)])
+def test_intervals_of_differences_hold_the_truth(seeds: int, by_seed: float) -> None:
+    """1,500 data sets of known difference: 95 % or a little more of the intervals hold it, and at least 92 % must."""
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(1500):
+        tasks = 2.0 * rng.normal(size=20)
+        a, b = drawn(rng, seeds, tasks, 1.0, by_seed), drawn(rng, seeds, tasks, 0.0, by_seed)
+        low, high = interval(a.mean((0, 1)) - b.mean((0, 1)), difference_parts(a, b))
+        held += bool(low[0] <= 1.0 <= high[0])
+    assert 0.92 <= held / 1500 <= 0.995
+
+
+@pytest.mark.parametrize(("seeds", "by_seed"), [(3, 0.5), (5, 0.3), (10, 1.0)])
+def test_intervals_of_the_probability_of_improvement_hold_the_truth(seeds: int, by_seed: float) -> None:
+    """With equal tasks' effects the truth is P(N(1, 2 (1 + by_seed^2)) > 0)."""
+    from scipy.stats import norm
+
+    truth = float(norm.cdf(1.0 / np.sqrt(2.0 * (1.0 + by_seed**2))))
+    rng, held = np.random.default_rng(1), 0
+    for _ in range(1500):
+        tasks = 2.0 * rng.normal(size=20)
+        values = improvement(drawn(rng, seeds, tasks, 1.0, by_seed), drawn(rng, seeds, tasks, 0.0, by_seed))
+        low, high = interval(values.mean((0, 1, 2)), _triple_parts(values))
+        held += bool(low[0] <= truth <= high[0])
+    assert 0.92 <= held / 1500 <= 0.99
