@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from metarl.agent_base import Agent
 from metarl.benchmark.suite import Cell, Entry, Suite, agent_of
 from metarl.errors import InvalidValueError
@@ -186,3 +188,17 @@ def is_evaluated(suite: Suite, study: str, entry: str, out: Path) -> bool:
     if suite.studies[study].entries[source].iterations and not all(is_trained(suite, cell, out) for cell in needed):
         return False
     return bool(Results.load(path).meta.get("row") == identity(suite, study, entry, out))
+
+
+def reproduces(suite: Suite, study: str, entry: str, out: Path, device: str = "cpu") -> float:
+    """Evaluate a row again from its weights; the largest difference of a score from the stored one.
+
+    Raises:
+        InvalidValueError: the row has no results, or they are of other weights, settings or another protocol.
+    """
+    path = results_path(out, study, entry)
+    if not is_evaluated(suite, study, entry, out):
+        expected = "results of the present weights, settings and protocol (metarl benchmark makes them)"
+        raise InvalidValueError(f"results of {study}/{entry}", str(path), expected)
+    stored, again = Results.load(path), evaluate_row(suite, study, entry, out, device)
+    return max(float(np.abs(stored.scores[mode] - again.scores[mode]).max()) for mode in stored.scores)

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.live import Live
 from rich.text import Text
 
-from metarl.benchmark.cells import results_path
+from metarl.benchmark.cells import reproduces, results_path
 from metarl.benchmark.jobs import Job, done_part, env_steps, is_done, plan, seconds_taken
 from metarl.benchmark.suite import Suite, load_suite
 from metarl.benchmark.workers import Listener, Outcome, Setup, run_jobs
@@ -39,6 +39,9 @@ def run_benchmark(options: BenchmarkOptions) -> None:
     if options.dry_run:
         say(*overview(suite, jobs, out))
         return
+    if options.verify:
+        _verify(suite, jobs, out, options.device)
+        return
     setup = Setup(options.suite, out, options.device, tuple(loaded))
     outcome = _run(setup, suite, jobs, options.jobs or len(os.sched_getaffinity(0)))
     _say_end(outcome, options)
@@ -50,6 +53,18 @@ def run_benchmark(options: BenchmarkOptions) -> None:
         raise FailedCellsError(
             f"{len(outcome.failed)} of {len(jobs)} cells failed: {', '.join(sorted(outcome.failed))}"
         )
+
+
+def _verify(suite: Suite, jobs: Sequence[Job], out: Path, device: str) -> None:
+    """Evaluate rows again from their weights, and refuse numbers that are not found again."""
+    wrong = []
+    for job in jobs:
+        if job.seed is None:
+            error = reproduces(suite, job.study, job.entry, out, device)
+            say(f"{job.label}: {'equal' if error == 0 else f'a score differs by {error:g}'}")
+            wrong += [job.label] if error else []
+    if wrong:
+        raise FailedCellsError(f"{len(wrong)} rows have other scores than their weights give: {', '.join(wrong)}")
 
 
 def _has_results(suite: Suite, job: Job, out: Path) -> bool:

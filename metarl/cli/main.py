@@ -1,7 +1,8 @@
 """The command line. `metarl COMMAND --help` shows every option with its default and unit.
 
 Commands: `list`, `train AGENT --family ID`, `train --resume RUN`, `eval RUN... --k 3 --split test`,
-`report RUN... --out DIR`, `benchmark SUITE`, `watch RUN`, `check-family ID`, `check-agent NAME`, `quickstart`.
+`report RUN... --out DIR`, `benchmark SUITE`, `compare A B`, `watch RUN`, `check-family ID`, `check-agent NAME`,
+`quickstart`.
 """
 
 from __future__ import annotations
@@ -34,11 +35,13 @@ from metarl.cli.commands import (
     run_train,
     run_watch,
 )
+from metarl.cli.compare import run_compare
 from metarl.cli.listing import run_list
 from metarl.cli.options import (
     BenchmarkOptions,
     CheckAgentOptions,
     CheckFamilyOptions,
+    CompareOptions,
     EvalOptions,
     ListOptions,
     QuickstartOptions,
@@ -69,6 +72,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "eval": (EvalOptions, run_eval),
     "report": (ReportOptions, run_report),
     "benchmark": (BenchmarkOptions, run_benchmark),
+    "compare": (CompareOptions, run_compare),
     "watch": (WatchOptions, run_watch),
     "check-family": (CheckFamilyOptions, run_check_family),
     "check-agent": (CheckAgentOptions, run_check_agent),

@@ -111,6 +111,20 @@ class ReportOptions:
 
 
 @dataclass(frozen=True)
+class CompareOptions:
+    """Compare two evaluations of the same tasks: the difference in returns, and how often one agent is better."""
+
+    first: Annotated[Path, tyro.conf.Positional]
+    """Results file, or a folder with one: a run, or a row of a benchmark."""
+    second: Annotated[Path, tyro.conf.Positional]
+    """The other one."""
+    mode: Mode | None = None
+    """Whose actions: "sampled" or "deterministic"; by default the first that both have."""
+    force: bool = False
+    """Compare even if the protocols differ, where the tasks and k are the same."""
+
+
+@dataclass(frozen=True)
 class BenchmarkOptions:
     """Train and evaluate a suite of families, agents and seeds; what is done already is not done again."""
 
@@ -124,6 +138,8 @@ class BenchmarkOptions:
     """Cells side by side, each in a process with one thread; 0: as many as there are cores."""
     device: Device = "cpu"
     """Of the agents: "auto", "cpu" or "cuda"."""
+    verify: bool = False
+    """Evaluate every finished row again from its weights, say whether the numbers are equal, and stop."""
     dry_run: bool = False
     """Show the cells, what they cost and what is done, and stop."""
     report: Path | None = None

@@ -46,6 +46,7 @@ __all__ = [
     "paths_figure",
     "save_figure",
     "table_text",
+    "text_table",
     "trial_figure",
     "write_report",
 ]
@@ -304,7 +305,7 @@ def _text_section(entries: Sequence[Entry], width: int | None) -> str:
     head = ["agent", "actions", *(f"k = {k}" for k in chosen), "environment steps", "success", "lifetime return"]
     rows = [head, *rows]
     columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
-    tables = "\n\n".join(map(_text_table, _parts(columns, width)))
+    tables = "\n\n".join(map(text_table, _parts(columns, width)))
     finite = " \u00b7 train = test: a finite family" if first.meta.get("train_equals_test") else ""
     return f"{first.family}: {_subtitle(first)}{finite}\n\n{tables}"
 
@@ -320,7 +321,7 @@ def _parts(columns: Sequence[Sequence[str]], width: int | None) -> list[list[Seq
     return parts
 
 
-def _text_table(columns: Sequence[Sequence[str]]) -> str:
+def text_table(columns: Sequence[Sequence[str]]) -> str:
     """Markdown table of columns; the first cell of a column is its head."""
     widths = [max(map(len, column)) for column in columns]
     lines = [" | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in zip(*columns, strict=True)]

@@ -206,3 +206,27 @@ def test_the_command_shows_what_is_left_and_writes_a_report(tmp_path: Path, caps
     assert "4 of 4 cells are done" in capsys.readouterr().out
     main(arguments)
     assert "all 4 cells are done" in capsys.readouterr().out
+    check_numbers_are_found_again(arguments, tmp_path / "out", capsys)
+
+
+def check_numbers_are_found_again(arguments: list[str], out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From the weights; and a number that was changed by hand is not."""
+    main([*arguments, "--verify"])
+    assert capsys.readouterr().out.split("\n")[:2] == ["points/maml: equal", "points/random: equal"]
+    path = results_path(out, "points", "maml")
+    results = Results.load(path)
+    results.scores["sampled"][0, 0, 0, 0] += 0.5
+    results.save(path)
+    with pytest.raises(SystemExit):
+        main([*arguments, "--verify"])
+    said = capsys.readouterr()
+    assert "points/maml: a score differs by 0.5" in said.out
+    assert "1 rows have other scores than their weights give: points/maml" in said.err
+    random = str(results_path(out, "points", "random"))
+    with pytest.raises(SystemExit):
+        main(["compare", str(path), random, "--mode", "sampled"])
+    assert "maml less random on metarl/PointNavigation-v0" not in capsys.readouterr().out
+    main(["compare", str(path.parent), random, "--force"])
+    said = capsys.readouterr()
+    assert "maml less random on metarl/PointNavigation-v0, split 'test'" in said.out
+    assert said.out.count("[") >= 4

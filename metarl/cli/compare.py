@@ -1,0 +1,49 @@
+"""`metarl compare A B`: how much better one agent is than another on the same tasks, and how often."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from metarl.cli.options import CompareOptions
+from metarl.cli.progress import say
+from metarl.errors import InvalidValueError, verbatim
+from metarl.evaluation.comparison import difference, protocol_differences
+from metarl.evaluation.results import Results
+from metarl.report.page import text_table
+
+
+def run_compare(options: CompareOptions) -> None:
+    """`metarl compare A B`."""
+    first, second = (Results.load(_results_file(path)) for path in (options.first, options.second))
+    differences = protocol_differences(first, second)
+    for name, (a, b) in differences.items():
+        say(f"{name}: {a!r} and {b!r}")
+    steps_alone = set(differences) <= {"environment steps"}
+    if differences and not (options.force or steps_alone):
+        named = verbatim(", ".join(differences))
+        raise InvalidValueError("what the evaluations differ in", named, "nothing but the agent (or --force)")
+    rows = difference(first, second, options.mode)
+    say(f"{first.agent} less {second.agent} on {first.family}, split {first.split!r}")
+    head = ["k", "difference in R_k", "95 % interval", "probability of improvement", "95 % interval "]
+    cells = [
+        [
+            f"{row['k']:.0f}",
+            f"{row['difference']:.4g}",
+            f"[{row['low']:.4g}, {row['high']:.4g}]",
+            f"{row['improvement']:.2f}",
+            f"[{row['improvement_low']:.2f}, {row['improvement_high']:.2f}]",
+        ]
+        for row in rows
+    ]
+    say(*text_table([list(column) for column in zip(head, *cells, strict=True)]).split("\n"))
+
+
+def _results_file(path: Path) -> Path:
+    """The results file that a path names: itself, or the only one of a run's or a row's folder."""
+    if not path.is_dir():
+        return path
+    found = [path / "results.json"] if (path / "results.json").exists() else sorted((path / "results").glob("*.json"))
+    if len(found) != 1:
+        expected = "a results file, or a folder with one"
+        raise InvalidValueError("results", str(path), f"{expected} (it has {len(found)})")
+    return found[0]
