@@ -15,15 +15,14 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from metarl.agent import Batch, Distribution, Range, SurrogateLoss, TrustRegionConfig
+from metarl.agent import Batch, Distribution, Range, SurrogateLoss, TrustRegionConfig, probability_ratio
 from metarl.agents.gradient.config import MetaGradientConfig
 from metarl.agents.gradient.maml import MAML
-from metarl.learning.gradient.outer_losses import probability_ratio
 
 
 @dataclass(frozen=True)
 class EMAMLConfig(TrustRegionConfig, MetaGradientConfig):
-    """MAML's hyperparameters, and the weight of the credit."""
+    """Hyperparameters of the inner loop and of the trust region, and the weight of the credit."""
 
     credit_coef: Annotated[float, Range(0, 1e6)] = 1.0
     """Factor on the exploration term."""

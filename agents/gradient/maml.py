@@ -31,6 +31,7 @@ from metarl.agent import (
     Params,
     Rng,
     Rollout,
+    Schedule,
     Step,
     StepSizes,
     SurrogateLoss,
@@ -39,11 +40,10 @@ from metarl.agent import (
     TrustRegion,
     TrustRegionConfig,
     make_key,
+    prepare,
+    warn_of_failed,
 )
 from metarl.agents.gradient.config import MetaGradientConfig
-from metarl.learning.gradient.inner_loop import warn_of_failed
-from metarl.learning.gradient.policy_gradient import prepare
-from metarl.learning.gradient.step_sizes import Schedule
 
 NO_UPDATE = {"grad_norm": 0.0, "kl": 0.0, "improvement": 0.0, "step_rejected": 1.0}
 
@@ -135,7 +135,7 @@ class MAML(Agent[Any]):
 
     @property
     def budget(self) -> Budget:
-        """At most `eval_steps` environment steps, split over as many environments as can each play a whole episode."""
+        """`eval_steps // horizon` environments, at least one, which share at most `eval_steps` steps evenly."""
         envs = max(1, self.config.eval_steps // self.family.horizon)
         return Budget(envs=envs, steps=self.config.eval_steps // envs)
 
@@ -195,7 +195,7 @@ class MAML(Agent[Any]):
 
     @property
     def train_budget(self) -> Budget:
-        """`episodes` episodes of every task."""
+        """`episodes` environments of every task for `horizon` steps; where episodes end early, more follow."""
         return Budget(envs=self.config.episodes, steps=self.family.horizon)
 
     @property

@@ -2,8 +2,8 @@
 
 Duan et al. (2016, arXiv:1611.02779) and Wang et al. (2016, arXiv:1611.05763). At every step the network is given the
 observation, the previous action, the previous reward and whether an episode just ended. Its memory lives for a whole
-trial, several episodes in one task: episode boundaries cross it, and only a trial's start clears it. Returns and
-advantages likewise run through a trial's episodes and stop at its end, where nothing follows. It is trained by PPO
+trial, several episodes in one task: it is kept across episode boundaries, and only a trial's start clears it. Returns
+and advantages likewise run through a trial's episodes and stop at its end, where nothing follows. It is trained by PPO
 (Schulman et al. 2017, arXiv:1707.06347), back through the whole trial. The memory is a GRU, an LSTM, or a causal
 transformer (`metarl.learning.memory`).
 

@@ -171,7 +171,7 @@ class PPO:
         self.return_moments = torch.zeros(3, dtype=torch.float64)
 
     def update(self, rollout: Rollout, given: Given, key: int) -> dict[str, float]:
-        """The epochs of one meta-update, and the means of their metrics.
+        """The epochs of one meta-update. The metrics are means over its gradient steps, each computed before the step.
 
         Args:
             rollout: whole trials, one environment a row.
@@ -208,7 +208,7 @@ class PPO:
             metrics[f"{extra.name}_loss"] = error = batch.mean(extra.errors(features, batch))
             loss = loss + extra.coef * error
         adam_step(self.optimizer, loss, cfg.max_grad_norm)
-        # of the old policy from the new one, by a mean whose terms are never negative
+        # KL(old || new) before this gradient step, by a mean whose terms are never negative
         metrics["kl"] = batch.mean((ratio - 1) - log_ratio)
         return {name: v.detach() for name, v in metrics.items()}
 

@@ -74,7 +74,8 @@ def trust_region_step(
         decay: ratio of each tried step size to the one before.
 
     Returns:
-        the new parameters, or `theta` itself if the step is rejected, and metrics with `step_rejected`.
+        the new parameters, or `theta` itself if the step is rejected, and metrics: `grad_norm`, `kl`, `improvement`,
+        `step_rejected`, and only where a step is accepted `line_search`, how often the step was shortened.
     """
     direction, residual = conjugate_gradient(fisher_vector, gradient, cg_iterations)
     curvature = torch.dot(direction, gradient - residual)  # x' A x without another product
