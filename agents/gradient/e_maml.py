@@ -39,12 +39,12 @@ class CreditLoss:
 
     credit: Tensor
     coef: float
-    adapted = SurrogateLoss()
+    post_loss = SurrogateLoss()
     every_step = True
 
     def kl_weight(self, j: int, last: bool) -> float:
         """1 for the last policy, 0 for the others."""
-        return self.adapted.kl_weight(j, last)
+        return self.post_loss.kl_weight(j, last)
 
     def rows(self, which: slice | Tensor) -> CreditLoss:
         """The loss of a subset of the rows."""
@@ -53,7 +53,7 @@ class CreditLoss:
     def __call__(self, j: int, policy: Distribution, batch: Batch, old: Distribution, last: bool) -> Tensor:
         """See `metarl.learning.gradient.meta_gradient.OuterLoss`."""
         if last:
-            return self.adapted(j, policy, batch, old, last)
+            return self.post_loss(j, policy, batch, old, last)
         ratio = probability_ratio(policy, batch, old)
         return -self.coef * (ratio * self.credit.to(ratio.dtype).unsqueeze(1) * batch.weight).sum()
 
@@ -64,8 +64,8 @@ class EMAML(MAML):
     name = "e_maml"
     Config = EMAMLConfig
 
-    def make_outer_loss(self, after: Batch) -> CreditLoss:
+    def make_outer_loss(self, post: Batch) -> CreditLoss:
         """Each task's credit is its return after adaptation, standardised over the tasks; 0 if it is unknown."""
-        centred = after.mean_return - after.mean_return.nanmean()
+        centred = post.mean_return - post.mean_return.nanmean()
         credit = torch.nan_to_num(centred / (centred.square().nanmean().sqrt() + 1e-8))
         return CreditLoss(credit, self.config.credit_coef)

@@ -38,7 +38,7 @@ class ProMP(MAML):
     name = "promp"
     Config = ProMPConfig
 
-    def make_outer_loss(self, after: Batch) -> ClippedLoss:
+    def make_outer_loss(self, post: Batch) -> ClippedLoss:
         """The clipped surrogate of the adapted policy, and the KL penalty of the earlier policies."""
         return ClippedLoss(self.config.clip, self.config.inner_kl_coef)
 

@@ -87,7 +87,7 @@ class RL2(Agent[RL2Config]):
         inputs = TrialInputs(family, self.name)
         self.encode_task = TaskEncoder(family) if config.value_sees_task or config.task_coef else None
         self.net = self._network(inputs, Rng(torch.tensor([make_key("rl2", "init", seed)])))
-        self.head, self.trial = inputs.head, TrialMemory(inputs, self.net.memory)
+        self.head, self.trial_memory = inputs.head, TrialMemory(inputs, self.net.memory)
         losses = [
             AuxiliaryLoss("reward", config.reward_coef, self.net.reward_errors),
             AuxiliaryLoss("task", config.task_coef, self.net.task_errors),
@@ -116,13 +116,13 @@ class RL2(Agent[RL2Config]):
 
     def begin(self, rows: int, tasks: Tasks | None = None) -> AgentState:
         """No memory, no previous action or reward, and the end flag set: a trial starts where an episode ended."""
-        return self.trial.begin(rows, self.device)
+        return self.trial_memory.begin(rows, self.device)
 
     def act(
         self, state: AgentState, step: Step, rng: Rng, deterministic: bool
     ) -> tuple[Tensor, dict[str, Tensor], AgentState]:
         """One step of the memory; `observe` makes it count."""
-        h, state = self.trial.step(state, step)
+        h, state = self.trial_memory.step(state, step)
         policy = self.net.distribution(h)
         action = policy.mode if deterministic else policy.sample(rng)
         extras = {"log_prob": policy.log_prob(action).unsqueeze(1)}
@@ -132,7 +132,7 @@ class RL2(Agent[RL2Config]):
 
     def observe(self, state: AgentState, feedback: Feedback, active: Tensor | None) -> AgentState:
         """Keep the memory, and what the next step is given."""
-        return self.trial.observe(state, feedback, active)
+        return self.trial_memory.observe(state, feedback, active)
 
     # --- training ----------------------------------------------------------------------------------------------------
 
@@ -153,7 +153,7 @@ class RL2(Agent[RL2Config]):
                 rate has fallen to 0.
         """
         self.check_iterations(self.ppo.updates + 1)
-        self.ppo.check_memory(trials.rows, self.net.floats_kept, self.trial.inputs.size)
+        self.ppo.check_memory(trials.rows, self.net.floats_kept, self.trial_memory.inputs.size)
         episodes = self.config.trial_episodes
         rollout, _ = trials.collect(self, self.begin(trials.rows), 0, Budget(envs=1, episodes=episodes))
         metrics = self.ppo.update(rollout, self.given(rollout, trials.tasks), trials.key)
@@ -163,10 +163,10 @@ class RL2(Agent[RL2Config]):
     def given(self, rollout: Rollout, tasks: Tasks | None) -> dict[str, Tensor]:
         """What the network is given in training: `x`, its inputs `[T, R, inputs]`, and maybe `task` `[1, R, task]`."""
         if self.encode_task is None:
-            return {"x": self.trial.inputs.of(rollout)}
+            return {"x": self.trial_memory.inputs.of(rollout)}
         if tasks is None:
             raise InvalidValueError("tasks", None, "those of the trials, because rl2 learns from them here")
-        return {"x": self.trial.inputs.of(rollout), "task": self.encode_task(tasks, self.device).unsqueeze(0)}
+        return {"x": self.trial_memory.inputs.of(rollout), "task": self.encode_task(tasks, self.device).unsqueeze(0)}
 
     # --- checkpoints -------------------------------------------------------------------------------------------------
 

@@ -62,9 +62,9 @@ class TrialBatch:
         given: what the network was given, tensors `[T, B, ...]` or `[1, B, ...]`.
         action: as the policy sees it, `[T, B, *action]`.
         old_log_prob: of the action when it was taken, `[T, B]`.
-        advantage: with mean 0 and deviation 1 over the meta-update, `[T, B]`.
+        advantage: with mean 0 and deviation 1 over all trials of the meta-update, `[T, B]`.
         target: what the value should have been, `[T, B]`.
-        reward: as it was paid, or its mean, and not scaled, `[T, B]`.
+        reward: as drawn, or its mean, and not scaled, `[T, B]`.
         valid: `float32 [T, B]`, 0 after a trial's end and 1 before.
     """
 
@@ -102,7 +102,10 @@ def masked_mean(steps: Tensor, valid: Tensor) -> Tensor:
 
 
 def standardised(advantage: Tensor, valid: Tensor) -> Tensor:
-    """Advantages `[T, R]` with mean 0 and deviation 1 over the steps that count, and 0 at the others."""
+    """Advantages `[T, R]` with mean 0 and deviation 1 over all trials' steps that count, and 0 at the others.
+
+    `metarl.learning.returns.standardize` does this in each row alone.
+    """
     centred = (advantage - masked_mean(advantage, valid)) * valid
     return centred / (centred.square().sum() / valid.sum()).sqrt().clamp_min(1e-8)
 
@@ -119,7 +122,7 @@ def annealed(config: PPOConfig, updates: int) -> tuple[float, float]:
     return config.learning_rate * left, config.entropy_coef * kept
 
 
-def deal(
+def minibatch_rows(
     rows: int, minibatches: int, key: int, epoch: int, device: torch.device | str = "cpu"
 ) -> list[Tensor] | list[slice]:
     """The trials of each minibatch of an epoch: every trial in one of them, in an order that the key decides."""
@@ -176,19 +179,20 @@ class PPO:
         Args:
             rollout: whole trials, one environment a row.
             given: what the network was given in them, tensors `[T, R, ...]` or `[1, R, ...]`.
-            key: decides how trials are dealt into minibatches.
+            key: decides which trials are in which minibatch.
         """
         cfg, batch = self.config, self.prepare(rollout, given)
         rate, bonus = annealed(cfg, self.updates)
         self._set_rate(rate)
         entropy_coef = torch.full((), bonus, device=self.device)
-        told = []
+        step_metrics = []
         for epoch in range(cfg.epochs):
-            for rows in deal(batch.valid.shape[1], cfg.minibatches, key, epoch, self.device):
+            for rows in minibatch_rows(batch.valid.shape[1], cfg.minibatches, key, epoch, self.device):
                 part = {"batch": vars(batch.rows(rows)), "entropy_coef": entropy_coef}
-                told.append(self._replayed("ppo", self._step, part))
+                step_metrics.append(self._replayed("ppo", self._step, part))
         self.updates += 1
-        return {name: float(sum(metrics[name] for metrics in told)) / len(told) for name in told[0]}
+        count = len(step_metrics)
+        return {name: float(sum(metrics[name] for metrics in step_metrics)) / count for name in step_metrics[0]}
 
     def _step(self, part: Mapping[str, Any]) -> dict[str, Tensor]:
         """One gradient step on a minibatch: `part` holds the fields of its `batch`, and `entropy_coef` `[]`."""
@@ -229,7 +233,8 @@ class PPO:
 
     def prepare(self, rollout: Rollout, given: Given) -> TrialBatch:
         """A meta-update's trials, their advantages standardised; arguments as in `update`."""
-        valid, reward, value = rollout.valid[:, :, 0].float(), self.paid(rollout), self.values(rollout, given)
+        valid, reward = rollout.valid[:, :, 0].float(), self.learning_rewards(rollout)
+        value = self.values(rollout, given)
         advantage = self.advantages(rollout, self.scaled(reward, rollout), value)
         return TrialBatch(
             given=dict(given),
@@ -241,7 +246,7 @@ class PPO:
             valid=valid,
         )
 
-    def paid(self, rollout: Rollout) -> Tensor:
+    def learning_rewards(self, rollout: Rollout) -> Tensor:
         """The rewards as they are, or their means if asked for: `[T, R]`, 0 after a trial's end.
 
         Raises:

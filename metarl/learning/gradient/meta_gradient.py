@@ -120,8 +120,8 @@ class Unroll:
         post: the batch of the adapted policies.
         old: the policies that sampled the batches, in the order [*pre, post]; by default the policies of the inner
             steps.
-        points: theta_0, ..., theta_K at which to build the graphs. They are needed if the batches are only a part of
-            the samples that gave these parameters.
+        build_at: theta_0, ..., theta_K at which to build the graphs; by default those that the inner steps give. They
+            are needed if the batches are only a part of the samples that gave these parameters.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Unroll:
         pre: list[Batch],
         post: Batch,
         old: list[Distribution] | None = None,
-        points: list[Params] | None = None,
+        build_at: list[Params] | None = None,
     ) -> None:
         self.inner, self.outer, self.meta, self.batches = inner, outer, meta, [*pre, post]
         self.rows, first_order = len(post.x), inner.first_order
@@ -143,7 +143,7 @@ class Unroll:
         self._kl_grads: dict[int, Params] = {}
         params = inner.start(meta, self.rows)
         for j, batch in enumerate(pre):
-            leaves = self._leaf(params if points is None else points[j])
+            leaves = self._leaf(params if build_at is None else build_at[j])
             with torch.no_grad():
                 policy = inner.policy(leaves, batch.x).detach() if old is None else old[j]
                 sampled_log_prob = policy.log_prob(batch.action)
@@ -156,7 +156,7 @@ class Unroll:
             params = {
                 k: v - self.alphas[j][k] * self.grads[j][k] if k in self.alphas[j] else v for k, v in leaves.items()
             }
-        leaves = self._leaf(params if points is None else points[-1])
+        leaves = self._leaf(params if build_at is None else build_at[-1])
         self.final = inner.policy(leaves, post.x)
         self.old.append(self.final.detach() if old is None else old[-1])
 
@@ -326,12 +326,12 @@ class MetaObjective:
     def _metric_parts(self) -> Iterator[Unroll]:
         """The graphs for the Fisher-vector products: those in memory, then the rebuilt ones."""
         if self._rebuilds is None:
-            self._rebuilds = self._fill_kept()
+            self._rebuilds = self._keep_what_fits()
         yield from self.kept
         for build in self._rebuilds:
             yield build()
 
-    def _fill_kept(self) -> list[Callable[[], Unroll]]:
+    def _keep_what_fits(self) -> list[Callable[[], Unroll]]:
         """Keep the thinned graphs that fit in memory; return functions that build all other graphs."""
         if self.stride == 1:
             return [partial(self._unroll, self.meta, part) for part in self.parts[len(self.kept) :]]
@@ -345,7 +345,7 @@ class MetaObjective:
         def build(part: slice) -> Unroll:
             part_points = [{k: v[part] for k, v in params.items()} for params in points]
             batches = [b.rows(part) for b in pre]
-            return Unroll(self.inner, self.outer.rows(part), self.meta, batches, post.rows(part), points=part_points)
+            return Unroll(self.inner, self.outer.rows(part), self.meta, batches, post.rows(part), build_at=part_points)
 
         parts, bytes_left = self.inner.chunks(post), GRAPH_BYTES
         for i, part in enumerate(parts):
