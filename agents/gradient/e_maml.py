@@ -3,8 +3,8 @@
 Stadie et al. (2018, arXiv:1803.01118, section 3.1): the gradient of the post-adaptation return has a term
 grad log pi_theta(tau) R(theta') for the trajectories that the inner step used. As in Rothfuss et al. (2019,
 arXiv:1810.06784, appendix D), the term is the likelihood ratio of the pre-adaptation samples times the task's mean
-post-adaptation return, standardised over the tasks. The term is a mean over samples, like all losses here. The
-derivation has a sum over the N episodes of a task instead; `credit_coef=N` gives that sum.
+post-adaptation return, standardised over the tasks. The paper's gradient sums over the N episodes of a task; here it is
+a mean, so the default 1 is 1/N of it. `credit_coef=N` restores it. The training loop is `MAML.train_step`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class EMAMLConfig(TrustRegionConfig, MetaGradientConfig):
     """Hyperparameters of the inner loop and of the trust region, and the weight of the credit."""
 
     credit_coef: Annotated[float, Range(0, 1e6)] = 1.0
-    """Factor on the exploration term."""
+    """Weight of the credit."""
 
 
 @dataclass(frozen=True)

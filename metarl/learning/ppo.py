@@ -42,7 +42,7 @@ class Outputs(NamedTuple):
 
 
 class ActorCritic(Protocol):
-    """The network that PPO trains, an `nn.Module`. It is called with whole trials: all that it was given in them."""
+    """The network that PPO trains, an `nn.Module`. It is called on whole trials."""
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """All that is trained."""
@@ -86,7 +86,7 @@ class TrialBatch:
 
 
 class AuxiliaryLoss(NamedTuple):
-    """What the network's features are trained for besides: the mean of some errors, added with a weight."""
+    """A further loss on the network's features: `coef` times the mean of `errors`."""
 
     name: str  # the metric is NAME_loss
     coef: float  # its weight; with 0 it is left out
@@ -97,7 +97,7 @@ class AuxiliaryLoss(NamedTuple):
 
 
 def masked_mean(steps: Tensor, valid: Tensor) -> Tensor:
-    """The mean of numbers over the steps where `valid` is 1; it is 0 at the others, and both are `[T, R]`."""
+    """Mean over the steps with `valid` 1. `steps` and `valid` are `[T, R]`."""
     return (steps * valid).sum() / valid.sum()
 
 
@@ -279,7 +279,7 @@ class PPO:
 
     @torch.no_grad()
     def values(self, rollout: Rollout, given: Given) -> Tensor:
-        """The value before each step, `[T, R]`: from acting, or what acting does not know computed anew."""
+        """The value before each step, `[T, R]`: recorded while acting if available, otherwise recomputed."""
         if "value" in rollout.extras:
             return rollout.extras["value"][:, :, 0]
         trials = torch.arange(rollout.reward.shape[1], device=self.device)
@@ -304,7 +304,7 @@ class PPO:
     # --- what cannot be trained --------------------------------------------------------------------------------------
 
     def check_iterations(self, iterations: int) -> None:
-        """No more than the learning rate falls over."""
+        """Refuse more iterations than `anneal_iterations`, after which the learning rate is 0."""
         if 0 < self.config.anneal_iterations < iterations:
             expected = f"0, or at least the {iterations} meta-updates: the learning rate would be 0 before"
             raise InvalidValueError(f"{self.name}.anneal_iterations", self.config.anneal_iterations, expected)
@@ -314,8 +314,8 @@ class PPO:
 
         Args:
             rows: trials.
-            kept: numbers that the network keeps of a step of a trial, for the way back.
-            inputs: numbers that it is given at a step.
+            kept: numbers per step kept for the backward pass.
+            inputs: numbers per step that the network is given.
         """
         cfg, horizon = self.config, self.family.horizon
         batch = -(-rows // cfg.minibatches)

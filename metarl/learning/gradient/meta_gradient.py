@@ -5,16 +5,17 @@ A row starts from parameters theta_0, which depend on shared meta-parameters, an
     theta_{j+1} = theta_j - alpha_j * grad L_j(theta_j)
 
 The step sizes alpha_j may be learned. They are one number, one per tensor or one per parameter, and 0 for parameters
-that are not adapted. H_j is the Hessian of L_j and symmetric, so the Jacobian of one step is I - alpha_j H_j. The chain
-rule through K steps takes K Hessian-vector products, forwards or backwards, and no third derivative:
+that are not adapted. H_j is the Hessian of L_j and symmetric, so the Jacobian of step j is J_j = I - alpha_j H_j, and
+its transpose is J_j' = I - H_j alpha_j. The chain rule through K steps takes K Hessian-vector products, forwards or
+backwards, and no third derivative:
 
-    meta-gradient          (I - H_0 a_0) ... (I - H_{K-1} a_{K-1}) grad L_post(theta_K)
-    Fisher-vector product  (I - H_0 a_0) ... (I - H_{K-1} a_{K-1}) F(theta_K) (I - a_{K-1} H_{K-1}) ... (I - a_0 H_0) v
+    meta-gradient          J_0' ... J_{K-1}' grad L_post(theta_K)
+    Fisher-vector product  J_0' ... J_{K-1}' F(theta_K) J_{K-1} ... J_0 v
 
-with a_j for alpha_j. A learned step size adds the column -grad L_j to the Jacobian. The Fisher-vector product is exact:
-it uses the Hessian of the mean KL divergence of the adapted policies, at the point where this divergence and its
-gradient are 0 (Schulman et al. 2015, arXiv:1502.05477, appendix C). The products differentiate twice in reverse mode,
-on graphs that stay in memory as long as they fit.
+A learned step size adds the column -grad L_j to the Jacobian. The Fisher-vector product is exact: it uses the Hessian
+of the mean KL divergence of the adapted policies, at the point where this divergence and its gradient are 0 (Schulman
+et al. 2015, arXiv:1502.05477, appendix C). The products differentiate twice in reverse mode, on graphs that stay in
+memory as long as they fit.
 """
 
 from __future__ import annotations
@@ -215,7 +216,7 @@ class Unroll:
         return self._kl_grads[j]
 
     def _product(self, grads: Params, leaves: Params, v: Params, wanted: Params | None = None) -> Params:
-        """The Hessian times v, where `grads` is the gradient: all rows of the product, or those of `wanted`."""
+        """The Hessian times v, where `grads` is the gradient: for all parameters, or those in `wanted`."""
         used = [k for k in v if k in grads and grads[k].requires_grad]
         names = list(leaves if wanted is None else wanted)
         products = torch.autograd.grad(
@@ -383,7 +384,10 @@ def _add(total: Params, terms: Params) -> None:
 
 
 def _jvp(function: Callable[[Params], Params], at: Params, v: Params) -> Params:
-    """The Jacobian times v, by two reverse passes, because forward mode uses torch.jit.script, which is deprecated."""
+    """The Jacobian times v, by two reverse passes.
+
+    This is because PyTorch's forward mode needs the deprecated torch.jit.script.
+    """
     out, back = cast("tuple[Params, Callable[[Params], tuple[Params]]]", torch.func.vjp(function, at))
     return cast("Params", torch.func.vjp(lambda u: back(u)[0], out)[1](v)[0])
 

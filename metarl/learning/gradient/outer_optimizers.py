@@ -99,7 +99,7 @@ class AdamEpochs:
     """Several gradient steps of Adam on one batch of samples. They change the meta-parameters in place.
 
     Args:
-        meta: the meta-parameters.
+        meta: the meta-parameters. Every call of `update` takes the same dict.
         learning_rate: Adam's learning rate.
         epochs: gradient steps per update.
     """
@@ -116,7 +116,11 @@ class AdamEpochs:
     def update(
         self, inner: Inner, loss: OuterLoss, meta: Params, pre: list[Batch], post: Batch
     ) -> tuple[Params, dict[str, float]]:
-        """See `OuterOptimizer.update`. It returns `meta` itself, unchanged if any new number is not finite."""
+        """See `OuterOptimizer.update`. It returns `meta` itself, unchanged if any new number is not finite.
+
+        `meta` must be the dict given to the constructor.
+        """
+        assert meta is self.meta, "meta must be the dict given to the constructor"
         old = {k: v.clone() for k, v in meta.items()}
         moments = {k: v.clone() for k, v in self.tensors().items()}
         objective = MetaObjective(inner, loss, old, pre, post, metric=False)

@@ -1,8 +1,8 @@
 """Trust-region steps (Schulman et al. 2015, arXiv:1502.05477, appendix C) on flat vectors of parameters.
 
 Conjugate gradients find the natural-gradient direction from Fisher-vector products. The step is scaled so that the
-quadratic model of the KL divergence reaches its limit. Then a line search shortens it until the true loss falls and the
-true KL divergence is within the limit.
+quadratic model of the KL divergence reaches its limit. Then a line search shortens it until the sampled loss
+falls and the sampled KL divergence is within the limit.
 """
 
 from __future__ import annotations
