@@ -328,7 +328,10 @@ def test_list_describes_an_agent(name: str, capsys: pytest.CaptureFixture[str]) 
         assert re.search(rf"^ +{flag}[ ,]", out, re.MULTILINE)
     if name == "maml":
         assert "Finn, Abbeel and Levine (2017, arXiv:1703.03400)" in words
-        assert "Size of the first inner step (the paper's MuJoCo tasks use 0.1). (default: 0.5)" in words
+        assert "Size of the first inner step (Finn et al. 2017 use 0.1 for MuJoCo tasks). (default: 0.5)" in words
+        assert "inner_lr a number from 0 to 1000" in words
+        assert "inner_lr_schedule each is a number from 0 to 1000" in words
+        assert "the options of every training: metarl train maml --help" in words
         assert "whose task is the same for a whole trial" in words
         assert "changes its parameters" in words
 
