@@ -343,6 +343,23 @@ def test_an_agent_that_says_what_it_takes_refuses_in_the_same_words() -> None:
         assert refused.value.expected in (agent_class(name).takes, agent_class("ucb1").takes)
 
 
+def test_agents_that_are_meta_trained_are_marked_and_offered(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["train", "--help"])
+    offered = capsys.readouterr().out.partition("one of: ")[2].partition("   ")[0].split(", ")
+    assert offered == sorted(name for name in agents if agent_class(name).learns)
+    main(["list"])
+    lines = " ".join(capsys.readouterr().out.split())
+    assert lines.count("Meta-trained.") == len(offered)
+    assert "runs forward. body: hopper. Needs mujoco. Presets: promp, pearl." in lines
+    assert "runs forward. body: walker2d. Needs mujoco." in lines
+
+
+def test_an_agent_that_does_not_learn_is_sent_to_evaluation(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "gittins", "--family", BANDIT])
+    assert f"gittins needs no training: metarl eval gittins --family {BANDIT}" in capsys.readouterr().err
+
+
 def test_list_suggests_the_nearest_name(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["list", "mamml"])
