@@ -192,9 +192,11 @@ def agents() -> str:
     for name in sorted(registry.agents):
         cls = registry.agent_class(name)
         doc = (cls.__doc__ or "").strip().splitlines()[0]
-        file = cls.__module__.removeprefix("metarl.").replace(".", "/") + ".py"
+        module = cls.__module__
+        folder = module.removeprefix("metarl.") if module.startswith("metarl.agents.") else module
+        file = folder.replace(".", "/") + ".py"
         rows.append([f"`{name}`", doc, "yes" if cls.learns else "no", f"`{file}`"])
-    return table(["name", "what", "learns", "file"], rows, "---")
+    return table(["name", "what", "meta-trained", "file"], rows, "---")
 
 
 def speed_report(name: str) -> dict[str, Any]:

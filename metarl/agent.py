@@ -27,16 +27,16 @@ from metarl.global_rng import seeded
 from metarl.learning.action_distributions import Categorical, Distribution, Gaussian, PolicyHead
 from metarl.learning.adam import adam_step, adam_tensors, load_adam, load_net, net_tensors
 from metarl.learning.encoders import ObservationEncoder, TaskEncoder
-from metarl.learning.gradient.inner_loop import InnerLoop
+from metarl.learning.gradient.inner_loop import InnerLoop, warn_of_failed
 from metarl.learning.gradient.meta_gradient import OuterLoss
-from metarl.learning.gradient.outer_losses import ClippedLoss, SurrogateLoss
+from metarl.learning.gradient.outer_losses import ClippedLoss, SurrogateLoss, probability_ratio
 from metarl.learning.gradient.outer_optimizers import AdamEpochs, OuterOptimizer, TrustRegion, TrustRegionConfig
 from metarl.learning.gradient.policies import MLPPolicy
-from metarl.learning.gradient.policy_gradient import Batch
-from metarl.learning.gradient.step_sizes import FixedSizes, SizePerParameter, SizePerTensorAndStep, StepSizes
+from metarl.learning.gradient.policy_gradient import Batch, prepare
+from metarl.learning.gradient.step_sizes import FixedSizes, Schedule, SizePerParameter, SizePerTensorAndStep, StepSizes
 from metarl.learning.memory import GRU, LSTM, Transformer, make_memory
 from metarl.learning.networks import Params, init_mlp, mlp
-from metarl.learning.ppo import PPO, AuxiliaryLoss, Outputs, TrialBatch, clipped_surrogate
+from metarl.learning.ppo import PPO, AuxiliaryLoss, Given, Outputs, TrialBatch, clipped_surrogate
 from metarl.learning.ppo_config import PPOConfig, sized
 from metarl.learning.returns import discounted_returns, gae, standardize
 from metarl.learning.trial_memory import TrialInputs, TrialMemory
@@ -60,6 +60,7 @@ __all__ = [
     "Feedback",
     "FixedSizes",
     "Gaussian",
+    "Given",
     "InnerLoop",
     "InvalidValueError",
     "MLPPolicy",
@@ -73,6 +74,7 @@ __all__ = [
     "Range",
     "Rng",
     "Rollout",
+    "Schedule",
     "SimulatorState",
     "SizePerParameter",
     "SizePerTensorAndStep",
@@ -104,7 +106,10 @@ __all__ = [
     "make_memory",
     "mlp",
     "net_tensors",
+    "prepare",
+    "probability_ratio",
     "seeded",
     "sized",
     "standardize",
+    "warn_of_failed",
 ]

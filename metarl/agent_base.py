@@ -215,7 +215,8 @@ class Agent(ABC, Generic[ConfigT]):
         device: device of the agent's tensors.
 
     Attributes:
-        Config: frozen dataclass of hyperparameters; the defaults are the paper's values.
+        Config: frozen dataclass of hyperparameters; the defaults; each field's docstring says where they differ from
+            the paper's values.
         privileged: whether the agent receives the task and the state of the environments.
         is_recurrent: whether `observe` is called after every step. Such agents have one environment per row.
         learns: whether the agent has a `train_step`.

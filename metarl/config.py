@@ -35,8 +35,35 @@ class Range:
         """Refuse a value outside of the range, and a fraction if `whole`."""
         kind = (int,) if whole else (int, float)
         if not (isinstance(value, kind) and not isinstance(value, bool) and self.low <= value <= self.high):
-            expected = f"a {'whole ' if whole else ''}number from {self.low:g} to {self.high:g}"
-            raise InvalidValueError(field, value, expected)
+            raise InvalidValueError(field, value, self.in_words(whole))
+
+    def in_words(self, whole: bool) -> str:
+        """The allowed values as text."""
+        return f"a {'whole ' if whole else ''}number from {self.low:g} to {self.high:g}"
+
+
+def ranges(config: type[Any]) -> dict[str, str]:
+    """The declared ranges of a config's numbers, as text by name of the field."""
+    hints = _hints(config)
+    texts = {field.name: _range_in_words(hints.get(field.name, Any)) for field in fields(config)}
+    return {name: text for name, text in texts.items() if text}
+
+
+def _hints(config: type[Any]) -> dict[str, Any]:
+    """The declared types of a config's fields; empty if they are local to a function and cannot be resolved."""
+    try:
+        return get_type_hints(config, include_extras=True)
+    except NameError:
+        return {}
+
+
+def _range_in_words(hint: Any) -> str:
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is tuple:
+        inner = _range_in_words(parts[0]) if parts else ""
+        return f"each is {inner}" if inner else ""
+    found = [part for part in parts[1:] if isinstance(part, Range)] if origin is Annotated else []
+    return " and ".join(part.in_words(whole=parts[0] is int) for part in found)
 
 
 def check_config(name: str, config: object) -> None:
@@ -51,10 +78,7 @@ def check_config(name: str, config: object) -> None:
     """
     if not is_dataclass(config) or isinstance(config, type):
         return
-    try:
-        hints = get_type_hints(type(config), include_extras=True)
-    except NameError:  # types that are local to a function cannot be resolved, so ranges and choices are not checked
-        hints = {}
+    hints = _hints(type(config))
     for field in fields(config):
         value = getattr(config, field.name)
         _check_kind(f"{name}.{field.name}", value, field)

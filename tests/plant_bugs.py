@@ -416,8 +416,8 @@ BUGS = (
     Bug(
         "E-MAML credits the adapted actions",
         "agents/gradient/e_maml.py",
-        "        if last:\n            return self.adapted",
-        "        if not last:\n            return self.adapted",
+        "        if last:\n            return self.post_loss",
+        "        if not last:\n            return self.post_loss",
         "agents/test_gradient_variants",
     ),
     Bug(
@@ -451,8 +451,8 @@ BUGS = (
     Bug(
         "failed tasks teach",
         "agents/gradient/maml.py",
-        "self.meta_update([b.rows(adapted) for b in before], after.rows(adapted))",
-        "self.meta_update(before, after)",
+        "self.meta_update([b.rows(finite) for b in pre], post.rows(finite))",
+        "self.meta_update(pre, post)",
         "agents/test_maml",
     ),
     Bug(

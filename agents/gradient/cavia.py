@@ -16,7 +16,10 @@ from metarl.agents.gradient.maml import MAML
 
 @dataclass(frozen=True)
 class CAVIAConfig(TrustRegionConfig, MetaGradientConfig):
-    """MAML's hyperparameters, with larger inner steps, because the gradient of a small context is small."""
+    """Hyperparameters of the inner loop and of the trust region.
+
+    Inner steps are larger than MAML's, because the gradient of a small context is small.
+    """
 
     inner_lr: Annotated[float, Range(0, 1e3)] = 10.0
     """Size of the first inner step."""

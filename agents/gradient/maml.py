@@ -31,6 +31,7 @@ from metarl.agent import (
     Params,
     Rng,
     Rollout,
+    Schedule,
     Step,
     StepSizes,
     SurrogateLoss,
@@ -39,11 +40,10 @@ from metarl.agent import (
     TrustRegion,
     TrustRegionConfig,
     make_key,
+    prepare,
+    warn_of_failed,
 )
 from metarl.agents.gradient.config import MetaGradientConfig
-from metarl.learning.gradient.inner_loop import warn_of_failed
-from metarl.learning.gradient.policy_gradient import prepare
-from metarl.learning.gradient.step_sizes import Schedule
 
 NO_UPDATE = {"grad_norm": 0.0, "kl": 0.0, "improvement": 0.0, "step_rejected": 1.0}
 
@@ -71,32 +71,41 @@ class MAML(Agent[Any]):
         sizes = self.make_step_sizes()
         self.inner = InnerLoop(self.policy, sizes, config.estimator, config.discount, self.first_order)
         meta = self.inner.initial(Rng(torch.tensor([make_key("maml", "init", seed)])))
-        self.theta: Params = {k: v.to(self.device) for k, v in meta.items()}  # all meta-parameters
+        # all meta-parameters: the policy's, and learned step sizes, whose names begin with `alpha.`
+        self.theta: Params = {k: v.to(self.device) for k, v in meta.items()}
         self.optimizer = self.make_optimizer()
 
     # --- algorithm 3: sample, adapt, sample, update ------------------------------------------------------------------
 
     def train_step(self, trials: Trials) -> dict[str, float]:
         """Update the meta-parameters on one batch of tasks; return metrics."""
-        steps, state, before = self.config.inner_steps, self.begin(trials.rows), []
+        steps, state, pre = self.config.inner_steps, self.begin(trials.rows), []
         for j in range(steps):
             rollout, state = trials.collect(self, state, j, self.train_budget)  # line 5: sample with theta_j
-            before.append(self.prepare(rollout))
-            state = self.adapt_on(before[-1], state, trials)  # lines 6 and 7: adapt
+            pre.append(self.prepare(rollout))
+            state = self.adapt_on(pre[-1], state, trials)  # lines 6 and 7: adapt
         rollout, state = trials.collect(self, state, steps, self.train_budget)  # line 8: sample with theta'
-        after = self.prepare(rollout)
+        post = self.prepare(rollout)
         metrics = dict(NO_UPDATE)
-        adapted = (state["failed"] == 0).nonzero().squeeze(1)  # the update leaves out tasks whose inner steps failed
-        if len(adapted):
-            metrics = self.meta_update([b.rows(adapted) for b in before], after.rows(adapted))  # line 10: update
-        returns = {f"return_{j}": float(b.mean_return.nanmean()) for j, b in enumerate([*before, after])}
+        finite = (state["failed"] == 0).nonzero().squeeze(1)  # the update leaves out tasks whose inner steps failed
+        if len(finite):
+            metrics = self.meta_update([b.rows(finite) for b in pre], post.rows(finite))  # line 10: update
+        returns = {f"return_{j}": float(b.mean_return.nanmean()) for j, b in enumerate([*pre, post])}
         return metrics | returns | {"failed_steps": float(state["failed"].sum())}
 
-    def meta_update(self, before: list[Batch], after: Batch) -> dict[str, float]:
-        """Update theta once, on samples before and after adaptation; return metrics."""
+    def meta_update(self, pre: list[Batch], post: Batch) -> dict[str, float]:
+        """Update the meta-parameters once, on the samples of the inner steps and of the adapted policies.
+
+        Args:
+            pre: the batches of the inner steps.
+            post: the batch of the adapted policies.
+
+        Returns:
+            metrics.
+        """
         assert self.optimizer is not None, f"{self.name} follows no meta-gradient"
-        loss = self.make_outer_loss(after)
-        self.theta, metrics = self.optimizer.update(self.inner, loss, self.theta, before, after)
+        loss = self.make_outer_loss(post)
+        self.theta, metrics = self.optimizer.update(self.inner, loss, self.theta, pre, post)
         return metrics
 
     def prepare(self, rollout: Rollout) -> Batch:
@@ -114,11 +123,11 @@ class MAML(Agent[Any]):
         """One size for all parameters."""
         return FixedSizes(self.schedule)
 
-    def make_outer_loss(self, after: Batch) -> OuterLoss:
+    def make_outer_loss(self, post: Batch) -> OuterLoss:
         """The surrogate loss of the adapted policy, or of the policies after every step.
 
         Args:
-            after: samples of the adapted policy.
+            post: samples of the adapted policy.
         """
         return SurrogateLoss(self.config.inner_steps if self.config.multi_step else 0)
 
@@ -135,7 +144,7 @@ class MAML(Agent[Any]):
 
     @property
     def budget(self) -> Budget:
-        """At most `eval_steps` environment steps, split over as many environments as can each play a whole episode."""
+        """`eval_steps // horizon` environments, at least one, which share at most `eval_steps` steps evenly."""
         envs = max(1, self.config.eval_steps // self.family.horizon)
         return Budget(envs=envs, steps=self.config.eval_steps // envs)
 
@@ -173,17 +182,20 @@ class MAML(Agent[Any]):
         return rollout, self.adapt_on(self.prepare(rollout), state, trials)
 
     def adapt_on(self, batch: Batch, state: AgentState, trials: Trials | None = None) -> AgentState:
-        """`adapt` on prepared samples; with `trials`, the first task whose step failed gives a warning."""
-        steps_taken = state["adaptation_steps"]
-        if len(set(steps := steps_taken.tolist())) > 1:
-            raise InvalidValueError("state['adaptation_steps']", steps, "the same number in all rows")
-        params, finite = self.inner.adapt(self.theta, params_of(state), batch, steps[0])
-        new = {"adaptation_steps": steps_taken + 1, "failed": state["failed"] + (~finite).long(), **params}
+        """Take the inner step that both `adapt` and `train_step` take, on prepared samples.
+
+        With `trials`, the first task whose step failed gives a warning.
+        """
+        steps = state["adaptation_steps"]
+        if len(set(taken := steps.tolist())) > 1:
+            raise InvalidValueError("state['adaptation_steps']", taken, "the same number in all rows")
+        params, finite = self.inner.adapt(self.theta, params_of(state), batch, taken[0])
+        new = {"adaptation_steps": steps + 1, "failed": state["failed"] + (~finite).long(), **params}
         if trials is not None:
             warn_of_failed(self.name, state, new, trials)
         return new
 
-    # --- sizes and checkpoints ---------------------------------------------------------------------------------------
+    # --- checks, budgets, checkpoints --------------------------------------------------------------------------------
 
     def _check(self) -> None:
         config = self.config
@@ -195,7 +207,7 @@ class MAML(Agent[Any]):
 
     @property
     def train_budget(self) -> Budget:
-        """`episodes` episodes of every task."""
+        """`episodes` environments of every task for `horizon` steps; where episodes end early, more follow."""
         return Budget(envs=self.config.episodes, steps=self.family.horizon)
 
     @property

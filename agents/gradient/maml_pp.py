@@ -52,7 +52,7 @@ class MAMLPlusPlus(MAML):
         """One learned size for every tensor and inner step."""
         return SizePerTensorAndStep(self.schedule, self.config.inner_steps)
 
-    def make_outer_loss(self, after: Batch) -> ClippedLoss:
+    def make_outer_loss(self, post: Batch) -> ClippedLoss:
         """The weighted clipped surrogates after each step, and ProMP's KL penalty."""
         return ClippedLoss(self.config.clip, self.config.inner_kl_coef, self.step_weights())
 
@@ -60,11 +60,11 @@ class MAMLPlusPlus(MAML):
         """Several gradient steps of Adam on the same samples."""
         return AdamEpochs(self.theta, self.config.outer_lr, self.config.outer_epochs)
 
-    def meta_update(self, before: list[Batch], after: Batch) -> dict[str, float]:
+    def meta_update(self, pre: list[Batch], post: Batch) -> dict[str, float]:
         """MAML's update, with the present values of the schedules."""
         self.inner.first_order = self.updates < self.config.first_order_iterations
         self.optimizer.set_learning_rate(rate := self.learning_rate())
-        metrics = super().meta_update(before, after)
+        metrics = super().meta_update(pre, post)
         self.updates += 1
         return metrics | {"outer_lr": rate}
 

@@ -15,7 +15,7 @@ from metarl.agents.gradient.maml import MAML
 
 @dataclass(frozen=True)
 class MetaSGDConfig(TrustRegionConfig, MetaGradientConfig):
-    """MAML's hyperparameters; `inner_lr` is the initial value of all step sizes."""
+    """Hyperparameters of the inner loop and of the trust region. All step sizes begin at `inner_lr`."""
 
 
 class MetaSGD(MAML):

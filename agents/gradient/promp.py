@@ -2,7 +2,7 @@
 
 Rothfuss, Lee, Clavera, Asfour and Abbeel (2019, arXiv:1810.06784, equation 14, algorithm 1): the inner loop uses the
 LVC estimator, the outer loop PPO's clipped surrogate (Schulman et al. 2017, arXiv:1707.06347), for several epochs on
-the same samples.
+the same samples. The training loop is `MAML.train_step`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class ProMPConfig(MetaGradientConfig):
     clip: Annotated[float, Range(0, 1e3)] = 0.3
     """The probability ratios of adapted policies are clipped to [1 - clip, 1 + clip]."""
     inner_kl_coef: Annotated[float, Range(0, 1e6)] = 5e-4
-    """Weight of the penalty on the mean KL divergence between the policies before the last inner step and those that
-    sampled."""
+    """Weight of the KL penalty: KL(sampling policy || new policy) before each inner step, mean over samples, summed
+    over steps."""
 
 
 class ProMP(MAML):
@@ -38,7 +38,7 @@ class ProMP(MAML):
     name = "promp"
     Config = ProMPConfig
 
-    def make_outer_loss(self, after: Batch) -> ClippedLoss:
+    def make_outer_loss(self, post: Batch) -> ClippedLoss:
         """The clipped surrogate of the adapted policy, and the KL penalty of the earlier policies."""
         return ClippedLoss(self.config.clip, self.config.inner_kl_coef)
 

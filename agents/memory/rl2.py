@@ -2,8 +2,8 @@
 
 Duan et al. (2016, arXiv:1611.02779) and Wang et al. (2016, arXiv:1611.05763). At every step the network is given the
 observation, the previous action, the previous reward and whether an episode just ended. Its memory lives for a whole
-trial, several episodes in one task: episode boundaries cross it, and only a trial's start clears it. Returns and
-advantages likewise run through a trial's episodes and stop at its end, where nothing follows. It is trained by PPO
+trial, several episodes in one task: it is kept across episode boundaries, and only a trial's start clears it. Returns
+and advantages likewise run through a trial's episodes and stop at its end, where nothing follows. It is trained by PPO
 (Schulman et al. 2017, arXiv:1707.06347), back through the whole trial. The memory is a GRU, an LSTM, or a causal
 transformer (`metarl.learning.memory`).
 
@@ -47,10 +47,11 @@ from metarl.agents.memory.rl2_network import RL2Network
 class RL2Config(PPOConfig):
     """Hyperparameters; the paper's where it gives them.
 
-    The defaults suit short trials. Where a trial has 100 steps or more, `normalize_rewards`, a `gae_lambda` of .8 to
-    .95, an `entropy_coef` of .01 to .05 and above all `reward_coef` made the difference, in MDPs a transformer as well.
-    A simulator that knows the task may teach what it knows: `expected_rewards`, `value_sees_task` and `task_coef`, then
-    with a `gae_lambda` of .99 (experiments/LOG.md; docs/trials.md has the settings of every published row).
+    The defaults suit short trials. Trials of 100 steps or more are learned better with `normalize_rewards`, a
+    `gae_lambda` of .8 to .95, an `entropy_coef` of .01 to .05 and above all `reward_coef`; in MDPs a transformer is
+    also better. If the simulator knows the task, training can use this knowledge: set `expected_rewards`,
+    `value_sees_task` and `task_coef`, with a `gae_lambda` of .99 (experiments/LOG.md; docs/trials.md has the settings
+    of every published row).
     """
 
     memory: Literal["gru", "lstm", "transformer"] = "gru"
@@ -61,14 +62,15 @@ class RL2Config(PPOConfig):
     """A value network with a memory of its own (the paper has one), instead of a second head on the policy's."""
     reward_coef: Annotated[float, Range(0, 1e3)] = 0.0
     """Weight of an auxiliary task, the squared error of each step's reward predicted from the memory and the action: it
-    teaches a memory to keep what was paid for what. 0: no such task."""
+    teaches a memory to remember which action gave which reward. 0: no such task."""
     task_coef: Annotated[float, Range(0, 1e3)] = 0.0
     """Weight of an auxiliary task, the squared error of the task's standardised parameters inferred from the memory
-    (Humplik et al. 2019, arXiv:1905.06424): its least is the posterior mean's, so the memory keeps what it saw of
-    actions that it no longer takes. 0: no such task."""
+    (Humplik et al. 2019, arXiv:1905.06424): it is smallest at the posterior mean, so the memory must keep the evidence,
+    also of actions no longer taken. 0: no such task."""
     value_sees_task: bool = False
     """The value is also given the task's parameters, in training alone (an asymmetric actor-critic, Pinto et al. 2018,
-    arXiv:1710.06542): what a lucky task pays is then not taken for what an action is worth."""
+    arXiv:1710.06542): the value explains how good the task is, so advantages measure the action
+    alone."""
 
 
 class RL2(Agent[RL2Config]):
@@ -87,7 +89,7 @@ class RL2(Agent[RL2Config]):
         inputs = TrialInputs(family, self.name)
         self.encode_task = TaskEncoder(family) if config.value_sees_task or config.task_coef else None
         self.net = self._network(inputs, Rng(torch.tensor([make_key("rl2", "init", seed)])))
-        self.head, self.trial = inputs.head, TrialMemory(inputs, self.net.memory)
+        self.head, self.trial_memory = inputs.head, TrialMemory(inputs, self.net.memory)
         losses = [
             AuxiliaryLoss("reward", config.reward_coef, self.net.reward_errors),
             AuxiliaryLoss("task", config.task_coef, self.net.task_errors),
@@ -115,14 +117,14 @@ class RL2(Agent[RL2Config]):
     # --- acting ------------------------------------------------------------------------------------------------------
 
     def begin(self, rows: int, tasks: Tasks | None = None) -> AgentState:
-        """No memory, no previous action or reward, and the end flag set: a trial starts where an episode ended."""
-        return self.trial.begin(rows, self.device)
+        """Empty memory; previous action and reward 0; end flag 1, because a trial starts where an episode starts."""
+        return self.trial_memory.begin(rows, self.device)
 
     def act(
         self, state: AgentState, step: Step, rng: Rng, deterministic: bool
     ) -> tuple[Tensor, dict[str, Tensor], AgentState]:
-        """One step of the memory; `observe` makes it count."""
-        h, state = self.trial.step(state, step)
+        """One step of the memory. The new memory is kept in `new.*` until `observe` commits it."""
+        h, state = self.trial_memory.step(state, step)
         policy = self.net.distribution(h)
         action = policy.mode if deterministic else policy.sample(rng)
         extras = {"log_prob": policy.log_prob(action).unsqueeze(1)}
@@ -132,7 +134,7 @@ class RL2(Agent[RL2Config]):
 
     def observe(self, state: AgentState, feedback: Feedback, active: Tensor | None) -> AgentState:
         """Keep the memory, and what the next step is given."""
-        return self.trial.observe(state, feedback, active)
+        return self.trial_memory.observe(state, feedback, active)
 
     # --- training ----------------------------------------------------------------------------------------------------
 
@@ -142,7 +144,7 @@ class RL2(Agent[RL2Config]):
         return self.config.meta_batch_size * self.config.trial_episodes * self.family.horizon
 
     def check_iterations(self, iterations: int) -> None:
-        """No more than the learning rate falls over."""
+        """Refuse more iterations than `anneal_iterations`, after which the learning rate is 0."""
         self.ppo.check_iterations(iterations)
 
     def train_step(self, trials: Trials) -> dict[str, float]:
@@ -153,7 +155,7 @@ class RL2(Agent[RL2Config]):
                 rate has fallen to 0.
         """
         self.check_iterations(self.ppo.updates + 1)
-        self.ppo.check_memory(trials.rows, self.net.floats_kept, self.trial.inputs.size)
+        self.ppo.check_memory(trials.rows, self.net.floats_kept, self.trial_memory.inputs.size)
         episodes = self.config.trial_episodes
         rollout, _ = trials.collect(self, self.begin(trials.rows), 0, Budget(envs=1, episodes=episodes))
         metrics = self.ppo.update(rollout, self.given(rollout, trials.tasks), trials.key)
@@ -163,10 +165,10 @@ class RL2(Agent[RL2Config]):
     def given(self, rollout: Rollout, tasks: Tasks | None) -> dict[str, Tensor]:
         """What the network is given in training: `x`, its inputs `[T, R, inputs]`, and maybe `task` `[1, R, task]`."""
         if self.encode_task is None:
-            return {"x": self.trial.inputs.of(rollout)}
+            return {"x": self.trial_memory.inputs.of(rollout)}
         if tasks is None:
             raise InvalidValueError("tasks", None, "those of the trials, because rl2 learns from them here")
-        return {"x": self.trial.inputs.of(rollout), "task": self.encode_task(tasks, self.device).unsqueeze(0)}
+        return {"x": self.trial_memory.inputs.of(rollout), "task": self.encode_task(tasks, self.device).unsqueeze(0)}
 
     # --- checkpoints -------------------------------------------------------------------------------------------------
 

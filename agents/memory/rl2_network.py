@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from metarl.agent import Distribution, Outputs, PolicyHead, Rng, TrialBatch, make_memory
-from metarl.learning.ppo import Given
+from metarl.agent import Distribution, Given, Outputs, PolicyHead, Rng, TrialBatch, make_memory
 
 
 class JointHead(nn.Module):

@@ -51,7 +51,8 @@ def run_train(name: str, options: Any) -> None:
     notes = warn_unused_parameters(family)
     agent = make_agent(name, family, seed=options.seed, device=options.device, config=options.config)
     if not agent.learns:
-        raise InvalidValueError("agent", name, f"an agent that learns; {name} needs no training: metarl eval {name}")
+        command = f"metarl eval {name} --family {shlex.quote(family.id)}"
+        raise InvalidValueError("agent", name, f"an agent that learns; {name} needs no training: {command}")
     if not is_built_in(type(agent)):
         say(f"checking the contract of {name} (metarl check-agent {name} checks more)")
         refuse("agent", name, check_briefly(agent))

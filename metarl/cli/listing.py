@@ -22,7 +22,8 @@ import tyro
 from metarl.agent_base import Agent, adapts_between_episodes
 from metarl.cli.options import ListOptions
 from metarl.cli.progress import console
-from metarl.errors import InvalidValueError, did_you_mean
+from metarl.config import ranges
+from metarl.errors import InvalidValueError, MetaRLError, did_you_mean
 from metarl.families.distributions import Distribution
 from metarl.families.family import Family
 from metarl.families.registry import agent_class, agents, base_id, families, kinds, make_family
@@ -42,7 +43,7 @@ def run_list(options: ListOptions) -> None:
     if options.names:
         return
     _print_groups("Families", families, _family_line)
-    _print_groups("Agents", agents, lambda name: _first_line(agent_class(name)))
+    _print_groups("Agents", agents, _agent_line)
     console.print("metarl list NAME shows the details of one.")
 
 
@@ -62,12 +63,31 @@ def _print_groups(title: str, names: Iterable[str], line: Callable[[str], str]) 
 
 
 def _family_line(id: str) -> str:
-    """Describe a family in one line, with its presets; or name the packages that it needs."""
-    if not families[id].available:
-        return f"needs {families[id].install_command}"
-    build = families[id].load()
+    """Describe a family in one line, with what it needs and its presets; or name the packages that are missing."""
+    spec = families[id]
+    if not spec.available:
+        return f"needs {spec.install_command}"
+    build = spec.load()
+    told = [_first_line(build)]
+    told += [f"{name}: {value}." for name, value in spec.kwargs.items() if isinstance(value, str)]
+    told += [f"Needs {spec.requires}."] if spec.requires else []
     presets = ", ".join(getattr(build, "presets", {}))
-    return _first_line(build) + (f" Presets: {presets}." if presets else "")
+    return " ".join(told + ([f"Presets: {presets}."] if presets else []))
+
+
+def _agent_line(name: str) -> str:
+    """Describe an agent in one line, and say whether it is meta-trained."""
+    cls = agent_class(name)
+    return _first_line(cls) + (" Meta-trained." if cls.learns else "")
+
+
+def learners() -> list[str]:
+    """Names of the agents that `metarl train` takes; those that cannot be loaded here are left out."""
+    names = []
+    for name in sorted(agents):
+        with suppress(MetaRLError):
+            names += [name] if agent_class(name).learns else []
+    return names
 
 
 # --- one -------------------------------------------------------------------------------------------------------------
@@ -104,12 +124,19 @@ def _describe_agent(name: str) -> None:
         ("families", _supported_families(cls)),
     ]
     console.print(name, style="bold", markup=False)
-    for text in (inspect.getdoc(cls), inspect.getdoc(sys.modules[cls.__module__])):
-        _print_text(text or "")
+    module = inspect.getdoc(sys.modules[cls.__module__]) or ""
+    for text in (inspect.getdoc(cls) or "", module.partition("\n\n")[2]):  # without the module's title
+        _print_text(text)
     _print_table(facts, indent=2)
+    command = f"metarl {'train' if cls.learns else 'eval'} {name}"
     if fields(cls.Config):
-        console.print(f"\n  options of metarl {'train' if cls.learns else 'eval'} {name}:\n")
+        console.print(f"\n  options of {command}:\n")
         console.print(_options_help(cls), markup=False)
+    if limits := ranges(cls.Config):
+        console.print("\n  their ranges:\n")
+        _print_table(list(limits.items()), indent=2)
+    every = "training" if cls.learns else "evaluation"
+    console.print(f"\n  and the options of every {every}: {command} --help", markup=False)
 
 
 def _training(name: str, cls: type[Agent]) -> str:

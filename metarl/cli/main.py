@@ -36,7 +36,7 @@ from metarl.cli.commands import (
     run_watch,
 )
 from metarl.cli.compare import run_compare
-from metarl.cli.listing import run_list
+from metarl.cli.listing import learners, run_list
 from metarl.cli.options import (
     BenchmarkOptions,
     CheckAgentOptions,
@@ -235,10 +235,11 @@ def _dispatch_train(rest: list[str]) -> None:
         return
     if not any(r.startswith("--resume") for r in rest):
         print("usage: metarl train AGENT --family ID [OPTIONS]   or   metarl train --resume RUN\n")
-        print(f"AGENT is one of: {', '.join(sorted(agents))}   (metarl train AGENT --help shows its options)")
+        names = learners()
+        print(f"AGENT is one of: {', '.join(names)}   (metarl train AGENT --help shows its options)")
         if rest and rest[0] in ("-h", "--help"):
             return
-        raise InvalidValueError("agent", verbatim("missing"), did_you_mean("", agents))
+        raise InvalidValueError("agent", verbatim("missing"), did_you_mean("", names))
     run_resume(_parse(ResumeOptions, rest, "train"))
 
 

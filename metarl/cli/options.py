@@ -39,13 +39,15 @@ class TrainOptions:
     """Meta-train an agent on a family's train tasks."""
 
     family: str | None = None
-    """Family id, for example metarl/PointNavigation-v0, or ID:PRESET."""
+    """Family id (required unless --env), for example metarl/PointNavigation-v0, or ID:PRESET."""
     env: str | None = None
     """Instead of a family: a registered Gymnasium id, or MODULE:ID. Its parameters --param are the task."""
     param: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """With --env, repeated: NAME=LOW:HIGH, NAME=log:LOW:HIGH, NAME=int:LOW:HIGH, NAME=normal:MEAN:STD or NAME=A,B,C."""
+    """With --env, repeated: a parameter of the task and how tasks draw it, NAME=LOW:HIGH (uniform), NAME=log:LOW:HIGH
+    (log-uniform), NAME=int:LOW:HIGH (whole numbers), NAME=normal:MEAN:STD or NAME=A,B,C (one of these)."""
     apply: Literal["attrs", "options", "set_task", "kwargs", "seed"] = "attrs"
-    """With --env: how the environment gets a task."""
+    """With --env: how the environment gets a task. attrs: as attributes; options: reset(options=task); set_task:
+    set_task(task); kwargs: as keywords of a new environment; seed: the one parameter seeds the reset."""
     horizon: int | None = None
     """With --env: steps per episode; by default the environment's time limit."""
     iterations: int = 100

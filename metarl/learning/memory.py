@@ -55,7 +55,10 @@ class GRU(nn.Module):
         return torch.cat([gru_sequence(part, *weights) for part in torch.split(x, rows, 1)], 1)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """One step: features `[R, hidden]` of inputs `[R, inputs]`, and the new state, which `keep` makes valid."""
+        """One step: features `[R, hidden]` of inputs `[R, inputs]`, and the new state.
+
+        `keep` undoes the step in rows that are not active.
+        """
         g: Any = self.rnn
         h = torch.gru_cell(x, state["h"], g.weight_ih_l0, g.weight_hh_l0, g.bias_ih_l0, g.bias_hh_l0)
         return h, {"h": h}
@@ -106,7 +109,8 @@ class Transformer(nn.Module):
     """Causal attention over the last `window` steps.
 
     The state holds each layer's keys and values of these steps in a ring buffer. `step` writes it in place, so a state
-    that was passed to `step` must not be used again. An entry is valid once `keep` has counted its step.
+    that was passed to `step` must not be used again. A row's number of steps says which entries are valid: `keep`
+    undoes a step by this number, and the next step overwrites the entry.
 
     Args:
         inputs: features per step.

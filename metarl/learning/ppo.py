@@ -42,7 +42,7 @@ class Outputs(NamedTuple):
 
 
 class ActorCritic(Protocol):
-    """The network that PPO trains, an `nn.Module`. It is called with whole trials: all that it was given in them."""
+    """The network that PPO trains, an `nn.Module`. It is called on whole trials."""
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """All that is trained."""
@@ -62,9 +62,9 @@ class TrialBatch:
         given: what the network was given, tensors `[T, B, ...]` or `[1, B, ...]`.
         action: as the policy sees it, `[T, B, *action]`.
         old_log_prob: of the action when it was taken, `[T, B]`.
-        advantage: with mean 0 and deviation 1 over the meta-update, `[T, B]`.
+        advantage: with mean 0 and deviation 1 over all trials of the meta-update, `[T, B]`.
         target: what the value should have been, `[T, B]`.
-        reward: as it was paid, or its mean, and not scaled, `[T, B]`.
+        reward: as drawn, or its mean, and not scaled, `[T, B]`.
         valid: `float32 [T, B]`, 0 after a trial's end and 1 before.
     """
 
@@ -86,7 +86,7 @@ class TrialBatch:
 
 
 class AuxiliaryLoss(NamedTuple):
-    """What the network's features are trained for besides: the mean of some errors, added with a weight."""
+    """A further loss on the network's features: `coef` times the mean of `errors`."""
 
     name: str  # the metric is NAME_loss
     coef: float  # its weight; with 0 it is left out
@@ -97,12 +97,15 @@ class AuxiliaryLoss(NamedTuple):
 
 
 def masked_mean(steps: Tensor, valid: Tensor) -> Tensor:
-    """The mean of numbers over the steps where `valid` is 1; it is 0 at the others, and both are `[T, R]`."""
+    """Mean over the steps with `valid` 1. `steps` and `valid` are `[T, R]`."""
     return (steps * valid).sum() / valid.sum()
 
 
 def standardised(advantage: Tensor, valid: Tensor) -> Tensor:
-    """Advantages `[T, R]` with mean 0 and deviation 1 over the steps that count, and 0 at the others."""
+    """Advantages `[T, R]` with mean 0 and deviation 1 over all trials' steps that count, and 0 at the others.
+
+    `metarl.learning.returns.standardize` does this in each row alone.
+    """
     centred = (advantage - masked_mean(advantage, valid)) * valid
     return centred / (centred.square().sum() / valid.sum()).sqrt().clamp_min(1e-8)
 
@@ -119,7 +122,7 @@ def annealed(config: PPOConfig, updates: int) -> tuple[float, float]:
     return config.learning_rate * left, config.entropy_coef * kept
 
 
-def deal(
+def minibatch_rows(
     rows: int, minibatches: int, key: int, epoch: int, device: torch.device | str = "cpu"
 ) -> list[Tensor] | list[slice]:
     """The trials of each minibatch of an epoch: every trial in one of them, in an order that the key decides."""
@@ -171,24 +174,25 @@ class PPO:
         self.return_moments = torch.zeros(3, dtype=torch.float64)
 
     def update(self, rollout: Rollout, given: Given, key: int) -> dict[str, float]:
-        """The epochs of one meta-update, and the means of their metrics.
+        """The epochs of one meta-update. The metrics are means over its gradient steps, each computed before the step.
 
         Args:
             rollout: whole trials, one environment a row.
             given: what the network was given in them, tensors `[T, R, ...]` or `[1, R, ...]`.
-            key: decides how trials are dealt into minibatches.
+            key: decides which trials are in which minibatch.
         """
         cfg, batch = self.config, self.prepare(rollout, given)
         rate, bonus = annealed(cfg, self.updates)
         self._set_rate(rate)
         entropy_coef = torch.full((), bonus, device=self.device)
-        told = []
+        step_metrics = []
         for epoch in range(cfg.epochs):
-            for rows in deal(batch.valid.shape[1], cfg.minibatches, key, epoch, self.device):
+            for rows in minibatch_rows(batch.valid.shape[1], cfg.minibatches, key, epoch, self.device):
                 part = {"batch": vars(batch.rows(rows)), "entropy_coef": entropy_coef}
-                told.append(self._replayed("ppo", self._step, part))
+                step_metrics.append(self._replayed("ppo", self._step, part))
         self.updates += 1
-        return {name: float(sum(metrics[name] for metrics in told)) / len(told) for name in told[0]}
+        count = len(step_metrics)
+        return {name: float(sum(metrics[name] for metrics in step_metrics)) / count for name in step_metrics[0]}
 
     def _step(self, part: Mapping[str, Any]) -> dict[str, Tensor]:
         """One gradient step on a minibatch: `part` holds the fields of its `batch`, and `entropy_coef` `[]`."""
@@ -208,7 +212,7 @@ class PPO:
             metrics[f"{extra.name}_loss"] = error = batch.mean(extra.errors(features, batch))
             loss = loss + extra.coef * error
         adam_step(self.optimizer, loss, cfg.max_grad_norm)
-        # of the old policy from the new one, by a mean whose terms are never negative
+        # KL(old || new) before this gradient step, by a mean whose terms are never negative
         metrics["kl"] = batch.mean((ratio - 1) - log_ratio)
         return {name: v.detach() for name, v in metrics.items()}
 
@@ -229,7 +233,8 @@ class PPO:
 
     def prepare(self, rollout: Rollout, given: Given) -> TrialBatch:
         """A meta-update's trials, their advantages standardised; arguments as in `update`."""
-        valid, reward, value = rollout.valid[:, :, 0].float(), self.paid(rollout), self.values(rollout, given)
+        valid, reward = rollout.valid[:, :, 0].float(), self.learning_rewards(rollout)
+        value = self.values(rollout, given)
         advantage = self.advantages(rollout, self.scaled(reward, rollout), value)
         return TrialBatch(
             given=dict(given),
@@ -241,7 +246,7 @@ class PPO:
             valid=valid,
         )
 
-    def paid(self, rollout: Rollout) -> Tensor:
+    def learning_rewards(self, rollout: Rollout) -> Tensor:
         """The rewards as they are, or their means if asked for: `[T, R]`, 0 after a trial's end.
 
         Raises:
@@ -274,7 +279,7 @@ class PPO:
 
     @torch.no_grad()
     def values(self, rollout: Rollout, given: Given) -> Tensor:
-        """The value before each step, `[T, R]`: from acting, or what acting does not know computed anew."""
+        """The value before each step, `[T, R]`: recorded while acting if available, otherwise recomputed."""
         if "value" in rollout.extras:
             return rollout.extras["value"][:, :, 0]
         trials = torch.arange(rollout.reward.shape[1], device=self.device)
@@ -299,7 +304,7 @@ class PPO:
     # --- what cannot be trained --------------------------------------------------------------------------------------
 
     def check_iterations(self, iterations: int) -> None:
-        """No more than the learning rate falls over."""
+        """Refuse more iterations than `anneal_iterations`, after which the learning rate is 0."""
         if 0 < self.config.anneal_iterations < iterations:
             expected = f"0, or at least the {iterations} meta-updates: the learning rate would be 0 before"
             raise InvalidValueError(f"{self.name}.anneal_iterations", self.config.anneal_iterations, expected)
@@ -309,8 +314,8 @@ class PPO:
 
         Args:
             rows: trials.
-            kept: numbers that the network keeps of a step of a trial, for the way back.
-            inputs: numbers that it is given at a step.
+            kept: numbers per step kept for the backward pass.
+            inputs: numbers per step that the network is given.
         """
         cfg, horizon = self.config, self.family.horizon
         batch = -(-rows // cfg.minibatches)

@@ -59,9 +59,10 @@ class TrialInputs:
 
 
 class TrialMemory:
-    """The state of a recurrent agent: what its memory holds, and what the next step is given of the last one.
+    """Makes and updates the state of a recurrent agent; it holds no state itself.
 
-    `begin`, `step` and `observe` are for the agent's `begin`, `act` and `observe`. They hold no numbers themselves.
+    The state is what the memory holds, and what the next step is given of the last one. `begin`, `step` and `observe`
+    are for the agent's `begin`, `act` and `observe`.
 
     Args:
         inputs: what the memory is given.
@@ -76,7 +77,10 @@ class TrialMemory:
         return {"last": self.inputs.first(rows, device), **self.memory.begin(rows, device)}
 
     def step(self, state: AgentState, step: Step) -> tuple[Tensor, AgentState]:
-        """The memory's features `[R, hidden]` at what is seen, and the state, in which `observe` makes them count."""
+        """The memory's features `[R, hidden]` at what is seen, and the state.
+
+        The new memory is kept in its entries `new.*` until `observe` commits it.
+        """
         x = self.inputs(step.obs[:, 0], state["last"])
         h, new = self.memory.step(x, {k: v for k, v in state.items() if k != "last"})
         return h, state | {f"new.{k}": v for k, v in new.items()}

@@ -61,7 +61,7 @@ def test_inputs_cross_episodes_and_only_the_trial_start_is_blank() -> None:
     """Pitfall 11. Row 0 has episodes of 2 steps: its third input, the second episode's first, tells of an end."""
     agent = walk_agent()
     rollout, _ = trial(agent, [2, 4])
-    x = agent.trial.inputs.of(rollout)  # [T, R, obs | action | reward | end]
+    x = agent.trial_memory.inputs.of(rollout)  # [T, R, obs | action | reward | end]
     assert x.shape == (8, 2, 4)
     assert x[0].tolist() == [[0.0, 0.0, 0.0, 1.0]] * 2  # blank, and flagged as a start
     # step 1 of row 0: obs .1; the action and reward of step 0; not ended
@@ -77,7 +77,7 @@ def test_acting_one_step_at_a_time_equals_the_training_pass() -> None:
     agent = walk_agent()
     rollout, _ = trial(agent, [2, 4, 3])
     with torch.no_grad():
-        policy, value, _ = agent.net({"x": agent.trial.inputs.of(rollout)})
+        policy, value, _ = agent.net({"x": agent.trial_memory.inputs.of(rollout)})
         log_prob = policy.log_prob(rollout.action[:, :, 0])
     valid = rollout.valid[:, :, 0]
     torch.testing.assert_close(value[valid], rollout.extras["value"][:, :, 0][valid], rtol=0, atol=1e-5)
@@ -283,12 +283,12 @@ def test_expected_rewards_are_learned_from_and_drawn_ones_told(monkeypatch: pyte
     agent, trials, rollout = bandit_trial(expected_rewards=True, reward_coef=1.0)
     p = torch.from_numpy(trials.tasks.values["p"].copy())
     means = p.gather(1, rollout.action[:, :, 0].T).T
-    assert torch.equal(agent.ppo.paid(rollout), means)
-    assert torch.equal(agent.trial.inputs.of(rollout)[1:, :, -2], rollout.reward[:-1, :, 0])
+    assert torch.equal(agent.ppo.learning_rewards(rollout), means)
+    assert torch.equal(agent.trial_memory.inputs.of(rollout)[1:, :, -2], rollout.reward[:-1, :, 0])
     assert set(rollout.reward.unique().tolist()) == {0.0, 1.0}
     learned = torch.cat([part["batch"]["reward"] for part in parts_of(agent, trials, rollout, monkeypatch)], 1)
     assert sorted(learned.flatten().tolist()) == sorted(means.flatten().tolist())
-    assert torch.equal(bandit_trial()[0].ppo.paid(rollout), rollout.reward[:, :, 0])
+    assert torch.equal(bandit_trial()[0].ppo.learning_rewards(rollout), rollout.reward[:, :, 0])
 
 
 def test_expected_rewards_need_a_family_that_reports_them() -> None:

@@ -328,7 +328,10 @@ def test_list_describes_an_agent(name: str, capsys: pytest.CaptureFixture[str]) 
         assert re.search(rf"^ +{flag}[ ,]", out, re.MULTILINE)
     if name == "maml":
         assert "Finn, Abbeel and Levine (2017, arXiv:1703.03400)" in words
-        assert "Size of the first inner step (the paper's MuJoCo tasks use 0.1). (default: 0.5)" in words
+        assert "Size of the first inner step (Finn et al. 2017 use 0.1 for MuJoCo tasks). (default: 0.5)" in words
+        assert "inner_lr a number from 0 to 1000" in words
+        assert "inner_lr_schedule each is a number from 0 to 1000" in words
+        assert "the options of every training: metarl train maml --help" in words
         assert "whose task is the same for a whole trial" in words
         assert "changes its parameters" in words
 
@@ -338,6 +341,23 @@ def test_an_agent_that_says_what_it_takes_refuses_in_the_same_words() -> None:
         with pytest.raises(metarl.InvalidValueError) as refused:
             metarl.make_agent(name, "metarl/Pendulum-v0")
         assert refused.value.expected in (agent_class(name).takes, agent_class("ucb1").takes)
+
+
+def test_agents_that_are_meta_trained_are_marked_and_offered(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["train", "--help"])
+    offered = capsys.readouterr().out.partition("one of: ")[2].partition("   ")[0].split(", ")
+    assert offered == sorted(name for name in agents if agent_class(name).learns)
+    main(["list"])
+    lines = " ".join(capsys.readouterr().out.split())
+    assert lines.count("Meta-trained.") == len(offered)
+    assert "runs forward. body: hopper. Needs mujoco. Presets: promp, pearl." in lines
+    assert "runs forward. body: walker2d. Needs mujoco." in lines
+
+
+def test_an_agent_that_does_not_learn_is_sent_to_evaluation(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "gittins", "--family", BANDIT])
+    assert f"gittins needs no training: metarl eval gittins --family {BANDIT}" in capsys.readouterr().err
 
 
 def test_list_suggests_the_nearest_name(capsys: pytest.CaptureFixture[str]) -> None:

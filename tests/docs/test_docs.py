@@ -7,6 +7,7 @@ import runpy
 import shlex
 import shutil
 import tempfile
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import tyro
 import metarl
 import metarl.agent
 from metarl.cli.main import main
+from metarl.families.registry import agent_class, agents
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
@@ -135,6 +137,16 @@ def test_the_reference_names_all_that_authors_import() -> None:
     named = set(re.findall(r"`(\w+)`", page)) | set(re.findall(r"^::: metarl\.(?:agent\.)?(\w+)$", page, re.MULTILINE))
     assert set(metarl.agent.__all__) - {"AgentState"} <= named
     assert "metarl.agent.AgentState" in page
+
+
+@pytest.mark.parametrize("name", sorted(agents))
+def test_the_reference_shows_inherited_hyperparameters(name: str) -> None:
+    cls, page = agent_class(name), (DOCS / "reference" / "built_in_agents.md").read_text()
+    folder = cls.__module__.rpartition(".")[0]
+    section = page.partition(f"::: {folder}\n")[2].partition(":::")[0]
+    shown = set(re.findall(r"\w+", section.partition("inherited_members:")[2]))
+    inherited = {field.name for field in fields(cls.Config)} - set(cls.Config.__dict__.get("__annotations__", ()))
+    assert inherited <= shown
 
 
 def test_links_lead_somewhere() -> None:

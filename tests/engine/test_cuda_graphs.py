@@ -139,7 +139,7 @@ def test_rl2_gradient_steps_stay_on_the_device(memory: str) -> None:
     ppo.optimizer = torch.optim.SGD(ppo.parameters, lr=0.1)
     one = torch.ones(3, 2, device=META)
     batch: dict[str, Any] = dict.fromkeys(("old_log_prob", "advantage", "target", "reward", "valid"), one)
-    batch |= {"given": {"x": torch.ones(3, 2, agent.trial.inputs.size, device=META)}, "action": one.long()}
+    batch |= {"given": {"x": torch.ones(3, 2, agent.trial_memory.inputs.size, device=META)}, "action": one.long()}
     with Watch() as watch:
         ppo._step({"batch": batch, "entropy_coef": one[0, 0]})
         ppo._gae({"reward": one, "value": one, "trial_end": one > 0})

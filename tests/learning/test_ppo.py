@@ -23,8 +23,8 @@ from metarl.learning.ppo import (
     TrialBatch,
     annealed,
     clipped_surrogate,
-    deal,
     masked_mean,
+    minibatch_rows,
     standardised,
 )
 from metarl.learning.ppo_config import PPOConfig, sized
@@ -182,7 +182,7 @@ def test_advantages_run_through_episodes_and_stop_at_the_trials_end(
     valid = torch.tensor([1, 1, 1, 1, 0, 0], dtype=torch.bool).view(6, 1, 1)
     rollout = rollout_of(torch.ones(6, 1), terminated=ended, valid=valid)
     made, value = ppo(discount=1.0, gae_lambda=lam), torch.tensor([0.0] * 4 + [after] * 2).unsqueeze(1)
-    assert made.advantages(rollout, made.paid(rollout), value)[:4, 0].tolist() == expected
+    assert made.advantages(rollout, made.learning_rewards(rollout), value)[:4, 0].tolist() == expected
 
 
 def test_a_batch_by_hand() -> None:
@@ -223,7 +223,7 @@ def test_scaled_rewards_are_learned_from_and_auxiliary_losses_see_plain_ones() -
 def test_rewards_after_a_trials_end_are_not_learned_from() -> None:
     valid = torch.tensor([[True], [False]]).unsqueeze(-1)
     rollout = rollout_of(torch.tensor([[1.0], [math.nan]]), valid=valid)
-    assert ppo().paid(rollout).tolist() == [[1.0], [0.0]]
+    assert ppo().learning_rewards(rollout).tolist() == [[1.0], [0.0]]
 
 
 def test_means_of_rewards_are_learned_from_if_asked_for() -> None:
@@ -231,12 +231,12 @@ def test_means_of_rewards_are_learned_from_if_asked_for() -> None:
     with pytest.raises(
         metarl.InvalidValueError, match=r"toy.expected_rewards is True, .*PointNavigation-v0 reports no"
     ):
-        made.paid(rollout)
+        made.learning_rewards(rollout)
     means = torch.tensor([[0.25], [math.nan]]).unsqueeze(-1)
     with pytest.raises(metarl.InvalidValueError, match=r"toy.expected_rewards .* is missing in some steps"):
-        made.paid(replace(rollout, expected_reward=means))
+        made.learning_rewards(replace(rollout, expected_reward=means))
     ended = torch.tensor([[True], [False]]).unsqueeze(-1)
-    assert made.paid(replace(rollout, expected_reward=means, valid=ended)).tolist() == [[0.25], [0.0]]
+    assert made.learning_rewards(replace(rollout, expected_reward=means, valid=ended)).tolist() == [[0.25], [0.0]]
 
 
 def test_values_that_acting_did_not_know_are_computed_anew() -> None:
@@ -254,14 +254,14 @@ def test_values_that_acting_did_not_know_are_computed_anew() -> None:
 
 def test_every_trial_is_dealt_into_one_minibatch_by_the_key_alone() -> None:
     first, again, other, later = (
-        torch.cat(deal(10, 3, key, epoch)).tolist() for key, epoch in ((1, 0), (1, 0), (2, 0), (1, 1))
+        torch.cat(minibatch_rows(10, 3, key, epoch)).tolist() for key, epoch in ((1, 0), (1, 0), (2, 0), (1, 1))
     )
-    assert [len(part) for part in deal(10, 3, 1, 0)] == [4, 4, 2]
+    assert [len(part) for part in minibatch_rows(10, 3, 1, 0)] == [4, 4, 2]
     assert sorted(first) == sorted(other) == sorted(later) == list(range(10))
     assert first == again
     assert first != other
     assert first != later
-    assert deal(10, 1, 1, 0) == [slice(None)]
+    assert minibatch_rows(10, 1, 1, 0) == [slice(None)]
 
 
 def test_an_update_deals_its_trials_anew_in_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,7 +276,7 @@ def test_an_update_deals_its_trials_anew_in_every_epoch(monkeypatch: pytest.Monk
     monkeypatch.setattr(made, "_step", record)
     assert made.update(rollout_of(torch.zeros(2, 7)), {"x": x}, key=5) == {"kl": 3.5}
     for epoch in (0, 1):
-        for part, dealt in zip(parts[3 * epoch : 3 * epoch + 3], deal(7, 3, 5, epoch), strict=True):
+        for part, dealt in zip(parts[3 * epoch : 3 * epoch + 3], minibatch_rows(7, 3, 5, epoch), strict=True):
             assert torch.equal(part, dealt)
     assert made.updates == 1
 

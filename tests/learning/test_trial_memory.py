@@ -46,7 +46,7 @@ def test_inputs_of_a_rollout_are_those_of_acting() -> None:
     """Each step's are the observation with the state's `last`, which acting goes on from."""
     agent: Any = metarl.make_agent("rl2", MAZE, hidden=8, trial_episodes=2, meta_batch_size=4, minibatches=1)
     rollout = play(agent)
-    inputs, last = agent.trial.inputs, agent.begin(3)["last"]
+    inputs, last = agent.trial_memory.inputs, agent.begin(3)["last"]
     for t, x in enumerate(inputs.of(rollout)):
         assert torch.equal(x, inputs(rollout.obs[t, :, 0], last))
         last = inputs.after(rollout.action[t], rollout.reward[t], rollout.ended[t])[:, 0]

@@ -5,16 +5,17 @@ A row starts from parameters theta_0, which depend on shared meta-parameters, an
     theta_{j+1} = theta_j - alpha_j * grad L_j(theta_j)
 
 The step sizes alpha_j may be learned. They are one number, one per tensor or one per parameter, and 0 for parameters
-that are not adapted. H_j is the Hessian of L_j and symmetric, so the Jacobian of one step is I - alpha_j H_j. The chain
-rule through K steps takes K Hessian-vector products, forwards or backwards, and no third derivative:
+that are not adapted. H_j is the Hessian of L_j and symmetric, so the Jacobian of step j is J_j = I - alpha_j H_j, and
+its transpose is J_j' = I - H_j alpha_j. The chain rule through K steps takes K Hessian-vector products, forwards or
+backwards, and no third derivative:
 
-    meta-gradient          (I - H_0 a_0) ... (I - H_{K-1} a_{K-1}) grad L_post(theta_K)
-    Fisher-vector product  (I - H_0 a_0) ... (I - H_{K-1} a_{K-1}) F(theta_K) (I - a_{K-1} H_{K-1}) ... (I - a_0 H_0) v
+    meta-gradient          J_0' ... J_{K-1}' grad L_post(theta_K)
+    Fisher-vector product  J_0' ... J_{K-1}' F(theta_K) J_{K-1} ... J_0 v
 
-with a_j for alpha_j. A learned step size adds the column -grad L_j to the Jacobian. The Fisher-vector product is exact:
-it uses the Hessian of the mean KL divergence of the adapted policies, at the point where this divergence and its
-gradient are 0 (Schulman et al. 2015, arXiv:1502.05477, appendix C). The products differentiate twice in reverse mode,
-on graphs that stay in memory as long as they fit.
+A learned step size adds the column -grad L_j to the Jacobian. The Fisher-vector product is exact: it uses the Hessian
+of the mean KL divergence of the adapted policies, at the point where this divergence and its gradient are 0 (Schulman
+et al. 2015, arXiv:1502.05477, appendix C). The products differentiate twice in reverse mode, on graphs that stay in
+memory as long as they fit.
 """
 
 from __future__ import annotations
@@ -120,8 +121,8 @@ class Unroll:
         post: the batch of the adapted policies.
         old: the policies that sampled the batches, in the order [*pre, post]; by default the policies of the inner
             steps.
-        points: theta_0, ..., theta_K at which to build the graphs. They are needed if the batches are only a part of
-            the samples that gave these parameters.
+        build_at: theta_0, ..., theta_K at which to build the graphs; by default those that the inner steps give. They
+            are needed if the batches are only a part of the samples that gave these parameters.
     """
 
     def __init__(
@@ -132,7 +133,7 @@ class Unroll:
         pre: list[Batch],
         post: Batch,
         old: list[Distribution] | None = None,
-        points: list[Params] | None = None,
+        build_at: list[Params] | None = None,
     ) -> None:
         self.inner, self.outer, self.meta, self.batches = inner, outer, meta, [*pre, post]
         self.rows, first_order = len(post.x), inner.first_order
@@ -143,7 +144,7 @@ class Unroll:
         self._kl_grads: dict[int, Params] = {}
         params = inner.start(meta, self.rows)
         for j, batch in enumerate(pre):
-            leaves = self._leaf(params if points is None else points[j])
+            leaves = self._leaf(params if build_at is None else build_at[j])
             with torch.no_grad():
                 policy = inner.policy(leaves, batch.x).detach() if old is None else old[j]
                 sampled_log_prob = policy.log_prob(batch.action)
@@ -156,7 +157,7 @@ class Unroll:
             params = {
                 k: v - self.alphas[j][k] * self.grads[j][k] if k in self.alphas[j] else v for k, v in leaves.items()
             }
-        leaves = self._leaf(params if points is None else points[-1])
+        leaves = self._leaf(params if build_at is None else build_at[-1])
         self.final = inner.policy(leaves, post.x)
         self.old.append(self.final.detach() if old is None else old[-1])
 
@@ -215,7 +216,7 @@ class Unroll:
         return self._kl_grads[j]
 
     def _product(self, grads: Params, leaves: Params, v: Params, wanted: Params | None = None) -> Params:
-        """The Hessian times v, where `grads` is the gradient: all rows of the product, or those of `wanted`."""
+        """The Hessian times v, where `grads` is the gradient: for all parameters, or those in `wanted`."""
         used = [k for k in v if k in grads and grads[k].requires_grad]
         names = list(leaves if wanted is None else wanted)
         products = torch.autograd.grad(
@@ -326,12 +327,12 @@ class MetaObjective:
     def _metric_parts(self) -> Iterator[Unroll]:
         """The graphs for the Fisher-vector products: those in memory, then the rebuilt ones."""
         if self._rebuilds is None:
-            self._rebuilds = self._fill_kept()
+            self._rebuilds = self._keep_what_fits()
         yield from self.kept
         for build in self._rebuilds:
             yield build()
 
-    def _fill_kept(self) -> list[Callable[[], Unroll]]:
+    def _keep_what_fits(self) -> list[Callable[[], Unroll]]:
         """Keep the thinned graphs that fit in memory; return functions that build all other graphs."""
         if self.stride == 1:
             return [partial(self._unroll, self.meta, part) for part in self.parts[len(self.kept) :]]
@@ -345,7 +346,7 @@ class MetaObjective:
         def build(part: slice) -> Unroll:
             part_points = [{k: v[part] for k, v in params.items()} for params in points]
             batches = [b.rows(part) for b in pre]
-            return Unroll(self.inner, self.outer.rows(part), self.meta, batches, post.rows(part), points=part_points)
+            return Unroll(self.inner, self.outer.rows(part), self.meta, batches, post.rows(part), build_at=part_points)
 
         parts, bytes_left = self.inner.chunks(post), GRAPH_BYTES
         for i, part in enumerate(parts):
@@ -383,7 +384,10 @@ def _add(total: Params, terms: Params) -> None:
 
 
 def _jvp(function: Callable[[Params], Params], at: Params, v: Params) -> Params:
-    """The Jacobian times v, by two reverse passes, because forward mode uses torch.jit.script, which is deprecated."""
+    """The Jacobian times v, by two reverse passes.
+
+    This is because PyTorch's forward mode needs the deprecated torch.jit.script.
+    """
     out, back = cast("tuple[Params, Callable[[Params], tuple[Params]]]", torch.func.vjp(function, at))
     return cast("Params", torch.func.vjp(lambda u: back(u)[0], out)[1](v)[0])
 

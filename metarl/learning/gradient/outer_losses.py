@@ -22,7 +22,8 @@ class SurrogateLoss:
     """Minus the mean of ratio * advantage, for the policy after the last inner step or after every inner step.
 
     Attributes:
-        steps: K, if the loss is the mean over the policies after steps 1, ..., K; 0 for the last policy alone.
+        steps: the number K of inner steps, if the loss is the mean over the policies after steps 1, ..., K. With 0
+            it is the loss of the last policy alone, for any K.
     """
 
     steps: int = 0

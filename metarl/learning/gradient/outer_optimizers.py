@@ -21,7 +21,7 @@ class OuterOptimizer(Protocol):
     """Updates the meta-parameters by the gradient of an outer loss."""
 
     def update(
-        self, inner: Inner, loss: OuterLoss, meta: Params, before: list[Batch], after: Batch
+        self, inner: Inner, loss: OuterLoss, meta: Params, pre: list[Batch], post: Batch
     ) -> tuple[Params, dict[str, float]]:
         """Return new meta-parameters, or the old ones if no good step is found, and metrics with `step_rejected`.
 
@@ -29,8 +29,8 @@ class OuterOptimizer(Protocol):
             inner: the inner loop.
             loss: the outer loss.
             meta: the meta-parameters that the batches were sampled with.
-            before: the batches of the inner steps.
-            after: the batch of the adapted policies.
+            pre: the batches of the inner steps.
+            post: the batch of the adapted policies.
         """
 
     def tensors(self) -> dict[str, Tensor]:
@@ -69,11 +69,11 @@ class TrustRegion:
         self.config = config
 
     def update(
-        self, inner: Inner, loss: OuterLoss, meta: Params, before: list[Batch], after: Batch
+        self, inner: Inner, loss: OuterLoss, meta: Params, pre: list[Batch], post: Batch
     ) -> tuple[Params, dict[str, float]]:
         """See `OuterOptimizer.update`. The meta-parameters stay if the line search rejects all step sizes."""
         cfg = self.config
-        objective = MetaObjective(inner, loss, meta, before, after, cfg.fvp_stride)
+        objective = MetaObjective(inner, loss, meta, pre, post, cfg.fvp_stride)
         new, metrics = trust_region_step(
             objective.flat,
             objective.grad,
@@ -99,7 +99,7 @@ class AdamEpochs:
     """Several gradient steps of Adam on one batch of samples. They change the meta-parameters in place.
 
     Args:
-        meta: the meta-parameters.
+        meta: the meta-parameters. Every call of `update` takes the same dict.
         learning_rate: Adam's learning rate.
         epochs: gradient steps per update.
     """
@@ -114,12 +114,16 @@ class AdamEpochs:
             group["lr"] = rate
 
     def update(
-        self, inner: Inner, loss: OuterLoss, meta: Params, before: list[Batch], after: Batch
+        self, inner: Inner, loss: OuterLoss, meta: Params, pre: list[Batch], post: Batch
     ) -> tuple[Params, dict[str, float]]:
-        """See `OuterOptimizer.update`. It returns `meta` itself, unchanged if any new number is not finite."""
+        """See `OuterOptimizer.update`. It returns `meta` itself, unchanged if any new number is not finite.
+
+        `meta` must be the dict given to the constructor.
+        """
+        assert meta is self.meta, "meta must be the dict given to the constructor"
         old = {k: v.clone() for k, v in meta.items()}
         moments = {k: v.clone() for k, v in self.tensors().items()}
-        objective = MetaObjective(inner, loss, old, before, after, metric=False)
+        objective = MetaObjective(inner, loss, old, pre, post, metric=False)
         gradient, norm = objective.grad, float(objective.grad.norm())
         for epoch in range(self.epochs):
             if epoch:

@@ -1,4 +1,4 @@
-"""A policy as a function of named parameters, which rows share or have for themselves."""
+"""A policy as a function of named parameters, shared by all rows, or separate for each row."""
 
 from __future__ import annotations
 

@@ -2,16 +2,17 @@
 
 At the policy that sampled the batch, all surrogates have the same gradient, the mean over t of grad log pi(a_t | x_t)
 A_t. They differ in the second derivatives, by which a meta-gradient credits actions before adaptation for the return
-after it. The surrogates credit
+after it. For which actions does each surrogate keep the credit of sampling?
 
-    naive        no action; the surrogate is log pi A (the MAML papers' code)
-    lvc          the sample's own action; it is ratio A (Rothfuss et al. 2019, arXiv:1810.06784, equation 11)
-    dice         all earlier actions of the episode too, for rewards (Foerster et al. 2018, arXiv:1802.05098)
-    loaded_dice  all earlier actions too, for advantages (Farquhar et al. 2019, arXiv:1909.10549, algorithm 1)
+    naive        for none; the surrogate is log pi A (the MAML papers' code)
+    lvc          for the step's own; it is ratio A (Rothfuss et al. 2019, arXiv:1810.06784, equation 11)
+    dice         for the step's own and all earlier ones of the episode, with rewards (Foerster et al. 2018,
+                 arXiv:1802.05098)
+    loaded_dice  for the same, with advantages (Farquhar et al. 2019, arXiv:1909.10549, algorithm 1)
 
 The second derivatives of naive are biased, those of lvc are biased if episodes are longer than one step, and those of
-dice and loaded_dice are not biased. With a discount below 1, the weight of a pair of steps at distance n is discount^n,
-as usual for the gradient itself.
+dice and loaded_dice are not biased. With a discount below 1, two actions n steps apart get weight discount^n, as in the
+policy gradient.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ def surrogate(
         return (log_ratio.exp() * batch.advantage * batch.weight).sum()
     so_far = history(log_ratio * (batch.weight > 0), batch.time, discount)
     grown = so_far.exp() - (so_far - log_ratio).exp()  # the factor of the step's own action
-    if estimator == "dice":  # by parts: rewards times so_far would give two actions the weight discount^(n + m)
+    if estimator == "dice":  # rewritten by parts: direct weighting would discount a pair twice
         gained = grown * (batch.advantage + batch.value) + (1.0 - log_ratio.exp()) * batch.value
         return (gained * batch.weight).sum()
     return (grown * batch.advantage * batch.weight).sum()

@@ -1,8 +1,8 @@
 """Trust-region steps (Schulman et al. 2015, arXiv:1502.05477, appendix C) on flat vectors of parameters.
 
 Conjugate gradients find the natural-gradient direction from Fisher-vector products. The step is scaled so that the
-quadratic model of the KL divergence reaches its limit. Then a line search shortens it until the true loss falls and the
-true KL divergence is within the limit.
+quadratic model of the KL divergence reaches its limit. Then a line search shortens it until the sampled loss
+falls and the sampled KL divergence is within the limit.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def trust_region_step(
         decay: ratio of each tried step size to the one before.
 
     Returns:
-        the new parameters, or `theta` itself if the step is rejected, and metrics with `step_rejected`.
+        the new parameters, or `theta` itself if the step is rejected, and metrics: `grad_norm`, `kl`, `improvement`,
+        `step_rejected`, and only where a step is accepted `line_search`, how often the step was shortened.
     """
     direction, residual = conjugate_gradient(fisher_vector, gradient, cg_iterations)
     curvature = torch.dot(direction, gradient - residual)  # x' A x without another product
