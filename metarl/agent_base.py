@@ -39,22 +39,22 @@ AgentState = dict[str, Tensor]
 
 
 class SimulatorState(NamedTuple):
-    """State and tasks of N environments of a torch family. Only privileged agents receive it."""
+    """State `[N, ...]`, task `[N, ...]` and time in the episode, `int64 [N]`, of a torch family's environments."""
 
-    state: State  # the family's state, tensors [N, ...]
-    task: dict[str, Tensor]  # [N, ...]
-    time: Tensor  # int64 [N], steps since the episode began
+    state: State
+    task: dict[str, Tensor]
+    time: Tensor
 
 
 class Step(NamedTuple):
-    """Input of `Agent.act`."""
+    """Input of `Agent.act`: the observations `obs` `[R, E, *obs]`; for privileged agents the `simulator`, else None."""
 
-    obs: Tensor  # [R, E, *obs]
-    simulator: SimulatorState | None  # of the N = R * E environments; None unless the agent is privileged
+    obs: Tensor
+    simulator: SimulatorState | None
 
 
 class Feedback(NamedTuple):
-    """Input of `Agent.observe`: the action and its consequences, `[R, E, ...]`. Recurrent agents get it every step."""
+    """Input of `Agent.observe`: `action`, `reward`, `terminated`, `truncated` of the last step, each `[R, E, ...]`."""
 
     action: Tensor
     reward: Tensor

@@ -34,11 +34,17 @@ Given = Mapping[str, Tensor]  # what a network is given: [T, B, ...], or [1, B, 
 
 
 class Outputs(NamedTuple):
-    """What a network makes of whole trials."""
+    """What a network makes of whole trials.
 
-    policy: Distribution  # of the action at every step, [T, B]
-    value: Tensor  # before every step, [T, B]
-    features: Tensor  # what the policy is computed from, for auxiliary losses, [T, B, features]
+    Attributes:
+        policy: of the action at every step, `[T, B]`.
+        value: before every step, `[T, B]`.
+        features: what the policy is computed from, for auxiliary losses, `[T, B, features]`.
+    """
+
+    policy: Distribution
+    value: Tensor
+    features: Tensor
 
 
 class ActorCritic(Protocol):
@@ -86,11 +92,17 @@ class TrialBatch:
 
 
 class AuxiliaryLoss(NamedTuple):
-    """A further loss on the network's features: `coef` times the mean of `errors`."""
+    """A further loss on the network's features: `coef` times the mean of `errors`.
 
-    name: str  # the metric is NAME_loss
-    coef: float  # its weight; with 0 it is left out
-    errors: Callable[[Tensor, TrialBatch], Tensor]  # of features [T, B, features] and their trials: [T, B]
+    Attributes:
+        name: the metric is NAME_loss.
+        coef: its weight; with 0 it is left out.
+        errors: from features `[T, B, features]` and their trials to `[T, B]`.
+    """
+
+    name: str
+    coef: float
+    errors: Callable[[Tensor, TrialBatch], Tensor]
 
 
 # --- equations -------------------------------------------------------------------------------------------------------

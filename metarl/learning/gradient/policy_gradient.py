@@ -30,15 +30,25 @@ ESTIMATORS = ("naive", "lvc", "dice", "loaded_dice")
 
 
 class Batch(NamedTuple):
-    """The samples of one rollout. R rows have B = T * E samples each, ordered by time first."""
+    """The samples of one rollout. R rows have B = T * E samples each, ordered by time first.
 
-    x: Tensor  # features [R, B, d]
-    action: Tensor  # [R, B, *action]
-    advantage: Tensor  # [R, B], standardised per row
-    weight: Tensor  # [R, B], sums to 1 over a row's valid samples
-    value: Tensor  # [R, B], the baseline in the advantages' scale: value + advantage is the return to go if lambda is 1
-    time: Tensor  # int64 [R, T, E], steps since the episode began
-    mean_return: Tensor  # float64 [R], undiscounted, over complete episodes; NaN without one
+    Attributes:
+        x: features `[R, B, d]`.
+        action: `[R, B, *action]`.
+        advantage: `[R, B]`, standardised per row.
+        weight: `[R, B]`, sums to 1 over a row's valid samples.
+        value: `[R, B]`, the baseline in the advantages' scale: value + advantage is the return to go if lambda is 1.
+        time: `int64 [R, T, E]`, steps since the episode began.
+        mean_return: `float64 [R]`, undiscounted, over complete episodes; NaN without one.
+    """
+
+    x: Tensor
+    action: Tensor
+    advantage: Tensor
+    weight: Tensor
+    value: Tensor
+    time: Tensor
+    mean_return: Tensor
 
     def rows(self, which: slice | Tensor) -> Batch:
         """A subset of the rows."""
