@@ -54,10 +54,9 @@ def _run_file(path: Path) -> str:
         raise InvalidValueError("load", str(path), "an importable module or a .py file (there is no such file)")
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
-    assert spec.loader is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
+    try:  # compiled anew: cached bytecode can be that of a file that was edited within the same second
+        exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), module.__dict__)
     except BaseException:
         del sys.modules[name]
         raise
