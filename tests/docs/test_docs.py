@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 import runpy
 import shlex
 import shutil
 import tempfile
 from dataclasses import fields
+from inspect import get_annotations
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +146,7 @@ def test_the_reference_shows_inherited_hyperparameters(name: str) -> None:
     folder = cls.__module__.rpartition(".")[0]
     section = page.partition(f"::: {folder}\n")[2].partition(":::")[0]
     shown = set(re.findall(r"\w+", section.partition("inherited_members:")[2]))
-    inherited = {field.name for field in fields(cls.Config)} - set(inspect.get_annotations(cls.Config))
+    inherited = {field.name for field in fields(cls.Config)} - set(get_annotations(cls.Config))
     assert inherited <= shown
 
 

@@ -159,7 +159,7 @@ def test_gru_loop_makes_the_update_of_rl2():
         last_obs=torch.zeros(6, 1, 1),
         extras={"log_prob": wide["log_prob"], "value": wide["value"]},
     )
-    torch.testing.assert_close(agent.trial.inputs.of(rollout)[..., 1:], data["x"])
+    torch.testing.assert_close(agent.trial_memory.inputs.of(rollout)[..., 1:], data["x"])
     tasks = agent.family.tasks("train", 6)
     agent.train_step(SimpleNamespace(rows=6, key=0, tasks=tasks, collect=lambda *_: (rollout, None)))
     bandit_loop.update(net, torch.optim.Adam(net.parameters(), lr=3e-3, eps=1e-5), data, agent.config)
