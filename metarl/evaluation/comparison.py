@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy.special import betaincinv
 
 from metarl.errors import InvalidValueError
 from metarl.evaluation.intervals import Floats, Part, interval, seed_parts
@@ -60,12 +61,12 @@ def difference(a: Results, b: Results, mode: Mode | None = None) -> list[dict[st
     first, second = (r.scores[_common(a, b, mode)].mean(-1) for r in (a, b))  # [seed, task, k]
     plain = interval(first.mean((0, 1)) - second.mean((0, 1)), difference_parts(first, second))
     chance = improvement(first, second)
-    better = interval(chance.mean((0, 1, 2)), _triple_parts(chance))
+    better = improvement_interval(chance)
     rows = []
     for i, k in enumerate(a.k):
         row = {"k": float(k), "difference": float(first[..., i].mean() - second[..., i].mean())}
         row |= {"low": float(plain[0][i]), "high": float(plain[1][i]), "improvement": float(chance[..., i].mean())}
-        low, high = (float(np.clip(end[i], 0.0, 1.0)) for end in better)
+        low, high = (float(end[i]) for end in better)
         rows.append(row | {"improvement_low": low, "improvement_high": high})
     return rows
 
@@ -112,6 +113,27 @@ def improvement(first: Floats, second: Floats) -> Floats:
     """
     a, b = first[:, None], second[None]
     return np.asarray((a > b) + 0.5 * (a == b), np.float64)
+
+
+def improvement_interval(chance: Floats) -> tuple[Floats, Floats]:
+    """The 95 % interval of the probability of improvement.
+
+    Where seeds and tasks show no variance, as where all triples agree, the interval is that of a share of as many draws
+    as there are seeds or tasks, whichever are fewer, single ones left out (Clopper and Pearson 1934).
+
+    Args:
+        chance: from `improvement`, `[seed, seed, task, k]`.
+
+    Returns:
+        its lower and upper ends, `[k]`, within 0 and 1.
+    """
+    mean = chance.mean((0, 1, 2))
+    low, high = (np.clip(end, 0.0, 1.0) for end in interval(mean, _triple_parts(chance)))
+    draws = min((n for n in chance.shape[:3] if n > 1), default=1)
+    won, still = mean * draws, low == high
+    low = np.where(still, np.where(won > 0, betaincinv(np.maximum(won, 1e-9), draws - won + 1, 0.025), 0.0), low)
+    lost = draws - won
+    return low, np.where(still, np.where(lost > 0, betaincinv(won + 1, np.maximum(lost, 1e-9), 0.975), 1.0), high)
 
 
 def _triple_parts(values: Floats) -> list[Part]:

@@ -222,11 +222,11 @@ def check_numbers_are_found_again(arguments: list[str], out: Path, capsys: pytes
     said = capsys.readouterr()
     assert "points/maml: a score differs by 0.5" in said.out
     assert "1 rows have other scores than their weights give: points/maml" in said.err
-    random = str(results_path(out, "points", "random"))
+    other = metarl.evaluate(metarl.make_agent("random", STUDY.family), k=1, num_tasks=3, episodes=2)
     with pytest.raises(SystemExit):
-        main(["compare", str(path), random, "--mode", "sampled"])
-    assert "maml less random on metarl/PointNavigation-v0" not in capsys.readouterr().out
-    main(["compare", str(path.parent), random, "--force"])
+        main(["compare", str(path), str(other.save(out / "other.json")), "--mode", "sampled"])
+    assert "what the evaluations differ in is tasks" in capsys.readouterr().err
+    main(["compare", str(path.parent), str(results_path(out, "points", "random"))])
     said = capsys.readouterr()
     assert "maml less random on metarl/PointNavigation-v0, split 'test'" in said.out
     assert said.out.count("[") >= 4

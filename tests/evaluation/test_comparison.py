@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from metarl.evaluation.comparison import _triple_parts, difference_parts, improvement
+from metarl.evaluation.comparison import difference_parts, improvement, improvement_interval
 from metarl.evaluation.intervals import interval
 
 
@@ -46,6 +46,16 @@ def test_intervals_of_the_probability_of_improvement_hold_the_truth(seeds: int, 
     for _ in range(1500):
         tasks = 2.0 * rng.normal(size=20)
         values = improvement(drawn(rng, seeds, tasks, 1.0, by_seed), drawn(rng, seeds, tasks, 0.0, by_seed))
-        low, high = interval(values.mean((0, 1, 2)), _triple_parts(values))
+        low, high = improvement_interval(values)
         held += bool(low[0] <= truth <= high[0])
     assert 0.92 <= held / 1500 <= 0.99
+
+
+def test_agreement_of_few_runs_is_no_certainty() -> None:
+    """Two seeds that win everywhere: the interval of two of two draws, .025 to the power 1/2; a draw is one of two."""
+    first, second = np.full((2, 5, 1), 3.0), np.zeros((3, 5, 1))
+    assert [float(end[0]) for end in improvement_interval(improvement(first, second))] == pytest.approx([0.025**0.5, 1])
+    low, high = improvement_interval(improvement(second, first))
+    assert (low[0], high[0]) == pytest.approx((0.0, 1 - 0.025**0.5))
+    low, high = improvement_interval(improvement(first, first))  # one of two
+    assert (low[0], high[0]) == pytest.approx((1 - 0.975**0.5, 0.975**0.5))
