@@ -14,7 +14,6 @@ from __future__ import annotations
 import copy
 import io
 import json
-import time
 import warnings
 from typing import Any, ClassVar
 
@@ -258,7 +257,6 @@ class SB3Pretrained(SB3):
 
     def train_step(self, trials: Trials) -> dict[str, float]:
         """Call `learn` for `steps` steps, with a new train task in every episode."""
-        start = time.perf_counter()
         model = self.learner
         env = self.make_env(trials.tasks)
         before = self.tensors_of.read(model, "all")
@@ -273,7 +271,6 @@ class SB3Pretrained(SB3):
             "return_0": float(rollout.mean_return().nanmean()),
             "env_steps": float(rollout.env_steps.sum()),
             "failed_steps": float(not finite),
-            "seconds_learning": time.perf_counter() - start,
         }
 
     def tensors(self) -> dict[str, Tensor]:

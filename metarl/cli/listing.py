@@ -68,11 +68,11 @@ def _family_line(id: str) -> str:
     if not spec.available:
         return f"needs {spec.install_command}"
     build = spec.load()
-    told = [_first_line(build)]
-    told += [f"{name}: {value}." for name, value in spec.kwargs.items() if isinstance(value, str)]
-    told += [f"Needs {spec.requires}."] if spec.requires else []
+    sentences = [_first_line(build)]
+    sentences += [f"{name}: {value}." for name, value in spec.kwargs.items() if isinstance(value, str)]
+    sentences += [f"Needs {spec.requires}."] if spec.requires else []
     presets = ", ".join(getattr(build, "presets", {}))
-    return " ".join(told + ([f"Presets: {presets}."] if presets else []))
+    return " ".join(sentences + ([f"Presets: {presets}."] if presets else []))
 
 
 def _agent_line(name: str) -> str:
