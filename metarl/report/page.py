@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 
 from metarl.errors import InvalidValueError
 from metarl.evaluation.modes import Mode
-from metarl.evaluation.results import Floats, Results, train_test_gap
+from metarl.evaluation.results import Floats, Results
+from metarl.evaluation.statistics import gap
 from metarl.files import reason, write_atomic
 from metarl.report.figures import (
     GREY,
@@ -140,12 +141,12 @@ def table_text(results: Sequence[Results], width: int | None = None) -> str:
 
 
 def gaps(results: Sequence[Results]) -> list[tuple[Results, list[Row]]]:
-    """Pair results of the same agents on train and test tasks; returns test results with rows of `train_test_gap`."""
+    """Pair results of the same agents on train and test tasks; returns test results with rows of `gap`."""
     pairs = []
     for test in (r for r in results if r.split == "test" and not r.meta.get("train_equals_test")):
         for train in (r for r in results if r.split == "train" and _same_agents(r, test)):
             modes = [mode for mode in test.scores if mode in train.scores]
-            pairs += [(test, train_test_gap(train, test, modes[0]))] if modes else []
+            pairs += [(test, gap(train, test, modes[0]))] if modes else []
     return pairs
 
 
@@ -173,7 +174,7 @@ def _ends(entries: Sequence[Entry]) -> list[float]:
 
 def _section(entries: Sequence[Entry]) -> str:
     first = entries[0].results
-    parts = [f"<h2>{html.escape(first.family)}</h2>", f'<p class="soft">{html.escape(_subtitle(first))}</p>']
+    parts = [f"<h2>{html.escape(first.family)}</h2>", f'<p class="soft">{html.escape(_subtitle(entries))}</p>']
     if any(e.results.meta.get("train_equals_test") for e in entries):
         parts.append('<p class="note">train = test: finite family, so training met these tasks.</p>')
     if len({e.results.task_hash for e in entries}) > 1:
@@ -195,12 +196,14 @@ def _section(entries: Sequence[Entry]) -> str:
     return f"<section>{''.join(parts)}<details><summary>Details</summary>{details}</details></section>\n"
 
 
-def _subtitle(results: Results) -> str:
+def _subtitle(entries: Sequence[Entry]) -> str:
+    results = entries[0].results
     tasks, episodes = next(iter(results.scores.values())).shape[1::2]  # scores: [seed, task, k, episode]
     facts = {"split": results.split, "tasks": tasks, "episodes for each R_k": episodes}
     facts |= {name.replace("_", " "): f"{values.mean():.4g}" for name, values in results.references.items()}
     if results.bayes_optimal is not None:
         facts["Bayes-optimal lifetime return"] = f"{results.bayes_optimal:.4g}"
+    facts["95 % intervals"] = "; ".join(dict.fromkeys(e.results.interval_words() for e in entries))
     return " \u00b7 ".join(f"{name}: {value}" for name, value in facts.items())
 
 
@@ -226,7 +229,7 @@ def _scores_table(entries: Sequence[Entry]) -> str:
 
 def _score_cells(row: Row, extra: Sequence[str], decimals: int) -> list[str]:
     cells = [_number(row["k"], 0), _number(row["mean"], decimals), _interval(row, decimals)]
-    cells += [_number(row["iqm"], decimals), _number(row["env_steps"], 0)]
+    cells += [_number(row.get("iqm"), decimals), _number(row["env_steps"], 0)]
     return [*cells, *(_number(row.get(name), 3) for name in extra)]
 
 
@@ -307,7 +310,7 @@ def _text_section(entries: Sequence[Entry], width: int | None) -> str:
     columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
     tables = "\n\n".join(map(text_table, _parts(columns, width)))
     finite = " \u00b7 train = test: a finite family" if first.meta.get("train_equals_test") else ""
-    return f"{first.family}: {_subtitle(first)}{finite}\n\n{tables}"
+    return f"{first.family}: {_subtitle(entries)}{finite}\n\n{tables}"
 
 
 def _parts(columns: Sequence[Sequence[str]], width: int | None) -> list[list[Sequence[str]]]:
