@@ -174,7 +174,7 @@ def _ends(entries: Sequence[Entry]) -> list[float]:
 
 def _section(entries: Sequence[Entry]) -> str:
     first = entries[0].results
-    parts = [f"<h2>{html.escape(first.family)}</h2>", f'<p class="soft">{html.escape(_subtitle(entries))}</p>']
+    parts = [f"<h2>{html.escape(first.family)}</h2>", f'<p class="soft">{html.escape(_subtitle(first))}</p>']
     if any(e.results.meta.get("train_equals_test") for e in entries):
         parts.append('<p class="note">train = test: finite family, so training met these tasks.</p>')
     if len({e.results.task_hash for e in entries}) > 1:
@@ -196,14 +196,12 @@ def _section(entries: Sequence[Entry]) -> str:
     return f"<section>{''.join(parts)}<details><summary>Details</summary>{details}</details></section>\n"
 
 
-def _subtitle(entries: Sequence[Entry]) -> str:
-    results = entries[0].results
+def _subtitle(results: Results) -> str:
     tasks, episodes = next(iter(results.scores.values())).shape[1::2]  # scores: [seed, task, k, episode]
     facts = {"split": results.split, "tasks": tasks, "episodes for each R_k": episodes}
     facts |= {name.replace("_", " "): f"{values.mean():.4g}" for name, values in results.references.items()}
     if results.bayes_optimal is not None:
         facts["Bayes-optimal lifetime return"] = f"{results.bayes_optimal:.4g}"
-    facts["95 % intervals"] = "; ".join(dict.fromkeys(e.results.interval_words() for e in entries))
     return " \u00b7 ".join(f"{name}: {value}" for name, value in facts.items())
 
 
@@ -310,7 +308,7 @@ def _text_section(entries: Sequence[Entry], width: int | None) -> str:
     columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
     tables = "\n\n".join(map(text_table, _parts(columns, width)))
     finite = " \u00b7 train = test: a finite family" if first.meta.get("train_equals_test") else ""
-    return f"{first.family}: {_subtitle(entries)}{finite}\n\n{tables}"
+    return f"{first.family}: {_subtitle(first)}{finite}\n\n{tables}"
 
 
 def _parts(columns: Sequence[Sequence[str]], width: int | None) -> list[list[Sequence[str]]]:

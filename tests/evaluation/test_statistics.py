@@ -24,7 +24,6 @@ from metarl.evaluation.statistics import (
     performance_profile,
     reached_interval,
 )
-from metarl.report.page import table_text
 
 
 def results(scores: Any, **changes: Any) -> Results:
@@ -264,8 +263,6 @@ def test_what_an_interval_is_over_is_said() -> None:
     assert replace(several, meta={"every_task": True}).interval_words().startswith("over seeds: all tasks")
     assert replace(one, meta={"every_task": True}).interval_words() == one.interval_words()
     assert results([[[1.0]]]).interval_words().endswith("none")
-    assert "95 % intervals: one seed: over tasks only" in table_text([one])
-    assert "95 % intervals: over seeds and tasks; one seed" in table_text([several, one])
 
 
 def test_scores_of_zeros_and_ones_have_no_interquartile_mean() -> None:
