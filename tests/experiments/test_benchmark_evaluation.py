@@ -26,8 +26,8 @@ def test_the_benchmark_measures_both_sides_and_the_long_case_once(tmp_path: Path
         1,
     ]
     first, *_, last = benchmark_evaluation.table_of(report).splitlines()[-3:]
-    ours, theirs = (report["cases"][0][side]["seconds"] for side in ("default", "large"))
+    ours, theirs = (report["cases"][0][side]["processor_seconds"] for side in ("default", "large"))
     cells = [cell.strip() for cell in first.strip("|").split("|")]
-    assert cells[:2] == ["2", f"{statistics.median(ours):.3g}"]
+    assert (cells[0], cells[2]) == ("2", f"{statistics.median(ours):.3g}")
     assert cells[5] == f"{statistics.median(theirs) / statistics.median(ours):.2f} x"
-    assert [cell.strip() for cell in last.strip("|").split("|")][3:] == [""] * 4
+    assert [cell.strip() for cell in last.strip("|").split("|")][3:] == [""] * 3
