@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 
 from metarl.errors import InvalidValueError
 from metarl.evaluation.modes import Mode
-from metarl.evaluation.results import Floats, Results, train_test_gap
+from metarl.evaluation.results import Floats, Results
+from metarl.evaluation.statistics import gap
 from metarl.files import reason, write_atomic
 from metarl.report.figures import (
     GREY,
@@ -140,12 +141,12 @@ def table_text(results: Sequence[Results], width: int | None = None) -> str:
 
 
 def gaps(results: Sequence[Results]) -> list[tuple[Results, list[Row]]]:
-    """Pair results of the same agents on train and test tasks; returns test results with rows of `train_test_gap`."""
+    """Pair results of the same agents on train and test tasks; returns test results with rows of `gap`."""
     pairs = []
     for test in (r for r in results if r.split == "test" and not r.meta.get("train_equals_test")):
         for train in (r for r in results if r.split == "train" and _same_agents(r, test)):
             modes = [mode for mode in test.scores if mode in train.scores]
-            pairs += [(test, train_test_gap(train, test, modes[0]))] if modes else []
+            pairs += [(test, gap(train, test, modes[0]))] if modes else []
     return pairs
 
 
@@ -226,7 +227,7 @@ def _scores_table(entries: Sequence[Entry]) -> str:
 
 def _score_cells(row: Row, extra: Sequence[str], decimals: int) -> list[str]:
     cells = [_number(row["k"], 0), _number(row["mean"], decimals), _interval(row, decimals)]
-    cells += [_number(row["iqm"], decimals), _number(row["env_steps"], 0)]
+    cells += [_number(row.get("iqm"), decimals), _number(row["env_steps"], 0)]
     return [*cells, *(_number(row.get(name), 3) for name in extra)]
 
 
