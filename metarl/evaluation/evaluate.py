@@ -22,7 +22,7 @@ from metarl.engine.rollout import PoolTrials
 from metarl.errors import InvalidValueError, verbatim
 from metarl.evaluation.modes import MODES, Mode, check_mode
 from metarl.evaluation.playing import Part, join_paths, join_trials, one_episode_per_step, play_part
-from metarl.evaluation.results import Floats, Results
+from metarl.evaluation.results import Floats, Results, small_values
 from metarl.families.family import Family
 from metarl.families.tasks import Tasks, content_hash
 from metarl.learning.random_play import RandomPlay
@@ -267,4 +267,5 @@ def _assemble(
         task_hash=tasks.hash,
         trial=join_trials([part.trial for part in outcomes[0] if part.trial]),
         bayes_episodes=agent.family.bayes_optimal_episodes(grid[-1]) if in_prior else None,
+        task_values=small_values(tasks.values),
     )
