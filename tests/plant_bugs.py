@@ -639,7 +639,7 @@ BUGS = (
     ),
     Bug(
         "the gap's seeds are drawn twice",
-        "metarl/evaluation/results.py",
+        "metarl/evaluation/statistics.py",
         "seed_parts(a.mean(1) - b.mean(1))",
         "seed_parts(a.mean(1)) + seed_parts(b.mean(1))",
         "report/test_page",
@@ -664,6 +664,34 @@ BUGS = (
         "stdtrit(part.freedom,",
         "stdtrit(1e9,",
         "evaluation/test_intervals",
+    ),
+    Bug(
+        "the seeds of two agents are not pooled",
+        "metarl/evaluation/comparison.py",
+        "return pooled([*seed_parts(first.mean(1)), *seed_parts(second.mean(1))])",
+        "return [*seed_parts(first.mean(1)), *seed_parts(second.mean(1))]",
+        "evaluation/test_comparison",
+    ),
+    Bug(
+        "the worst tasks are those with the worst single scores",
+        "metarl/evaluation/statistics.py",
+        "np.sort(scores.mean(0), 0)",
+        "np.sort(scores.min(0), 0)",
+        "evaluation/test_statistics",
+    ),
+    Bug(
+        "a run that ties with a threshold does not reach it",
+        "metarl/evaluation/statistics.py",
+        "scores[..., None] >= taus",
+        "scores[..., None] > taus",
+        "evaluation/test_statistics",
+    ),
+    Bug(
+        "scores that are no numbers are loaded",
+        "metarl/evaluation/results.py",
+        "            found.check_numbers()\n",
+        "",
+        "evaluation/test_statistics",
     ),
     Bug(
         "an extended run forgets what it was",

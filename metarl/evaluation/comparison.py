@@ -11,10 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.special import betaincinv
 
 from metarl.errors import InvalidValueError
-from metarl.evaluation.intervals import Floats, Part, interval, seed_parts
+from metarl.evaluation.intervals import Floats, Part, interval, pooled, seed_parts, share_interval
 from metarl.evaluation.modes import Mode
 from metarl.evaluation.results import Results
 
@@ -58,7 +57,7 @@ def difference(a: Results, b: Results, mode: Mode | None = None) -> list[dict[st
     for name in ("task_hash", "k"):
         if getattr(a, name) != getattr(b, name):
             raise InvalidValueError(f"{name} of the second results", getattr(b, name), repr(getattr(a, name)))
-    first, second = (r.scores[_common(a, b, mode)].mean(-1) for r in (a, b))  # [seed, task, k]
+    first, second = (r.per_task(_common(a, b, mode)) for r in (a, b))  # [seed, task, k]
     plain = interval(first.mean((0, 1)) - second.mean((0, 1)), difference_parts(first, second))
     chance = improvement(first, second)
     better = improvement_interval(chance)
@@ -81,7 +80,12 @@ def _common(a: Results, b: Results, mode: Mode | None) -> Mode:
 def difference_parts(first: Floats, second: Floats) -> list[Part]:
     """The variance of the mean of `first` less the mean of `second`, `[seed, task, k]` each, on the same tasks."""
     per_task = first.mean(0) - second.mean(0)
-    return [*seed_parts(first.mean(1)), *seed_parts(second.mean(1)), *_drawn(per_task, _rest((first, second)))]
+    return [*_seeds(first, second), *_drawn(per_task, _rest((first, second)))]
+
+
+def _seeds(first: Floats, second: Floats) -> list[Part]:
+    """What both agents' seeds add, as one part."""
+    return pooled([*seed_parts(first.mean(1)), *seed_parts(second.mean(1))])
 
 
 def _rest(groups: tuple[Floats, Floats]) -> Floats:
@@ -116,10 +120,7 @@ def improvement(first: Floats, second: Floats) -> Floats:
 
 
 def improvement_interval(chance: Floats) -> tuple[Floats, Floats]:
-    """The 95 % interval of the probability of improvement.
-
-    Where seeds and tasks show no variance, as where all triples agree, the interval is that of a share of as many draws
-    as there are seeds or tasks, whichever are fewer, single ones left out (Clopper and Pearson 1934).
+    """The 95 % interval of the probability of improvement: `share_interval` of the triples.
 
     Args:
         chance: from `improvement`, `[seed, seed, task, k]`.
@@ -127,18 +128,7 @@ def improvement_interval(chance: Floats) -> tuple[Floats, Floats]:
     Returns:
         its lower and upper ends, `[k]`, within 0 and 1.
     """
-    mean = chance.mean((0, 1, 2))
-    low, high = (np.clip(end, 0.0, 1.0) for end in interval(mean, _triple_parts(chance)))
+    first, second = chance.mean(1), chance.mean(0)  # [seed, task, k] of either agent
+    parts = [*_seeds(first, second), *_drawn(chance.mean((0, 1)), _rest((first, second)))]
     draws = min((n for n in chance.shape[:3] if n > 1), default=1)
-    won, still = mean * draws, low == high
-    low = np.where(still, np.where(won > 0, betaincinv(np.maximum(won, 1e-9), draws - won + 1, 0.025), 0.0), low)
-    lost = draws - won
-    return low, np.where(still, np.where(lost > 0, betaincinv(won + 1, np.maximum(lost, 1e-9), 0.975), 1.0), high)
-
-
-def _triple_parts(values: Floats) -> list[Part]:
-    """The variance of the mean of `[seed, seed, task, k]`: what both agents' seeds and the tasks add."""
-    tasks = values.shape[2]
-    by_task = values.mean((0, 1))
-    drawn = [Part(by_task.var(0, ddof=1) / tasks, tasks - 1)] if tasks > 1 else []
-    return [*seed_parts(values.mean((1, 2))), *seed_parts(values.mean((0, 2))), *drawn]
+    return share_interval(chance.mean((0, 1, 2)), parts, draws, int(np.prod(chance.shape[:3])))

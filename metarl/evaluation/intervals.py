@@ -7,7 +7,9 @@ With the mean squares MS of this analysis of variance, the variance of the mean 
 
 It is computed in two parts: MS_seed / (S T) with S - 1 degrees of freedom, and (MS_task - MS_rest) / (S T), at least 0,
 with T - 1 degrees. An interval extends t * sqrt(sum of the parts) to both sides. t is the mean of the parts' quantiles
-of Student's distribution, weighted by the parts (Cochran and Cox 1950, Experimental Designs).
+of Student's distribution, weighted by the parts (Cochran and Cox 1950, Experimental Designs). Parts of the same kind,
+as those of two agents' seeds, are pooled before (Welch 1947): the weighted mean of two equal quantiles would be the
+quantile of one part alone, and the interval too wide.
 `python experiments/interval_coverage.py` measures the share of such intervals that hold the true mean.
 """
 
@@ -18,16 +20,16 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit
+from scipy.special import betaincinv, stdtrit
 
 Floats = npt.NDArray[np.float64]
 
 
 class Part(NamedTuple):
-    """A part of a statistic's variance, `[k]`, and its degrees of freedom."""
+    """A part of a statistic's variance, `[k]`, and its degrees of freedom, one number or `[k]`."""
 
     variance: Floats
-    freedom: float
+    freedom: float | Floats
 
 
 def mean_interval(scores: Floats, *, fixed_tasks: bool = False) -> tuple[Floats, Floats]:
@@ -104,3 +106,43 @@ def interval(centre: Floats, parts: Sequence[Part], level: float = 0.95) -> tupl
     weighted = np.sum([part.variance * stdtrit(part.freedom, 0.5 + level / 2) for part in parts], 0)
     half = np.divide(weighted, np.sqrt(total), out=np.zeros_like(total), where=total > 0)  # t * sqrt(total)
     return centre - half, centre + half
+
+
+def pooled(parts: Sequence[Part]) -> list[Part]:
+    """One part for several independent ones, with Welch's degrees of freedom; an empty list for none.
+
+    (Welch 1947, eq. 29: squared sum of the variances, over the sum of their squares divided by their freedoms.)
+    """
+    if not parts:
+        return []
+    total = np.sum([part.variance for part in parts], 0)
+    spread = np.sum([np.square(part.variance) / part.freedom for part in parts], 0)
+    least = min(float(np.min(part.freedom)) for part in parts)
+    freedom = np.divide(np.square(total), spread, out=np.full_like(total, least), where=spread > 0)
+    return [Part(total, freedom)]
+
+
+def share_interval(share: Floats, parts: Sequence[Part], draws: int, count: int) -> tuple[Floats, Floats]:
+    """The 95 % interval of a share, which stays within 0 and 1 (Korn and Graubard 1998, Survey Methodology 24).
+
+    It is Clopper's and Pearson's interval for as many independent draws as have the variance of the share, fewer
+    where its degrees of freedom are few. Where the scores show no variance, as where all agree, there are `draws`.
+
+    Args:
+        share: the share, `[k]`.
+        parts: the parts of its variance.
+        draws: number of seeds or of tasks, whichever is smaller, single ones left out.
+        count: number of zeros and ones that the share is a mean of.
+
+    Returns:
+        its lower and upper ends, `[k]`.
+    """
+    half = interval(np.zeros_like(share), parts)[1]
+    spread = share * (1 - share)
+    reach = stdtrit(max(count - 1, 1), 0.975)
+    size = np.full_like(share, draws)
+    np.divide(spread * reach**2, np.square(half), out=size, where=(half > 0) & (spread > 0))
+    size = np.clip(size, 1.0, count)
+    hits, misses = share * size, (1 - share) * size
+    low = np.where(hits > 0, betaincinv(np.maximum(hits, 1e-9), misses + 1, 0.025), 0.0)
+    return low, np.where(misses > 0, betaincinv(hits + 1, np.maximum(misses, 1e-9), 0.975), 1.0)

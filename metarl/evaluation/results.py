@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,7 @@ import numpy.typing as npt
 
 from metarl.errors import InvalidValueError, did_you_mean
 from metarl.evaluation.intervals import Floats as Floats
-from metarl.evaluation.intervals import (
-    crossed_parts,
-    interval,
-    iqm,
-    iqm_interval,
-    mean_interval,
-    seed_parts,
-    task_parts,
-)
+from metarl.evaluation.intervals import crossed_parts, interval, iqm, iqm_interval, mean_interval
 from metarl.evaluation.modes import MODES, Mode
 from metarl.files import (
     LARGEST_ARRAYS,
@@ -45,7 +37,6 @@ FORMAT = "metarl-results-3"
 _PLAIN = ("collected", "lifetime", "episodes", "env_steps", "seconds")  # fields that are one array each
 _OPTIONAL = ("landmarks", "bayes_episodes")
 _GROUPS = ("scores", "success", "references", "trial", "paths", "task_values")  # fields that are dicts of arrays
-_MOST_VALUES = 4  # the longest vector of a task's parameter that results keep
 _SCORES = ("seed", "task", "k", "episode")
 _AXES: dict[str, tuple[str, ...]] = {  # axes of each array, by its name or its group
     "scores": _SCORES,
@@ -107,8 +98,7 @@ class Results:
             4 numbers.
         bayes_episodes: expected return of each episode of the trial, `[episode]`, under a policy that attains
             `bayes_optimal`; None if it is not known.
-        task_values: the tasks' parameters that are numbers, `[task]`, or vectors of at most 4 numbers, `[task, d]`;
-            see `small_values`.
+        task_values: the tasks' parameters that are numbers, `[task]`, or vectors of at most 4 numbers, `[task, d]`.
     """
 
     agent: str
@@ -135,24 +125,66 @@ class Results:
     def summary(self, mode: Mode | None = None) -> list[dict[str, float]]:
         """One row per k: mean and interquartile mean of R_k with 95 % intervals, steps used, and normalised score.
 
+        The columns "iqm", "iqm_low" and "iqm_high" are left out where each score of a seed and task is 0 or 1: the
+        middle half of such scores is nearly always all 0 or all 1.
+
         `mode` is "sampled" or "deterministic"; by default it is the first mode of the results.
+
+        Raises:
+            InvalidValueError: there is no such mode, or a score is not finite.
         """
         mode = self._mode(mode)
-        per_task = self.scores[mode].mean(-1)  # [seed, task, k]
+        per_task = self.per_task(mode)
         (low, high), (iqm_low, iqm_high) = (
             f(per_task, fixed_tasks=self.every_task) for f in (mean_interval, iqm_interval)
         )
         columns = {"iqm": iqm(per_task), "low": low, "high": high, "iqm_low": iqm_low, "iqm_high": iqm_high}
+        binary = ((per_task == 0) | (per_task == 1)).all((0, 1))
         rows = []
         for i, k in enumerate(self.k):
             mean = float(per_task[:, :, i].mean())
-            row = {"k": float(k), "mean": mean} | {name: float(values[i]) for name, values in columns.items()}
+            shown = {n: values for n, values in columns.items() if not (binary[i] and n.startswith("iqm"))}
+            row = {"k": float(k), "mean": mean} | {name: float(values[i]) for name, values in shown.items()}
             row |= {"episodes": float(self.episodes[i]), "env_steps": float(self.env_steps[i])}
             if mode in self.success:
                 row["success"] = float(self.success[mode][:, :, i].mean())
             score = self.normalised(mean)
             rows.append(row if score is None else row | {"normalised": score})
         return rows
+
+    def per_task(self, mode: Mode | None = None) -> Floats:
+        """R_k of each seed in each task, the mean over episodes, `[seed, task, k]`.
+
+        Raises:
+            InvalidValueError: there is no such mode, or a score is not finite.
+        """
+        mode = self._mode(mode)
+        self.check_finite(f"{mode} score", self.scores[mode], "k", self.k)
+        return np.asarray(self.scores[mode].mean(-1))
+
+    def check_finite(self, what: str, values: Floats, axis: str, places: Sequence[int]) -> None:
+        """Refuse numbers `[seed, task, place, ...]` that are not finite. `places` are the names along `axis`.
+
+        Raises:
+            InvalidValueError: a number is not finite.
+        """
+        if np.isfinite(values).all():
+            return
+        first = tuple(np.argwhere(~np.isfinite(values))[0])
+        seed = self.meta.get("seeds", range(len(values)))[first[0]]
+        where = f"seed {seed}, task {first[1]}, {axis} = {places[first[2]]}"
+        raise InvalidValueError(f"{what} of {self.agent} ({where})", float(values[first]), "a finite number")
+
+    def check_numbers(self) -> None:
+        """Refuse scores and lifetime returns that are not finite. `save` and `load` call it.
+
+        Raises:
+            InvalidValueError: a number is not finite. The error names agent, seed, task, and k or trial.
+        """
+        for mode, scores in self.scores.items():
+            self.check_finite(f"{mode} score", scores, "k", self.k)
+        if self.lifetime.size:
+            self.check_finite("lifetime return", self.lifetime, "trial", range(self.lifetime.shape[-1]))
 
     def _mode(self, mode: Mode | None) -> Mode:
         chosen = next(iter(self.scores)) if mode is None else mode
@@ -165,17 +197,35 @@ class Results:
         """Whether all tasks of a finite family were played. Intervals then do not treat tasks as random."""
         return bool(self.meta.get("every_task"))
 
-    def normalised(self, mean: float) -> float | None:
-        """(mean - mean floor) / (mean reference - mean floor), unclipped; None if one of them is unknown."""
+    def interval_words(self) -> str:
+        """One phrase that says what the 95 % intervals are over."""
+        seeds, tasks = next(iter(self.scores.values())).shape[:2]
+        if seeds == 1:
+            return "one seed: over tasks only, other seeds may differ" if tasks > 1 else "one seed and one task: none"
+        return "over seeds: all tasks of the family were played" if self.every_task else "over seeds and tasks"
+
+    def scale(self) -> tuple[Floats, Floats] | None:
+        """The floor and the informed optimum of each task, `[task]` each: the 0 and the 1 of normalised scores.
+
+        None if one of them is unknown or not finite, or if the optimum's mean is not above the floor's.
+        """
         if not {"floor", "informed_optimum"} <= self.references.keys():
             return None
-        floor, best = self.references["floor"].mean(), self.references["informed_optimum"].mean()
+        floor, best = self.references["floor"], self.references["informed_optimum"]
+        return (floor, best) if 0 < best.mean() - floor.mean() < np.inf else None
+
+    def normalised(self, mean: float) -> float | None:
+        """(mean - mean floor) / (mean reference - mean floor), unclipped; None if there is no `scale`."""
+        if (scale := self.scale()) is None:
+            return None
+        floor, best = (reference.mean() for reference in scale)
         return float((mean - floor) / (best - floor))
 
     def lifetime_summary(self) -> dict[str, float] | None:
         """The mean lifetime return with its interval, and the Bayes optimum if it is known; None without lifetimes."""
         if not self.lifetime.size:
             return None
+        self.check_numbers()
         per_task = self.lifetime.mean(-1)
         low, high = (float(end[0]) for end in mean_interval(per_task[..., None], fixed_tasks=self.every_task))
         out = {"mean": float(per_task.mean()), "low": low, "high": high, "episodes": float(self.collected.shape[-1])}
@@ -183,7 +233,7 @@ class Results:
 
     def area_under_curve(self, mode: Mode | None = None) -> float:
         """The mean of R_k over k, by the trapezoidal rule on the grid."""
-        curve = self.scores[self._mode(mode)].mean((0, 1, 3))
+        curve = self.per_task(mode).mean((0, 1))
         if len(self.k) < 2:
             return float(curve[0])
         return float(np.trapezoid(curve, self.k) / (self.k[-1] - self.k[0]))
@@ -193,14 +243,13 @@ class Results:
 
         Returns:
             "steps" and the ends "low" and "high" of its 95 % interval. Each is the number of steps used before one of
-            the grid's k, or infinite if the score is below `share` at the last k. None if the floor or the informed
-            optimum is unknown.
+            the grid's k, or infinite if the score is below `share` at the last k. None if there is no `scale`.
         """
-        if not {"floor", "informed_optimum"} <= self.references.keys():
+        if (scale := self.scale()) is None:
             return None
-        floor, best = self.references["floor"], self.references["informed_optimum"]
+        floor, best = scale
         steps, span = np.append(self.env_steps, np.inf), (best - floor)[:, None]
-        gain = self.scores[self._mode(mode)].mean(-1) - floor[:, None]  # [seed, task, k]
+        gain = self.per_task(mode) - floor[:, None]  # [seed, task, k]
         margin = (gain - share * span).mean((0, 1))
         # the normalised score is a ratio, so its error comes from the residuals of gain against span
         rest = gain - gain.mean((0, 1)) / span.mean() * span
@@ -212,13 +261,15 @@ class Results:
         """Write two files: `path` (JSON: meta data and summaries), and the arrays with the same name and `.npz`.
 
         Raises:
-            InvalidValueError: the arrays' shapes do not fit each other, or the files cannot be written.
+            InvalidValueError: the arrays' shapes do not fit each other, a score is not finite, or the files cannot be
+                written.
         """
         target, arrays = _json_path(path), self._arrays()
         head = {n: getattr(self, n) for n in ("agent", "family", "split", "k", "bayes_optimal", "task_hash", "meta")}
         head |= {"arrays": list(arrays), "arrays_sha256": digest_arrays(arrays)}
         _check_head(head, "the results")
         _check_shapes(head, {name: values.shape for name, values in arrays.items()})
+        self.check_numbers()
         summaries = {"summary": {mode: self.summary(mode) for mode in self.scores}, "lifetime": self.lifetime_summary()}
         with directory_lock(target.parent, write=True):
             write_npz(target.with_suffix(".npz"), arrays)
@@ -242,7 +293,8 @@ class Results:
         """Read the files that `save` wrote. Nothing in them is executed.
 
         Raises:
-            InvalidValueError: the files are damaged, of another kind, or do not belong together.
+            InvalidValueError: the files are damaged, of another kind, or do not belong together, or a score is not
+                finite.
         """
         expected = "whole results of an evaluation, a .json file and the .npz file beside it"
         with directory_lock(Path(path).parent, write=False), reading("results file", str(path), expected):
@@ -254,13 +306,9 @@ class Results:
             groups: dict[str, Any] = {group: _group(arrays, group) for group in _GROUPS}
             groups["paths"] = {k: groups["paths"][str(k)] for k in head["k"] if str(k) in groups["paths"]}
             single: dict[str, Any] = {name: arrays.get(name) for name in (*_PLAIN, *_OPTIONAL)}
-            return cls(**plain, **groups, **single)
-
-
-def small_values(values: Mapping[str, npt.NDArray[Any]]) -> dict[str, Floats]:
-    """The parameters of tasks, `[task, ...]` each, that results keep: numbers, and vectors of at most 4 numbers."""
-    small = {n: v for n, v in values.items() if v.ndim == 1 or (v.ndim == 2 and v.shape[1] <= _MOST_VALUES)}
-    return {name: array.astype(np.float64) for name, array in small.items()}
+            found = cls(**plain, **groups, **single)
+            found.check_numbers()
+            return found
 
 
 def _group(arrays: Mapping[str, Floats], group: str) -> dict[str, Floats]:
@@ -343,37 +391,3 @@ def _json_path(path: str | Path) -> Path:
 def _lasting_from(reached: npt.NDArray[np.bool_]) -> int:
     """The first index from which all values of `[k]` are True; the length if the last value is False."""
     return len(reached) - int(np.logical_and.accumulate(reached[::-1]).sum())
-
-
-def train_test_gap(train: Results, test: Results, mode: Mode | None = None) -> list[dict[str, float]]:
-    """The generalisation gap: R_k on train tasks minus R_k on test tasks.
-
-    Args:
-        train: results on tasks that training can draw.
-        test: results of the same agents on other tasks, with the same k.
-        mode: "sampled" or "deterministic"; by default the first mode of the test results.
-
-    Returns:
-        one row per k: "k", "gap", and the ends "low" and "high" of its 95 % interval. The interval takes the seeds of
-        both results as the same and the tasks as drawn separately.
-
-    Raises:
-        InvalidValueError: the results differ in agent, family, k, seeds, config or iterations.
-    """
-    mode = test._mode(mode)
-    if test.split == "train" or train.split == "test":
-        raise InvalidValueError("splits", [train.split, test.split], "the train results first, then the test results")
-    for name in ("agent", "family", "k"):
-        if getattr(train, name) != getattr(test, name):
-            raise InvalidValueError(f"{name} of the train results", getattr(train, name), repr(getattr(test, name)))
-    for name in ("seeds", "config", "iterations"):
-        if train.meta.get(name) != test.meta.get(name):
-            raise InvalidValueError(f"{name} of the train results", train.meta.get(name), repr(test.meta.get(name)))
-    a, b = (results.scores[results._mode(mode)].mean(-1) for results in (train, test))  # [seed, task, k]
-    parts = seed_parts(a.mean(1) - b.mean(1)) + task_parts(a) + task_parts(b)
-    gap = a.mean((0, 1)) - b.mean((0, 1))
-    low, high = interval(gap, parts)
-    return [
-        {"k": float(k), "gap": float(gap[i]), "low": float(low[i]), "high": float(high[i])}
-        for i, k in enumerate(test.k)
-    ]

@@ -13,6 +13,7 @@ from matplotlib.patches import Rectangle
 
 from metarl.evaluation.comparison import improvement, improvement_interval
 from metarl.evaluation.results import Floats, Results
+from metarl.evaluation.statistics import performance_profile
 from metarl.report.curves import add_legend
 from metarl.report.entries import Entry, one_group
 from metarl.report.figures import INK, PALETTE, STYLE, plain
@@ -82,6 +83,38 @@ def _against(entry: Entry, name: str) -> tuple[Floats, Floats]:
     equal = len(starts) < MOST_POINTS
     parts = np.split(order, starts) if equal else np.array_split(order, MOST_POINTS)
     return np.array([values[part].mean() for part in parts]), np.array([scores[part].mean() for part in parts])
+
+
+# --- performance profiles --------------------------------------------------------------------------------------------
+
+
+def profile_figure(results: Sequence[Results]) -> Figure | None:
+    """Draw the share of runs whose score reaches a threshold, with 95 % intervals: `performance_profile`.
+
+    None if all results are of episodes of one step, whose scores take few values.
+    """
+    return draw_profiles(one_group(results))
+
+
+def draw_profiles(entries: Sequence[Entry], *, legend: bool = True) -> Figure | None:
+    """Draw the figure of `profile_figure`; the scores are normalised if those of all entries can be."""
+    shown = [(e, performance_profile(e.results, mode=e.mode)) for e in entries if not e.one_step]
+    if not shown:
+        return None
+    normalised = shown[0][1].normalised
+    shown = [(e, profile) for e, profile in shown if profile.normalised == normalised]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.7, 3.7), layout="constrained")
+        ax = figure.subplots()
+        for entry, profile in shown:
+            ax.fill_between(profile.thresholds, profile.low, profile.high, color=entry.color, alpha=0.12, linewidth=0)
+            ax.plot(profile.thresholds, profile.share, color=entry.color, marker=entry.marker, markevery=(5, 15))
+        ax.set_xlabel("normalised score after the last k" if normalised else "return after the last k")
+        ax.set_ylabel("share of runs with at least this score")
+        ax.set_ylim(-0.03, 1.03)
+        if legend:
+            add_legend(figure, [e for e, _ in shown])
+    return figure
 
 
 # --- probability of improvement --------------------------------------------------------------------------------------

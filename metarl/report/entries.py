@@ -49,18 +49,13 @@ class Entry:
         results = self.results
         if self.one_step:
             return np.asarray(results.lifetime.mean(-1))
-        return np.asarray(results.scores[self.mode][:, :, -1].mean(-1))
+        return results.per_task(self.mode)[:, :, -1]
 
     @cached_property
     def one_step(self) -> bool:
         """Whether episodes are one step and lifetime returns are known: then these are the main score."""
         results = self.results
         return bool(results.lifetime.size and results.k[-1] and results.env_steps[-1] == results.episodes[-1])
-
-    @cached_property
-    def has_middle(self) -> bool:
-        """Whether the last R_k takes more than two values over seeds and tasks. Else its IQM says nothing."""
-        return len(np.unique(self.results.scores[self.mode][:, :, -1].mean(-1))) > 2
 
 
 def grouped(results: Sequence[Results]) -> list[list[Entry]]:

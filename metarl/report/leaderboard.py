@@ -9,6 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from metarl.evaluation.results import Floats
+from metarl.evaluation.statistics import (
+    cvar,
+    cvar_interval,
+    latency,
+    normalised_scores,
+    optimality_gap,
+    optimality_gap_interval,
+)
 from metarl.report.entries import Entry
 from metarl.report.tables import Column, decimals_of, ends_of
 
@@ -28,6 +36,7 @@ def leaderboard_columns(entries: Sequence[Entry]) -> list[Column]:
     first = [Column("agent", "agent"), Column("seeds", "seeds", 0), *([Column("k", "k", 0)] if len(ks) > 1 else [])]
     scores = [Column("mean", f"R_{min(ks)}" if len(ks) == 1 else "R_k", n, ""), Column("iqm", "IQM", n, "iqm_")]
     scores += [Column("success", "success", 3), Column("normalised", "normalised", 3)]
+    scores += [Column("gap", "optimality gap", 3, "gap_"), Column("worst", "worst 10 % of tasks", n, "worst_")]
     scores += [Column("steps_to_90", "steps to 90 %", 0, "steps_to_90_")]
     used = [Column("env_steps", "environment steps", 0), Column("seconds", "seconds per step", 4)]
     main = [*life, *scores] if all(e.one_step for e in entries) else [*scores, *life]
@@ -37,7 +46,7 @@ def leaderboard_columns(entries: Sequence[Entry]) -> list[Column]:
 def score_rows(entries: Sequence[Entry]) -> list[Cells]:
     """One row for each agent, mode and k."""
     return [
-        _whose(entry) | {"mode": mode} | row | {"k": int(row["k"])} | ({} if entry.has_middle else _NO_MIDDLE)
+        _whose(entry) | {"mode": mode} | row | {"k": int(row["k"])}
         for entry in entries
         for mode, rows in entry.rows.items()
         for row in rows
@@ -62,7 +71,8 @@ def cost_columns(entries: Sequence[Entry]) -> list[Column]:
     n = decimals_of(ends_of(entries))
     columns = [Column("agent", "agent"), Column("k", "adaptation steps", 0), Column("episodes", "episodes", 0)]
     columns += [Column("env_steps", "environment steps", 0), Column("seconds", "seconds per step", 4)]
-    columns += [Column("slowest", "slowest step", 4), Column("total_seconds", "seconds in all", 2)]
+    columns += [Column("trials", "trials side by side", 0), Column("total_seconds", "seconds in all", 2)]
+    columns += [Column("microseconds", "microseconds per environment step", 2)]
     return [*columns, Column("collected", "return while adapting", n), Column("area", "mean of R_k over k", n)]
 
 
@@ -73,7 +83,6 @@ IMPROVEMENT_COLUMNS = (
 )
 FAMILY_COLUMNS = (Column("family", "family"), Column("split", "split"))  # the first columns of a CSV
 MORE_COLUMNS = (Column("last_k", "last k"), Column("mode", "mode"), Column("command", "command"))  # of its CSV alone
-_NO_MIDDLE = dict.fromkeys(("iqm", "iqm_low", "iqm_high"))
 
 
 def _lifetime_columns(entries: Sequence[Entry]) -> list[Column]:
@@ -95,7 +104,26 @@ def _whose(entry: Entry) -> Cells:
 def _scores(entry: Entry) -> Cells:
     reached = entry.results.steps_to(0.9, entry.mode) or {}
     steps = {"steps_to_90" if name == "steps" else f"steps_to_90_{name}": value for name, value in reached.items()}
-    return entry.last | {"k": int(entry.last["k"])} | ({} if entry.has_middle else _NO_MIDDLE) | steps
+    return entry.last | {"k": int(entry.last["k"])} | steps | _shortfalls(entry)
+
+
+def _shortfalls(entry: Entry) -> Cells:
+    """How the worst tasks did, and how much is missing to the optimum; nothing where each score is 0 or 1."""
+    results = entry.results
+    if "iqm" not in entry.last:
+        return {}
+    scores, fixed = results.per_task(entry.mode)[..., -1:], results.every_task
+    cells = _named("worst", cvar(scores), cvar_interval(scores, fixed_tasks=fixed))
+    if (normalised := normalised_scores(results, entry.mode)) is not None:
+        last = normalised[..., -1:]
+        cells |= _named("gap", optimality_gap(last), optimality_gap_interval(last, fixed_tasks=fixed))
+    return cells
+
+
+def _named(name: str, value: Floats, ends: tuple[Floats, Floats]) -> Cells:
+    """A value and the ends of its interval, `[1]` each, by name."""
+    low, high = ends
+    return {name: float(value[0]), f"{name}_low": float(low[0]), f"{name}_high": float(high[0])}
 
 
 def _lifetime(entry: Entry) -> Cells:
@@ -108,15 +136,16 @@ def _lifetime(entry: Entry) -> Cells:
 
 def _used(entry: Entry) -> Cells:
     results = entry.results
-    return {"env_steps": float(results.env_steps[-1]), "seconds": _mean(results.seconds)}
+    return {"env_steps": float(results.env_steps[-1]), "seconds": (latency(results) or {}).get("adaptation_step")}
 
 
 def _trial(entry: Entry) -> Cells:
     results, seconds = entry.results, entry.results.seconds
     trial = {"k": results.k[-1], "episodes": float(results.episodes[-1]), "collected": _mean(results.collected)}
     trial |= {"area": results.area_under_curve(entry.mode)} if len(results.k) > 1 else {}
-    if seconds.size:
-        trial |= {"slowest": float(seconds.max()), "total_seconds": float(seconds.sum(1).mean())}
+    if (times := latency(results)) is not None:
+        trial |= {"trials": times["trials"], "total_seconds": float(seconds.sum(1).mean())}
+        trial |= {"microseconds": 1e6 * times["env_step"]} if "env_step" in times else {}
     return trial
 
 

@@ -143,7 +143,7 @@ def _section(entries: Sequence[Entry], folder: str) -> str:
     marks = [mark(entry) for entry in entries]
     parts = [
         f'<h2 id="{folder}">{html.escape(first.family)}</h2>',
-        f'<p class="soft">{html.escape(subtitle(first))}</p>',
+        f'<p class="soft">{html.escape(subtitle(entries))}</p>',
     ]
     if any(e.results.meta.get("train_equals_test") for e in entries):
         parts.append(_note("train = test: finite family, so training met these tasks."))
@@ -282,7 +282,7 @@ def _files(entries: Sequence[Entry]) -> list[tuple[str, bytes]]:
 def tables_of(entries: Sequence[Entry]) -> dict[str, str]:
     """The section's tables, by the names of their files."""
     first = entries[0].results
-    caption = f"{first.family}: {subtitle(first)}"
+    caption = f"{first.family}: {subtitle(entries)}"
     whose: Mapping[str, Any] = {"family": first.family, "split": first.split}
     parts = {
         "leaderboard": (leaderboard_columns(entries), leaderboard_rows(entries), MORE_COLUMNS),

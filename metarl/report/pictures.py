@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from metarl.report.comparison_figures import draw_improvements, draw_tasks, improvements, task_parameters
+from metarl.report.comparison_figures import draw_improvements, draw_profiles, draw_tasks, improvements, task_parameters
 from metarl.report.curves import FEW, PANELS, adaptation_panels, draw_adaptation, draw_training, has_training
 from metarl.report.entries import Entry
 from metarl.report.trial_figure import draw_trial, draw_walked, walked, with_trials
@@ -23,6 +23,10 @@ PATHS = "One episode in each of the first tasks. Dot: start; star: goal. Points 
 TRAINING = (
     "Return on validation tasks after each part of meta-training: the strong line after the last k, the thin dashed "
     "one before adaptation. Lines are means over seeds."
+)
+PROFILE = (
+    "Performance profiles (Agarwal et al. 2021): the share of runs, of one seed in one task each, whose score is at "
+    "least the threshold. Bands: 95&nbsp;% intervals at each threshold by itself."
 )
 IMPROVEMENT = (
     "The probability that a run of the row’s agent scores higher than a run of the column’s in a task drawn at random "
@@ -56,7 +60,7 @@ class Picture(NamedTuple):
 
 def pictures_of(entries: Sequence[Entry]) -> list[Picture]:
     """All pictures that the results of a section have data for, in the page's order."""
-    makers = (_adaptation, _training, _tasks, _improvement, _trial, _paths)
+    makers = (_adaptation, _training, _tasks, _profiles, _improvement, _trial, _paths)
     return [picture for maker in makers for picture in maker(entries)]
 
 
@@ -98,6 +102,12 @@ def _tasks(entries: Sequence[Entry]) -> list[Picture]:
         caption += "Each agent’s tasks are sorted by its own returns."
     heading, label = "Spread over tasks", "returns of single tasks"
     return [_picture(entries, heading, "tasks", label, draw_tasks, caption)._replace(wide=len(names) > 1)]
+
+
+def _profiles(entries: Sequence[Entry]) -> list[Picture]:
+    if all(e.one_step for e in entries):
+        return []
+    return [_picture(entries, "Comparison", "profile", "performance profiles", draw_profiles, PROFILE)]
 
 
 def _picture(

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from metarl.evaluation.modes import Mode
-from metarl.evaluation.results import Results, train_test_gap
+from metarl.evaluation.results import Results
+from metarl.evaluation.statistics import gap
 from metarl.report.entries import Entry, Row, evenly, grouped
 
 DASH = "\u2013"  # in a cell without a number
@@ -127,12 +128,12 @@ def table_text(results: Sequence[Results], width: int | None = None) -> str:
 
 
 def gaps(results: Sequence[Results]) -> list[tuple[Results, list[Row]]]:
-    """Pair results of the same agents on train and test tasks; returns test results with rows of `train_test_gap`."""
+    """Pair results of the same agents on train and test tasks; returns test results with rows of `gap`."""
     pairs = []
     for test in (r for r in results if r.split == "test" and not r.meta.get("train_equals_test")):
         for train in (r for r in results if r.split == "train" and _same_agents(r, test)):
             modes = [mode for mode in test.scores if mode in train.scores]
-            pairs += [(test, train_test_gap(train, test, modes[0]))] if modes else []
+            pairs += [(test, gap(train, test, modes[0]))] if modes else []
     return pairs
 
 
@@ -147,13 +148,15 @@ def ends_of(entries: Sequence[Entry]) -> list[float]:
     return [row[end] for e in entries for rows in e.rows.values() for row in rows for end in ("low", "high")]
 
 
-def subtitle(results: Results) -> str:
+def subtitle(entries: Sequence[Entry]) -> str:
     """The facts that all results of a section share, in one line."""
+    results = entries[0].results
     tasks, episodes = next(iter(results.scores.values())).shape[1::2]  # scores: [seed, task, k, episode]
     facts = {"split": results.split, "tasks": tasks, "episodes for each R_k": episodes}
     facts |= {name.replace("_", " "): f"{values.mean():.4g}" for name, values in results.references.items()}
     if results.bayes_optimal is not None:
         facts["Bayes-optimal lifetime return"] = f"{results.bayes_optimal:.4g}"
+    facts["95 % intervals"] = "; ".join(dict.fromkeys(e.results.interval_words() for e in entries))
     return DOT.join(f"{name}: {value}" for name, value in facts.items())
 
 
@@ -164,8 +167,8 @@ def _text_section(entries: Sequence[Entry], width: int | None) -> str:
     rows = [head, *rows]
     columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
     tables = "\n\n".join(map(text_table, _parts(columns, width)))
-    finite = " \u00b7 train = test: a finite family" if first.meta.get("train_equals_test") else ""
-    return f"{first.family}: {subtitle(first)}{finite}\n\n{tables}"
+    finite = f"{DOT}train = test: a finite family" if first.meta.get("train_equals_test") else ""
+    return f"{first.family}: {subtitle(entries)}{finite}\n\n{tables}"
 
 
 def _parts(columns: Sequence[Sequence[str]], width: int | None) -> list[list[Sequence[str]]]:

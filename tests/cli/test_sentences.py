@@ -54,6 +54,9 @@ def test_a_run_and_its_files_are_named_with_what_to_do(capsys: pytest.CaptureFix
     assert "1 of 1 iterations are done; add --iterations N to train longer" in told
     assert "0 iterations" not in told
     main(["eval", "my run", "--k", "1", "--num-tasks", "2", "--episodes", "1"])
+    main(["eval", "my run", "--k", "1", "--num-tasks", "2", "--episodes", "1", "--seed", "5", "--out", "o.json"])
+    Path("o.npz").replace("my run/results/test.npz")  # as a kill between the two writes leaves them
+    assert "the arrays of test.npz are not those that were saved with it" in refused(["report", "my run"], capsys)
     Path("my run/results/test.npz").unlink()
     told = refused(["report", "my run"], capsys)
     assert told.endswith("a .json file and the .npz file beside it (test.npz: No such file or directory)")

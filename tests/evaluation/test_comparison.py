@@ -26,14 +26,14 @@ def test_the_probability_of_improvement_by_hand() -> None:
 
 @pytest.mark.parametrize(("seeds", "by_seed"), [(3, 1.0), (5, 0.3), (10, 1.0)])
 def test_intervals_of_differences_hold_the_truth(seeds: int, by_seed: float) -> None:
-    """1,500 data sets of known difference: 95 % or a little more of the intervals hold it, and at least 92 % must."""
+    """1,500 data sets of known difference; .95 to .97 of 20,000 hold it, and the seeds not pooled .97 to .99."""
     rng, held = np.random.default_rng(0), 0
     for _ in range(1500):
         tasks = 2.0 * rng.normal(size=20)
         a, b = drawn(rng, seeds, tasks, 1.0, by_seed), drawn(rng, seeds, tasks, 0.0, by_seed)
         low, high = interval(a.mean((0, 1)) - b.mean((0, 1)), difference_parts(a, b))
         held += bool(low[0] <= 1.0 <= high[0])
-    assert 0.92 <= held / 1500 <= 0.995
+    assert 0.93 <= held / 1500 <= 0.98
 
 
 @pytest.mark.parametrize(("seeds", "by_seed"), [(3, 0.5), (5, 0.3), (10, 1.0)])

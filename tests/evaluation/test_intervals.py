@@ -11,16 +11,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from metarl.evaluation.intervals import (
-    Floats,
-    interval,
-    iqm,
-    iqm_interval,
-    mean_interval,
-    seed_parts,
-    task_parts,
-)
+from metarl.evaluation.intervals import Floats, Part, interval, iqm, iqm_interval, mean_interval, pooled
 from metarl.evaluation.results import Results
+from metarl.evaluation.statistics import gap_parts
 
 
 def one(scores: Any, of: Any = mean_interval, **settings: bool) -> tuple[float, float]:
@@ -58,6 +51,15 @@ def test_the_quantile_is_weighted_by_the_parts_of_the_variance() -> None:
     t2, t1 = scipy.stats.t.ppf(0.975, [2, 1])
     half = (3 * t2 + 4 * t1) / 7 * np.sqrt(7)
     assert one(scores) == pytest.approx((3 - half, 3 + half))
+
+
+def test_parts_of_one_kind_have_welchs_degrees_of_freedom() -> None:
+    """Variances 3 and 1 with 2 and 4 degrees of freedom: 16 / (9 / 2 + 1 / 4); none where nothing varies."""
+    still = np.array([3.0, 0.0]), np.array([1.0, 0.0])
+    (part,) = pooled([Part(still[0], 2), Part(still[1], 4)])
+    np.testing.assert_allclose(part.variance, [4.0, 0.0])
+    np.testing.assert_allclose(part.freedom, [16 / 4.75, 2.0])
+    assert pooled([]) == []
 
 
 def test_fixed_tasks_add_nothing_where_there_are_several_seeds() -> None:
@@ -121,7 +123,7 @@ def test_the_gap_of_two_sets_of_tasks_is_covered_too() -> None:
     )
     both = 3.0 * generator.standard_normal((3, 1, SETS))  # an effect that cancels
     a, b = both + first, both + second
-    low, high = interval((a - b).mean((0, 1)), seed_parts(a.mean(1) - b.mean(1)) + task_parts(a) + task_parts(b))
+    low, high = interval((a - b).mean((0, 1)), gap_parts(a, b))
     assert 0.935 < np.mean((low < 0) & (high > 0)) < 0.985
     assert np.median(high - low) < 6  # a third of what the seeds' common effect would make of it
 

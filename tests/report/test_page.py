@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from metarl.errors import InvalidValueError
-from metarl.evaluation.results import Results, train_test_gap
-from metarl.report.figures import grouped
+from metarl.evaluation.results import Results
+from metarl.evaluation.statistics import gap
+from metarl.report.entries import grouped
 from metarl.report.page import (
     adaptation_figure,
     gaps,
@@ -195,11 +196,11 @@ def test_steps_to_ninety_per_cent_have_an_interval_and_a_column(tmp_path: Path):
 def test_the_train_test_gap(tmp_path: Path):
     """Ten tasks of each, by hand: -18 on train tasks, -20 on test tasks, then -12 and -13."""
     test, train = scored(-20.0, -13.0, tasks=10), scored(-18.0, -12.0, split="train", tasks=10)
-    rows = train_test_gap(train, test)
+    rows = gap(train, test)
     assert rows[0] == pytest.approx({"k": 0.0, "gap": 2.0, "low": 2.0, "high": 2.0})
     assert rows[1] == pytest.approx({"k": 1.0, "gap": 1.0, "low": 1.0, "high": 1.0})
     test.scores["sampled"][:, :5] -= 6.0  # half the tasks 6 lower: the mean 3 lower, its variance 10 * 9 / 9 / 10 = 1
-    rows = train_test_gap(train, test)
+    rows = gap(train, test)
     assert rows[0] == pytest.approx({"k": 0.0, "gap": 5.0, "low": 5.0 - 2.262, "high": 5.0 + 2.262}, abs=1e-3)  # t, 9
     text = page([train, test], tmp_path)
     assert "<h2>Train-test gap</h2>" in text
@@ -213,7 +214,7 @@ def test_the_train_test_gap(tmp_path: Path):
     # seeds that differ by 100 in both splits do not widen it: they are the same ones
     for results in (train, test):
         results.scores["sampled"][1] += 100.0
-    assert train_test_gap(train, test)[0]["low"] == pytest.approx(rows[0]["low"])
+    assert gap(train, test)[0]["low"] == pytest.approx(rows[0]["low"])
 
 
 def test_steps_to_ninety_per_cent_compare_each_task_with_its_own_optimum():
@@ -229,9 +230,9 @@ def test_gaps_need_agents_that_were_trained_as_long_and_a_shared_mode():
     test.meta["iterations"], train.meta["iterations"] = [1], [3]
     assert gaps([test, train]) == []
     with pytest.raises(InvalidValueError, match=r"iterations of the train results is \[3\], expected \[1\]"):
-        train_test_gap(train, test)
+        gap(train, test)
     with pytest.raises(InvalidValueError, match=r"splits is .* expected the train results first"):
-        train_test_gap(test, train)
+        gap(test, train)
     train.meta["iterations"] = [1]
     assert len(gaps([test, train])) == 1
     train.scores["deterministic"] = train.scores.pop("sampled")
@@ -247,7 +248,7 @@ def test_gaps_need_agents_that_were_trained_as_long_and_a_shared_mode():
 def test_a_gap_between_other_agents_is_refused(changes: dict[str, Any], named: str):
     test = scored(-20.0, -13.0)
     with pytest.raises(InvalidValueError, match=f"{named} of the train results is"):
-        train_test_gap(replace(scored(-18.0, -12.0, split="train"), **changes), test)
+        gap(replace(scored(-18.0, -12.0, split="train"), **changes), test)
 
 
 def test_long_grids_show_six_k_with_both_ends(tmp_path: Path):
@@ -542,7 +543,8 @@ def test_text_table_in_full():
     flat = {"sampled": np.full((1, 3, 2, 2), -12.3456), "deterministic": np.full((1, 3, 2, 2), 0.5)}
     made = make_results(grid=(0, 1), scores=flat)
     assert table_text([made]).splitlines() == [
-        "metarl/Toy-v0: split: test \u00b7 tasks: 3 \u00b7 episodes for each R_k: 2 \u00b7 informed optimum: -2",
+        "metarl/Toy-v0: split: test \u00b7 tasks: 3 \u00b7 episodes for each R_k: 2 \u00b7 informed optimum: -2 "
+        "\u00b7 95 % intervals: one seed: over tasks only, other seeds may differ",
         "",
         "| agent | actions       | k = 0                   | k = 1                   | environment steps |",
         "| ----- | ------------- | ----------------------- | ----------------------- | ----------------- |",
