@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from metarl.evaluation.comparison import improvement, improvement_interval
 from metarl.evaluation.results import Floats, Results
 from metarl.evaluation.statistics import performance_profile
-from metarl.report.curves import add_legend
+from metarl.report.curves import FEW, add_legend
 from metarl.report.entries import Entry, one_group
 from metarl.report.figures import INK, PALETTE, STYLE, plain
 
@@ -89,8 +89,9 @@ def _against(entry: Entry, name: str) -> tuple[Floats, Floats]:
 
 
 def profile_figure(results: Sequence[Results]) -> Figure | None:
-    """Draw the share of runs whose score reaches a threshold, with 95 % intervals: `performance_profile`.
+    """Draw the share of runs whose score reaches a threshold: `performance_profile`.
 
+    Up to 4 agents have bands, the 95 % intervals where the share is between 0 and 1.
     None if all results are of episodes of one step, whose scores take few values.
     """
     return draw_profiles(one_group(results))
@@ -107,7 +108,10 @@ def draw_profiles(entries: Sequence[Entry], *, legend: bool = True) -> Figure | 
         figure = Figure(figsize=(4.7, 3.7), layout="constrained")
         ax = figure.subplots()
         for entry, profile in shown:
-            ax.fill_between(profile.thresholds, profile.low, profile.high, color=entry.color, alpha=0.12, linewidth=0)
+            if len(entries) <= FEW:
+                inside = (profile.share > 0) & (profile.share < 1)
+                ends = (profile.thresholds, profile.low, profile.high)
+                ax.fill_between(*ends, where=inside, color=entry.color, alpha=0.12, linewidth=0)
             ax.plot(profile.thresholds, profile.share, color=entry.color, marker=entry.marker, markevery=(5, 15))
         ax.set_xlabel("normalised score after the last k" if normalised else "return after the last k")
         ax.set_ylabel("share of runs with at least this score")

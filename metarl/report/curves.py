@@ -139,8 +139,7 @@ def _log_axis(ax: Axes, entries: Sequence[Entry]) -> float | None:
     first = min(float(steps) for e in entries for steps in e.results.env_steps if steps > 0)
     gap = first / 3
     ax.set_xscale("log")
-    decades = [10.0**i for i in range(int(np.floor(np.log10(first))), 1 + int(np.log10(max(ends)))) if 10.0**i >= first]
-    ax.xaxis.set_major_locator(FixedLocator([gap, *decades]))
+    ax.xaxis.set_major_locator(FixedLocator([gap, *_decades(first, max(ends))]))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(_with_commas(gap))
     ax.axvline(first / 3**0.5, color=GREY, linewidth=0.8, linestyle=(0, (1, 3)))
@@ -148,9 +147,21 @@ def _log_axis(ax: Axes, entries: Sequence[Entry]) -> float | None:
     return gap
 
 
+def _decades(low: float, high: float) -> list[float]:
+    """Powers of ten from `low` to `high`; with their double and fivefold if there are fewer than three."""
+    powers = [10.0**i for i in range(int(np.floor(np.log10(low))), 1 + int(np.log10(high)))]
+    factors = (1, 2, 5) if sum(low <= power for power in powers) < 3 else (1,)
+    return [f * power for power in powers for f in factors if low <= f * power <= high]
+
+
 def _with_commas(zero: float | None = None) -> FuncFormatter:
     """Labels such as 4,000; a tick at `zero` reads 0."""
-    return FuncFormatter(lambda x, _: "0" if x == zero else f"{x:,.6g}".replace("-", "\u2212"))
+
+    def text(x: float, _: object) -> str:
+        number = f"{x:,.0f}" if x == round(x) else f"{x:g}"
+        return "0" if x == zero else number.replace("-", "\u2212")
+
+    return FuncFormatter(text)
 
 
 def _last(entry: Entry) -> Row | None:
@@ -208,7 +219,7 @@ def training_of(results: Results) -> Training | None:
         InvalidValueError: they are not arrays of one size.
     """
     curves = results.meta.get("curves")
-    if not curves:
+    if not isinstance(curves, dict):
         return None
     expected = "env_steps [n], k, returns [seed][n][k], split, and tasks"
     try:
@@ -223,7 +234,7 @@ def training_of(results: Results) -> Training | None:
 
 def has_training(entries: Sequence[Entry]) -> bool:
     """Whether any results have validation returns of their meta-training."""
-    return any(e.results.meta.get("curves") for e in entries)
+    return any(isinstance(e.results.meta.get("curves"), dict) for e in entries)
 
 
 def training_figure(results: Sequence[Results]) -> Figure | None:

@@ -72,6 +72,14 @@ def rendered(figure: Figure, kind: str, fonttype: str = "path", clear: bool = Fa
     return buffer.getvalue()
 
 
+def every_file(figure: Figure) -> dict[str, bytes]:
+    """Bytes of the figure's files of all kinds. Its layout is computed once."""
+    with matplotlib.rc_context(STYLE):
+        figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return {kind: rendered(figure, kind) for kind in FILES}
+
+
 def inline_svg(figure: Figure, label: str) -> str:
     """The figure as part of a page: it scales with the page, up to 1.6 px for each point, and has the page's colors."""
     text = rendered(figure, "svg", "none", clear=True).decode()

@@ -36,11 +36,11 @@ def leaderboard_columns(entries: Sequence[Entry]) -> list[Column]:
     first = [Column("agent", "agent"), Column("seeds", "seeds", 0), *([Column("k", "k", 0)] if len(ks) > 1 else [])]
     scores = [Column("mean", f"R_{min(ks)}" if len(ks) == 1 else "R_k", n, ""), Column("iqm", "IQM", n, "iqm_")]
     scores += [Column("success", "success", 3), Column("normalised", "normalised", 3)]
-    scores += [Column("gap", "optimality gap", 3, "gap_"), Column("worst", "worst 10 % of tasks", n, "worst_")]
-    scores += [Column("steps_to_90", "steps to 90 %", 0, "steps_to_90_")]
     used = [Column("env_steps", "environment steps", 0), Column("seconds", "seconds per step", 4)]
+    more = [Column("steps_to_90", "steps to 90 %", 0, "steps_to_90_"), Column("gap", "optimality gap", 3, "gap_")]
+    more += [Column("worst", "worst 10 % of tasks", n, "worst_")]
     main = [*life, *scores] if all(e.one_step for e in entries) else [*scores, *life]
-    return [*first, *main, *used]
+    return [*first, *main, *used, *more]
 
 
 def score_rows(entries: Sequence[Entry]) -> list[Cells]:
@@ -72,7 +72,7 @@ def cost_columns(entries: Sequence[Entry]) -> list[Column]:
     columns = [Column("agent", "agent"), Column("k", "adaptation steps", 0), Column("episodes", "episodes", 0)]
     columns += [Column("env_steps", "environment steps", 0), Column("seconds", "seconds per step", 4)]
     columns += [Column("trials", "trials side by side", 0), Column("total_seconds", "seconds in all", 2)]
-    columns += [Column("microseconds", "microseconds per environment step", 2)]
+    columns += [Column("microseconds", "\u00b5s per environment step", 2)]
     return [*columns, Column("collected", "return while adapting", n), Column("area", "mean of R_k over k", n)]
 
 

@@ -34,7 +34,7 @@ padding-left:.8rem;font-size:.875rem}sub{line-height:0}nav ul,.protocol{padding-
 figure,.scroll{min-width:0;margin:0;background:var(--card);border:1px solid var(--line);border-radius:8px;
 overflow-x:auto}figure{padding:.8rem}figcaption{color:var(--soft);margin-top:.5rem}
 svg{fill:var(--c6)}figure svg{display:block;width:100%;height:auto;margin:0 auto}.wide svg{min-width:34rem}
-.wide figcaption{min-width:0}
+.row .wide{flex-basis:100%}.wide figcaption{min-width:0}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{padding:.36rem .7rem;text-align:right;vertical-align:top}td,tbody th,thead th{white-space:nowrap}
 th:first-child,td.text{text-align:left}thead th{vertical-align:bottom}tr:nth-child(even)>*{background:var(--tint)}
@@ -47,8 +47,8 @@ th[aria-sort=ascending] button::after{content:"\\2191";opacity:1}
 details{margin-top:1.5rem}summary{cursor:pointer;font-weight:600}dd{margin:0}code{font-size:.8125rem}
 dl{display:grid;grid-template-columns:minmax(5rem,9rem) minmax(0,1fr);gap:.2rem 1rem;margin:.5rem 0 1.5rem}
 dt{overflow-wrap:anywhere}
-@media(max-width:40rem){tbody th:first-child{min-width:7.5rem;max-width:9rem;white-space:normal;
-overflow-wrap:anywhere}
+@media(max-width:40rem){tbody th:first-child{min-width:8.5rem;max-width:10rem;white-space:normal;
+overflow-wrap:anywhere}th svg{width:1.4rem}
 dl{grid-template-columns:1fr}dd{margin-bottom:.4rem}}
 @media print{details:not([open])>*{display:none}.scroll,figure{break-inside:avoid}}
 """

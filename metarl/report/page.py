@@ -16,9 +16,9 @@ from metarl.errors import InvalidValueError
 from metarl.evaluation.results import Results
 from metarl.files import reason, write_atomic
 from metarl.report.comparison_figures import improvements
-from metarl.report.curves import adaptation_figure
+from metarl.report.curves import adaptation_figure, training_of
 from metarl.report.entries import Entry, Row, evenly, grouped
-from metarl.report.figures import FILES, GREY, MARKERS, PALETTE, STYLE, inline_svg, rendered, save_figure
+from metarl.report.figures import GREY, MARKERS, PALETTE, STYLE, every_file, inline_svg, save_figure
 from metarl.report.leaderboard import (
     FAMILY_COLUMNS,
     IMPROVEMENT_COLUMNS,
@@ -75,6 +75,9 @@ ABOUT = (
     "optimum is its best expected value when the task is unknown. <b>Seconds per step</b> are those of an adaptation "
     "step, for all tasks together.</p>"
 )
+
+
+_LONGEST = 4000  # characters of a text under Details
 
 
 def write_report(
@@ -264,9 +267,10 @@ def _details(entry: Entry) -> dict[str, str]:
     shown: dict[str, Any] = {"split": entry.results.split, "task hash": entry.results.task_hash, **entry.results.meta}
     if shown.pop("train_equals_test", False):
         shown["note"] = "train = test: finite family"
-    if shown.get("curves"):
+    if training_of(entry.results) is not None:
         shown["curves"] = "drawn under Meta-training"
-    return {n: v if isinstance(v, str) else json.dumps(v, default=str, ensure_ascii=False) for n, v in shown.items()}
+    texts = {n: v if isinstance(v, str) else json.dumps(v, default=str, ensure_ascii=False) for n, v in shown.items()}
+    return {n: text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..." for n, text in texts.items()}
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -274,8 +278,7 @@ def _details(entry: Entry) -> dict[str, str]:
 
 def _files(entries: Sequence[Entry]) -> list[tuple[str, bytes]]:
     """Names and bytes of all files of a section."""
-    drawn = [(p.name, p.draw(True)) for p in pictures_of(entries)]
-    made = [(f"{name}.{kind}", rendered(figure, kind)) for name, figure in drawn for kind in FILES]
+    made = [(f"{p.name}.{kind}", d) for p in pictures_of(entries) for kind, d in every_file(p.draw(True)).items()]
     return made + [(name, text.encode(errors="replace")) for name, text in tables_of(entries).items()]
 
 

@@ -26,8 +26,9 @@ TRAINING = (
 )
 PROFILE = (
     "Performance profiles (Agarwal et al. 2021): the share of runs, of one seed in one task each, whose score is at "
-    "least the threshold. Bands: 95&nbsp;% intervals at each threshold by itself."
+    "least the threshold."
 )
+BANDS = " Bands: 95&nbsp;% intervals at each threshold by itself, where the share is between 0 and 1."
 IMPROVEMENT = (
     "The probability that a run of the row’s agent scores higher than a run of the column’s in a task drawn at random "
     "(Agarwal et al. 2021). Blue: above one half; orange: below; bold: the 95&nbsp;% interval excludes one half. Where "
@@ -107,7 +108,8 @@ def _tasks(entries: Sequence[Entry]) -> list[Picture]:
 def _profiles(entries: Sequence[Entry]) -> list[Picture]:
     if all(e.one_step for e in entries):
         return []
-    return [_picture(entries, "Comparison", "profile", "performance profiles", draw_profiles, PROFILE)]
+    caption = PROFILE + BANDS if len(entries) <= FEW else PROFILE
+    return [_picture(entries, "Comparison", "profile", "performance profiles", draw_profiles, caption)]
 
 
 def _picture(
