@@ -227,7 +227,8 @@ def training_of(results: Results) -> Training | None:
         training = Training(steps, [int(k) for k in curves["k"]], returns, str(curves["split"]), int(curves["tasks"]))
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidValueError(f"curves of the results of {results.agent}", curves, expected) from error
-    if returns.ndim != 3 or returns.shape[1:] != (len(steps), len(training.k)) or not returns.size:
+    fits = steps.ndim == 1 and returns.ndim == 3 and returns.shape[1:] == (len(steps), len(training.k))
+    if not fits or not returns.size or not np.isfinite(returns).all():
         raise InvalidValueError(f"curves of the results of {results.agent}", list(returns.shape), expected)
     return training
 

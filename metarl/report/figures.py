@@ -83,7 +83,8 @@ def every_file(figure: Figure) -> dict[str, bytes]:
 def inline_svg(figure: Figure, label: str) -> str:
     """The figure as part of a page: it scales with the page, up to 1.6 px for each point, and has the page's colors."""
     text = rendered(figure, "svg", "none", clear=True).decode()
-    body = re.sub(r"<metadata>.*?</metadata>|(?<=<g) id=\"[^\"]*\"", "", text[text.index("<svg") :], flags=re.S)
+    needless = r"<metadata>.*?</metadata>|<style.*?</style>|(?<=<g) id=\"[^\"]*\""
+    body = re.sub(needless, "", text[text.index("<svg") :], flags=re.S)
     body = re.sub(r'style="[^"]*"', lambda style: re.sub(r"#[0-9a-f]{6}", _themed, style[0]), body)
     width, height = (figure.get_size_inches() * 72).round(2)
     opening = f'<svg viewBox="0 0 {width:g} {height:g}" style="max-width:{1.6 * width:.0f}px" role="img"'

@@ -33,7 +33,8 @@ padding-left:.8rem;font-size:.875rem}sub{line-height:0}nav ul,.protocol{padding-
 .row{display:flex;flex-wrap:wrap;gap:1rem;margin-bottom:1rem}.row figure{flex:1 1 26rem}
 figure,.scroll{min-width:0;margin:0;background:var(--card);border:1px solid var(--line);border-radius:8px;
 overflow-x:auto}figure{padding:.8rem}figcaption{color:var(--soft);margin-top:.5rem}
-svg{fill:var(--c6)}figure svg{display:block;width:100%;height:auto;margin:0 auto}.wide svg{min-width:34rem}
+svg{fill:var(--c6)}svg *{stroke-linejoin:round;stroke-linecap:butt}
+figure svg{display:block;width:100%;height:auto;margin:0 auto}.wide svg{min-width:34rem}
 .row .wide{flex-basis:100%}.wide figcaption{min-width:0}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{padding:.36rem .7rem;text-align:right;vertical-align:top}td,tbody th,thead th{white-space:nowrap}
@@ -58,7 +59,7 @@ SCRIPT = """
 for(const table of document.querySelectorAll("table.sortable")){
 const body=table.tBodies[0],given=[...body.rows],heads=[...table.tHead.rows[0].cells];
 const value=(row,i)=>{const cell=row.cells[i],data=cell.querySelector("data");
-return data?Number(data.value):cell.className=="text"||!i?cell.textContent:null};
+return data?Number(data.value):cell.className=="text"||!i?cell.textContent.trim():null};
 heads.forEach((head,i)=>{const button=document.createElement("button");button.append(...head.childNodes);
 head.append(button);button.addEventListener("click",()=>{
 const text=typeof value(given[0],i)=="string",first=text?"ascending":"descending",

@@ -72,8 +72,10 @@ ABOUT = (
     "random actions, 1 is the best return of a player who knows the task. <b>Steps to 90&nbsp;%</b> are the "
     "environment steps after which the normalised score stays at or above .9; “not reached” means that it is below .9 "
     "at the last k. <b>Lifetime return</b> is the total reward of a whole trial, exploration included; the Bayes "
-    "optimum is its best expected value when the task is unknown. <b>Seconds per step</b> are those of an adaptation "
-    "step, for all tasks together.</p>"
+    "optimum is its best expected value when the task is unknown. <b>Seconds per step</b>: the median duration of an "
+    "adaptation step of all trials side by side. <b>Optimality gap</b>: the mean of max(0, 1 &minus; normalised score) "
+    "over seeds and tasks. <b>Worst 10&nbsp;% of tasks</b>: the mean return in them, ranked by their means over "
+    "seeds.</p>"
 )
 
 
