@@ -16,7 +16,7 @@ from metarl.report.figures import MARKERS, PALETTE
 Row = dict[str, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Entry:
     """One agent's results, with its label, color and marker. The summaries are computed once."""
 

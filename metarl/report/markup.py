@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from metarl.report.entries import Entry
 from metarl.report.figures import inline_svg, swatch
 from metarl.report.tables import Column, cell_text, ends_of_cell, number_text
@@ -71,6 +73,7 @@ if(next)rows.sort((a,b)=>{const x=value(a,i),y=value(b,i);
 return x===null||y===null?(x===null)-(y===null):x<y?-sign:x>y?sign:0});
 body.append(...rows)})})}
 """
+_WIDE = 7.0  # inches from which a figure is not readable on a small screen
 
 
 def document(title: str, body: str) -> str:
@@ -149,17 +152,17 @@ def mark(entry: Entry) -> str:
     return inline_svg(swatch(entry.color, entry.marker), "").replace('role="img" aria-label=""', 'aria-hidden="true"')
 
 
-def legend(entries: Sequence[Entry], marks: Sequence[str]) -> str:
-    """The agents with their marks."""
-    items = "".join(f"<li>{m}{html.escape(e.label)}</li>" for e, m in zip(entries, marks, strict=True))
-    return f'<ul class="legend">{items}</ul>'
+def legend(named: Sequence[tuple[Entry, str]]) -> str:
+    """Agents with their marks; nothing without agents."""
+    items = "".join(f"<li>{m}{html.escape(e.label)}</li>" for e, m in named)
+    return f'<ul class="legend">{items}</ul>' if items else ""
 
 
-def picture(svg: str, caption: str, wide: bool = False) -> str:
+def picture(figure: Figure, label: str, caption: str) -> str:
     """A figure with its caption, which is HTML already. A wide one scrolls within its box on a small screen."""
     words = f"<figcaption>{caption}</figcaption>" if caption else ""
-    opening = '<figure class="wide" tabindex="0">' if wide else "<figure>"
-    return f"{opening}{svg}{words}</figure>"
+    opening = '<figure class="wide" tabindex="0">' if figure.get_figwidth() > _WIDE else "<figure>"
+    return f"{opening}{inline_svg(figure, label)}{words}</figure>"
 
 
 def facts(pairs: Mapping[str, str]) -> str:

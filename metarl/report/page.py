@@ -18,7 +18,7 @@ from metarl.files import reason, write_atomic
 from metarl.report.comparison_figures import improvements
 from metarl.report.curves import adaptation_figure, training_of
 from metarl.report.entries import Entry, Row, evenly, grouped
-from metarl.report.figures import GREY, MARKERS, PALETTE, STYLE, every_file, inline_svg, save_figure
+from metarl.report.figures import GREY, MARKERS, PALETTE, STYLE, every_file, save_figure
 from metarl.report.leaderboard import (
     FAMILY_COLUMNS,
     IMPROVEMENT_COLUMNS,
@@ -184,13 +184,13 @@ def _table(name: str, columns: Sequence[Column], rows: Sequence[Cells], marks: S
 
 
 def _pictures(entries: Sequence[Entry], shown: Sequence[Picture], marks: Sequence[str]) -> str:
-    """The pictures under their headings, each row of them with a legend if it needs one."""
+    """The pictures under their headings, each row of them with a legend of the agents in it."""
     parts = ""
     for heading in dict.fromkeys(p.heading for p in shown):
         own = [p for p in shown if p.heading == heading]
-        figures = "".join(picture(inline_svg(p.draw(False), p.label), p.caption, p.wide) for p in own)
-        names = legend(entries, marks) if any(p.colored for p in own) else ""
-        parts += f'<h3>{heading}</h3>{names}<div class="row">{figures}</div>'
+        figures = "".join(picture(p.draw(False), p.label, p.caption) for p in own)
+        named = [(e, m) for e, m in zip(entries, marks, strict=True) if any(e in p.agents for p in own)]
+        parts += f'<h3>{heading}</h3>{legend(named)}<div class="row">{figures}</div>'
     return parts
 
 

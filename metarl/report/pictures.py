@@ -10,15 +10,8 @@ from matplotlib.figure import Figure
 from metarl.report.comparison_figures import draw_improvements, draw_profiles, draw_tasks, improvements, task_parameters
 from metarl.report.curves import FEW, PANELS, adaptation_panels, draw_adaptation, draw_training, has_training
 from metarl.report.entries import Entry
-from metarl.report.trial_figure import draw_trial, draw_walked, walked, with_trials
+from metarl.report.trial_figure import draw_trial, draw_walked, trial_words, walked, with_trials
 
-TRIAL = (
-    "Left: return of each episode of a trial, mean over tasks. The band goes from the lowest to the highest seed. The "
-    "dotted line is the informed optimum of these tasks; the dashed line is the Bayes-optimal policy’s expected return "
-    "over all of the family’s tasks. Right, if it was stored: the trial of the first task. Arms: a filled dot is a "
-    "positive reward, an open dot is not. Paths: the dot is the start, the star is the task’s goal; the state after an "
-    "episode’s last step is not shown."
-)
 PATHS = "One episode in each of the first tasks. Dot: start; star: goal. Points far from the goal may be cut off."
 TRAINING = (
     "Return on validation tasks after each part of meta-training: the strong line after the last k, the thin dashed "
@@ -46,8 +39,7 @@ class Picture(NamedTuple):
         label: what it shows, for those who do not see it.
         draw: draws it, with a legend if the argument is true.
         caption: HTML.
-        wide: whether it is too wide for a small screen.
-        colored: whether it needs the legend of the agents' colors.
+        agents: the agents that its legend names; none if it needs no legend.
     """
 
     heading: str
@@ -55,8 +47,7 @@ class Picture(NamedTuple):
     label: str
     draw: Callable[[bool], Figure]
     caption: str = ""
-    wide: bool = False
-    colored: bool = True
+    agents: Sequence[Entry] = ()
 
 
 def pictures_of(entries: Sequence[Entry]) -> list[Picture]:
@@ -81,7 +72,7 @@ def _adaptation(entries: Sequence[Entry]) -> list[Picture]:
             PANELS[name],
             lambda legend: draw_adaptation(entries, [name], legend=legend),
             caption,
-            colored=not dots,
+            () if dots else entries,
         )
 
     return [panel(name) for name in names]
@@ -97,12 +88,12 @@ def _tasks(entries: Sequence[Entry]) -> list[Picture]:
     if all(e.task_scores.shape[1] == 1 for e in entries):
         return []
     caption = "Means over seeds and episodes. "
-    if names := task_parameters(entries):
+    if task_parameters(entries):
         caption += "Where there are many tasks, a point is a mean over tasks with neighbouring values."
     else:
         caption += "Each agent’s tasks are sorted by its own returns."
     heading, label = "Spread over tasks", "returns of single tasks"
-    return [_picture(entries, heading, "tasks", label, draw_tasks, caption)._replace(wide=len(names) > 1)]
+    return [_picture(entries, heading, "tasks", label, draw_tasks, caption)]
 
 
 def _profiles(entries: Sequence[Entry]) -> list[Picture]:
@@ -120,7 +111,7 @@ def _picture(
         assert figure is not None  # the caller has seen that there is something to draw
         return figure
 
-    return Picture(heading, name, label, drawn, caption)
+    return Picture(heading, name, label, drawn, caption, entries)
 
 
 def _improvement(entries: Sequence[Entry]) -> list[Picture]:
@@ -136,7 +127,7 @@ def _improvement(entries: Sequence[Entry]) -> list[Picture]:
     score = "the lifetime return" if entries[0].one_step else "R<sub>k</sub> after the last k"
     caption = IMPROVEMENT.format(score=score)
     label = "probability of improvement of each pair"
-    return [Picture("Comparison", "improvement", label, drawn, caption, wide=len(entries) > 8, colored=False)]
+    return [Picture("Comparison", "improvement", label, drawn, caption)]
 
 
 def _trial(entries: Sequence[Entry]) -> list[Picture]:
@@ -146,7 +137,7 @@ def _trial(entries: Sequence[Entry]) -> list[Picture]:
     def drawn(legend: bool) -> Figure:
         return draw_trial(trials, legend=legend)
 
-    return [Picture("Trial", "trial", "return of each episode of a trial", drawn, TRIAL, wide=True)]
+    return [Picture("Trial", "trial", "return of each episode of a trial", drawn, trial_words(trials), trials)]
 
 
 def _paths(entries: Sequence[Entry]) -> list[Picture]:
@@ -157,4 +148,4 @@ def _paths(entries: Sequence[Entry]) -> list[Picture]:
     def drawn(legend: bool) -> Figure:
         return draw_walked(shown, 5 if len(shown) <= FEW else 2)
 
-    return [Picture("Paths", "paths", "paths of episodes", drawn, PATHS, wide=True, colored=False)]
+    return [Picture("Paths", "paths", "paths of episodes", drawn, PATHS)]

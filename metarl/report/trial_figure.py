@@ -112,6 +112,24 @@ def draw_trial(entries: Sequence[Entry], *, legend: bool = True) -> Figure:
     return figure
 
 
+def trial_words(entries: Sequence[Entry]) -> str:
+    """What the figure of `trial_figure` shows of these entries, which have trials."""
+    results = [e.results for e in entries]
+    words = ["Return of each episode of a trial, mean over tasks."]
+    if any(len(r.collected) > 1 for r in results):
+        words.append("The band goes from the lowest to the highest seed.")
+    if "informed_optimum" in mean_references(entries):
+        words.append("The dotted line is the informed optimum of these tasks.")
+    if any(r.bayes_episodes is not None for r in results):
+        words.append("The dashed line is the Bayes-optimal policy's expected return over all of the family's tasks.")
+    if any(_arms(r) is not None for r in results):
+        words.append("Right: the trial of the first task. A filled dot is a positive reward, an open dot is not.")
+    elif any(_points(r) is not None for r in results):
+        words.append("Right: the trial of the first task. The dot is the start, the star is the goal.")
+        words.append("The state after an episode's last step is not shown.")
+    return " ".join(words)
+
+
 def _arms(results: Results) -> tuple[Floats, Floats] | None:
     """Arms and rewards `[episode]` of the first trial, or None unless each episode is one Discrete action."""
     action = results.trial.get("action", np.zeros((0, 0, 0)))  # [path, episode, t] of Discrete actions

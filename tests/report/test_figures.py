@@ -18,6 +18,7 @@ from metarl.report.entries import grouped
 from metarl.report.page import adaptation_figure, paths_figure, save_figure, trial_figure
 
 SETTINGS = dict(matplotlib.rcParams)  # before any test drew anything
+WORDS = ("dotted line", "dashed line", "A filled dot", "the star")  # of captions
 
 # --- figures ---------------------------------------------------------------------------------------------------------
 
@@ -314,6 +315,14 @@ def test_arms_of_a_trial_are_filled_where_they_paid():
         assert ax.get_ylim() == (-0.5, 4.5)  # the largest arm that anyone pulled is 4
     assert rl2.lines[0].get_color() == left.lines[0].get_color()
     assert ucb1.lines[0].get_color() == left.lines[2].get_color()
+
+
+def test_words_below_a_trial_tell_what_is_drawn(tmp_path: Path):
+    plain = page([bandit(references={})], tmp_path)
+    assert "<figcaption>Return of each episode of a trial, mean over tasks. The band goes from" in plain
+    assert [w for w in WORDS if w in plain] == []
+    whole = page([bandit(trial=arms(0, 1, 2, paid=(1, 1, 1)), bayes_episodes=np.ones(3))], tmp_path)
+    assert [w for w in WORDS if w in whole] == ["dotted line", "dashed line", "A filled dot"]
 
 
 def test_trials_of_four_agents_are_shown():
