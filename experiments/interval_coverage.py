@@ -3,8 +3,10 @@
     python experiments/interval_coverage.py
 
 A data set holds scores of S seeds on T tasks. A score is the sum of an effect of the seed, an effect of the task and a
-rest; the regime sets the deviation of each. The experiment measures the intervals of `metarl.evaluation.intervals` for
-the mean and the interquartile mean, and the percentile bootstrap of the mean, which resamples seeds and tasks.
+rest; the regime sets the deviation of each. The experiment measures the intervals of `metarl.evaluation` for the mean,
+the interquartile mean, the CVaR over tasks, the optimality gap, a point of the performance profile, the difference of
+two agents and the probability of improvement, and the percentile bootstrap of the mean, which resamples seeds and
+tasks.
 Writes `experiments/results/simulations/interval_coverage.json`; `python experiments/make_tables.py` makes the table of
 docs/numbers.md.
 """
@@ -20,16 +22,28 @@ from typing import Any
 import numpy as np
 import tyro
 from results_files import results_file
+from scipy.special import ndtr
 from trial_tables import table
 
-from metarl.evaluation.intervals import Floats, iqm, iqm_interval, mean_interval
+from metarl.evaluation.comparison import difference_parts, improvement, improvement_interval
+from metarl.evaluation.intervals import Floats, interval, iqm_interval, mean_interval
+from metarl.evaluation.statistics import cvar, cvar_interval, optimality_gap_interval, reached_interval
 from metarl.files import write_atomic
 
 OUT = results_file("simulations", "interval_coverage")
-AT_ONCE = 4_000_000  # scores in memory
-SAMPLE = 4_000_000  # scores that estimate a skewed regime's interquartile mean
+AT_ONCE = 400_000  # scores of an agent in memory
+SAMPLE = 2_000_000  # scores that estimate true values
 SEVERAL = 3  # seeds that an interval should have
-METHODS = {"mean": "mean", "iqm": "IQM", "bootstrap": "mean, bootstrap"}
+METHODS = {
+    "mean": "mean",
+    "iqm": "IQM",
+    "bootstrap": "mean, bootstrap",
+    "cvar": "CVaR",
+    "gap": "optimality gap",
+    "profile": "profile",
+    "difference": "difference",
+    "improvement": "probability of improvement",
+}
 
 
 @dataclass(frozen=True)
@@ -57,11 +71,11 @@ REGIMES = (
 class Options:
     """Options of the simulation."""
 
-    seeds: tuple[int, ...] = (1, 2, 3, 5, 10, 20)
+    seeds: tuple[int, ...] = (1, 2, 3, 5, 10)
     """Numbers of seeds."""
-    tasks: tuple[int, ...] = (10, 40, 400, 2000)
+    tasks: tuple[int, ...] = (20, 40, 2000)
     """Numbers of tasks."""
-    sets: int = 2000
+    sets: int = 1000
     """Data sets for each regime, number of seeds and number of tasks."""
     resamples: int = 1000
     """Resamples of the bootstrap."""
@@ -80,18 +94,50 @@ def task_effects(regime: Regime, shape: tuple[int, ...], generator: np.random.Ge
 
 
 def simulated(regime: Regime, seeds: int, tasks: int, sets: int, generator: np.random.Generator) -> Floats:
-    """Scores `[seed, task, set]` whose mean is 0."""
-    by_seed = regime.seed * generator.standard_normal((seeds, 1, sets))
-    rest = regime.rest * generator.standard_normal((seeds, tasks, sets))
-    return by_seed + task_effects(regime, (1, tasks, sets), generator) + rest
+    """Scores `[agent, seed, task, set]` of two agents on the same tasks; all means are 0."""
+    by_seed = regime.seed * generator.standard_normal((2, seeds, 1, sets))
+    rest = regime.rest * generator.standard_normal((2, seeds, tasks, sets))
+    return by_seed + task_effects(regime, (1, 1, tasks, sets), generator) + rest
 
 
-def true_iqm(regime: Regime, generator: np.random.Generator) -> float:
-    """Interquartile mean of a regime's score distribution; 0 if it is symmetric."""
-    if regime.tasks != "lognormal":
-        return 0.0
-    around = np.hypot(regime.seed, regime.rest) * generator.standard_normal((1, SAMPLE, 1))
-    return float(iqm(around + task_effects(regime, (1, SAMPLE, 1), generator))[0])
+def truths(regime: Regime, seeds: int, sample: Floats) -> dict[str, float]:
+    """The true values of all statistics. Those of skewed and heavy-tailed tasks come from a large sample.
+
+    Args:
+        regime: the regime.
+        seeds: number of seeds; the CVaR is that of a task's mean over as many seeds.
+        sample: task effects, and standard normal draws for the seed and for the rest, `[3, n]`.
+    """
+    tasks, by_seed, rest = sample
+    scores = tasks + regime.seed * by_seed + regime.rest * rest
+    of_task = tasks + regime.rest / np.sqrt(seeds) * rest
+    low, middle, high = np.quantile(scores, [0.1, 0.25, 0.75])
+    found = {"mean": 0.0, "bootstrap": 0.0, "iqm": float(scores[(scores > middle) & (scores < high)].mean())}
+    found |= {"gap": float(np.maximum(0.0, -scores).mean()), "cvar": float(cvar(of_task[None, :, None])[0])}
+    found |= {"profile": float(low)}  # the threshold that 90 % of the scores reach
+    return found | {"difference": shift(regime), "improvement": float(ndtr(1.0))}
+
+
+def shift(regime: Regime) -> float:
+    """How much better the first of two agents is: one standard deviation of the difference of two runs in a task."""
+    return float(np.sqrt(2.0 * (regime.seed**2 + regime.rest**2)))
+
+
+def intervals(regime: Regime, truth: dict[str, float], first: Floats, second: Floats, resamples: int) -> dict[str, Any]:
+    """The ends `[set]` of all intervals for scores `[seed, task, set]` of two agents with equal means."""
+    better = first + shift(regime)
+    reached = (first >= truth["profile"]).astype(np.float64)
+    centre = better.mean((0, 1)) - second.mean((0, 1))
+    return {
+        "mean": mean_interval(first),
+        "iqm": iqm_interval(first),
+        "bootstrap": bootstrapped(first, resamples),
+        "cvar": cvar_interval(first),
+        "gap": optimality_gap_interval(1.0 + first),
+        "profile": reached_interval(reached),
+        "difference": interval(centre, difference_parts(better, second)),
+        "improvement": improvement_interval(improvement(better, second)),
+    }
 
 
 def bootstrapped(scores: Floats, resamples: int) -> tuple[Floats, Floats]:
@@ -106,18 +152,16 @@ def bootstrapped(scores: Floats, resamples: int) -> tuple[Floats, Floats]:
 
 
 def coverage(
-    regime: Regime, seeds: int, tasks: int, middle: float, options: Options, generator: np.random.Generator
+    regime: Regime, seeds: int, tasks: int, truth: dict[str, float], options: Options, generator: np.random.Generator
 ) -> dict[str, float]:
-    """Share of data sets whose interval contains the true value, by method; `middle` is the true interquartile mean."""
-    truth = {"mean": 0.0, "bootstrap": 0.0, "iqm": middle}
+    """Share of data sets whose interval contains the true value, by method."""
     hits = dict.fromkeys(METHODS, 0)
+    aim = truth | {"profile": 0.9}
     chunk = max(1, AT_ONCE // (seeds * tasks))
     for start in range(0, options.sets, chunk):
-        scores = simulated(regime, seeds, tasks, min(chunk, options.sets - start), generator)
-        ends = {"mean": mean_interval(scores), "iqm": iqm_interval(scores)}
-        ends["bootstrap"] = bootstrapped(scores, options.resamples)
-        for name, (low, high) in ends.items():
-            hits[name] += int(((low <= truth[name]) & (truth[name] <= high)).sum())
+        first, second = simulated(regime, seeds, tasks, min(chunk, options.sets - start), generator)
+        for name, (low, high) in intervals(regime, truth, first, second, options.resamples).items():
+            hits[name] += int(((low <= aim[name]) & (aim[name] <= high)).sum())
     return {name: count / options.sets for name, count in hits.items()}
 
 
@@ -143,18 +187,22 @@ def coverage_table(report: dict[str, Any]) -> str:
 
 def caption(report: dict[str, Any]) -> str:
     """Caption of the table: the simulation and its main results."""
-    options, several = report["options"], [c for c in report["cells"] if c["seeds"] >= SEVERAL]
-    plain = sorted(c["coverage"]["mean"] for c in several if not c["regime"].startswith("skewed"))
+    options = report["options"]
+    several = [c for c in report["cells"] if c["seeds"] >= SEVERAL and not c["regime"].startswith("skewed")]
+    said = []
+    for name in ("mean", "difference"):
+        shares = sorted(c["coverage"][name] for c in several)
+        said.append(f"{share(shares[0])} to {share(shares[-1])} of the {METHODS[name]}")
     tasks = ", ".join(f"{n:,}" for n in options["tasks"])
-    worst = min(several, key=lambda c: float(c["coverage"]["mean"]))
+    error = f"{np.sqrt(0.95 * 0.05 / options['sets']):.3f}".lstrip("0")
     return (
         f"Share of 95 % intervals that contain the true value, lowest to highest over {tasks} tasks; "
-        f"{options['sets']:,} "
-        "simulated data sets for each number of seeds and tasks (standard error .005). For the "
-        f"mean and {SEVERAL} seeds or more: {share(plain[0])} to {share(plain[-1])} if tasks' effects are symmetric; "
-        "the "
-        f"lowest of all is {share(worst['coverage']['mean'])}, {worst['seeds']} seeds on {worst['tasks']:,} tasks, "
-        f"{worst['regime']}. Bootstrap: percentiles of the mean of resampled seeds and tasks. Command: "
+        f"{options['sets']:,} simulated data sets for each number of seeds and tasks (standard error "
+        f"{error}). With {SEVERAL} seeds or more and tasks' effects that are symmetric: {' and '.join(said)}. "
+        "CVaR: of a task's mean over these seeds, worst tenth. Optimality gap: of an agent whose mean is the optimum, "
+        "so that half of the scores count as 0. Profile: at the threshold that 90 % of runs reach. "
+        "Difference and improvement: two agents on the same tasks, one of them better by a standard deviation. "
+        "Bootstrap: percentiles of the mean of resampled seeds and tasks. Command: "
         "`python experiments/interval_coverage.py`."
     )
 
@@ -163,9 +211,11 @@ def main(options: Options) -> None:
     """Simulate all regimes and write the results."""
     generator, cells = np.random.default_rng(0), []
     for regime in REGIMES:
-        middle = true_iqm(regime, generator)
+        drawn = task_effects(regime, (SAMPLE,), generator)
+        sample = np.stack([drawn, *generator.standard_normal((2, SAMPLE))])
+        truth = {seeds: truths(regime, seeds, sample) for seeds in options.seeds}
         for seeds, tasks in itertools.product(options.seeds, options.tasks):
-            found = coverage(regime, seeds, tasks, middle, options, generator)
+            found = coverage(regime, seeds, tasks, truth[seeds], options, generator)
             cells.append({"regime": regime.label, "seeds": seeds, "tasks": tasks, "coverage": found})
             print(cells[-1], flush=True)
     settings = {k: v for k, v in asdict(options).items() if k != "out"}

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import benchmark_evaluation
 import gradient_bias
 import interval_coverage
 import robots
@@ -125,6 +126,12 @@ def beside_the_papers() -> str:
     )
 
 
+def middle(row: dict[str, float]) -> tuple[float, float, float]:
+    """The interquartile mean of a summary row and its interval; those of the mean where all scores are 0 or 1."""
+    names = ("iqm", "iqm_low", "iqm_high") if "iqm" in row else ("mean", "low", "high")
+    return row[names[0]], row[names[1]], row[names[2]]
+
+
 def comparison(prefix: str) -> str:
     """Table of all methods on one family: interquartile means, sorted by the score after three steps."""
     names = [n for n in SETTINGS if n.startswith(f"{prefix}-") and setting_file(n).exists()]
@@ -132,8 +139,9 @@ def comparison(prefix: str) -> str:
     lines = []
     for name, results in found.items():
         sampled, deterministic = (results.summary(mode) for mode in MODES)
-        cells = [f"{r['iqm']:.2f} [{r['iqm_low']:.2f}, {r['iqm_high']:.2f}]" for r in (*sampled, deterministic[-1])]
-        lines.append((sampled[-1]["iqm"], [f"{name.removeprefix(prefix + '-')} (`{results.agent}`)", *cells]))
+        middles = [middle(row) for row in (*sampled, deterministic[-1])]
+        cells = [f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in middles]
+        lines.append((middle(sampled[-1])[0], [f"{name.removeprefix(prefix + '-')} (`{results.agent}`)", *cells]))
     rows = [cells for _, cells in sorted(lines, key=lambda line: -line[0])]
     learners = [r for name, r in found.items() if SETTINGS[name].iterations]
     seeds = sorted({len(r.meta["seeds"]) for r in learners})
@@ -245,6 +253,11 @@ def speed_summary() -> str:
     return "Environment steps per second, medians of interleaved repeats.\n\n" + table(
         ["", "compared with", "on", "metarl", "other", "ratio"], rows
     )
+
+
+def evaluation_speed() -> str:
+    """Table of the time of an evaluation."""
+    return benchmark_evaluation.table_of(json.loads(benchmark_evaluation.OUT.read_text()))
 
 
 def family_speed_table(data: dict[str, Any]) -> str:
@@ -372,7 +385,7 @@ def coverage() -> str:
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"papers": beside_the_papers},
     "docs/papers.md": {"picture": picture, "navigation": navigation, "trials": trial_tables.summary},
-    "docs/speed.md": {"summary": speed_summary, "speed": speed},
+    "docs/speed.md": {"summary": speed_summary, "speed": speed, "evaluation": evaluation_speed},
     "docs/built_in_agents.md": {"agents": agents},
     "docs/gradients.md": {"gradient_bias": gradients},
     "docs/numbers.md": {"coverage": coverage},

@@ -632,7 +632,7 @@ BUGS = (
     ),
     Bug(
         "steps to the first k that reaches 90 %",
-        "metarl/evaluation/results.py",
+        "metarl/evaluation/intervals.py",
         "len(reached) - int(np.logical_and.accumulate(reached[::-1]).sum())",
         "int(reached.argmax())",
         "report/test_page",
@@ -741,6 +741,13 @@ BUGS = (
         "            found.check_numbers()\n",
         "",
         "evaluation/test_statistics",
+    ),
+    Bug(
+        "a network whose biases overflow is taken as finite",
+        "metarl/learning/gradient/inner_loop.py",
+        ' * largest + params[f"b{i}"].abs().max()',
+        " * largest",
+        "agents/test_maml",
     ),
     Bug(
         "an extended run forgets what it was",

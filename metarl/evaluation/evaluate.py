@@ -31,6 +31,8 @@ from metarl.provenance import git_revision, versions
 
 _TASKS = 40  # default number of tasks
 _MOST_VALUES = 4  # the longest vector of a task's parameter that results keep
+_CACHED = 8_192  # environments at once on a CPU: their activations fit the cache
+_AT_ONCE = 65_536  # environments at once on another device, which needs many to be busy
 _PRIOR = ("train", "test")  # splits whose tasks follow the family's prior, for which the Bayes optimum holds
 
 
@@ -67,7 +69,8 @@ def evaluate(
         modes: a list of "sampled" and "deterministic".
         seed: seed of all random draws of the evaluation.
         floor_episodes: random episodes per task that measure the floor, if the family does not know it; 0 for no floor.
-        rows_at_once: number of trials played in parallel; it changes rounding and memory alone.
+        rows_at_once: number of trials played in parallel; it changes rounding and memory alone. By default as many as
+            have 8,192 environments on a CPU, or 65,536 on a GPU.
         paths: number of tasks whose first trial is stored for pictures: paths, actions and rewards.
         allow_train_tasks: whether to accept tasks that training can draw.
         progress: called with the number of adaptation steps done and their total number.
@@ -83,7 +86,7 @@ def evaluate(
     counts = {"trials": (trials, 1), "episodes": (episodes, 1), "floor_episodes": (floor_episodes, 0)}
     _check(group[0], family, tasks, counts, modes, allow_train_tasks)
     width = max(group[0].budget.envs, 1 if group[0].is_recurrent else episodes)
-    size = max(1, (rows_at_once or max(1, 65_536 // width)) // trials)
+    size = max(1, (rows_at_once or default_rows(group[0].device, width)) // trials)
     starts = range(0, len(tasks), size)
     tick = _Progress(len(group) * len(starts) * (grid[-1] + 1), progress)
 
@@ -135,6 +138,11 @@ def default_tasks(family: Family, split: str) -> int:
     every = family.listed(split)
     count = 1 if every is None or len(every) >= _TASKS else len(every)
     return -(-_TASKS // count) * count
+
+
+def default_rows(device: torch.device, width: int) -> int:
+    """The default number of trials played in parallel, each in `width` environments."""
+    return max(1, (_CACHED if device.type == "cpu" else _AT_ONCE) // width)
 
 
 def _plays_every(family: Family, tasks: Tasks) -> bool:

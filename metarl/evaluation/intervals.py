@@ -146,3 +146,8 @@ def share_interval(share: Floats, parts: Sequence[Part], draws: int, count: int)
     hits, misses = share * size, (1 - share) * size
     low = np.where(hits > 0, betaincinv(np.maximum(hits, 1e-9), misses + 1, 0.025), 0.0)
     return low, np.where(misses > 0, betaincinv(hits + 1, np.maximum(misses, 1e-9), 0.975), 1.0)
+
+
+def lasting_from(reached: npt.NDArray[np.bool_]) -> int:
+    """The first index from which all values of `[k]` are True; the length if the last value is False."""
+    return len(reached) - int(np.logical_and.accumulate(reached[::-1]).sum())

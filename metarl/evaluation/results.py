@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from metarl.errors import InvalidValueError, did_you_mean
 from metarl.evaluation.intervals import Floats as Floats
-from metarl.evaluation.intervals import crossed_parts, interval, iqm, iqm_interval, mean_interval
+from metarl.evaluation.intervals import crossed_parts, interval, iqm, iqm_interval, lasting_from, mean_interval
 from metarl.evaluation.modes import MODES, Mode
 from metarl.files import (
     LARGEST_ARRAYS,
@@ -255,7 +254,7 @@ class Results:
         rest = gain - gain.mean((0, 1)) / span.mean() * span
         low, high = interval(margin, crossed_parts(rest, fixed_tasks=self.every_task))
         ends = {"steps": margin, "low": high, "high": low}  # the upper end of the margin gives the fewest steps
-        return {name: float(steps[_lasting_from(values >= 0)]) for name, values in ends.items()}
+        return {name: float(steps[lasting_from(values >= 0)]) for name, values in ends.items()}
 
     def save(self, path: str | Path) -> Path:
         """Write two files: `path` (JSON: meta data and summaries), and the arrays with the same name and `.npz`.
@@ -383,11 +382,3 @@ def _check_axes(name: str, shape: tuple[int, ...], axes: tuple[str, ...], sizes:
 def _json_path(path: str | Path) -> Path:
     path = Path(path)
     return path if path.suffix == ".json" else path.with_name(path.name + ".json")
-
-
-# --- statistics ------------------------------------------------------------------------------------------------------
-
-
-def _lasting_from(reached: npt.NDArray[np.bool_]) -> int:
-    """The first index from which all values of `[k]` are True; the length if the last value is False."""
-    return len(reached) - int(np.logical_and.accumulate(reached[::-1]).sum())

@@ -148,7 +148,7 @@ def _section(entries: Sequence[Entry], folder: str) -> str:
     marks = [mark(entry) for entry in entries]
     parts = [
         f'<h2 id="{folder}">{html.escape(first.family)}</h2>',
-        f'<p class="soft">{html.escape(subtitle(entries))}</p>',
+        f'<p class="soft">{html.escape(subtitle(first))}</p>',
     ]
     if any(e.results.meta.get("train_equals_test") for e in entries):
         parts.append(_note("train = test: finite family, so training met these tasks."))
@@ -244,12 +244,7 @@ def _sentences(results: Results) -> list[str]:
     if meta.get("iterations"):
         counts = sorted(set(meta["iterations"] if isinstance(meta["iterations"], list) else [meta["iterations"]]))
         said.append(f"Trained for {' or '.join(f'{n:,}' for n in counts)} meta-updates.")
-    if seeds == 1:
-        said.append("One seed: intervals are over tasks only, and say nothing of other seeds.")
-    elif results.every_task:
-        said.append(f"{seeds} seeds; all tasks of the family were played, so intervals are over seeds only.")
-    else:
-        said.append(f"{seeds} seeds: intervals are over crossed seeds and tasks.")
+    said.append(f"Seeds: {seeds}; 95 % intervals: {results.interval_words()}.")
     if meta.get("failed_steps"):
         said.append(f"{meta['failed_steps']:,} adaptation steps failed (parameters that are not finite); they count.")
     return said
@@ -287,7 +282,7 @@ def _files(entries: Sequence[Entry]) -> list[tuple[str, bytes]]:
 def tables_of(entries: Sequence[Entry]) -> dict[str, str]:
     """The section's tables, by the names of their files."""
     first = entries[0].results
-    caption = f"{first.family}: {subtitle(entries)}"
+    caption = f"{first.family}: {subtitle(first)}"
     whose: Mapping[str, Any] = {"family": first.family, "split": first.split}
     parts = {
         "leaderboard": (leaderboard_columns(entries), leaderboard_rows(entries), MORE_COLUMNS),

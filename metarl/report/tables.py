@@ -148,15 +148,13 @@ def ends_of(entries: Sequence[Entry]) -> list[float]:
     return [row[end] for e in entries for rows in e.rows.values() for row in rows for end in ("low", "high")]
 
 
-def subtitle(entries: Sequence[Entry]) -> str:
+def subtitle(results: Results) -> str:
     """The facts that all results of a section share, in one line."""
-    results = entries[0].results
     tasks, episodes = next(iter(results.scores.values())).shape[1::2]  # scores: [seed, task, k, episode]
     facts = {"split": results.split, "tasks": tasks, "episodes for each R_k": episodes}
     facts |= {name.replace("_", " "): f"{values.mean():.4g}" for name, values in results.references.items()}
     if results.bayes_optimal is not None:
         facts["Bayes-optimal lifetime return"] = f"{results.bayes_optimal:.4g}"
-    facts["95 % intervals"] = "; ".join(dict.fromkeys(e.results.interval_words() for e in entries))
     return DOT.join(f"{name}: {value}" for name, value in facts.items())
 
 
@@ -168,7 +166,7 @@ def _text_section(entries: Sequence[Entry], width: int | None) -> str:
     columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
     tables = "\n\n".join(map(text_table, _parts(columns, width)))
     finite = f"{DOT}train = test: a finite family" if first.meta.get("train_equals_test") else ""
-    return f"{first.family}: {subtitle(entries)}{finite}\n\n{tables}"
+    return f"{first.family}: {subtitle(first)}{finite}\n\n{tables}"
 
 
 def _parts(columns: Sequence[Sequence[str]], width: int | None) -> list[list[Sequence[str]]]:

@@ -23,7 +23,7 @@ from metarl.engine.rollout import PoolTrials
 from metarl.errors import DivergedWarning
 from metarl.evaluation.evaluate import evaluate
 from metarl.families.registry import agent_class, agents
-from metarl.learning.gradient.inner_loop import warn_of_failed
+from metarl.learning.gradient.inner_loop import _moderate, warn_of_failed
 from metarl.learning.gradient.meta_gradient import inner_step
 from metarl.learning.gradient.policy_gradient import Batch
 from metarl.learning.gradient.step_sizes import FixedSizes, Schedule
@@ -366,6 +366,26 @@ def test_rows_that_fail_keep_their_last_good_parameters_and_others_adapt(
     with pytest.warns(DivergedWarning, match=r"maml: inner step 3 in task 1 of split 'test' gave"):
         warn_of_failed("maml", second, third, trials)
     assert third["failed"].tolist() == [0, 2, 0]
+
+
+def test_only_networks_that_cannot_overflow_are_taken_as_finite_unseen() -> None:
+    """Four inputs of 1, weights of 1 to 3 units: 4, then 12 + .5 is the most that a unit reaches."""
+    params = {
+        "w0": torch.ones(2, 4, 3),
+        "b0": torch.zeros(2, 3),
+        "w1": torch.ones(2, 3, 1),
+        "b1": torch.full((2, 1), 0.5),
+    }
+    x = torch.ones(2, 5, 4)
+    assert _moderate(params, x)
+    assert _moderate(params | {"log_std": torch.full((2, 1), -49.0)}, x)
+    for name, value in {"w0": 1e30 / 12, "w1": 1e30 / 12, "b0": 1e30, "b1": 1e30, "log_std": 51.0}.items():
+        assert not _moderate(params | {name: torch.full_like(params.get(name, torch.ones(2, 1)), value)}, x)
+    for wrong in (float("nan"), float("inf")):
+        assert not _moderate(params, x * wrong)
+        for name in params:
+            assert not _moderate(params | {name: params[name] * wrong}, x)
+    assert not _moderate(params | {"w0": torch.ones(2, 6, 3), "context": torch.full((2, 2), 1e30)}, x)
 
 
 def test_a_deviation_that_overflows_or_vanishes_is_a_failed_step() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 import metarl
 from metarl.agent import Agent, Budget, Feedback, Rollout, Step
 from metarl.engine.pool import make_environments
-from metarl.evaluation.evaluate import evaluate
+from metarl.evaluation.evaluate import default_rows, evaluate
 from metarl.evaluation.results import Results
 from metarl.rng import fold_in, make_key
 
@@ -152,6 +152,12 @@ def test_draws_of_a_mode_are_those_of_published_results(mode: Any, word: str) ->
     for part in (0, 0, make_key("score", word), 0):  # trial, adaptation steps, what is played, environment
         keys = fold_in(keys, part)
     np.testing.assert_array_equal(starts, make_environments(Offset(), 3).begin(tasks, keys, 3))
+
+
+def test_batches_fit_the_cache_of_a_processor() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert [default_rows(cpu, width) for width in (1, 40, 10**6)] == [8192, 204, 1]
+    assert default_rows(gpu, 40) == 1638
 
 
 def test_lifetime_is_all_that_the_trial_collected() -> None:

@@ -176,7 +176,7 @@ def test_protocol_and_commands_are_in_words(tmp_path: Path):
         "R_k at k = 0, 1, 2, 3: 4 fresh episodes in each task, sampled and deterministic actions.",
         "The floor is exact.",
         "maml: Trained for 50 meta-updates.",
-        "2 seeds: intervals are over crossed seeds and tasks.",
+        "Seeds: 2; 95 % intervals: over seeds and tasks.",
         "random: 2 adaptation steps failed (parameters that are not finite); they count.",
     ]
     commands = words(text.split("Commands</h3>")[1].split("<details>")[0])

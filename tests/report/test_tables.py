@@ -21,8 +21,7 @@ def test_text_table_in_full():
     flat = {"sampled": np.full((1, 3, 2, 2), -12.3456), "deterministic": np.full((1, 3, 2, 2), 0.5)}
     made = make_results(grid=(0, 1), scores=flat)
     assert table_text([made]).splitlines() == [
-        "metarl/Toy-v0: split: test \u00b7 tasks: 3 \u00b7 episodes for each R_k: 2 \u00b7 informed optimum: -2 "
-        "\u00b7 95 % intervals: one seed: over tasks only, other seeds may differ",
+        "metarl/Toy-v0: split: test \u00b7 tasks: 3 \u00b7 episodes for each R_k: 2 \u00b7 informed optimum: -2",
         "",
         "| agent | actions       | k = 0                   | k = 1                   | environment steps |",
         "| ----- | ------------- | ----------------------- | ----------------------- | ----------------- |",

@@ -1,0 +1,130 @@
+"""Time of an evaluation by its number of tasks, with batches that fit the processor's cache and with large ones.
+
+    python experiments/benchmark_evaluation.py [--tasks 10 100 1000] [--repeats 3] [--threads 2] [--small]
+
+`maml` is evaluated on held-out tasks of metarl/PointNavigation-v0 at k = 0, ..., 3: 20 scored episodes with sampled
+actions for each k. One side plays as many trials in parallel as `evaluate` chooses, the other as many as have 65,536
+environments. Both sides run in turns. A number is the median over repeats after an evaluation of a few tasks. Seconds
+are those of the wall clock, and of the processor over all threads (user and system): other processes add to the first,
+and less to the second. `--long 10000` evaluates that many tasks once, without the other side.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from baselines.measure import Sample, Side, interleave, machine
+from results_files import results_file
+from trial_tables import table
+
+from metarl import evaluate, make_agent
+from metarl.agent import Agent
+from metarl.files import write_atomic
+
+OUT = results_file("speed", "speed_evaluation")
+LARGE = 65_536  # environments at once of the other side
+WARM_UP = 10  # tasks of the evaluation that is not timed
+SIDES = {"default": "metarl", "large": f"batches of {LARGE:,}"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the benchmark."""
+
+    tasks: tuple[int, ...] = (10, 100, 1000)
+    """Numbers of tasks."""
+    long: int | None = None
+    """A number of tasks that is evaluated once, without the other side."""
+    repeats: int = 3
+    """Timed repeats of each side."""
+    threads: int = 2
+    """Number of PyTorch threads."""
+    episodes: int = 20
+    """Scored episodes for each k."""
+    out: Path = OUT
+    """Results file."""
+    small: bool = False
+    """Whether to use a tiny network and few steps, to test that everything runs. Such numbers are meaningless."""
+
+
+def main(options: Options) -> None:
+    """Measure, print the table and write the results."""
+    torch.set_num_threads(options.threads)
+    agent = make_agent(
+        "maml", "metarl/PointNavigation-v0", **({"hidden": (4,), "eval_steps": 100} if options.small else {})
+    )
+    width = max(agent.budget.envs, options.episodes)
+    rows = {"default": None, "large": LARGE // width}
+    cases = []
+    for tasks in options.tasks:
+        sides = {name: side(agent, tasks, at_once, options) for name, at_once in rows.items()}
+        cases.append({"tasks": tasks, **interleave(sides, options.repeats)})
+        print(line_of(cases[-1]), flush=True)
+    if options.long is not None:
+        cases.append({"tasks": options.long, **interleave({"default": side(agent, options.long, None, options)}, 1)})
+        print(line_of(cases[-1]), flush=True)
+    settings = asdict(options) | {"out": options.out.name}
+    report = {"options": settings, **machine(), "environments_per_trial": width, "cases": cases}
+    write_atomic(options.out, (json.dumps(report, indent=1) + "\n").encode())
+
+
+def side(agent: Agent, tasks: int, rows_at_once: int | None, options: Options) -> Side:
+    """One side of a case: seconds of the wall clock and of the processor."""
+
+    def work(i: int) -> Sample:
+        start = time.perf_counter(), time.process_time()
+        count, settings = (tasks if i else min(tasks, WARM_UP)), {"k": 3, "episodes": options.episodes, "paths": 0}
+        evaluate(agent, num_tasks=count, modes=["sampled"], rows_at_once=rows_at_once, **settings)
+        return {"seconds": time.perf_counter() - start[0], "processor_seconds": time.process_time() - start[1]}
+
+    return work
+
+
+def medians(case: dict[str, Any], name: str) -> tuple[float, float] | None:
+    """Median seconds of a side by the wall clock and by the processor; None if the side was not measured."""
+    if name not in case:
+        return None
+    return statistics.median(case[name]["seconds"]), statistics.median(case[name]["processor_seconds"])
+
+
+def cells(case: dict[str, Any]) -> Iterator[str]:
+    """A case's cells of the table."""
+    yield f"{case['tasks']:,}"
+    ours, theirs = (medians(case, name) for name in SIDES)
+    for found in (ours, theirs):
+        yield from (f"{value:.3g}" for value in found) if found else ("", "")
+    yield f"{theirs[1] / ours[1]:.2f} x" if ours and theirs else ""
+
+
+HEAD = ["tasks", "metarl [s]", "processor [s]", f"batches of {LARGE:,} [s]", "processor [s]", "ratio"]
+
+
+def table_of(report: dict[str, Any]) -> str:
+    """The table of docs/speed.md."""
+    options = report["options"]
+    about = (
+        f"Seconds of `evaluate` with `maml` on metarl/PointNavigation-v0, k = 0, ..., 3, {options['episodes']} scored "
+        f"episodes, sampled actions; medians of {options['repeats']} interleaved repeats with {options['threads']} "
+        f"thread{'s' if options['threads'] > 1 else ''} on {report['cpu']}, {report['cores']} cores, load "
+        f"{report['load_average'][0]:.1f}. The wall clock and the processor's time, which other processes disturb "
+        "less; the ratio is that of the processor's times. Command: `python experiments/benchmark_evaluation.py "
+        f"--threads {options['threads']} --repeats {options['repeats']}`."
+    )
+    return about + "\n\n" + table(HEAD, [list(cells(case)) for case in report["cases"]])
+
+
+def line_of(case: dict[str, Any]) -> str:
+    """A case as a line of text."""
+    return "; ".join(f"{head}: {cell}" for head, cell in zip(HEAD, cells(case), strict=True) if cell)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

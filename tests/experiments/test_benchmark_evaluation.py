@@ -1,0 +1,33 @@
+"""The benchmark of evaluations measures both sides and writes what its table says."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import benchmark_evaluation
+import torch
+
+
+def test_the_benchmark_measures_both_sides_and_the_long_case_once(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    options = benchmark_evaluation.Options(tasks=(2, 3), long=4, repeats=2, threads=threads, small=True)
+    options = replace(options, episodes=1, out=tmp_path / "e.json")
+    benchmark_evaluation.main(options)
+    report = json.loads(options.out.read_text())
+    assert [case["tasks"] for case in report["cases"]] == [2, 3, 4]
+    assert [len(case[side]["seconds"]) for case in report["cases"] for side in case if side != "tasks"] == [
+        2,
+        2,
+        2,
+        2,
+        1,
+    ]
+    first, *_, last = benchmark_evaluation.table_of(report).splitlines()[-3:]
+    ours, theirs = (report["cases"][0][side]["processor_seconds"] for side in ("default", "large"))
+    cells = [cell.strip() for cell in first.strip("|").split("|")]
+    assert (cells[0], cells[2]) == ("2", f"{statistics.median(ours):.3g}")
+    assert cells[5] == f"{statistics.median(theirs) / statistics.median(ours):.2f} x"
+    assert [cell.strip() for cell in last.strip("|").split("|")][3:] == [""] * 3
