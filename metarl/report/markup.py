@@ -42,6 +42,7 @@ table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{padding:.36rem .7rem;text-align:right;vertical-align:top}td,tbody th,thead th{white-space:nowrap}
 th:first-child,td.text{text-align:left}thead th{vertical-align:bottom}tr:nth-child(even)>*{background:var(--tint)}
 th:first-child{position:sticky;left:0;background:var(--card);font-weight:600}thead th{font-weight:400}
+tr:nth-child(even)>th:first-child{background:var(--tint)}
 tbody{border-top:1px solid var(--line)}small{display:block;font-weight:400}
 th button{all:unset;cursor:pointer}th button:focus-visible,.scroll:focus-visible,summary:focus-visible,
 a:focus-visible{outline:2px solid var(--c0);outline-offset:2px}th button::after{content:"\\2195";opacity:.45;

@@ -127,7 +127,9 @@ def _folders(sections: Sequence[Sequence[Entry]]) -> list[str]:
         results = entries[0].results
         name = re.sub(r"[^A-Za-z0-9]+", "-", f"{results.family.split('/')[-1]}-{results.split}").strip("-").lower()
         name = name[:80] or "section"
-        names.append(name if name not in names else f"{name}-{len(names) + 1}")
+        while name in names:
+            name = f"{name}-{len(names) + 1}"
+        names.append(name)
     return names
 
 

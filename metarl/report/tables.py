@@ -18,7 +18,7 @@ DASH = "\u2013"  # in a cell without a number
 DOT = " \u00b7 "  # between parts of a line
 MADE_BY = "made by metarl report"
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-_LATEX |= {char: f"\\{char}" for char in "&%$#_{}"} | {"\u2212": "$-$", DASH: "--"}
+_LATEX |= {char: f"\\{char}" for char in "&%$#_{}"} | {"\u2212": "$-$", "\u00b5": r"$\mu$", DASH: "--"}
 
 
 class Column(NamedTuple):
@@ -110,7 +110,7 @@ def latex_file(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], cap
 
 def latex_text(text: str) -> str:
     """Text with LaTeX's special characters escaped."""
-    return re.sub(r"[\\~^&%$#_{}\u2212\u2013]", lambda char: _LATEX[char[0]], text)
+    return re.sub(r"[\\~^&%$#_{}\u2212\u00b5\u2013]", lambda char: _LATEX[char[0]], text)
 
 
 # --- tables of results -----------------------------------------------------------------------------------------------

@@ -102,6 +102,7 @@ def test_latex_uses_the_rules_of_booktabs():
         "  \\bottomrule",
         "\\end{tabular}",
     ]
+    assert latex_text("\u00b5s") == r"$\mu$s"
     assert latex_text("a\\b~{x}^#$&") == r"a\textbackslash{}b\textasciitilde{}\{x\}\textasciicircum{}\#\$\&"
 
 
