@@ -260,7 +260,8 @@ def draw_training(entries: Sequence[Entry], *, legend: bool = True) -> Figure | 
         for entry, training in shown:
             _draw_growth(ax, entry, training)
         ax.set_xlabel("environment steps of meta-training")
-        ax.set_ylabel("return on validation tasks")
+        of = {f" ({t.tasks} of split {t.split!r})" for _, t in shown}
+        ax.set_ylabel(plain(f"return on validation tasks{of.pop() if len(of) == 1 else ''}"))
         ax.set_title(training_words([training for _, training in shown]), loc="left", size=8)
         ax.xaxis.set_major_locator(MaxNLocator(5))
         ax.xaxis.set_major_formatter(_with_commas())

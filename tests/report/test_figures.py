@@ -109,6 +109,7 @@ def test_training_curves_are_means_over_seeds_with_their_interval():
     assert sorted(band[band[:, 0] == 1_000_000][:, 1])[::2][:1] == pytest.approx([3 - half], abs=1e-3)
     assert band[:, 1].max() == pytest.approx(3 + half, abs=1e-3)
     assert ax.get_title(loc="left") == "strong: k = 2; thin: k = 0; band: 95 % interval over seeds"
+    assert ax.get_ylabel() == "return on validation tasks (4 of split 'valid')"
     assert "1,000,000" in [label.get_text() for label in ax.get_xticklabels()]
 
 
