@@ -125,7 +125,7 @@ def evaluated(work: Path) -> list[str]:
 
 
 def reported(work: Path) -> list[str]:
-    return ["report", str(work / "run/results/test.json"), "--out", str(work / "page")]
+    return ["report", str(work / "run/results/test.json"), "--out", str(work / "page"), "--no-files"]
 
 
 TENSORS = "run/checkpoint-2.safetensors"

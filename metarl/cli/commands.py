@@ -179,7 +179,8 @@ def run_report(options: ReportOptions) -> None:
     if not files:
         raise InvalidValueError("sources", "nothing", "run directories or results files")
     check_report(options.out)
-    say(f"wrote {write_report([Results.load(f) for f in files], options.out, title=options.title)}")
+    results = [Results.load(file) for file in files]
+    say(f"wrote {write_report(results, options.out, title=options.title, files=options.files)}")
 
 
 def run_watch(options: WatchOptions) -> None:

@@ -107,9 +107,11 @@ class ReportOptions:
     sources: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run directories, or results files."""
     out: Path = Path("report")
-    """Directory for report.html."""
+    """Directory for report.html, and for report_files with its figures and tables."""
     title: str = "metarl report"
     """Heading of the page."""
+    files: bool = True
+    """Write the figures (PNG, PDF, SVG) and the tables (CSV, markdown, LaTeX) beside the page."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from metarl.errors import InvalidValueError
+from metarl.report.tables import MADE_BY
 
 _HEAD = 4096  # bytes that show the kind of a file
+_FIGURES = (".png", ".pdf", ".svg")
+_STARTS = {".csv": b"family,split,", ".md": f"<!-- {MADE_BY}".encode(), ".tex": f"% {MADE_BY}".encode()}
 
 
 def check_results(path: Path) -> None:
@@ -22,12 +25,21 @@ def check_results(path: Path) -> None:
 
 
 def check_report(directory: Path) -> None:
-    """Refuse to overwrite a `report.html` that metarl did not make."""
+    """Refuse to overwrite a `report.html`, or files in `report_files`, that metarl did not make."""
     _check(
         directory / "report.html",
         lambda file: b'<meta name="generator" content="metarl' in _head(file),
         "metarl's report",
     )
+    for path in sorted((directory / "report_files").glob("*/*")):
+        if path.suffix in _STARTS or path.suffix in _FIGURES:
+            _check(path, _is_reports, "metarl's report")
+
+
+def _is_reports(path: Path) -> bool:
+    """Whether a figure names metarl as its maker, or a table starts as a report's do."""
+    data = path.read_bytes()
+    return b"metarl" in data if path.suffix in _FIGURES else data.startswith(_STARTS[path.suffix])
 
 
 def check_film(path: Path) -> None:

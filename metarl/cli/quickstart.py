@@ -69,4 +69,4 @@ def run_quickstart(options: QuickstartOptions) -> None:
             )
             results.append(result)
     say_table(results)
-    say(f"wrote {write_report(results, options.out, title='metarl quickstart')}")
+    say(f"wrote {write_report(results, options.out, title='metarl quickstart', files=False)}")

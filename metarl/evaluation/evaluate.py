@@ -8,12 +8,13 @@ while adapting, the cumulative episodes and environment steps, and seconds, in s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from metarl.agent_base import Agent, Budget
@@ -29,6 +30,7 @@ from metarl.learning.random_play import RandomPlay
 from metarl.provenance import git_revision, versions
 
 _TASKS = 40  # default number of tasks
+_MOST_VALUES = 4  # the longest vector of a task's parameter that results keep
 _CACHED = 8_192  # environments at once on a CPU: their activations fit the cache
 _AT_ONCE = 65_536  # environments at once on another device, which needs many to be busy
 _PRIOR = ("train", "test")  # splits whose tasks follow the family's prior, for which the Bayes optimum holds
@@ -224,6 +226,12 @@ def _references(
     return {"floor": floor, **known}, f"measured: {episodes} episodes of uniformly random actions in each task"
 
 
+def _small_values(values: Mapping[str, npt.NDArray[Any]]) -> dict[str, Floats]:
+    """The parameters of tasks, `[task, ...]` each, that results keep: numbers, and vectors of at most 4 numbers."""
+    small = {n: v for n, v in values.items() if v.ndim == 1 or (v.ndim == 2 and v.shape[1] <= _MOST_VALUES)}
+    return {name: array.astype(np.float64) for name, array in small.items()}
+
+
 def _assemble(
     agent: Agent,
     tasks: Tasks,
@@ -275,4 +283,5 @@ def _assemble(
         task_hash=tasks.hash,
         trial=join_trials([part.trial for part in outcomes[0] if part.trial]),
         bayes_episodes=agent.family.bayes_optimal_episodes(grid[-1]) if in_prior else None,
+        task_values=_small_values(tasks.values),
     )

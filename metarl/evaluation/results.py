@@ -35,7 +35,7 @@ from metarl.lock import directory_lock
 FORMAT = "metarl-results-3"
 _PLAIN = ("collected", "lifetime", "episodes", "env_steps", "seconds")  # fields that are one array each
 _OPTIONAL = ("landmarks", "bayes_episodes")
-_GROUPS = ("scores", "success", "references", "trial", "paths")  # fields that are dicts of arrays
+_GROUPS = ("scores", "success", "references", "trial", "paths", "task_values")  # fields that are dicts of arrays
 _SCORES = ("seed", "task", "k", "episode")
 _AXES: dict[str, tuple[str, ...]] = {  # axes of each array, by its name or its group
     "scores": _SCORES,
@@ -46,6 +46,7 @@ _AXES: dict[str, tuple[str, ...]] = {  # axes of each array, by its name or its 
     "env_steps": ("k",),
     "seconds": ("seed", "step"),
     "references": ("task",),
+    "task_values": ("task",),
     "bayes_episodes": ("step",),
     "landmarks": ("path", "x and y"),
     "trial": ("path", "step", "time"),
@@ -96,6 +97,7 @@ class Results:
             4 numbers.
         bayes_episodes: expected return of each episode of the trial, `[episode]`, under a policy that attains
             `bayes_optimal`; None if it is not known.
+        task_values: the tasks' parameters that are numbers, `[task]`, or vectors of at most 4 numbers, `[task, d]`.
     """
 
     agent: str
@@ -117,6 +119,7 @@ class Results:
     meta: dict[str, Any] = field(default_factory=dict)
     trial: dict[str, Floats] = field(default_factory=dict)
     bayes_episodes: Floats | None = None
+    task_values: dict[str, Floats] = field(default_factory=dict)
 
     def summary(self, mode: Mode | None = None) -> list[dict[str, float]]:
         """One row per k: mean and interquartile mean of R_k with 95 % intervals, steps used, and normalised score.
@@ -349,22 +352,25 @@ def _check_names(names: set[str], k: list[int]) -> None:
     needed = {*_PLAIN, *(f"scores.{mode}" for mode in modes or ["sampled"])}
     needed |= {"trial.action", "trial.reward"} if any(name.startswith("trial.") for name in names) else set()
     known = needed | {*_OPTIONAL, "trial.obs"} | {f"paths.{i}" for i in k} | {f"success.{mode}" for mode in modes}
-    wrong = (needed - names) | {name for name in names - known if not name.startswith("references.")}
+    free = ("references.", "task_values.")
+    wrong = (needed - names) | {name for name in names - known if not name.startswith(free)}
     if wrong:
         raise InvalidValueError("arrays of the results", sorted(wrong)[0], "all arrays of an evaluation, and no others")
 
 
 def _axes(name: str, dims: int) -> tuple[str, ...]:
-    """The names of an array's axes. Actions and observations of a trial may have one axis more."""
+    """The names of an array's axes. Values of a task, and actions and observations of a trial, may be vectors."""
     group, _, own = name.partition(".")
     if group == "paths":
         return ("path", f"time after {own}", "x and y")
-    return (*_AXES[group], f"{own} vector") if dims == 4 and name in ("trial.action", "trial.obs") else _AXES[group]
+    vector = (dims == 4 and name in ("trial.action", "trial.obs")) or (dims == 2 and group == "task_values")
+    return (*_AXES[group], f"{own} vector") if vector else _AXES[group]
 
 
 def _check_axes(name: str, shape: tuple[int, ...], axes: tuple[str, ...], sizes: dict[str, int]) -> None:
     """Refuse a shape that does not fit the sizes of its axes. Sizes of new axes are added to `sizes`."""
-    means = () if axes == _SCORES else ("task", "trial")  # axes over which a mean may have been taken
+    whole_axes = axes == _SCORES or name.startswith("task_values.")
+    means = () if whole_axes else ("task", "trial")  # axes over which a mean may have been taken
     pairs = list(zip(axes, shape, strict=False))
     fits = len(shape) == len(axes) and all(sizes.get(a, n) == n or (n == 1 and a in means) for a, n in pairs)
     if not fits or (axes == _SCORES and 0 in shape):

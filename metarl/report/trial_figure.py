@@ -1,32 +1,64 @@
-"""Figure of trials: the return of each episode, and the arms or the paths of one trial."""
+"""Figures of behavior: the return of each episode of a trial, its arms or paths, and paths before and after."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from metarl.errors import InvalidValueError
 from metarl.evaluation.results import Floats, Results
-from metarl.report.figures import (
-    GREY,
-    STYLE,
-    Entry,
-    draw_paths,
-    frame,
-    mean_references,
-    name_lines,
-    one_group,
-    plain,
-)
+from metarl.report.curves import add_legend
+from metarl.report.entries import Entry, evenly, mean_references, one_group
+from metarl.report.figures import GREY, PALETTE, STYLE, draw_paths, frame, name_lines, plain
 
 MOST_AGENTS = 4  # agents whose first trial is shown
 STEPS = (1, 2, 5, 10)  # distances between ticks, up to a power of ten
+
+
+class Walked(NamedTuple):
+    """The paths of one agent, by k, with its label."""
+
+    label: str
+    results: Results
+    paths: dict[int, Floats]
+
+
+def paths_figure(results: Sequence[Results]) -> Figure | None:
+    """Draw the paths of episodes in the first tasks: one row for each agent, one column for each k (at most 5).
+
+    Returns None if no results have paths.
+    """
+    shown = walked([(r.agent, r) for r in results])
+    return draw_walked(shown, 5) if shown else None
+
+
+def walked(named: Sequence[tuple[str, Results]]) -> list[Walked]:
+    """The results that have paths, with their labels."""
+    return [Walked(n, r, paths) for n, r in named if (paths := {k: p for k, p in r.paths.items() if p.size})]
+
+
+def draw_walked(shown: Sequence[Walked], most: int) -> Figure:
+    """Draw the figure of `paths_figure`, for at most so many k."""
+    columns = evenly(sorted({k for w in shown for k in w.paths}), most)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(1.7 * len(columns) + 0.6, 1.7 * len(shown) + 0.4), layout="compressed")
+        grid = figure.subplots(len(shown), len(columns), squeeze=False, sharex=True, sharey=True)
+        for axes, (label, result, paths) in zip(grid, shown, strict=True):
+            axes[0].set_ylabel(plain(label))
+            for ax, k in zip(axes, columns, strict=True):
+                draw_paths(ax, paths.get(k, np.zeros((0, 0, 2))), result.landmarks, PALETTE)
+        for ax, k in zip(grid[0], columns, strict=True):
+            ax.set_title(f"k = {k}", size=9)
+        points = [p for w in shown for p in w.paths.values()]
+        goals = [w.results.landmarks for w in shown if w.results.landmarks is not None]
+        frame(grid[0, 0], points, [*(p[:, 0] for p in points), *goals])
+    return figure
 
 
 def trial_figure(results: Sequence[Results]) -> Figure:
@@ -61,7 +93,7 @@ def with_trials(entries: Sequence[Entry]) -> list[Entry]:
     return [e for e in entries if e.results.lifetime.size and e.results.collected.shape[-1] > 1]
 
 
-def draw_trial(entries: Sequence[Entry]) -> Figure:
+def draw_trial(entries: Sequence[Entry], *, legend: bool = True) -> Figure:
     """Draw the figure of `trial_figure`; all entries have trials."""
     pulled = [(e, arms) for e in entries if (arms := _arms(e.results)) is not None][:MOST_AGENTS]
     walked = [(e, points) for e in entries if (points := _points(e.results)) is not None][:MOST_AGENTS]
@@ -71,13 +103,31 @@ def draw_trial(entries: Sequence[Entry]) -> Figure:
         figure = Figure(figsize=size, layout="constrained")
         parts = figure.subfigures(1, 1 + bool(pulled or walked), squeeze=False)[0]
         _draw_returns(parts[0].subplots(), entries)
-        handles = [Line2D([], [], color=e.color, marker=e.marker, label=plain(e.label)) for e in entries]
-        parts[0].legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 3))
+        if legend:
+            add_legend(parts[0], entries)
         if pulled:
             _draw_arms(parts[1], pulled)
         elif walked:
             _draw_walks(parts[1], walked)
     return figure
+
+
+def trial_words(entries: Sequence[Entry]) -> str:
+    """What the figure of `trial_figure` shows of these entries, which have trials."""
+    results = [e.results for e in entries]
+    words = ["Return of each episode of a trial, mean over tasks."]
+    if any(len(r.collected) > 1 for r in results):
+        words.append("The band goes from the lowest to the highest seed.")
+    if "informed_optimum" in mean_references(entries):
+        words.append("The dotted line is the informed optimum of these tasks.")
+    if any(r.bayes_episodes is not None for r in results):
+        words.append("The dashed line is the Bayes-optimal policy's expected return over all of the family's tasks.")
+    if any(_arms(r) is not None for r in results):
+        words.append("Right: the trial of the first task. A filled dot is a positive reward, an open dot is not.")
+    elif any(_points(r) is not None for r in results):
+        words.append("Right: the trial of the first task. The dot is the start, the star is the goal.")
+        words.append("The state after an episode's last step is not shown.")
+    return " ".join(words)
 
 
 def _arms(results: Results) -> tuple[Floats, Floats] | None:

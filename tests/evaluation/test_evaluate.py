@@ -436,6 +436,28 @@ def test_trials_are_saved_and_files_without_them_load(tmp_path: Path) -> None:
     assert old.summary() == results.summary()
 
 
+def test_small_values_of_tasks_are_kept(tmp_path: Path) -> None:
+    """A point in the plane is kept as a vector; ten probabilities of arms are too many. Older files have none."""
+    agent = metarl.make_agent("random", "metarl/PointNavigation-v0")
+    tasks = agent.family.tasks("test", 3, 7)
+    results = evaluate(agent, tasks, k=0, episodes=1)
+    assert set(results.task_values) == {"goal"}
+    np.testing.assert_array_equal(results.task_values["goal"], tasks.values["goal"].astype(np.float64))
+    again = Results.load(results.save(tmp_path / "r.json"))
+    np.testing.assert_array_equal(again.task_values["goal"], results.task_values["goal"])
+    named = {"a.b": np.arange(3.0), "c": np.ones((3, 4))}
+    again = Results.load(replace(results, task_values=named).save(tmp_path / "named.json"))
+    assert {name: values.tolist() for name, values in again.task_values.items()} == {
+        name: values.tolist() for name, values in named.items()
+    }
+    assert Results.load(replace(results, task_values={}).save(tmp_path / "old.json")).task_values == {}
+    for wrong in (np.zeros(1), np.zeros(4), np.zeros((3, 2, 2))):
+        with pytest.raises(metarl.InvalidValueError, match=r"shape of task_values\.goal is .*expected \[task 3"):
+            replace(results, task_values={"goal": wrong}).save(tmp_path / "wrong.json")
+    bandit = metarl.make_agent("random", metarl.make_family("metarl/BernoulliBandit-v0", k=10))
+    assert evaluate(bandit, k=1, num_tasks=2, episodes=1).task_values == {}
+
+
 def test_foreign_results_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text('{"format": "else"}')
     with pytest.raises(metarl.InvalidValueError, match=r"format of .*x\.json is 'else'"):

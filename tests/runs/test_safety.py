@@ -309,6 +309,16 @@ def test_results_reports_and_films_replace_only_their_like(capsys: pytest.Captur
         assert "output path is 'page/report.html', expected a new path" in refused(capsys, *command)
     main(["report", "thesis.json", "--out", "other"])
     main(["report", "thesis.json", "--out", "other"])
+    for kind in ("csv", "md", "tex", "png", "pdf", "svg"):
+        mine = min(Path("other/report_files").glob(f"*/*.{kind}"))
+        before = mine.read_bytes()
+        mine.write_text("my table")
+        assert f"output path is '{mine}', expected a new path" in refused(
+            capsys, "report", "thesis.json", "--out", "other"
+        )
+        mine.write_bytes(before)
+    main(["report", "thesis.json", "--out", "page2", "--no-files"])
+    assert [path.name for path in Path("page2").iterdir()] == ["report.html"]
     film = ["watch", "random", "--family", "metarl/PointNavigation-v0", "--k", "0", "--size", "64", "--out", "film.gif"]
     Path("film.gif").write_bytes(b"GIF89a of my cat")
     assert "output path is 'film.gif', expected a new path" in refused(capsys, *film)

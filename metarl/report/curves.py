@@ -1,0 +1,298 @@
+"""Figures of curves: the return after k adaptation steps, and how it grew during meta-training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from metarl.errors import InvalidValueError, did_you_mean
+from metarl.evaluation.intervals import interval, seed_parts
+from metarl.evaluation.modes import Mode
+from metarl.evaluation.results import Floats, Results
+from metarl.report.entries import Entry, Row, mean_references, one_group
+from metarl.report.figures import GREY, LINES, STYLE, name_lines, plain
+
+PANELS = {
+    "k": "adaptation steps k",
+    "env_steps": "environment steps used",
+    "last": "return after the last adaptation step",
+    "lifetime": "lifetime return of a trial",
+}
+FEW = 4  # agents up to which both modes are drawn
+_FEWEST_SEEDS = 3  # for an interval over seeds
+
+
+def adaptation_figure(results: Sequence[Results], panels: Sequence[str] | None = None) -> Figure:
+    """Draw the mean R_k with 95 % intervals: one line for each agent and action mode, and the references.
+
+    With more than 4 agents, only the first mode of each is drawn. The axis of environment steps is linear, unless the
+    agents' last numbers of steps differ by more than a factor of 10. It is then logarithmic from the first step on:
+    k = 0 stands apart at its left, and no line leads there.
+
+    Args:
+        results: results of agents on one family and split.
+        panels: names of panels: "k" (against adaptation steps), "env_steps" (against environment steps), "last" (the
+            last R_k of each agent), "lifetime".
+            The default is "k", "env_steps" if agents differ in it, and "lifetime" if all results have it.
+
+    Returns:
+        A figure with one axes for each panel.
+    """
+    entries = one_group(results)
+    for panel in panels or ():
+        if panel not in PANELS:
+            raise InvalidValueError("panel", panel, did_you_mean(panel, PANELS))
+    return draw_adaptation(entries, list(panels or adaptation_panels(entries)))
+
+
+def adaptation_panels(entries: Sequence[Entry]) -> list[str]:
+    """Names of the panels to draw by default: see `adaptation_figure`."""
+    env_steps = {tuple(e.results.env_steps.tolist()) for e in entries}
+    lifetime = all(e.results.lifetime.size for e in entries)
+    return ["k", *(["env_steps"] if len(env_steps) > 1 else []), *(["lifetime"] if lifetime else [])]
+
+
+def draw_adaptation(entries: Sequence[Entry], names: Sequence[str], *, legend: bool = True) -> Figure:
+    """Draw the panels with these names, keys of `PANELS`."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=_size(entries, names), layout="constrained")
+        for ax, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+            _draw_dots(ax, entries, name) if name in _DOTS else _draw_curves(ax, entries, name)
+            ax.set_xlabel(PANELS[name])
+        if legend and not set(names) <= set(_DOTS):  # panels of dots name the agents on their axis
+            add_legend(figure, entries)
+    return figure
+
+
+def _size(entries: Sequence[Entry], names: Sequence[str]) -> tuple[float, float]:
+    """Width and height in inches; a panel of dots alone has room for its agents and their names."""
+    if len(names) > 1 or names[0] not in _DOTS:
+        return 4.7 * len(names), 3.7
+    return 3.4 + max(1.3, 0.075 * max(len(e.label) for e in entries)), max(2.0, 0.24 * len(entries) + 1.0)
+
+
+def add_legend(figure: Figure | SubFigure, entries: Sequence[Entry]) -> None:
+    """Name the agents below a figure, in as many columns as have room. The figure grows by the legend's height."""
+    handles = [Line2D([], [], color=e.color, marker=e.marker, label=plain(e.label)) for e in entries]
+    longest = 0.6 + 0.075 * max(len(e.label) for e in entries)  # inches
+    root = figure.figure
+    columns = max(1, int(figure.bbox.width / root.dpi / longest))
+    root.set_figheight(root.get_figheight() + 0.18 * -(-len(handles) // columns))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), columns))
+
+
+# --- adaptation ------------------------------------------------------------------------------------------------------
+
+
+def _draw_curves(ax: Axes, entries: Sequence[Entry], x_name: str) -> None:
+    lines = [(entry, mode, entry.rows[mode]) for entry in entries for mode in _modes(entry, entries)]
+    grid = sorted({row[x_name] for _, _, rows in lines for row in rows})
+    gap = _log_axis(ax, entries) if x_name == "env_steps" else None
+    for i, (entry, mode, rows) in enumerate(lines):
+        x, mean, low, high = (np.array([row[n] for row in rows]) for n in (x_name, "mean", "low", "high"))
+        if len(grid) == 1:  # put the points side by side
+            x = x + 0.1 * (i - (len(lines) - 1) / 2)
+        for part in [x > 0, x <= 0] if gap else [np.full(len(x), True)]:
+            _draw_line(ax, entry, mode, np.where(x > 0, x, gap)[part] if gap else x, (mean, low, high), part)
+    if gap is None:
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True) if len(grid) > 1 else FixedLocator(grid))
+        ax.xaxis.set_major_formatter(_with_commas())
+    modes = [mode for mode in LINES if any(mode == drawn for _, drawn, _ in lines)]
+    ax.set_title(", ".join(f"{LINES[mode]}: {mode} actions" for mode in modes), loc="left", size=8)
+    ax.set_ylabel("return of a fresh episode")
+    references = mean_references(entries)
+    for value in references.values():
+        ax.axhline(value, color=GREY, linewidth=1.1, linestyle=":", zorder=1)
+    name_lines(ax, references)
+
+
+def _modes(entry: Entry, entries: Sequence[Entry]) -> list[Mode]:
+    """The modes of an entry that are drawn."""
+    return list(entry.rows) if len(entries) <= FEW else [entry.mode]
+
+
+def _draw_line(ax: Axes, entry: Entry, mode: Mode, x: Floats, ends: tuple[Floats, Floats, Floats], part: Any) -> None:
+    """Draw a part of a curve with its band; a part of one point has an upright line instead."""
+    mean, low, high = (values[part] for values in ends)
+    if len(x) == 1:
+        ax.vlines(x, low, high, color=entry.color, linestyles=LINES[mode])
+    elif len(x):
+        ax.fill_between(x, low, high, color=entry.color, alpha=0.15, linewidth=0)
+    if len(x):
+        ax.plot(x, mean, ls=LINES[mode], color=entry.color, marker=entry.marker)
+
+
+def _log_axis(ax: Axes, entries: Sequence[Entry]) -> float | None:
+    """Make the axis of environment steps logarithmic if agents' budgets differ by more than a factor of 10.
+
+    Returns:
+        where k = 0 is drawn, apart from the rest; None if the axis stays linear.
+    """
+    ends = [float(e.results.env_steps[-1]) for e in entries if e.results.env_steps[-1] > 0]
+    if not ends or max(ends) <= 10 * min(ends):
+        return None
+    first = min(float(steps) for e in entries for steps in e.results.env_steps if steps > 0)
+    gap = first / 3
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(FixedLocator([gap, *_decades(first, max(ends))]))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(_with_commas(gap))
+    ax.axvline(first / 3**0.5, color=GREY, linewidth=0.8, linestyle=(0, (1, 3)))
+    ax.set_xlim(gap / 1.5, max(ends) * 1.3)
+    return gap
+
+
+def _decades(low: float, high: float) -> list[float]:
+    """Powers of ten from `low` to `high`; with their double and fivefold if there are fewer than three."""
+    powers = [10.0**i for i in range(int(np.floor(np.log10(low))), 1 + int(np.log10(high)))]
+    factors = (1, 2, 5) if sum(low <= power for power in powers) < 3 else (1,)
+    return [f * power for power in powers for f in factors if low <= f * power <= high]
+
+
+def _with_commas(zero: float | None = None) -> FuncFormatter:
+    """Labels such as 4,000; a tick at `zero` reads 0."""
+
+    def text(x: float, _: object) -> str:
+        number = f"{x:,.0f}" if x == round(x) else f"{x:g}"
+        return "0" if x == zero else number.replace("-", "\u2212")
+
+    return FuncFormatter(text)
+
+
+def _last(entry: Entry) -> Row | None:
+    return entry.last
+
+
+def _lifetime(entry: Entry) -> Row | None:
+    return entry.results.lifetime_summary()
+
+
+_DOTS: dict[str, Callable[[Entry], Row | None]] = {"last": _last, "lifetime": _lifetime}
+
+
+def _draw_dots(ax: Axes, entries: Sequence[Entry], name: str) -> None:
+    """Draw the mean of each agent with its interval: agents from above to below, as they were given."""
+    shown = [(e, row) for e in entries if (row := _DOTS[name](e))]
+    for y, (entry, row) in enumerate(shown):
+        ax.hlines(y, row["low"], row["high"], color=entry.color, linewidth=5, alpha=0.35)
+        ax.plot(row["mean"], y, color=entry.color, marker=entry.marker, markersize=7)
+    lines = {s["bayes_optimal"]: "Bayes optimum" for _, s in shown if "bayes_optimal" in s}
+    if name == "last":
+        lines = {value: words.replace("_", " ") for words, value in mean_references(entries).items()}
+    for value, words in lines.items():
+        ax.axvline(value, color=GREY, linewidth=1.1, linestyle=":", zorder=1)
+        ax.text(value, 1.01, plain(words), transform=ax.get_xaxis_transform(), ha="center", size=8)
+    ax.set_yticks(range(len(shown)), [plain(e.label) for e, _ in shown])
+    ax.set_ylim(len(shown) - 0.4, -0.6)
+
+
+# --- meta-training ---------------------------------------------------------------------------------------------------
+
+
+class Training(NamedTuple):
+    """The validation returns of one agent during meta-training.
+
+    Attributes:
+        env_steps: environment steps of meta-training, `[n]`.
+        k: the numbers of adaptation steps that were measured.
+        returns: R_k on validation tasks, `[seed, n, k]`.
+        split: split of these tasks.
+        tasks: their number.
+    """
+
+    env_steps: Floats
+    k: list[int]
+    returns: Floats
+    split: str
+    tasks: int
+
+
+def training_of(results: Results) -> Training | None:
+    """The validation returns in the results' meta data, or None.
+
+    Raises:
+        InvalidValueError: they are not arrays of one size.
+    """
+    curves = results.meta.get("curves")
+    if not isinstance(curves, dict):
+        return None
+    expected = "env_steps [n], k, returns [seed][n][k], split, and tasks"
+    try:
+        steps, returns = (np.asarray(curves[name], np.float64) for name in ("env_steps", "returns"))
+        training = Training(steps, [int(k) for k in curves["k"]], returns, str(curves["split"]), int(curves["tasks"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidValueError(f"curves of the results of {results.agent}", curves, expected) from error
+    fits = steps.ndim == 1 and returns.ndim == 3 and returns.shape[1:] == (len(steps), len(training.k))
+    if not fits or not returns.size or not np.isfinite(returns).all():
+        raise InvalidValueError(f"curves of the results of {results.agent}", list(returns.shape), expected)
+    return training
+
+
+def has_training(entries: Sequence[Entry]) -> bool:
+    """Whether any results have validation returns of their meta-training."""
+    return any(isinstance(e.results.meta.get("curves"), dict) for e in entries)
+
+
+def training_figure(results: Sequence[Results]) -> Figure | None:
+    """Draw validation returns against the environment steps of meta-training; None if no results have any.
+
+    The strong line is the return after the last k, the thin one that of k = 0: means over seeds. The band is the 95 %
+    interval over seeds, or goes from the lowest to the highest seed if there are two.
+    """
+    return draw_training(one_group(results))
+
+
+def draw_training(entries: Sequence[Entry], *, legend: bool = True) -> Figure | None:
+    """Draw the figure of `training_figure`."""
+    shown = [(e, training) for e in entries if (training := training_of(e.results)) is not None]
+    if not shown:
+        return None
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 3.9), layout="constrained")
+        ax = figure.subplots()
+        for entry, training in shown:
+            _draw_growth(ax, entry, training)
+        ax.set_xlabel("environment steps of meta-training")
+        of = {f" ({t.tasks} of split {t.split!r})" for _, t in shown}
+        ax.set_ylabel(plain(f"return on validation tasks{of.pop() if len(of) == 1 else ''}"))
+        ax.set_title(training_words([training for _, training in shown]), loc="left", size=8)
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+        ax.xaxis.set_major_formatter(_with_commas())
+        if legend:
+            add_legend(figure, [e for e, _ in shown])
+    return figure
+
+
+def _draw_growth(ax: Axes, entry: Entry, training: Training) -> None:
+    x, color = training.env_steps, entry.color
+    last = training.returns[..., -1]
+    low, high = seed_band(last)
+    ax.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
+    ax.plot(x, last.mean(0), color=color, marker=entry.marker, markevery=-(-len(x) // 10))
+    if training.k[0] == 0 and len(training.k) > 1:
+        ax.plot(x, training.returns[..., 0].mean(0), color=color, linewidth=0.8, linestyle="--")
+
+
+def seed_band(values: Floats) -> tuple[Floats, Floats]:
+    """The band around a mean of `[seed, n]`: the 95 % interval over at least 3 seeds, else the lowest and highest."""
+    if len(values) >= _FEWEST_SEEDS:
+        return interval(values.mean(0), seed_parts(values))
+    return values.min(0), values.max(0)
+
+
+def training_words(shown: Sequence[Training]) -> str:
+    """What the lines and bands of a training figure are."""
+    last = sorted({t.k[-1] for t in shown})
+    words = f"strong: k = {' or '.join(map(str, last))}"
+    words += "; thin: k = 0" if any(t.k[0] == 0 and len(t.k) > 1 for t in shown) else ""
+    counts = {len(t.returns) for t in shown}
+    bands = ["95 % interval over seeds"] if max(counts) >= _FEWEST_SEEDS else []
+    bands += ["lowest to highest of 2 seeds"] if 2 in counts else []
+    return f"{words}; band: {' or '.join(bands)}" if bands else f"{words}; one seed, no band"

@@ -1,0 +1,114 @@
+"""What one section of a report shows: the results of a family and split, each with a label, a color and a marker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from metarl.errors import InvalidValueError
+from metarl.evaluation.modes import Mode
+from metarl.evaluation.results import Floats, Results
+from metarl.report.figures import MARKERS, PALETTE
+
+Row = dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One agent's results, with its label, color and marker. The summaries are computed once."""
+
+    results: Results
+    label: str
+    color: str
+    marker: str
+
+    @cached_property
+    def rows(self) -> dict[Mode, list[Row]]:
+        """Summary rows by mode, one row for each k."""
+        return {mode: self.results.summary(mode) for mode in self.results.scores}
+
+    @property
+    def mode(self) -> Mode:
+        """The mode of the numbers that have room for one mode only: the first of the results."""
+        return next(iter(self.results.scores))
+
+    @property
+    def last(self) -> Row:
+        """The summary after the last k."""
+        return self.rows[self.mode][-1]
+
+    @cached_property
+    def task_scores(self) -> Floats:
+        """The score of each seed in each task, `[seed, task]`: the lifetime return if episodes are one step, else R_k.
+
+        The R_k is that of the last k.
+        """
+        results = self.results
+        if self.one_step:
+            return np.asarray(results.lifetime.mean(-1))
+        return results.per_task(self.mode)[:, :, -1]
+
+    @cached_property
+    def one_step(self) -> bool:
+        """Whether episodes are one step and lifetime returns are known: then these are the main score."""
+        results = self.results
+        return bool(results.lifetime.size and results.k[-1] and results.env_steps[-1] == results.episodes[-1])
+
+
+def grouped(results: Sequence[Results]) -> list[list[Entry]]:
+    """Group results by family and split, in order of appearance."""
+    groups: dict[tuple[str, str], list[Results]] = {}
+    for result in results:
+        groups.setdefault((result.family, result.split), []).append(result)
+    return [
+        [
+            Entry(result, label, PALETTE[i % len(PALETTE)], MARKERS[(i + i // len(PALETTE)) % len(MARKERS)])
+            for i, (result, label) in enumerate(zip(group, _labels(group), strict=True))
+        ]
+        for group in groups.values()
+    ]
+
+
+def _labels(group: Sequence[Results]) -> list[str]:
+    """Labels: the agents' names. Several results of one agent also get the setting that differs, or a number."""
+    labels: list[str] = []
+    for i, result in enumerate(group):
+        setting = _distinct_setting([r for r in group if r.agent == result.agent])
+        number = 1 + sum(r.agent == result.agent for r in group[:i])
+        value = result.meta["config"][setting] if setting else None
+        suffix = f", {value if isinstance(value, str) else f'{setting} {value}'}" if setting else ""
+        labels.append(result.agent + (suffix or (f" ({number})" if number > 1 else "")))
+    return labels
+
+
+def _distinct_setting(results: Sequence[Results]) -> str | None:
+    """Name of the first setting whose value differs in every result; text settings come before numbers."""
+    configs = [r.meta.get("config", {}) for r in results]
+    names: list[str] = sorted(configs[0]) if len(results) > 1 else []
+    for kind in (str, (int, float)):
+        for name in names:
+            values = [config.get(name) for config in configs]
+            if all(isinstance(v, kind) for v in values) and len(set(values)) == len(values):
+                return name
+    return None
+
+
+def one_group(results: Sequence[Results]) -> list[Entry]:
+    """Entries of results; raises `InvalidValueError` unless all are of one family and split."""
+    groups = grouped(results)
+    if len(groups) != 1:
+        raise InvalidValueError("results", [r.family for r in results], "results of one family and split")
+    return groups[0]
+
+
+def evenly(grid: Sequence[int], limit: int) -> list[int]:
+    """Choose at most `limit` values of the grid, evenly spaced, with the first and the last."""
+    return [grid[i] for i in np.linspace(0, len(grid) - 1, min(limit, len(grid))).round().astype(int)]
+
+
+def mean_references(entries: Sequence[Entry]) -> dict[str, float]:
+    """Mean of each reference by name; each comes from the first entry that has it."""
+    return {n: float(v.mean()) for e in reversed(entries) for n, v in e.results.references.items()}

@@ -1,0 +1,151 @@
+"""The pictures of a section: which there are, under which heading, and what their captions say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+
+from metarl.report.comparison_figures import draw_improvements, draw_profiles, draw_tasks, improvements, task_parameters
+from metarl.report.curves import FEW, PANELS, adaptation_panels, draw_adaptation, draw_training, has_training
+from metarl.report.entries import Entry
+from metarl.report.trial_figure import draw_trial, draw_walked, trial_words, walked, with_trials
+
+PATHS = "One episode in each of the first tasks. Dot: start; star: goal. Points far from the goal may be cut off."
+TRAINING = (
+    "Return on validation tasks after each part of meta-training: the strong line after the last k, the thin dashed "
+    "one before adaptation. Lines are means over seeds."
+)
+PROFILE = (
+    "Performance profiles (Agarwal et al. 2021): the share of runs, of one seed in one task each, whose score is at "
+    "least the threshold."
+)
+BANDS = " Bands: 95&nbsp;% intervals at each threshold by itself, where the share is between 0 and 1."
+IMPROVEMENT = (
+    "The probability that a run of the row’s agent scores higher than a run of the column’s in a task drawn at random "
+    "(Agarwal et al. 2021). Blue: above one half; orange: below; bold: the 95&nbsp;% interval excludes one half. Where "
+    "all runs and tasks agree, the interval is that of as many draws as there are seeds. "
+    "The score is {score}."
+)
+
+
+class Picture(NamedTuple):
+    """A picture of a section.
+
+    Attributes:
+        heading: the heading that it stands under; neighbours may share it.
+        name: name of its files.
+        label: what it shows, for those who do not see it.
+        draw: draws it, with a legend if the argument is true.
+        caption: HTML.
+        agents: the agents that its legend names; none if it needs no legend.
+    """
+
+    heading: str
+    name: str
+    label: str
+    draw: Callable[[bool], Figure]
+    caption: str = ""
+    agents: Sequence[Entry] = ()
+
+
+def pictures_of(entries: Sequence[Entry]) -> list[Picture]:
+    """All pictures that the results of a section have data for, in the page's order."""
+    makers = (_adaptation, _training, _tasks, _profiles, _improvement, _trial, _paths)
+    return [picture for maker in makers for picture in maker(entries)]
+
+
+def _adaptation(entries: Sequence[Entry]) -> list[Picture]:
+    names = adaptation_panels(entries)
+    if "lifetime" in names and all(len(e.results.k) == 1 for e in entries):
+        names = ["lifetime"]  # a single k makes no curve
+    else:
+        names += ["last"] if len(entries) > 1 else []
+
+    def panel(name: str) -> Picture:
+        dots = name in ("last", "lifetime")
+        caption = "95&nbsp;% intervals." if dots else "Bands and upright lines: 95&nbsp;% intervals."
+        return Picture(
+            "Adaptation" if names != ["lifetime"] else "Lifetime return",
+            f"adaptation-{name}",
+            PANELS[name],
+            lambda legend: draw_adaptation(entries, [name], legend=legend),
+            caption,
+            () if dots else entries,
+        )
+
+    return [panel(name) for name in names]
+
+
+def _training(entries: Sequence[Entry]) -> list[Picture]:
+    if not has_training(entries):
+        return []
+    return [_picture(entries, "Meta-training", "training", "validation returns", draw_training, TRAINING)]
+
+
+def _tasks(entries: Sequence[Entry]) -> list[Picture]:
+    if all(e.task_scores.shape[1] == 1 for e in entries):
+        return []
+    caption = "Means over seeds and episodes. "
+    if task_parameters(entries):
+        caption += "Where there are many tasks, a point is a mean over tasks with neighbouring values."
+    else:
+        caption += "Each agent’s tasks are sorted by its own returns."
+    heading, label = "Spread over tasks", "returns of single tasks"
+    return [_picture(entries, heading, "tasks", label, draw_tasks, caption)]
+
+
+def _profiles(entries: Sequence[Entry]) -> list[Picture]:
+    if all(e.one_step for e in entries):
+        return []
+    caption = PROFILE + BANDS if len(entries) <= FEW else PROFILE
+    return [_picture(entries, "Comparison", "profile", "performance profiles", draw_profiles, caption)]
+
+
+def _picture(
+    entries: Sequence[Entry], heading: str, name: str, label: str, draw: Callable[..., Figure | None], caption: str
+) -> Picture:
+    def drawn(legend: bool) -> Figure:
+        figure = draw(entries, legend=legend)
+        assert figure is not None  # the caller has seen that there is something to draw
+        return figure
+
+    return Picture(heading, name, label, drawn, caption, entries)
+
+
+def _improvement(entries: Sequence[Entry]) -> list[Picture]:
+    rows = improvements(entries)
+    if not rows:
+        return []
+
+    def drawn(legend: bool) -> Figure:
+        figure = draw_improvements(entries, rows)
+        assert figure is not None
+        return figure
+
+    score = "the lifetime return" if entries[0].one_step else "R<sub>k</sub> after the last k"
+    caption = IMPROVEMENT.format(score=score)
+    label = "probability of improvement of each pair"
+    return [Picture("Comparison", "improvement", label, drawn, caption)]
+
+
+def _trial(entries: Sequence[Entry]) -> list[Picture]:
+    if not (trials := with_trials(entries)):
+        return []
+
+    def drawn(legend: bool) -> Figure:
+        return draw_trial(trials, legend=legend)
+
+    return [Picture("Trial", "trial", "return of each episode of a trial", drawn, trial_words(trials), trials)]
+
+
+def _paths(entries: Sequence[Entry]) -> list[Picture]:
+    shown = walked([(e.label, e.results) for e in entries])
+    if not shown:
+        return []
+
+    def drawn(legend: bool) -> Figure:
+        return draw_walked(shown, 5 if len(shown) <= FEW else 2)
+
+    return [Picture("Paths", "paths", "paths of episodes", drawn, PATHS)]

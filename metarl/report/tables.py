@@ -1,0 +1,216 @@
+"""Tables as text: markdown for a terminal and for a file, CSV with all digits, and LaTeX with booktabs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from metarl.evaluation.modes import Mode
+from metarl.evaluation.results import Results
+from metarl.evaluation.statistics import gap
+from metarl.report.entries import Entry, Row, evenly, grouped
+
+DASH = "\u2013"  # in a cell without a number
+DOT = " \u00b7 "  # between parts of a line
+MADE_BY = "made by metarl report"
+_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_LATEX |= {char: f"\\{char}" for char in "&%$#_{}"} | {"\u2212": "$-$", "\u00b5": r"$\mu$", DASH: "--"}
+
+
+class Column(NamedTuple):
+    """A column of a table: the name of a row's value, and how it is shown.
+
+    Attributes:
+        key: name of the value. Its interval has the names "low" and "high" if `interval` is "", else with this prefix.
+        head: the column's head.
+        decimals: decimals of a number; None for text.
+        interval: the prefix of the interval's ends; None without an interval.
+    """
+
+    key: str
+    head: str
+    decimals: int | None = None
+    interval: str | None = None
+
+    def names(self) -> list[str]:
+        """Names of the value and of the ends of its interval."""
+        ends = [] if self.interval is None else [f"{self.interval}low", f"{self.interval}high"]
+        return [self.key, *ends]
+
+
+def filled(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """The columns that have a value in any row."""
+    return [column for column in columns if any(row.get(column.key) is not None for row in rows)]
+
+
+def decimals_of(values: Iterable[float]) -> int:
+    """Number of decimals, by the largest absolute value."""
+    largest = max((abs(v) for v in values if math.isfinite(v)), default=0.0)
+    return 3 if largest < 2 else 2 if largest < 1000 else 0
+
+
+def number_text(value: float | None, decimals: int) -> str:
+    """A rounded number with thousands apart; infinity reads "not reached", and nothing a dash."""
+    if value is None:
+        return DASH
+    return "not reached" if value == math.inf else f"{value:,.{decimals}f}".replace("-", "\u2212")
+
+
+def cell_text(row: Mapping[str, Any], column: Column) -> str:
+    """A cell as it is read: a text, or a number with its interval."""
+    value = row.get(column.key)
+    if column.decimals is None:
+        return DASH if value is None else str(value)
+    text, ends = number_text(value, column.decimals), ends_of_cell(row, column)
+    return f"{text} [{', '.join(number_text(end, column.decimals) for end in ends)}]" if ends else text
+
+
+def ends_of_cell(row: Mapping[str, Any], column: Column) -> list[float]:
+    """The ends of a cell's interval; none if they are unknown, or if nothing in it was reached."""
+    value, ends = row.get(column.key), [row.get(name) for name in column.names()[1:]]
+    return (
+        []
+        if value is None or None in ends or {value, *ends} == {math.inf}
+        else [end for end in ends if end is not None]
+    )
+
+
+def csv_file(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> str:
+    """CSV with all digits: a column for each value and for each end of an interval. Missing values are empty."""
+    names = [name for column in columns for name in column.names()]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([["" if row.get(name) is None else row[name] for name in names] for row in rows])
+    return out.getvalue()
+
+
+def markdown_file(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], caption: str) -> str:
+    """A markdown table with its caption."""
+    cells = [[c.head, *(cell_text(row, c).replace("|", r"\|") for row in rows)] for c in columns]
+    return f"<!-- {MADE_BY} -->\n\n{caption}\n\n{text_table(cells)}\n"
+
+
+def latex_file(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], caption: str) -> str:
+    """A tabular with the rules of booktabs; the caption is a comment."""
+    shape = "".join("l" if column.decimals is None else "r" for column in columns)
+    lines = [" & ".join(latex_text(cell_text(row, column)) for column in columns) for row in rows]
+    head = " & ".join(re.sub(r"R\\_(\w+)", r"$R_{\1}$", latex_text(column.head)) for column in columns)
+    body = "".join(f"  {line} \\\\\n" for line in lines)
+    note = " ".join(caption.split())
+    return (
+        f"% {MADE_BY}; \\usepackage{{booktabs}}\n% {note}\n\\begin{{tabular}}{{{shape}}}\n  \\toprule\n"
+        f"  {head} \\\\\n  \\midrule\n{body}  \\bottomrule\n\\end{{tabular}}\n"
+    )
+
+
+def latex_text(text: str) -> str:
+    """Text with LaTeX's special characters escaped."""
+    return re.sub(r"[\\~^&%$#_{}\u2212\u00b5\u2013]", lambda char: _LATEX[char[0]], text)
+
+
+# --- tables of results -----------------------------------------------------------------------------------------------
+
+
+def table_text(results: Sequence[Results], width: int | None = None) -> str:
+    """Make a markdown table for each family and split: R_k [low, high] for up to 4 values of k.
+
+    One column lists the environment steps at these k, and one the success rates if the family reports success. Another
+    column has the lifetime return if it is known. A table wider than `width` characters continues in a second table,
+    which repeats the agents and the actions.
+    """
+    sections = [_text_section(entries, width) for entries in grouped(results)]
+    return "\n\n".join([*sections, *map(_text_gap, gaps(results))])
+
+
+def gaps(results: Sequence[Results]) -> list[tuple[Results, list[Row]]]:
+    """Pair results of the same agents on train and test tasks; returns test results with rows of `gap`."""
+    pairs = []
+    for test in (r for r in results if r.split == "test" and not r.meta.get("train_equals_test")):
+        for train in (r for r in results if r.split == "train" and _same_agents(r, test)):
+            modes = [mode for mode in test.scores if mode in train.scores]
+            pairs += [(test, gap(train, test, modes[0]))] if modes else []
+    return pairs
+
+
+def _same_agents(a: Results, b: Results) -> bool:
+    """Whether two results are of the same trained agents: equal name, family, k, seeds, config and iterations."""
+    same = all(getattr(a, n) == getattr(b, n) for n in ("agent", "family", "k"))
+    return same and all(a.meta.get(n) == b.meta.get(n) for n in ("seeds", "config", "iterations"))
+
+
+def ends_of(entries: Sequence[Entry]) -> list[float]:
+    """The ends of all intervals of R_k."""
+    return [row[end] for e in entries for rows in e.rows.values() for row in rows for end in ("low", "high")]
+
+
+def subtitle(results: Results) -> str:
+    """The facts that all results of a section share, in one line."""
+    tasks, episodes = next(iter(results.scores.values())).shape[1::2]  # scores: [seed, task, k, episode]
+    facts = {"split": results.split, "tasks": tasks, "episodes for each R_k": episodes}
+    facts |= {name.replace("_", " "): f"{values.mean():.4g}" for name, values in results.references.items()}
+    if results.bayes_optimal is not None:
+        facts["Bayes-optimal lifetime return"] = f"{results.bayes_optimal:.4g}"
+    return DOT.join(f"{name}: {value}" for name, value in facts.items())
+
+
+def _text_section(entries: Sequence[Entry], width: int | None) -> str:
+    first, chosen = entries[0].results, evenly(sorted({k for e in entries for k in e.results.k}), 4)
+    rows = [_text_row(e, mode, chosen, decimals_of(ends_of(entries))) for e in entries for mode in e.rows]
+    head = ["agent", "actions", *(f"k = {k}" for k in chosen), "environment steps", "success", "lifetime return"]
+    rows = [head, *rows]
+    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    tables = "\n\n".join(map(text_table, _parts(columns, width)))
+    finite = f"{DOT}train = test: a finite family" if first.meta.get("train_equals_test") else ""
+    return f"{first.family}: {subtitle(first)}{finite}\n\n{tables}"
+
+
+def _parts(columns: Sequence[Sequence[str]], width: int | None) -> list[list[Sequence[str]]]:
+    """Divide columns into tables of at most `width`. Each table has the first two columns and at least one other."""
+    first, parts = list(columns[:2]), [list(columns[:2])]
+    for column in columns[2:]:
+        needed = 1 + sum(max(map(len, c)) + 3 for c in [*parts[-1], column])
+        if width is not None and needed > width and len(parts[-1]) > 2:
+            parts.append([*first])
+        parts[-1].append(column)
+    return parts
+
+
+def text_table(columns: Sequence[Sequence[str]]) -> str:
+    """Markdown table of columns; the first cell of a column is its head."""
+    widths = [max(map(len, column)) for column in columns]
+    lines = [" | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in zip(*columns, strict=True)]
+    lines.insert(1, " | ".join("-" * w for w in widths))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def _text_gap(pair: tuple[Results, list[Row]]) -> str:
+    test, rows = pair
+    n = decimals_of([row[end] for row in rows for end in ("low", "high")])
+    chosen = [rows[i] for i in evenly(range(len(rows)), 4)]
+    cells = [f"k = {row['k']:.0f}: {row['gap']:.{n}f} [{row['low']:.{n}f}, {row['high']:.{n}f}]" for row in chosen]
+    return f"{test.agent} on {test.family}, R_k on train tasks less R_k on test tasks: {'; '.join(cells)}"
+
+
+def _text_row(entry: Entry, mode: Mode, chosen: Sequence[int], decimals: int) -> list[str]:
+    by_k = {int(row["k"]): row for row in entry.rows[mode]}
+    shown = [by_k.get(k) for k in chosen]
+    cells = [_text_cell(row, decimals) for row in shown]
+    cells += [_text_list(shown, "env_steps", ",.0f"), _text_list(shown, "success", ".2f")]
+    life = entry.results.lifetime_summary() if mode == next(iter(entry.rows)) else None
+    cells.append(_text_cell(life, decimals_of([life["low"], life["high"]]) if life else 0))
+    return [entry.label.replace("|", r"\|"), mode, *cells]
+
+
+def _text_cell(row: Row | None, n: int) -> str:
+    return f"{row['mean']:.{n}f} [{row['low']:.{n}f}, {row['high']:.{n}f}]" if row else ""
+
+
+def _text_list(rows: Sequence[Row | None], name: str, form: str) -> str:
+    """One number of several rows, joined by slashes; empty if no row has the number."""
+    cells = [format(row[name], form) if row and name in row else DASH for row in rows]
+    return " / ".join(cells) if set(cells) != {DASH} else ""
