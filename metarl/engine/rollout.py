@@ -73,6 +73,7 @@ class PoolTrials(Trials):
 
     Attributes:
         seconds: total wall time of `collect` so far.
+        played: environment steps of `collect` so far, an `int64` tensor on the device.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class PoolTrials(Trials):
         trial = torch.arange(first_trial, first_trial + per_task).repeat(len(tasks))
         self.keys = fold_in(fold_in(make_key(seed, purpose, iteration), self.tasks.keys), trial)
         self.key = make_key(seed, purpose, iteration)
-        self.seconds = 0.0
+        self.seconds, self.played = 0.0, torch.zeros((), dtype=torch.int64, device=pool.device)
 
     def rekeyed(self, number: int) -> PoolTrials:
         """The same trials with other randomness, derived from `number`; used to score one state several times."""
@@ -129,9 +130,10 @@ class PoolTrials(Trials):
         episode = adaptation_step * _episodes_per_step(agent) if self.family.switches else 0
         spec = RolloutSpec(self.rows, budget, deterministic, final_obs, episode)
         start = clock(agent.device)
-        played = play(agent, state, self.pool.get(self.rows * budget.envs), tasks, keys, spec)
+        rollout, state = play(agent, state, self.pool.get(self.rows * budget.envs), tasks, keys, spec)
         self.seconds += clock(agent.device) - start
-        return played
+        self.played = self.played + rollout.valid.sum()
+        return rollout, state
 
 
 def clock(device: torch.device) -> float:

@@ -1,4 +1,4 @@
-"""Make the directory of a new run."""
+"""Make the directory of a new run, and remove what a failed command made."""
 
 from __future__ import annotations
 
@@ -9,9 +9,29 @@ from contextlib import suppress
 from pathlib import Path
 
 from metarl.errors import InvalidValueError
-from metarl.runs.checkpoints import (
-    TEMPORARY,
-)
+from metarl.runs.checkpoints import TEMPORARY
+
+
+class MadeFiles:
+    """The files and directories that a command made, in order. It can remove them, and nothing else."""
+
+    def __init__(self) -> None:
+        self.paths: list[Path] = []
+
+    def add(self, *paths: Path) -> None:
+        """Add paths that were made."""
+        self.paths += paths
+
+    def will_make(self, *paths: Path) -> None:
+        """Add those of the paths that do not exist yet. They are made next."""
+        self.add(*(path for path in paths if not os.path.lexists(path)))
+
+    def remove(self) -> None:
+        """Remove the files, and those of the directories that are empty then."""
+        for path in reversed(self.paths):
+            with suppress(OSError):
+                path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
+        self.paths = []
 
 
 def check_free(path: Path) -> None:

@@ -7,23 +7,27 @@ from pathlib import Path
 
 from metarl.agent_base import Agent, Device
 from metarl.errors import InvalidValueError, did_you_mean
-from metarl.runs.run import Run
+from metarl.runs.run import Checkpoint, Run
 
 
-def load(path: str | Path, device: Device | None = None, **settings: object) -> Agent:
-    """Load the agent of a run directory, with the tensors of its last checkpoint.
+def load(
+    path: str | Path, device: Device | None = None, *, checkpoint: Checkpoint = "last", **settings: object
+) -> Agent:
+    """Load the agent of a run directory, with the tensors of a checkpoint.
 
     Loading imports nothing that the run names. Register your own families and agents first (`metarl.load_source`).
 
     Args:
         path: the run directory.
         device: "auto", "cpu" or "cuda"; by default the device of the training.
+        checkpoint: "last", or "best": the one with the highest return in validation (`metarl train --eval-every N`).
         settings: hyperparameters to change, for example `inner_lr_schedule=(1.0, 0.35, 0.175)`.
 
     Raises:
-        InvalidValueError: `path` is not a run directory, its files are damaged, or a setting is unknown.
+        InvalidValueError: `path` is not a run directory, its files are damaged, it has no best checkpoint, or a setting
+            is unknown.
     """
-    return with_settings(Run.open(path).load_agent(device)[0], **settings)
+    return with_settings(Run.open(path).load_agent(device, checkpoint)[0], **settings)
 
 
 def with_settings(agent: Agent, **settings: object) -> Agent:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -33,10 +33,10 @@ class Metrics:
         file, board = self.path / "metrics.jsonl", self.path / "tensorboard"
         if board.is_symlink():  # TensorBoard would write to the link's target
             raise InvalidValueError("tensorboard of the run", str(board), "a directory, not a symbolic link")
-        kept = _lines_before(file, self.start)
+        kept = lines_before(file, self.start)
         if len(kept) < self.start:
             warnings.warn(f"{file} has {len(kept)} of {self.start} iterations: metrics were lost", stacklevel=2)
-        with _writing(self.path):
+        with writing(self.path):
             write_atomic(file, "".join(f"{line}\n" for line in kept).encode())
             before = set(board.glob("*"))
             self.board = SummaryWriter(str(board), purge_step=self.start)
@@ -45,21 +45,26 @@ class Metrics:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        with _writing(self.path) if kind is None else suppress(OSError):
+        with writing(self.path) if kind is None else suppress(OSError):
             self.file.close()
             self.board.close()
 
     def write(self, iteration: int, metrics: dict[str, float]) -> None:
         """Write the metrics of one iteration."""
         line = {"iteration": iteration, **metrics, "seconds": round(time.time() - self.began, 3)}
-        with _writing(self.path):
+        with writing(self.path):
             self.file.write(json.dumps(line) + "\n")
-            for name, value in metrics.items():
+        self.plot(iteration, metrics)
+
+    def plot(self, iteration: int, values: Mapping[str, float]) -> None:
+        """Write values for TensorBoard alone."""
+        with writing(self.path):
+            for name, value in values.items():
                 self.board.add_scalar(name, value, iteration)
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """Within this context, an OSError becomes an InvalidValueError about the output path."""
     try:
         yield
@@ -67,14 +72,19 @@ def _writing(path: Path) -> Iterator[None]:
         raise InvalidValueError("output path", str(path), f"a place that can be written ({error.strerror})") from error
 
 
-def _lines_before(file: Path, start: int) -> list[str]:
-    """The lines of `metrics.jsonl` for iterations before `start`, without an incomplete last line.
+def lines_before(file: Path, start: int, what: str = "metrics") -> list[str]:
+    """The lines of a `.jsonl` file for iterations before `start`, without an incomplete last line.
+
+    Args:
+        file: a line of JSON per iteration; it may be missing.
+        start: the first iteration to leave out.
+        what: what the file holds, for errors.
 
     Raises:
         InvalidValueError: the file contains other lines, or the iterations are not in order.
     """
-    expected = "a line of JSON per iteration (move the file away to continue without the metrics of earlier iterations)"
-    with reading("metrics", str(file), expected):
+    expected = f"a line of JSON per iteration (move the file away to continue without the {what} of earlier iterations)"
+    with reading(what, str(file), expected):
         lines = read_bytes(file, LARGEST_JSON).decode().split("\n") if file.exists() else []
         numbers = [_iteration_of(line, place) for place, line in enumerate(lines[:-1], 1)]
         if numbers != sorted(set(numbers)):

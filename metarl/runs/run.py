@@ -3,8 +3,10 @@
     RUN/config.json        agent, family, hyperparameters, seed, versions, git revision; written first, and changed only
                            when a run is extended
     RUN/metrics.jsonl      one line per iteration
+    RUN/validation.jsonl   one line per validation, if the run is validated
     RUN/tensorboard/       the same numbers for TensorBoard
     RUN/checkpoint-N.safetensors, checkpoint.json  the last checkpoint; loading it never executes code
+    RUN/best-N.safetensors, best.json              the best checkpoint by validation, if the run is validated
     RUN/notes.txt          warnings from before the training, if there were any
     RUN/results/           results of evaluations of the run
     RUN/.metarl-lock       the process that trains the run, during training
@@ -20,15 +22,15 @@ import dataclasses
 import os
 import shlex
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from metarl.agent_base import Agent, Device, make_agent
-from metarl.engine.workers import ProcessesEndedError
-from metarl.errors import InvalidValueError, MetaRLError, verbatim
+from metarl.errors import InvalidValueError, MetaRLError, did_you_mean, verbatim
 from metarl.families.registry import agent_class, agents, base_id, families, make_family
 from metarl.files import (
     OBJECT,
@@ -56,19 +58,20 @@ from metarl.runs.checkpoints import (
     FORMAT,
     load_checkpoint,
     read_head,
-    save_checkpoint,
     saved_iteration,
 )
-from metarl.runs.directory import check_free, make_directory
-from metarl.runs.metrics_log import Metrics
+from metarl.runs.directory import MadeFiles, check_free, make_directory
+from metarl.runs.recording import Progress, RecordedTraining
 from metarl.runs.stop_requests import StopRequests
-from metarl.runs.train import Interrupted, train
+from metarl.runs.train import Interrupted
+from metarl.runs.validation import Validation
 
 _CONFIG = dict.fromkeys(("agent", "family", "device"), TEXT) | dict.fromkeys(("config", "versions"), OBJECT)
 _CONFIG |= {"seed": SEED, "iterations": COUNT, "checkpoint_every": whole(1), "threads": whole(1)}
 _CONFIG |= {"git": Kind("text or null", lambda value: value is None or isinstance(value, str))}
+Checkpoint = Literal["last", "best"]
+_FILES = {"last": "checkpoint", "best": "best"}  # name of a checkpoint to the name of its files
 _BEFORE = Kind("a list of objects", lambda value: isinstance(value, list) and all(map(OBJECT.holds, value)))
-Progress = Callable[[int, int, dict[str, float]], None]
 
 
 class Run:
@@ -81,12 +84,20 @@ class Run:
 
     def __init__(self, path: Path, config: JsonObject) -> None:
         self.path, self.config = path, config
-        self._made: list[Path] = []  # files and directories that this object made, in order
+        self._made = MadeFiles()  # what this object made
         self._locked = False
 
     @classmethod
     def create(
-        cls, path: str | Path, agent: Agent, iterations: int, checkpoint_every: int = 10, load: Sequence[str] = ()
+        cls,
+        path: str | Path,
+        agent: Agent,
+        iterations: int,
+        checkpoint_every: int = 10,
+        load: Sequence[str] = (),
+        *,
+        eval_every: int = 0,
+        eval_tasks: int = 20,
     ) -> Run:
         """Make the directory and write `config.json`. If several processes try this, exactly one succeeds.
 
@@ -97,6 +108,9 @@ class Run:
             checkpoint_every: iterations between checkpoints.
             load: modules and files that register the family and the agent. They are recorded, so that an error can name
                 them; opening the run does not import them.
+            eval_every: iterations between validations; 0 for none.
+            eval_tasks: number of tasks of a validation. They are tasks of the split "valid" if the family has one, else
+                train tasks, and never test tasks.
 
         Raises:
             InvalidValueError: the directory is not empty or cannot be written, or an argument is wrong.
@@ -126,16 +140,18 @@ class Run:
         }
         if load:
             config["load"] = list(load)
+        if eval_every:
+            config["validation"] = dataclasses.asdict(Validation.of_agent(agent, eval_every, eval_tasks))
         check_fields(config, _CONFIG, "the run")
         run = cls(path, config)
-        run._made = make_directory(path)
+        run._made.add(*make_directory(path))
         try:
             if not write_first(path / "config.json", json_bytes(config)):
                 raise InvalidValueError("run directory", str(path), "a new one: another process has just made it")
         except BaseException:
             run.discard()
             raise
-        run._made.append(path / "config.json")
+        run._made.add(path / "config.json")
         return run
 
     @classmethod
@@ -151,6 +167,7 @@ class Run:
             config = read_json(path / "config.json", FORMAT, f"{advice} --iterations N")
             check_fields(config, _CONFIG, str(path))
             check_fields(config, {"load": TEXTS, "before": _BEFORE}, str(path), optional=True)
+            Validation.of_run(config, str(path))
         return cls(path, config)
 
     def discard(self) -> None:
@@ -158,21 +175,14 @@ class Run:
         if self._locked:  # otherwise the lock belongs to another process
             with suppress(OSError):
                 (self.path / LOCK).unlink(missing_ok=True)
-        for path in reversed(self._made):
-            with suppress(OSError):
-                path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
-        self._made = []
+        self._made.remove()
 
     def write_notes(self, notes: Sequence[str]) -> None:
         """Write the warnings from before the training to `notes.txt`, one per line. Without notes, write no file."""
         path = self.path / "notes.txt"
         if notes:
-            self._will_make(path)
+            self._made.will_make(path)
             write_atomic(path, "".join(f"{note}\n" for note in notes).encode())
-
-    def _will_make(self, *paths: Path) -> None:
-        """Add those of the paths that do not exist yet to the files that `discard` removes."""
-        self._made += [path for path in paths if not os.path.lexists(path)]
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -250,12 +260,18 @@ class Run:
             self.config = {**self.config, **now, "before": [*self.config.get("before", []), before]}
             write_json(self.path / "config.json", self.config)
 
-    def load_agent(self, device: Device | None = None) -> tuple[Agent, int]:
-        """The agent of the last checkpoint, and its number of finished iterations (0 without a checkpoint).
+    def load_agent(self, device: Device | None = None, checkpoint: Checkpoint = "last") -> tuple[Agent, int]:
+        """The agent of a checkpoint, and its number of finished iterations (0 without a checkpoint).
+
+        Args:
+            device: device of the agent's tensors; by default the run's.
+            checkpoint: "last", or "best": the one with the highest return in validation.
 
         Raises:
-            InvalidValueError: the run was trained and its checkpoint is missing, or its files are damaged.
+            InvalidValueError: the run was trained and its checkpoint is missing, its files are damaged, or it has no
+                best checkpoint.
         """
+        self._check_checkpoint(checkpoint)
         self._check_whole()
         agent = self.make_agent(device)
         if self.config["threads"] != torch.get_num_threads() and agent.device.type == "cpu":
@@ -265,7 +281,7 @@ class Run:
             )
         if not self.has_checkpoint:
             return agent, 0
-        done = load_checkpoint(self.path / "checkpoint", agent)
+        done = load_checkpoint(self.path / _FILES[checkpoint], agent)
         if done > self.config["iterations"]:  # another process has extended the run in the meantime
             self.config = Run.open(self.path).config
         if done > (most := self.config["iterations"]):
@@ -276,6 +292,14 @@ class Run:
     def has_checkpoint(self) -> bool:
         """Whether the run has a checkpoint. A run that was just created has none."""
         return os.path.lexists(self.path / "checkpoint.json")
+
+    def _check_checkpoint(self, name: str) -> None:
+        """Refuse an unknown name, and the best checkpoint of a run that has none."""
+        if name not in _FILES:
+            raise InvalidValueError("checkpoint", name, did_you_mean(name, _FILES))
+        if name == "best" and not os.path.lexists(self.path / "best.json"):
+            expected = "'last': the run has no best checkpoint, which a validation makes (metarl train --eval-every N)"
+            raise InvalidValueError(f"checkpoint of {self.path}", name, expected)
 
     def _check_whole(self) -> None:
         """Refuse a run that was trained and whose checkpoint is missing."""
@@ -337,59 +361,16 @@ class Run:
     def _train(self, agent: Agent, start: int, progress: Progress | None, stop: StopRequests) -> int:
         if (saved := self._done()) != start:
             raise InvalidValueError("start", start, f"{saved}, the number of iterations in the last checkpoint")
-        total, every, checkpoint = self.config["iterations"], self.config["checkpoint_every"], self.path / "checkpoint"
-        done, last_saved, finished = start, start, _copied_tensors(agent)
-        self._will_make(self.path / "metrics.jsonl", self.path / "tensorboard")
-        with Metrics(self.path, start) as log:
-            self._made += log.made
-
-            def on_iteration(iteration: int, metrics: dict[str, float]) -> None:
-                nonlocal done, last_saved, finished
-                with stop.defer():
-                    log.write(iteration, metrics)
-                    done, finished = iteration + 1, _copied_tensors(agent)
-                    if done % every == 0:
-                        save_checkpoint(checkpoint, agent, done)
-                        last_saved = done
-                if progress is not None:
-                    progress(done, total, metrics)
-
-            if start == 0:
-                self._will_make(checkpoint.with_name("checkpoint-0.safetensors"), checkpoint.with_suffix(".json"))
-                save_checkpoint(checkpoint, agent, 0)
-            interrupted = False  # whether the current iteration is discarded
-            try:
-                if not stop.requested:
-                    train(agent, total, start=start, on_iteration=on_iteration, should_stop=lambda: stop.requested)
-            except KeyboardInterrupt:
-                interrupted = True
-            except ProcessesEndedError:  # the same signal may have ended the workers
-                if not stop.requested:
-                    raise
-                interrupted = True
-            with stop.defer():
-                if interrupted and finished is None:
-                    done = last_saved
-                elif interrupted and finished is not None:
-                    agent.load_tensors(finished)
-                if done != last_saved:
-                    save_checkpoint(checkpoint, agent, done)
-        return done
+        env_steps = self._saved("env_steps")
+        return RecordedTraining(self.path, self.config, agent, start, env_steps, progress, stop, self._made).run()
 
     def _done(self) -> int:
         """Number of iterations in the checkpoint; 0 without a checkpoint."""
+        return self._saved("iteration")
+
+    def _saved(self, name: str) -> int:
+        """A number in the checkpoint's file; 0 without it."""
         if not self.has_checkpoint:
             return 0
         with reading("checkpoint", str(file := self.path / "checkpoint.json"), "a whole metarl checkpoint"):
-            return int(read_head(file)["iteration"])
-
-
-MOST_COPIED_BYTES = 1 << 28  # a larger agent is not copied after each iteration
-
-
-def _copied_tensors(agent: Agent) -> dict[str, torch.Tensor] | None:
-    """A copy of the agent's tensors, or None if they are large (a replay memory, for example)."""
-    tensors = agent.tensors()
-    if sum(value.nbytes for value in tensors.values()) > MOST_COPIED_BYTES:
-        return None
-    return {name: value.detach().clone() for name, value in tensors.items()}
+            return int(read_head(file).get(name, 0))
