@@ -807,8 +807,8 @@ BUGS = (
     ),
     Bug(
         "agents from outside are trained unchecked",
-        "metarl/cli/commands.py",
-        "if not is_built_in(type(agent)):",
+        "metarl/cli/training.py",
+        "if not is_built_in(type(agents[0])):",
         "if False:",
         "contract/test_agent_contract",
     ),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shlex
 from contextlib import suppress
 from pathlib import Path
 
 from metarl.errors import InvalidValueError
 from metarl.runs.checkpoints import TEMPORARY
+
+SEED_NAME = re.compile(r"seed-?[0-9]{1,19}")  # directory of the run of one of several seeds
 
 
 class MadeFiles:
@@ -46,6 +49,15 @@ def check_free(path: Path) -> None:
         if isinstance(error, InvalidValueError):
             raise
         raise InvalidValueError("run directory", str(path), f"a place that can be read ({error})") from error
+
+
+def seed_runs(folder: Path) -> list[Path]:
+    """The runs of several seeds in a folder that is no run itself: `seedN`, in the order of N; empty without any."""
+    if not folder.is_dir() or os.path.lexists(folder / "config.json"):
+        return []
+    names = [name for name in os.listdir(folder) if SEED_NAME.fullmatch(name)]
+    runs = [folder / name for name in sorted(names, key=lambda name: int(name.removeprefix("seed")))]
+    return [run for run in runs if os.path.lexists(run / "config.json")]
 
 
 def make_directory(path: Path) -> list[Path]:

@@ -1,12 +1,15 @@
-"""Load a trained agent from its run directory."""
+"""Load trained agents and their learning curves from run directories."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from metarl.agent_base import Agent, Device
 from metarl.errors import InvalidValueError, did_you_mean
+from metarl.runs.curves import learning_curves
 from metarl.runs.run import Checkpoint, Run
 
 
@@ -28,6 +31,14 @@ def load(
             is unknown.
     """
     return with_settings(Run.open(path).load_agent(device, checkpoint)[0], **settings)
+
+
+def curves_of_runs(paths: Iterable[Path]) -> dict[str, Any]:
+    """`metarl.runs.curves.learning_curves` of the runs at `paths`; empty if one of them is no run."""
+    runs = list(paths)
+    if not all((path / "config.json").exists() for path in runs):
+        return {}
+    return learning_curves([(path, Run.open(path).config) for path in runs])
 
 
 def with_settings(agent: Agent, **settings: object) -> Agent:

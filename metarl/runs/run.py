@@ -33,18 +33,10 @@ from metarl.agent_base import Agent, Device, make_agent
 from metarl.errors import InvalidValueError, MetaRLError, did_you_mean, verbatim
 from metarl.families.registry import agent_class, agents, base_id, families, make_family
 from metarl.files import (
-    OBJECT,
-    SEED,
-    TEXT,
-    TEXTS,
     JsonObject,
-    Kind,
-    check_fields,
     json_bytes,
-    read_json,
     reading,
     reason,
-    whole,
     write_atomic,
     write_first,
     write_json,
@@ -55,23 +47,18 @@ from metarl.named import without_imports
 from metarl.provenance import git_revision, versions
 from metarl.runs.checkpoints import (
     COUNT,
-    FORMAT,
     load_checkpoint,
     read_head,
     saved_iteration,
 )
 from metarl.runs.directory import MadeFiles, check_free, make_directory
 from metarl.runs.recording import Progress, RecordedTraining
+from metarl.runs.run_config import new_config, read_config, refuse_other_settings
 from metarl.runs.stop_requests import StopRequests
 from metarl.runs.train import Interrupted
-from metarl.runs.validation import Validation
 
-_CONFIG = dict.fromkeys(("agent", "family", "device"), TEXT) | dict.fromkeys(("config", "versions"), OBJECT)
-_CONFIG |= {"seed": SEED, "iterations": COUNT, "checkpoint_every": whole(1), "threads": whole(1)}
-_CONFIG |= {"git": Kind("text or null", lambda value: value is None or isinstance(value, str))}
 Checkpoint = Literal["last", "best"]
 _FILES = {"last": "checkpoint", "best": "best"}  # name of a checkpoint to the name of its files
-_BEFORE = Kind("a list of objects", lambda value: isinstance(value, list) and all(map(OBJECT.holds, value)))
 
 
 class Run:
@@ -117,32 +104,7 @@ class Run:
         """
         path = Path(path)
         check_free(path)
-        if base_id(agent.family.id) not in families:
-            raise InvalidValueError("family of the run", agent.family.id, "a registered one: opening the run needs it")
-        if not COUNT.holds(iterations):
-            raise InvalidValueError("iterations", iterations, COUNT.words)
-        agent.check_iterations(iterations)
-        if agent.learns and not agent.tensors():
-            expected = "all tensors that training changes: without them a checkpoint is empty (see metarl check-agent)"
-            raise InvalidValueError(f"tensors() of {agent.name}", verbatim("empty"), expected)
-        config = {
-            "format": FORMAT,
-            "agent": agent.name,
-            "family": agent.family.id,
-            "config": dataclasses.asdict(agent.config),
-            "seed": agent.seed,
-            "device": agent.device.type,
-            "iterations": iterations,
-            "checkpoint_every": checkpoint_every,
-            "versions": versions(),
-            "git": git_revision(),
-            "threads": torch.get_num_threads(),
-        }
-        if load:
-            config["load"] = list(load)
-        if eval_every:
-            config["validation"] = dataclasses.asdict(Validation.of_agent(agent, eval_every, eval_tasks))
-        check_fields(config, _CONFIG, "the run")
+        config = new_config(agent, iterations, checkpoint_every, load, eval_every, eval_tasks)
         run = cls(path, config)
         run._made.add(*make_directory(path))
         try:
@@ -162,13 +124,20 @@ class Run:
             InvalidValueError: there is no config.json, or metarl did not write it, or it was changed.
         """
         path = Path(path)
-        advice = "other settings are a new run (metarl train), and more iterations are metarl train --resume RUN"
         with reading("run", str(path), "a run directory with a config.json that metarl wrote"):
-            config = read_json(path / "config.json", FORMAT, f"{advice} --iterations N")
-            check_fields(config, _CONFIG, str(path))
-            check_fields(config, {"load": TEXTS, "before": _BEFORE}, str(path), optional=True)
-            Validation.of_run(config, str(path))
+            config = read_config(path)
         return cls(path, config)
+
+    def check_settings(
+        self, agent: Agent, iterations: int, checkpoint_every: int = 10, *, eval_every: int = 0, eval_tasks: int = 20
+    ) -> None:
+        """Refuse to continue this run if `Run.create` with these arguments would make another one.
+
+        Raises:
+            InvalidValueError: a setting is another one.
+        """
+        wanted = new_config(agent, iterations, checkpoint_every, (), eval_every, eval_tasks)
+        refuse_other_settings(self.path, self.config, wanted)
 
     def discard(self) -> None:
         """Remove the files that this object made, and the directories that it made if they are empty then."""

@@ -119,6 +119,7 @@ def test_a_killed_run_has_the_same_validation_in_the_end(name: str, tmp_path: Pa
         file.write('{"iteration": 6, "env_')  # a torn line
     resumed, start = Run.open(run.path).load_agent()
     assert start == 3
+    assert [line.iteration for line in read_validation(run.path, start)] == [0, 2]
     run.train(resumed, start)
     for file_name in ("validation.jsonl", "best.json"):
         assert (run.path / file_name).read_bytes() == (whole.path / file_name).read_bytes()
