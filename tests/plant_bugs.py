@@ -708,6 +708,27 @@ BUGS = (
         "runs/test_validation",
     ),
     Bug(
+        "a session goes on with the draws of the last adaptation step",
+        "metarl/interop/session.py",
+        "environment_keys(self.keys, self.adaptation_steps, 1,",
+        "environment_keys(self.keys, 0, 1,",
+        "interop/test_session",
+    ),
+    Bug(
+        "an adaptation step begins within an episode",
+        "metarl/interop/session.py",
+        "self._steps, self._time, self._is_collecting = [], 0, False",
+        "self._steps, self._time = [], 0",
+        "interop/test_session",
+    ),
+    Bug(
+        "several seeds continue a run with other settings",
+        "metarl/runs/run_config.py",
+        "if found.get(name) != plain.get(name):",
+        "if found.get(name) is None:",
+        "cli/test_seeds",
+    ),
+    Bug(
         "an extended run forgets what it was",
         "metarl/runs/run.py",
         '"before": [*self.config.get("before", []), before]',
