@@ -397,6 +397,7 @@ def test_who_edits_a_config_is_told_what_to_do(made: Path) -> None:
         *(("iterations", v) for v in (-1, 2.0, "2", True, 10**20)),
         *(("checkpoint_every", v) for v in (0, None, 10**20)),
         *(("agent", 3), ("family", []), ("config", [1]), ("load", "x.py"), ("load", [3]), ("before", 7)),
+        *(("validation", v) for v in (3, {}, {"every": 0})),
         *(("threads", 0), ("device", 1), ("git", 5), ("versions", "1.0")),
     ],
 )
@@ -405,7 +406,7 @@ def test_a_config_is_checked_field_by_field(field: str, value: object, made: Pat
     with pytest.raises(InvalidValueError, match=f"{field} of .*run is "):
         Run.open(made / "run")
     edit(made / "run/config.json", lambda config: config.pop(field))
-    if field not in ("load", "before"):
+    if field not in ("load", "before", "validation"):
         with pytest.raises(InvalidValueError, match=f"{field} of .*run is missing"):
             Run.open(made / "run")
 

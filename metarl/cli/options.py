@@ -33,6 +33,8 @@ class ResumeOptions:
     """Total number of meta-updates, to train longer than the run was made for."""
     device: Device | None = None
     """Device to train on; by default the run's device."""
+    wandb: str | None = None
+    """Project of Weights & Biases that gets the metrics too; it needs pip install 'metarl-suite[wandb]'."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class TrainOptions:
     """Iterations between validations, which give the learning curve and the best checkpoint; 0 for none."""
     eval_tasks: int = 20
     """Tasks of a validation: those of the split valid if the family has one, else train tasks, and never test tasks."""
+    wandb: str | None = None
+    """Project of Weights & Biases that gets the metrics too; it needs pip install 'metarl-suite[wandb]'."""
 
 
 @dataclass(frozen=True)

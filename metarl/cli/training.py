@@ -56,6 +56,7 @@ def _new_run(path: Path, agent: Agent, notes: Sequence[str], options: TrainOptio
     validation = {"eval_every": options.eval_every, "eval_tasks": options.eval_tasks}
     run = Run.create(path, agent, options.iterations, options.checkpoint_every, loaded, **validation)
     run.write_notes(notes)
+    run.wandb = options.wandb
     return run
 
 
@@ -96,7 +97,7 @@ def _runs_of_seeds(out: Path, agents: Sequence[Agent], notes: Sequence[str], opt
     found: dict[int, Run] = {}
     for agent in agents:
         if (path := out / f"seed{agent.seed}").joinpath("config.json").exists():
-            found[agent.seed] = Run.open(path)
+            found[agent.seed] = _opened(path, options)
             found[agent.seed].check_settings(agent, options.iterations, options.checkpoint_every, **settings)
     runs: list[Run] = []
     try:
@@ -108,6 +109,12 @@ def _runs_of_seeds(out: Path, agents: Sequence[Agent], notes: Sequence[str], opt
     return runs
 
 
+def _opened(path: Path, options: TrainOptions | ResumeOptions) -> Run:
+    run = Run.open(path)
+    run.wandb = options.wandb
+    return run
+
+
 def _discard(runs: Sequence[Run]) -> None:
     """Remove what was made for runs, the last one first: the first one made their folder."""
     for run in reversed(runs):
@@ -116,7 +123,7 @@ def _discard(runs: Sequence[Run]) -> None:
 
 def run_resume(options: ResumeOptions) -> None:
     """`metarl train --resume RUN`. RUN may also be the folder of the runs of several seeds."""
-    runs = [Run.open(path) for path in seed_runs(options.resume) or [options.resume]]
+    runs = [_opened(path, options) for path in seed_runs(options.resume) or [options.resume]]
     if options.iterations is not None:
         for run in runs:
             with run.lock():

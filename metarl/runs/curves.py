@@ -77,6 +77,9 @@ def learning_curves(runs: Sequence[tuple[Path, JsonObject]]) -> dict[str, Any]:
     if not runs or settings[0] is None or any(other != settings[0] for other in settings):
         return {}
     lines = [read_validation(path, config["iterations"]) for path, config in runs]
+    for (path, _), line in ((run, line) for run, of_run in zip(runs, lines, strict=True) for line in of_run):
+        if line.k != settings[0]["k"]:
+            raise InvalidValueError(f"k of {path / FILE}", line.k, f"{settings[0]['k']}, as in config.json")
     iterations = [[line.iteration for line in of_run] for of_run in lines]
     if not iterations[0] or any(other != iterations[0] for other in iterations):
         return {}

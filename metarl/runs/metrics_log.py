@@ -1,4 +1,4 @@
-"""The metrics of a run: a JSON line per iteration, and the same numbers for TensorBoard."""
+"""The metrics of a run: a JSON line per iteration, and the same numbers for TensorBoard and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from metarl.errors import InvalidValueError
 from metarl.files import (
     LARGEST_JSON,
+    JsonObject,
+    digest_json,
     parse_json,
     read_bytes,
     reading,
@@ -21,10 +24,16 @@ from metarl.runs.checkpoints import COUNT
 
 
 class Metrics:
-    """Writer of `metrics.jsonl` and of TensorBoard. It first removes the iterations that a resumed run repeats."""
+    """Writer of `metrics.jsonl` and of TensorBoard. It first removes the iterations that a resumed run repeats.
 
-    def __init__(self, path: Path, start: int) -> None:
-        self.path, self.start, self.began = path, start, time.time()
+    Args:
+        path: the run directory.
+        start: number of finished iterations.
+        wandb: a run of Weights & Biases that gets the same numbers; None for none.
+    """
+
+    def __init__(self, path: Path, start: int, wandb: Any = None) -> None:
+        self.path, self.start, self.wandb, self.began = path, start, wandb, time.time()
         self.made: list[Path] = []  # files that TensorBoard made
 
     def __enter__(self) -> Metrics:
@@ -48,6 +57,8 @@ class Metrics:
         with writing(self.path) if kind is None else suppress(OSError):
             self.file.close()
             self.board.close()
+        if self.wandb is not None:
+            self.wandb.finish(exit_code=int(kind is not None))
 
     def write(self, iteration: int, metrics: dict[str, float]) -> None:
         """Write the metrics of one iteration."""
@@ -57,10 +68,34 @@ class Metrics:
         self.plot(iteration, metrics)
 
     def plot(self, iteration: int, values: Mapping[str, float]) -> None:
-        """Write values for TensorBoard alone."""
+        """Write values for TensorBoard and Weights & Biases alone."""
+        if self.wandb is not None:
+            self.wandb.log(dict(values), step=iteration)
         with writing(self.path):
             for name, value in values.items():
                 self.board.add_scalar(name, value, iteration)
+
+
+def wandb_run(path: Path, project: str, config: JsonObject) -> Any:
+    """The run of Weights & Biases for a run directory. A resumed training continues it.
+
+    The environment variable WANDB_MODE chooses between online, offline and disabled.
+
+    Args:
+        path: the run directory; it determines the id.
+        project: name of the project.
+        config: content of `config.json`.
+
+    Raises:
+        InvalidValueError: the package is not installed.
+    """
+    try:
+        import wandb
+    except ImportError:
+        expected = "no project, because wandb is not installed: pip install 'metarl-suite[wandb]'"
+        raise InvalidValueError("wandb", project, expected) from None
+    id = digest_json([str(path.resolve()), config["seed"]])[:16]
+    return wandb.init(project=project, name=str(path), id=id, resume="allow", config=config)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,6 +35,7 @@ class RecordedTraining:
         progress: called after each iteration with the number of finished iterations, the total and the metrics.
         stop: requests to stop.
         made: gets the files that the training makes.
+        wandb: a run of Weights & Biases that gets the metrics; None for none.
     """
 
     def __init__(
@@ -46,8 +48,10 @@ class RecordedTraining:
         progress: Progress | None,
         stop: StopRequests,
         made: MadeFiles,
+        wandb: Any = None,
     ) -> None:
         self.path, self.agent, self.progress, self.stop, self.made = path, agent, progress, stop, made
+        self.wandb = wandb
         self.total, self.checkpoint_every = config["iterations"], config["checkpoint_every"]
         self.settings = Validation.of_run(config)
         self.start = self.done = self.saved = start  # iterations: before, finished, in the last checkpoint
@@ -73,7 +77,7 @@ class RecordedTraining:
 
     def _open_files(self, stack: ExitStack) -> None:
         self.made.will_make(self.path / "metrics.jsonl", self.path / "tensorboard")
-        self.log = stack.enter_context(Metrics(self.path, self.start))
+        self.log = stack.enter_context(Metrics(self.path, self.start, self.wandb))
         self.made.add(*self.log.made)
         if self.settings is not None:
             validator = Validator(self.path, self.settings, self.agent, self.start, self.log)

@@ -52,6 +52,7 @@ from metarl.runs.checkpoints import (
     saved_iteration,
 )
 from metarl.runs.directory import MadeFiles, check_free, make_directory
+from metarl.runs.metrics_log import wandb_run
 from metarl.runs.recording import Progress, RecordedTraining
 from metarl.runs.run_config import new_config, read_config, refuse_other_settings
 from metarl.runs.stop_requests import StopRequests
@@ -67,10 +68,14 @@ class Run:
     Args:
         path: the directory.
         config: content of `config.json`.
+
+    Attributes:
+        wandb: name of a project of Weights & Biases that gets the metrics of `train` too; None for none.
     """
 
     def __init__(self, path: Path, config: JsonObject) -> None:
         self.path, self.config = path, config
+        self.wandb: str | None = None
         self._made = MadeFiles()  # what this object made
         self._locked = False
 
@@ -331,7 +336,9 @@ class Run:
         if (saved := self._done()) != start:
             raise InvalidValueError("start", start, f"{saved}, the number of iterations in the last checkpoint")
         env_steps = self._saved("env_steps")
-        return RecordedTraining(self.path, self.config, agent, start, env_steps, progress, stop, self._made).run()
+        wandb = None if self.wandb is None else wandb_run(self.path, self.wandb, self.config)
+        made = self._made
+        return RecordedTraining(self.path, self.config, agent, start, env_steps, progress, stop, made, wandb).run()
 
     def _done(self) -> int:
         """Number of iterations in the checkpoint; 0 without a checkpoint."""
