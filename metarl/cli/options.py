@@ -34,7 +34,7 @@ class ResumeOptions:
     device: Device | None = None
     """Device to train on; by default the run's device."""
     wandb: str | None = None
-    """Project of Weights & Biases that gets the metrics too; it needs pip install 'metarl-suite[wandb]'."""
+    """Project of Weights & Biases that gets the metrics too; it needs the package wandb."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class TrainOptions:
     eval_tasks: int = 20
     """Tasks of a validation: those of the split valid if the family has one, else train tasks, and never test tasks."""
     wandb: str | None = None
-    """Project of Weights & Biases that gets the metrics too; it needs pip install 'metarl-suite[wandb]'."""
+    """Project of Weights & Biases that gets the metrics too; it needs the package wandb."""
 
 
 @dataclass(frozen=True)

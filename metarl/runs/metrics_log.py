@@ -92,7 +92,7 @@ def wandb_run(path: Path, project: str, config: JsonObject) -> Any:
     try:
         import wandb
     except ImportError:
-        expected = "no project, because wandb is not installed: pip install 'metarl-suite[wandb]'"
+        expected = "no project, because wandb is not installed: pip install wandb"
         raise InvalidValueError("wandb", project, expected) from None
     id = digest_json([str(path.resolve()), config["seed"]])[:16]
     return wandb.init(project=project, name=str(path), id=id, resume="allow", config=config)

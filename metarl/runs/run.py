@@ -57,6 +57,7 @@ from metarl.runs.recording import Progress, RecordedTraining
 from metarl.runs.run_config import new_config, read_config, refuse_other_settings
 from metarl.runs.stop_requests import StopRequests
 from metarl.runs.train import Interrupted
+from metarl.runs.validation import DEFAULT_TASKS
 
 Checkpoint = Literal["last", "best"]
 _FILES = {"last": "checkpoint", "best": "best"}  # name of a checkpoint to the name of its files
@@ -89,7 +90,7 @@ class Run:
         load: Sequence[str] = (),
         *,
         eval_every: int = 0,
-        eval_tasks: int = 20,
+        eval_tasks: int = DEFAULT_TASKS,
     ) -> Run:
         """Make the directory and write `config.json`. If several processes try this, exactly one succeeds.
 
@@ -134,7 +135,13 @@ class Run:
         return cls(path, config)
 
     def check_settings(
-        self, agent: Agent, iterations: int, checkpoint_every: int = 10, *, eval_every: int = 0, eval_tasks: int = 20
+        self,
+        agent: Agent,
+        iterations: int,
+        checkpoint_every: int = 10,
+        *,
+        eval_every: int = 0,
+        eval_tasks: int = DEFAULT_TASKS,
     ) -> None:
         """Refuse to continue this run if `Run.create` with these arguments would make another one.
 

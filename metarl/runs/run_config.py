@@ -16,7 +16,7 @@ from metarl.families.registry import base_id, families
 from metarl.files import OBJECT, SEED, TEXT, TEXTS, JsonObject, Kind, check_fields, read_json, whole
 from metarl.provenance import git_revision, versions
 from metarl.runs.checkpoints import COUNT, FORMAT
-from metarl.runs.validation import Validation
+from metarl.runs.validation import DEFAULT_TASKS, Validation
 
 _CONFIG = dict.fromkeys(("agent", "family", "device"), TEXT) | dict.fromkeys(("config", "versions"), OBJECT)
 _CONFIG |= {"seed": SEED, "iterations": COUNT, "checkpoint_every": whole(1), "threads": whole(1)}
@@ -56,6 +56,8 @@ def new_config(
     }
     if load:
         config["load"] = list(load)
+    if not eval_every and eval_tasks != DEFAULT_TASKS:
+        raise InvalidValueError("eval_tasks", eval_tasks, "no value without eval_every")
     if eval_every:
         config["validation"] = dataclasses.asdict(Validation.of_agent(agent, eval_every, eval_tasks))
     check_fields(config, _CONFIG, "the run")

@@ -31,6 +31,7 @@ from metarl.runs.checkpoints import save_checkpoint
 from metarl.runs.curves import FILE, GRID, Validated, read_validation
 from metarl.runs.metrics_log import Metrics, writing
 
+DEFAULT_TASKS = 20
 EPISODES = 2  # scored episodes per task and k
 _STEPS = Kind("a whole number or null", lambda value: value is None or whole(1).holds(value))
 _FIELDS = dict.fromkeys(("every", "tasks", "episodes"), whole(1)) | {"split": TEXT, "k": GRID, "eval_steps": _STEPS}

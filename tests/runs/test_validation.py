@@ -234,6 +234,8 @@ def test_few_tasks_are_validated_equally_often_and_numbers_are_checked(tmp_path:
     for name in ("eval_every", "eval_tasks"):
         with pytest.raises(metarl.InvalidValueError, match=f"{name} is -1, expected a whole number from 1"):
             Run.create(tmp_path / "run", agent, 1, **{"eval_every": 1, name: -1})  # type: ignore[arg-type]
+    with pytest.raises(metarl.InvalidValueError, match="eval_tasks is 30, expected no value without eval_every"):
+        Run.create(tmp_path / "run", agent, 1, eval_tasks=30)
     assert not (tmp_path / "run").exists()
 
 
