@@ -729,6 +729,13 @@ BUGS = (
         "cli/test_seeds",
     ),
     Bug(
+        "a stop in the last iteration forgets its validation",
+        "metarl/runs/recording.py",
+        "self.done >= self.total and not self._is_validation_due()",
+        "self.done >= self.total",
+        "runs/test_validation",
+    ),
+    Bug(
         "an extended run forgets what it was",
         "metarl/runs/run.py",
         '"before": [*self.config.get("before", []), before]',

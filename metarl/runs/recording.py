@@ -60,8 +60,8 @@ class RecordedTraining:
         self.is_between = True  # whether the agent is between two iterations
         self.validator: Validator | None = None
 
-    def run(self) -> int:
-        """Train to the run's number of iterations, or until a stop; returns the number of finished iterations."""
+    def run(self) -> None:
+        """Train to the run's number of iterations, or until a stop; `done` is then the number of iterations."""
         with ExitStack() as stack:
             self._open_files(stack)
             if self.start == 0:
@@ -73,7 +73,11 @@ class RecordedTraining:
                     self._go_back()
                 if self.done != self.saved:
                     self._save()
-        return self.done
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to do: all iterations are finished, and the last one is validated."""
+        return self.done >= self.total and not self._is_validation_due()
 
     def _open_files(self, stack: ExitStack) -> None:
         self.made.will_make(self.path / "metrics.jsonl", self.path / "tensorboard")
@@ -122,11 +126,14 @@ class RecordedTraining:
 
     def _validate(self) -> None:
         """Validate the agent if it is due. After a stop, the resumed training does it."""
-        if self.validator is None or self.stop.requested or not self.validator.is_due(self.done, self.total):
+        if self.validator is None or self.stop.requested or not self._is_validation_due():
             return
         returns = self.validator.measure(self.done)
         with self.stop.defer():
             self.validator.record(self.done, self.env_steps, returns)
+
+    def _is_validation_due(self) -> bool:
+        return self.validator is not None and self.validator.is_due(self.done, self.total)
 
     def _save(self) -> None:
         save_checkpoint(self.path / "checkpoint", self.agent, self.done, self.env_steps)

@@ -322,14 +322,16 @@ class Run:
         """
         try:
             with self.lock(), StopRequests() as stop:
-                done = self._train_with_notes(agent, start, progress, stop)
+                training = self._train_with_notes(agent, start, progress, stop)
         except KeyboardInterrupt:
             raise Interrupted(self.path, self._done()) from None
-        if done < self.config["iterations"]:
-            raise Interrupted(self.path, done)
-        return done
+        if not training.is_complete:
+            raise Interrupted(self.path, training.done)
+        return training.done
 
-    def _train_with_notes(self, agent: Agent, start: int, progress: Progress | None, stop: StopRequests) -> int:
+    def _train_with_notes(
+        self, agent: Agent, start: int, progress: Progress | None, stop: StopRequests
+    ) -> RecordedTraining:
         """Call `_train`. An exception gets a note that says which checkpoint is left."""
         try:
             return self._train(agent, start, progress, stop)
@@ -339,13 +341,15 @@ class Run:
             error.add_note(note if self.has_metrics else "no iteration was finished")
             raise
 
-    def _train(self, agent: Agent, start: int, progress: Progress | None, stop: StopRequests) -> int:
+    def _train(self, agent: Agent, start: int, progress: Progress | None, stop: StopRequests) -> RecordedTraining:
         if (saved := self._done()) != start:
             raise InvalidValueError("start", start, f"{saved}, the number of iterations in the last checkpoint")
         env_steps = self._saved("env_steps")
         wandb = None if self.wandb is None else wandb_run(self.path, self.wandb, self.config)
         made = self._made
-        return RecordedTraining(self.path, self.config, agent, start, env_steps, progress, stop, made, wandb).run()
+        training = RecordedTraining(self.path, self.config, agent, start, env_steps, progress, stop, made, wandb)
+        training.run()
+        return training
 
     def _done(self) -> int:
         """Number of iterations in the checkpoint; 0 without a checkpoint."""

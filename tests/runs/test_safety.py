@@ -637,7 +637,7 @@ def test_a_full_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: py
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(metrics_log.Metrics, "write", metrics_log._writing(Path("run"))(full))
+    monkeypatch.setattr(metrics_log.Metrics, "write", metrics_log.writing(Path("run"))(full))
     with pytest.raises(SystemExit):
         main(["train", "rl2", *BANDITS, "--hidden", "4", "--meta-batch-size", "8", "--out", "run"])
     assert "output path is 'run', expected a place that can be written (No space left" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -148,6 +149,27 @@ def test_a_validation_that_a_stop_prevents_is_made_up_for(tmp_path: Path, monkey
     monkeypatch.setattr(Validator, "measure", measure)
     run.train(*Run.open(run.path).load_agent())
     assert (run.path / "validation.jsonl").read_bytes() == (whole.path / "validation.jsonl").read_bytes()
+
+
+def test_a_stop_in_the_last_iteration_leaves_the_last_validation_to_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent, numbers = small("rl2"), itertools.count(1)
+    learn = agent.train_step
+
+    def stopped(trials: Any) -> dict[str, float]:
+        if next(numbers) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return learn(trials)
+
+    monkeypatch.setattr(agent, "train_step", stopped)
+    run = Run.create(tmp_path / "run", agent, 3, eval_every=2, eval_tasks=4)
+    with pytest.raises(Interrupted) as stop:
+        run.train(agent)
+    assert stop.value.iteration == 3
+    assert [line["iteration"] for line in lines(run.path)] == [0, 2]
+    run.train(*Run.open(run.path).load_agent())
+    assert [line["iteration"] for line in lines(run.path)] == [0, 2, 3]
 
 
 def test_an_extended_run_keeps_its_validations(tmp_path: Path) -> None:
