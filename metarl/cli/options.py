@@ -69,8 +69,9 @@ class TrainOptions:
     """Iterations between checkpoints."""
     eval_every: int = 0
     """Iterations between validations, which give the learning curve and the best checkpoint; 0 for none."""
-    eval_tasks: int = 20
-    """Tasks of a validation: those of the split valid if the family has one, else train tasks, and never test tasks."""
+    eval_tasks: int | None = None
+    """Number of tasks of a validation; by default 20, and more for agents with a memory if episodes are short. They are
+    tasks of the split valid if the family has one, else train tasks, and never test tasks."""
     wandb: str | None = None
     """Project of Weights & Biases that gets the metrics too; it needs the package wandb."""
 

@@ -52,9 +52,12 @@ def _seeds(options: TrainOptions) -> tuple[int, ...]:
     return options.seeds or (options.seed,)
 
 
+def _validation(options: TrainOptions) -> dict[str, Any]:
+    return {"eval_every": options.eval_every, "eval_tasks": options.eval_tasks}
+
+
 def _new_run(path: Path, agent: Agent, notes: Sequence[str], options: TrainOptions) -> Run:
-    validation = {"eval_every": options.eval_every, "eval_tasks": options.eval_tasks}
-    run = Run.create(path, agent, options.iterations, options.checkpoint_every, loaded, **validation)
+    run = Run.create(path, agent, options.iterations, options.checkpoint_every, loaded, **_validation(options))
     run.write_notes(notes)
     run.wandb = options.wandb
     return run
@@ -93,12 +96,13 @@ def _train_seeds(out: Path, agents: Sequence[Agent], notes: Sequence[str], optio
 
 def _runs_of_seeds(out: Path, agents: Sequence[Agent], notes: Sequence[str], options: TrainOptions) -> list[Run]:
     """The run of each seed. Those that exist are checked before others are made."""
-    settings = {"eval_every": options.eval_every, "eval_tasks": options.eval_tasks}
     found: dict[int, Run] = {}
     for agent in agents:
         if (path := out / f"seed{agent.seed}").joinpath("config.json").exists():
             found[agent.seed] = _opened(path, options)
-            found[agent.seed].check_settings(agent, options.iterations, options.checkpoint_every, **settings)
+            found[agent.seed].check_settings(
+                agent, options.iterations, options.checkpoint_every, **_validation(options)
+            )
     runs: list[Run] = []
     try:
         for agent in agents:

@@ -57,7 +57,6 @@ from metarl.runs.recording import Progress, RecordedTraining
 from metarl.runs.run_config import new_config, read_config, refuse_other_settings
 from metarl.runs.stop_requests import StopRequests
 from metarl.runs.train import Interrupted
-from metarl.runs.validation import DEFAULT_TASKS
 
 Checkpoint = Literal["last", "best"]
 _FILES = {"last": "checkpoint", "best": "best"}  # name of a checkpoint to the name of its files
@@ -90,7 +89,7 @@ class Run:
         load: Sequence[str] = (),
         *,
         eval_every: int = 0,
-        eval_tasks: int = DEFAULT_TASKS,
+        eval_tasks: int | None = None,
     ) -> Run:
         """Make the directory and write `config.json`. If several processes try this, exactly one succeeds.
 
@@ -102,7 +101,7 @@ class Run:
             load: modules and files that register the family and the agent. They are recorded, so that an error can name
                 them; opening the run does not import them.
             eval_every: iterations between validations; 0 for none.
-            eval_tasks: number of tasks of a validation. They are tasks of the split "valid" if the family has one, else
+            eval_tasks: number of tasks of a validation, by default 20 or more (`Validation.of_agent`). They are tasks of the split "valid" if the family has one, else
                 train tasks, and never test tasks.
 
         Raises:
@@ -141,7 +140,7 @@ class Run:
         checkpoint_every: int = 10,
         *,
         eval_every: int = 0,
-        eval_tasks: int = DEFAULT_TASKS,
+        eval_tasks: int | None = None,
     ) -> None:
         """Refuse to continue this run if `Run.create` with these arguments would make another one.
 

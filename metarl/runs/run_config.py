@@ -16,7 +16,7 @@ from metarl.families.registry import base_id, families
 from metarl.files import OBJECT, SEED, TEXT, TEXTS, JsonObject, Kind, check_fields, read_json, whole
 from metarl.provenance import git_revision, versions
 from metarl.runs.checkpoints import COUNT, FORMAT
-from metarl.runs.validation import DEFAULT_TASKS, Validation
+from metarl.runs.validation import Validation
 
 _CONFIG = dict.fromkeys(("agent", "family", "device"), TEXT) | dict.fromkeys(("config", "versions"), OBJECT)
 _CONFIG |= {"seed": SEED, "iterations": COUNT, "checkpoint_every": whole(1), "threads": whole(1)}
@@ -26,7 +26,7 @@ _SETTINGS = ("agent", "family", "seed", "config", "iterations", "checkpoint_ever
 
 
 def new_config(
-    agent: Agent, iterations: int, checkpoint_every: int, load: Sequence[str], eval_every: int, eval_tasks: int
+    agent: Agent, iterations: int, checkpoint_every: int, load: Sequence[str], eval_every: int, eval_tasks: int | None
 ) -> JsonObject:
     """The content of `config.json` of a new run; the arguments are those of `Run.create`.
 
@@ -56,7 +56,7 @@ def new_config(
     }
     if load:
         config["load"] = list(load)
-    if not eval_every and eval_tasks != DEFAULT_TASKS:
+    if not eval_every and eval_tasks is not None:
         raise InvalidValueError("eval_tasks", eval_tasks, "no value without eval_every")
     if eval_every:
         config["validation"] = dataclasses.asdict(Validation.of_agent(agent, eval_every, eval_tasks))

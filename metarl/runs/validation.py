@@ -31,7 +31,8 @@ from metarl.runs.checkpoints import save_checkpoint
 from metarl.runs.curves import FILE, GRID, Validated, read_validation
 from metarl.runs.metrics_log import Metrics, writing
 
-DEFAULT_TASKS = 20
+TASKS = 20  # number of tasks by default
+STEPS = 1000  # least number of steps of one episode in all tasks, for agents with a memory
 EPISODES = 2  # scored episodes per task and k
 _STEPS = Kind("a whole number or null", lambda value: value is None or whole(1).holds(value))
 _FIELDS = dict.fromkeys(("every", "tasks", "episodes"), whole(1)) | {"split": TEXT, "k": GRID, "eval_steps": _STEPS}
@@ -58,14 +59,18 @@ class Validation:
     eval_steps: int | None
 
     @classmethod
-    def of_agent(cls, agent: Agent, every: int, tasks: int) -> Validation:
+    def of_agent(cls, agent: Agent, every: int, tasks: int | None = None) -> Validation:
         """The validation of an agent on about `tasks` tasks, every `every` iterations.
 
-        If a split has fewer tasks, their number is rounded up to a multiple, so that all are played equally often.
+        By default there are 20 tasks. Agents with a memory get more if episodes are short: their steps are cheap, and
+        returns of short episodes are noisy. If a split has fewer tasks, the number is rounded up to a multiple, so that
+        all are played equally often.
 
         Raises:
             InvalidValueError: a number is out of range.
         """
+        if tasks is None:
+            tasks = max(TASKS, STEPS // agent.family.horizon) if agent.is_recurrent else TASKS
         for name, value in (("eval_every", every), ("eval_tasks", tasks)):
             if not whole(1).holds(value):
                 raise InvalidValueError(name, value, whole(1).words)

@@ -253,6 +253,9 @@ def test_few_tasks_are_validated_equally_often_and_numbers_are_checked(tmp_path:
     agent = metarl.make_agent("rl2", "metarl/GridNavi-v0", hidden=8)
     assert Validation.of_agent(agent, 1, 30).tasks == 42  # 21 goals
     assert Validation.of_agent(agent, 1, 20).tasks == 20
+    assert Validation.of_agent(agent, 1).tasks == 84  # 1000 // 15 steps = 66, in whole rounds
+    assert Validation.of_agent(small("rl2"), 1).tasks == 1000
+    assert Validation.of_agent(small("maml"), 1).tasks == 20
     for name in ("eval_every", "eval_tasks"):
         with pytest.raises(metarl.InvalidValueError, match=f"{name} is -1, expected a whole number from 1"):
             Run.create(tmp_path / "run", agent, 1, **{"eval_every": 1, name: -1})  # type: ignore[arg-type]
