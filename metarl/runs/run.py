@@ -101,8 +101,9 @@ class Run:
             load: modules and files that register the family and the agent. They are recorded, so that an error can name
                 them; opening the run does not import them.
             eval_every: iterations between validations; 0 for none.
-            eval_tasks: number of tasks of a validation, by default 20 or more (`Validation.of_agent`). They are tasks of the split "valid" if the family has one, else
-                train tasks, and never test tasks.
+            eval_tasks: number of tasks of a validation; by default 20, or more for agents with a memory if episodes are
+                short. They are tasks of the split "valid" if the family has one, else train tasks, and never test
+                tasks.
 
         Raises:
             InvalidValueError: the directory is not empty or cannot be written, or an argument is wrong.
