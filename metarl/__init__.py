@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from metarl.interop import sb3
     from metarl.interop.facades import MetaEnv, MetaVectorEnv
     from metarl.interop.player import Player
+    from metarl.interop.session import Session
     from metarl.named import load_source
     from metarl.report.films import watch
     from metarl.report.page import write_report
@@ -53,6 +54,7 @@ _HOMES = {
     "metarl.interop": ("sb3",),
     "metarl.interop.facades": ("MetaEnv", "MetaVectorEnv"),
     "metarl.interop.player": ("Player",),
+    "metarl.interop.session": ("Session",),
     "metarl.named": ("load_source",),
     "metarl.report.films": ("watch",),
     "metarl.report.page": ("write_report",),
@@ -85,6 +87,7 @@ __all__ = [
     "Rng",
     "Rollout",
     "Run",
+    "Session",
     "Tasks",
     "TorchFamily",
     "Trials",

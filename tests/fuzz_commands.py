@@ -146,9 +146,14 @@ def commands() -> Iterator[list[str]]:
     )
     for name in NAMES:
         yield from ([name], ["train", name, *RUN], ["eval", name], ["list", name], ["check-family", name])
-        yield from (["watch", name], [*EVAL, "--split", name], [*EVAL, "--beside", name], [*TRAIN, f"--{name}"])
+        yield from (
+            ["watch", name],
+            [*EVAL, "--split", name],
+            [*EVAL, "--beside", name],
+            [*TRAIN, f"--{name}"],
+        )
         yield from ([["check-agent", name]] if name != "maml" else [])  # that takes long
-        yield ["check-agent", "random", "--family", name]
+        yield from (["check-agent", "random", "--family", name], ["eval", "run", "--checkpoint", name])
         yield from (["train", "maml", "--env", name, "--param", "length=0:1"], [*TRAIN, "--device", name])
     for path in PATHS:
         yield from ([*TRAIN, "--out", path], [*TRAIN, f"--out={path}"], ["train", "--resume", path], ["eval", path])
@@ -158,7 +163,7 @@ def commands() -> Iterator[list[str]]:
     for number in NUMBERS:
         yield from (
             [*TRAIN, f"--{name}", number]
-            for name in ("iterations", "seed", "checkpoint-every", "hidden", "learning-rate")
+            for name in ("iterations", "seed", "seeds", "checkpoint-every", "eval-every", "hidden", "learning-rate")
         )
         yield from (
             [*EVAL, f"--{name}", number] for name in ("k", "num-tasks", "task-seed", "trials", "episodes", "seed")

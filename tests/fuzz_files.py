@@ -2,9 +2,10 @@
 
     python tests/fuzz_files.py --mutations 1000 --flips 3000 --seed 0
 
-Files: a run with its config, checkpoint and metrics, results, tasks as JSON and as npz. A flip changes one bit; a
-mutation does worse, and half of those of JSON get their hashes made anew, as somebody would who means harm (`forged`
-files that are read as something else are whole files: what they hold must still be usable, or refused in a sentence).
+Files: a run with its config, checkpoint, metrics and validation, results, tasks as JSON and as npz. A flip changes one
+bit; a mutation does worse, and half of those of JSON get their hashes made anew, as somebody would who means harm
+(`forged` files that are read as something else are whole files: what they hold must still be usable, or refused in a
+sentence).
 Exit code 1 if a change went unnoticed, an exception was no sentence, or reading took too long or too much memory.
 """
 
@@ -45,6 +46,7 @@ from metarl.files import digest_arrays, digest_bytes, digest_json
 from metarl.report.page import table_text
 from metarl.runs import metrics_log
 from metarl.runs.checkpoints import load_checkpoint
+from metarl.runs.load import curves_of_runs
 from metarl.runs.run import Run
 
 BAD = ("SILENT", "TRACEBACK", "HANG")
@@ -75,7 +77,7 @@ class Target(NamedTuple):
 def make_files(folder: Path) -> None:
     """A small run with results, and tasks."""
     agent = metarl.make_agent("rl2", "metarl/BernoulliBandit-v0", **SIZES)
-    run = Run.create(folder / "run", agent, 2)
+    run = Run.create(folder / "run", agent, 2, eval_every=1, eval_tasks=2)
     run.train(agent)
     shutil.rmtree(run.path / "tensorboard")
     metarl.evaluate(agent, k=2, num_tasks=3, episodes=1).save(folder / "run/results/test.json")
@@ -115,8 +117,13 @@ def read_checkpoint(work: Path) -> str:
 
 
 def read_metrics(work: Path) -> str:
-    metrics_log._lines_before(work / "run/metrics.jsonl", 2)
+    metrics_log.lines_before(work / "run/metrics.jsonl", 2)
     return "forged"  # no hash keeps what metrics say
+
+
+def read_validations(work: Path) -> str:
+    curves_of_runs([work / "run"])
+    return "forged"  # no hash keeps what validations say
 
 
 def evaluated(work: Path) -> list[str]:
@@ -136,6 +143,7 @@ TARGETS = {
     "run": Target(("run/config.json", "run/checkpoint.json", TENSORS), read_run, evaluated),
     "checkpoint": Target(("run/checkpoint.json", TENSORS), read_checkpoint),
     "metrics": Target(("run/metrics.jsonl",), read_metrics),
+    "validation": Target(("run/validation.jsonl",), read_validations, evaluated),
 }
 
 

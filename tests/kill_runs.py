@@ -3,8 +3,8 @@
     python tests/kill_runs.py --kills 200
 
 Each training is a forked process that gets SIGKILL, SIGTERM or SIGINT, or two of the latter, at a random time or in the
-middle of writing a file, is resumed, perhaps killed again, and goes on to the end. Its weights and metrics must then
-be an unbroken training's, and no process may be left. Exit code 1 if they are not.
+middle of writing a file, is resumed, perhaps killed again, and goes on to the end. Its weights, metrics, validation
+and best checkpoint must then be an unbroken training's, and no process may be left. Exit code 1 if they are not.
 
 To kill trainings of another kind, add what makes its agent to `SUBJECTS`.
 """
@@ -35,6 +35,7 @@ from metarl.runs.run import Run
 from metarl.runs.train import Interrupted
 
 ITERATIONS, EVERY = 12, 3
+VALIDATION = {"eval_every": 2, "eval_tasks": 2}
 LIMIT = 120  # seconds, many times what a training needs
 SIGNALS = ((signal.SIGKILL,), (signal.SIGTERM,), (signal.SIGINT,), (signal.SIGINT, signal.SIGINT))
 SIGNALS += ((signal.SIGTERM, signal.SIGINT), (signal.SIGTERM, signal.SIGKILL))
@@ -76,11 +77,12 @@ def hanging() -> Agent:
 SUBJECTS: dict[str, Callable[[], Agent]] = {"torch": bandits, "workers": poles, "hanging": hanging}
 
 
-def outcome(run: Path) -> tuple[bytes, list[Any]]:
-    """The bytes of a run's weights, and its metrics without times."""
-    file = json.loads((run / "checkpoint.json").read_text())["file"]
+def outcome(run: Path) -> tuple[list[bytes], list[Any]]:
+    """The bytes of a run's weights and of its validation, and its metrics without times."""
+    files = [json.loads((run / f"{name}.json").read_text())["file"] for name in ("checkpoint", "best")]
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return (run / file).read_bytes(), [{k: v for k, v in line.items() if "seconds" not in k} for line in lines]
+    data = [(run / name).read_bytes() for name in (*files, "best.json", "validation.jsonl")]
+    return data, [{k: v for k, v in line.items() if "seconds" not in k} for line in lines]
 
 
 def train(make: Callable[[], Agent], path: Path) -> None:
@@ -91,7 +93,7 @@ def train(make: Callable[[], Agent], path: Path) -> None:
             run.train(*run.load_agent())
     else:
         agent = make()
-        Run.create(path, agent, ITERATIONS, EVERY).train(agent)
+        Run.create(path, agent, ITERATIONS, EVERY, **VALIDATION).train(agent)
 
 
 def start(make: Callable[[], Agent], path: Path, hits: Mapping[int, int], left: int = -1) -> int:

@@ -22,7 +22,7 @@ from metarl.evaluation.results import Results
 from metarl.families.tasks import Tasks
 from metarl.files import NpzReader, digest_arrays, digest_json, write_atomic, write_json, write_npz
 from metarl.runs.checkpoints import load_checkpoint, save_checkpoint
-from metarl.runs.metrics_log import _lines_before
+from metarl.runs.metrics_log import lines_before
 from metarl.runs.run import Run
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -204,7 +204,7 @@ LOADERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "config": ("run/config.json", lambda made: Run.open(made / "run")),
     "checkpoint": ("run/checkpoint.json", lambda made: Run.open(made / "run").load_agent()),
     "tensors": (fuzz_files.TENSORS, lambda made: Run.open(made / "run").load_agent()),
-    "metrics": ("run/metrics.jsonl", lambda made: _lines_before(made / "run/metrics.jsonl", 2)),
+    "metrics": ("run/metrics.jsonl", lambda made: lines_before(made / "run/metrics.jsonl", 2)),
 }
 
 
@@ -397,6 +397,7 @@ def test_who_edits_a_config_is_told_what_to_do(made: Path) -> None:
         *(("iterations", v) for v in (-1, 2.0, "2", True, 10**20)),
         *(("checkpoint_every", v) for v in (0, None, 10**20)),
         *(("agent", 3), ("family", []), ("config", [1]), ("load", "x.py"), ("load", [3]), ("before", 7)),
+        *(("validation", v) for v in (3, {}, {"every": 0})),
         *(("threads", 0), ("device", 1), ("git", 5), ("versions", "1.0")),
     ],
 )
@@ -405,7 +406,7 @@ def test_a_config_is_checked_field_by_field(field: str, value: object, made: Pat
     with pytest.raises(InvalidValueError, match=f"{field} of .*run is "):
         Run.open(made / "run")
     edit(made / "run/config.json", lambda config: config.pop(field))
-    if field not in ("load", "before"):
+    if field not in ("load", "before", "validation"):
         with pytest.raises(InvalidValueError, match=f"{field} of .*run is missing"):
             Run.open(made / "run")
 
@@ -459,16 +460,16 @@ def test_values_that_training_cannot_lead_to_are_refused(name: str, value: float
 def test_metrics_that_were_cut_short_go_on_and_others_are_refused(made: Path) -> None:
     file = made / "run/metrics.jsonl"
     first, second = file.read_text().splitlines()
-    assert _lines_before(file, 1) == [first]
-    assert _lines_before(made / "nowhere", 1) == []
+    assert lines_before(file, 1) == [first]
+    assert lines_before(made / "nowhere", 1) == []
     file.write_text(f"{first}\n{second}\n" + second[:20])
-    assert _lines_before(file, 2) == [first, second]  # the last line was torn by a kill
+    assert lines_before(file, 2) == [first, second]  # the last line was torn by a kill
     file.write_text(f"{second}\n")
-    assert _lines_before(file, 2) == [second]  # what a lost disk cache took is gone
+    assert lines_before(file, 2) == [second]  # what a lost disk cache took is gone
     for text in (f"{first}\nhello\n{second}\n", f"{second}\n{first}\n", f"{first}\n{first}\n", "[1]\n", "{}\n", "\n"):
         file.write_text(text)
         with pytest.raises(InvalidValueError, match=r"metrics is .*expected a line of JSON per iteration \(move the"):
-            _lines_before(file, 2)
+            lines_before(file, 2)
 
 
 # --- everything at once ----------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from metarl.errors import InvalidValueError
 from metarl.evaluation.evaluate import evaluate
 from metarl.evaluation.results import Results
 from metarl.runs.checkpoints import read_head
-from metarl.runs.load import with_settings
+from metarl.runs.load import curves_of_runs, with_settings
 from metarl.runs.run import Run
 
 Progress = Callable[[int, int], None]  # how much is done, and of how much
@@ -155,6 +155,8 @@ def evaluate_row(
     )
     source = suite.studies[study].entries[suite.studies[study].entries[entry].runs_of or entry]
     results.meta["iterations"] = source.iterations
+    trained_as = suite.studies[study].entries[entry].runs_of or entry
+    results.meta |= curves_of_runs(run_path(out, Cell(study, trained_as, a.seed)) for a in agents)
     results.meta["row"] = identity(suite, study, entry, out)
     return results
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from metarl.agent_base import Agent, Device, make_agent
 from metarl.cli.options import (
@@ -17,17 +19,13 @@ from metarl.cli.options import (
     CheckFamilyOptions,
     EvalOptions,
     ReportOptions,
-    ResumeOptions,
-    TrainOptions,
     WatchOptions,
 )
 from metarl.cli.outputs import check_film, check_report, check_results
 from metarl.cli.progress import bar, console, say
 from metarl.config import check_config
-from metarl.contract.agent_contract import check_agent, check_briefly
+from metarl.contract.agent_contract import check_agent
 from metarl.contract.family_contract import check_family
-from metarl.contract.family_probe import is_built_in
-from metarl.contract.notes import warn_unused_parameters
 from metarl.errors import (
     InvalidValueError,
     did_you_mean,
@@ -35,104 +33,21 @@ from metarl.errors import (
 )
 from metarl.evaluation.evaluate import default_tasks, evaluate
 from metarl.evaluation.results import Results
-from metarl.families.family import Family
-from metarl.families.legacy import GYMNASIUM, parse_parameters
 from metarl.families.opengl import quiet_windows
-from metarl.families.registry import agent_class, agents, make_family
+from metarl.families.registry import agent_class, agents
 from metarl.families.tasks import Tasks
 from metarl.report.films import watch
 from metarl.report.page import table_text, write_report
-from metarl.runs.run import Run
-from metarl.runs.train import Interrupted
-
-
-def run_train(name: str, options: Any) -> None:
-    """`metarl train AGENT --family ID`."""
-    family = _family_of(options)
-    notes = warn_unused_parameters(family)
-    agent = make_agent(name, family, seed=options.seed, device=options.device, config=options.config)
-    if not agent.learns:
-        command = f"metarl eval {name} --family {shlex.quote(family.id)}"
-        raise InvalidValueError("agent", name, f"an agent that learns; {name} needs no training: {command}")
-    if not is_built_in(type(agent)):
-        say(f"checking the contract of {name} (metarl check-agent {name} checks more)")
-        refuse("agent", name, check_briefly(agent))
-    path = options.out or Path("runs") / f"{name}-{_label(options.env or family.id)}-seed{options.seed}"
-    run = Run.create(path, agent, options.iterations, options.checkpoint_every, load=loaded)
-    run.write_notes(notes)
-    _train_first(run, agent)
-
-
-def _train_first(run: Run, agent: Agent) -> None:
-    """Train a new run. If an error stops the first iteration, remove the run: the same command then works again."""
-    try:
-        with run.lock():
-            try:
-                train_run(run, agent, 0)
-            except Interrupted:
-                raise
-            except Exception:
-                if not run.has_metrics:
-                    run.discard()
-                raise
-    except KeyboardInterrupt:
-        raise Interrupted(run.path, 0) from None
-
-
-def _family_of(options: TrainOptions) -> Family:
-    """Make the family of `--family`, or of `--env` with `--param`."""
-    if (options.family is None) == (options.env is None):
-        state = verbatim("missing" if options.family is None else "given together with --env")
-        raise InvalidValueError("--family", state, "either --family ID, or --env ID with --param NAME=LOW:HIGH")
-    if options.family is not None:
-        defaults = TrainOptions()
-        for name in ("param", "apply", "horizon"):
-            if getattr(options, name) != getattr(defaults, name):
-                expected = "--env ID with it; a family has its own task space"
-                raise InvalidValueError(f"--{name}", getattr(options, name), expected)
-        return make_family(options.family)
-    if not options.param:
-        raise InvalidValueError(
-            "--param", verbatim("missing"), f"NAME=LOW:HIGH, a range of an attribute of {options.env}"
-        )
-    keywords: dict[str, Any] = {"env": options.env, "params": parse_parameters(options.param)}
-    if options.apply != "attrs":
-        keywords["apply"] = options.apply
-    if options.horizon is not None:
-        keywords["horizon"] = options.horizon
-    return make_family(GYMNASIUM, **keywords)
-
-
-def run_resume(options: ResumeOptions) -> None:
-    """`metarl train --resume RUN`."""
-    run = Run.open(options.resume)
-    with run.lock():
-        agent, start = run.load_agent(options.device)
-        if options.iterations is not None:
-            run.set_iterations(options.iterations, agent, start)
-        total = run.config["iterations"]
-        longer = "; add --iterations N to train longer" if start == total else ""
-        say(f"{options.resume}: {start} of {total} iterations are done{longer}")
-        train_run(run, agent, start)
-
-
-def train_run(run: Run, agent: Agent, start: int) -> None:
-    """Train from iteration `start` on, with a progress bar."""
-    steps, total = agent.train_env_steps, run.config["iterations"]
-    if start < total:
-        say(f"training {agent.name} on {agent.family.id}")
-    if steps and start < total:
-        at_most = "up to " if agent.family.terminates and agent.family.horizon > 1 else ""
-        say(f"{total - start:,} iterations of {at_most}{steps:,} env steps")
-    with bar(agent.name, total, start, "iterations", steps) as advance:
-        run.train(agent, start, lambda done, total, metrics: advance(done, _headline(metrics)))
-    say(f"trained: {run.path}")
+from metarl.runs.directory import SEED_NAME, seed_runs
+from metarl.runs.load import curves_of_runs
+from metarl.runs.run import Checkpoint, Run
 
 
 def run_eval(options: EvalOptions) -> None:
     """`metarl eval RUN...`."""
     config = _config(options)
-    learned, family, directory, trained = _load(options.runs, options.family, options.device, config, options.k)
+    found = _load(options.runs, options.family, options.device, config, options.k, options.checkpoint)
+    learned, family = found.agents, found.agents[0].family
     k: int | tuple[int, ...] = options.k[0] if len(options.k) == 1 else options.k
     splits = options.split or ("test",)
     if options.out and len(splits) > 1:
@@ -147,14 +62,16 @@ def run_eval(options: EvalOptions) -> None:
     groups = [learned, *baselines(learned, options.beside, options.k, options.device)]
     _set_budget(groups, options.eval_steps)
     names = [group[0].name for group in groups]
-    outputs = {split: _outputs(options.out or directory / "results" / f"{split}.json", names) for split in splits}
+    best = "" if options.checkpoint == "last" else f"-{options.checkpoint}"
+    place = found.directory / "results"
+    outputs = {split: _outputs(options.out or place / f"{split}{best}.json", names) for split in splits}
     for path in (path for paths in outputs.values() for path in paths.values()):
         check_results(path)
     results: list[Results] = []
     for split, tasks in sets.items():
         for result in evaluate_each(groups, tasks, settings | {"allow_train_tasks": split == "train"}):
             if result.agent == learned[0].name:
-                result.meta["iterations"] = trained
+                result.meta |= found.meta
             if options.eval_steps is not None and "eval_steps" in result.meta["config"]:
                 result.meta["overrides"] = {"eval_steps": options.eval_steps}
             say(f"wrote {result.save(outputs[split][result.agent])}")
@@ -170,12 +87,7 @@ def _outputs(first: Path, names: Sequence[str]) -> dict[str, Path]:
 
 def run_report(options: ReportOptions) -> None:
     """`metarl report RUN...`."""
-    files: list[Path] = []
-    for source in options.sources:
-        results_files = sorted((source / "results").glob("*.json")) if source.is_dir() else [source]
-        if not results_files:
-            raise InvalidValueError("run", str(source), "a run with results (metarl eval makes them)")
-        files += results_files
+    files = [file for source in options.sources for file in _results_files(source)]
     if not files:
         raise InvalidValueError("sources", "nothing", "run directories or results files")
     check_report(options.out)
@@ -183,15 +95,40 @@ def run_report(options: ReportOptions) -> None:
     say(f"wrote {write_report(results, options.out, title=options.title, files=options.files)}")
 
 
+def _results_files(source: Path) -> list[Path]:
+    """The results files of a run, of all runs in a folder, or of all paths that match a pattern, in natural order."""
+    if not source.exists() and any(character in str(source) for character in "*?["):
+        matches = sorted(map(Path, glob.glob(str(source))), key=_natural)
+        files = [file for path in matches for file in ([path] if path.suffix == ".json" else _results_in(path))]
+    else:
+        files = _results_in(source) if source.is_dir() else [source]
+    if not files:
+        raise InvalidValueError("run", str(source), "a run with results (metarl eval makes them)")
+    return files
+
+
+def _results_in(folder: Path) -> list[Path]:
+    own = sorted((folder / "results").glob("*.json"))
+    is_run = (folder / "config.json").exists()
+    return own or ([] if is_run else sorted(folder.glob("*/results/*.json"), key=_natural))
+
+
+def _natural(path: Path) -> list[tuple[bool, int, str]]:
+    """A key for sorting in which seed2 comes before seed10."""
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", str(path))]
+
+
 def run_watch(options: WatchOptions) -> None:
     """`metarl watch RUN`."""
     quiet_windows()
-    loaded, _, directory, _ = _load((options.run,), options.family, options.device, _config(options), options.k)
-    out = options.out or directory / "results" / f"{options.split}-task{options.task}.gif"
+    found = _load((options.run,), options.family, options.device, _config(options), options.k)
+    if len(found.agents) > 1:
+        raise InvalidValueError("run", options.run, f"one run, for example {options.run}/seed{found.agents[0].seed}")
+    out = options.out or found.directory / "results" / f"{options.split}-task{options.task}.gif"
     settings: Any = {"mode": options.mode, "split": options.split, "task_seed": options.task_seed, "seed": options.seed}
     k: int | tuple[int, ...] = options.k[0] if len(options.k) == 1 else options.k
     check_film(out)
-    returns = watch(loaded[0], options.task, k, out, **settings, size=options.size, fps=options.fps)
+    returns = watch(found.agents[0], options.task, k, out, **settings, size=options.size, fps=options.fps)
     for steps, value in returns.items():
         say(f"k = {steps}: return {value:.2f}")
     say(f"wrote {out}")
@@ -227,14 +164,23 @@ def _config(options: object) -> Any:
     return getattr(options, "agent", None)
 
 
-def _load(
-    runs: Sequence[str], family: str | None, device: Device, config: Any, k: Sequence[int]
-) -> tuple[list[Agent], Family, Path, list[int]]:
-    """Load the agents of runs, or make an untrained agent by name, with its `config`.
+class _Loaded(NamedTuple):
+    """Agents to evaluate together, the directory for their results, and meta data of the results."""
 
-    Returns:
-        The agents, their family, the directory for results, and the number of meta-updates of each agent.
-    """
+    agents: list[Agent]
+    directory: Path
+    meta: dict[str, Any]
+
+
+def _load(
+    runs: Sequence[str],
+    family: str | None,
+    device: Device,
+    config: Any,
+    k: Sequence[int],
+    checkpoint: Checkpoint = "last",
+) -> _Loaded:
+    """Load the agents of runs, or make an untrained agent by name, with its `config`."""
     if not runs:
         raise InvalidValueError("runs", "nothing", "one or more run directories")
     if len(runs) == 1 and runs[0] in agents and not Path(runs[0]).exists():
@@ -243,28 +189,47 @@ def _load(
         agent = make_agent(runs[0], family, device=device, config=_for_trials(runs[0], config, max(k, default=0)))
         if agent.learns:
             raise InvalidValueError("runs", runs[0], f"run directories, because {runs[0]} must be trained first")
-        return [agent], agent.family, Path("runs") / f"{runs[0]}-{_label(family)}{_digits(agent)}", [0]
-    opened = [_open_run(path) for path in runs]
+        if checkpoint != "last":
+            raise InvalidValueError("--checkpoint", checkpoint, f"'last', because {runs[0]} is not a run")
+        place = Path("runs") / f"{runs[0]}-{label(family)}{_digits(agent)}"
+        return _Loaded([agent], place, {"iterations": [0]})
+    directory, paths = _places(runs)
+    opened = [_open_run(path) for path in paths]
     for name in ("agent", "family", "iterations"):
         _check_equal(name, [run.config[name] for run in opened])
     seeds = [run.config["seed"] for run in opened]
     if len(set(seeds)) < len(seeds):
         raise InvalidValueError("seeds of the runs", seeds, "different seeds")
-    pairs = [_load_trained(run, device) for run in opened]
+    pairs = [_load_trained(run, device, checkpoint) for run in opened]
     loaded = [agent for agent, _ in pairs]
     _check_equal("config", [asdict(agent.config) for agent in loaded])  # older runs have fewer hyperparameters
     if family not in (None, loaded[0].family.id):
         raise InvalidValueError("family", family, f"{loaded[0].family.id!r}, which the runs were trained on")
-    return loaded, loaded[0].family, Path(runs[0]), [done for _, done in pairs]
+    meta = {"iterations": [done for _, done in pairs], "checkpoint": checkpoint}
+    return _Loaded(loaded, directory, meta | curves_of_runs(run.path for run in opened))
 
 
-def _load_trained(run: Run, device: Device) -> tuple[Agent, int]:
+def _places(runs: Sequence[str]) -> tuple[Path, list[str]]:
+    """The directory for results, and the run directories; a folder of several seeds stands for its runs.
+
+    Runs that are seeds of one folder have their results in this folder, other runs in the first one.
+    """
+    if len(runs) == 1:
+        return Path(runs[0]), [str(path) for path in seed_runs(Path(runs[0]))] or list(runs)
+    folders = {Path(run).parent for run in runs if SEED_NAME.fullmatch(Path(run).name)}
+    together = len(folders) == 1 and all(Path(run).parent in folders for run in runs)
+    return folders.pop() if together else Path(runs[0]), list(runs)
+
+
+def _load_trained(run: Run, device: Device, checkpoint: Checkpoint) -> tuple[Agent, int]:
     """Load a run's agent and its number of meta-updates; prints a note if the run is not complete."""
-    agent, done = run.load_agent(device)
+    agent, done = run.load_agent(device, checkpoint)
     if not run.has_checkpoint:
         expected = f"a trained run: metarl train --resume {quoted(run.path)}"
         raise InvalidValueError("run", str(run.path), expected)
-    if done < run.config["iterations"]:
+    if checkpoint == "best":
+        say(f"{run.path}: the best checkpoint is from iteration {done} of {run.config['iterations']}")
+    elif done < run.config["iterations"]:
         what = "its agent is untrained" if done == 0 else "the agent is from the last checkpoint"
         say(f"{run.path}: {done} of {run.config['iterations']} iterations are done, {what}")
     return agent, done
@@ -290,7 +255,7 @@ def _digits(agent: Agent) -> str:
     return f"-{hashlib.blake2b(text, digest_size=3).hexdigest()}" if changed or keywords else ""
 
 
-def _label(id: str) -> str:
+def label(id: str) -> str:
     """Shorten the id of a family or environment for a directory's name."""
     return id.partition("{")[0].split("/")[-1].replace(":", "-")
 
@@ -365,8 +330,3 @@ def fresh(path: Path) -> Path:
         number += 1
         candidate = path.with_name(f"{path.name}-{number}")
     return candidate
-
-
-def _headline(metrics: Mapping[str, float]) -> list[str]:
-    """The last two metrics that are returns, as text."""
-    return [f"{k} {v:.2f}" for k, v in metrics.items() if "return" in k][-2:]

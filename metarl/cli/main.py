@@ -31,8 +31,6 @@ from metarl.cli.commands import (
     run_check_family,
     run_eval,
     run_report,
-    run_resume,
-    run_train,
     run_watch,
 )
 from metarl.cli.compare import run_compare
@@ -52,6 +50,7 @@ from metarl.cli.options import (
     check_options,
 )
 from metarl.cli.quickstart import run_quickstart
+from metarl.cli.training import run_resume, run_train
 from metarl.contract.agent_contract import declared
 from metarl.contract.family_probe import is_built_in
 from metarl.errors import (

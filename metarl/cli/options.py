@@ -12,6 +12,7 @@ import tyro
 from metarl.agent_base import Device
 from metarl.errors import InvalidValueError, verbatim
 from metarl.evaluation.modes import Mode
+from metarl.runs.run import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,13 @@ class ResumeOptions:
     """Continue an interrupted run, with the same bits as an uninterrupted one, or extend a finished run."""
 
     resume: Path
-    """Run directory."""
+    """Run directory, or the folder of the runs of several seeds."""
     iterations: int | None = None
     """Total number of meta-updates, to train longer than the run was made for."""
     device: Device | None = None
     """Device to train on; by default the run's device."""
+    wandb: str | None = None
+    """Project of Weights & Biases that gets the metrics too; it needs the package wandb."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,24 @@ class TrainOptions:
     iterations: int = 100
     """Meta-updates."""
     out: Path | None = None
-    """Run directory to make; runs/AGENT-FAMILY-seedSEED by default."""
+    """Run directory to make; runs/AGENT-FAMILY-seedSEED by default. With --seeds: the folder of the runs, by default
+    runs/AGENT-FAMILY."""
     seed: int = 0
     """Seed of the initial parameters, the tasks and all draws."""
+    seeds: tuple[int, ...] = ()
+    """Instead of --seed: several seeds, trained one after another, each with a run of its own, OUT/seedSEED. The same
+    command continues them after an interruption."""
     device: Device = "cpu"
     """Device to train on."""
     checkpoint_every: int = 10
     """Iterations between checkpoints."""
+    eval_every: int = 0
+    """Iterations between validations, which give the learning curve and the best checkpoint; 0 for none."""
+    eval_tasks: int | None = None
+    """Number of tasks of a validation; by default 20, and more for agents with a memory if episodes are short. They are
+    tasks of the split valid if the family has one, else train tasks, and never test tasks."""
+    wandb: str | None = None
+    """Project of Weights & Biases that gets the metrics too; it needs the package wandb."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +81,10 @@ class EvalOptions:
     """Measure the return after k adaptation steps on held-out tasks."""
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Run directories (several: the same agent with several seeds), or the name of an agent that needs no training. The
-    hyperparameters of such an agent are the options --agent.NAME."""
+    """Run directories (several: the same agent with several seeds), the folder of several seeds' runs, or the name of
+    an agent that needs no training. The hyperparameters of such an agent are the options --agent.NAME."""
+    checkpoint: Checkpoint = "last"
+    """Checkpoint of the runs: last, or best, the one with the highest return in validation (train --eval-every)."""
     family: str | None = None
     """Family id; by default the runs' family."""
     k: tuple[int, ...] = (3,)
@@ -97,7 +113,8 @@ class EvalOptions:
     beside: tuple[str, ...] = ()
     """Agents that need no training and are evaluated too, for example: random oracle."""
     out: Path | None = None
-    """Results file, for one split; by default RUN/results/SPLIT.json in the first run."""
+    """Results file, for one split; by default results/SPLIT.json (of --checkpoint best: results/SPLIT-best.json) in the
+    run, in the folder of several seeds, or else in the first run."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +122,7 @@ class ReportOptions:
     """Write one self-contained HTML page from results."""
 
     sources: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Run directories, or results files."""
+    """Run directories, folders of such, results files, or patterns such as 'runs/*'; agents keep this order."""
     out: Path = Path("report")
     """Directory for report.html, and for report_files with its figures and tables."""
     title: str = "metarl report"
@@ -221,10 +238,10 @@ class QuickstartOptions:
 
 
 MOST: dict[str, int] = {  # largest absolute value of an option; commands check the smallest value
-    **dict.fromkeys(("seed", "task_seed"), (1 << 63) - 1),
+    **dict.fromkeys(("seed", "seeds", "task_seed"), (1 << 63) - 1),
     "task": 10**12,
-    **dict.fromkeys(("iterations", "checkpoint_every", "horizon", "eval_steps"), 10**9),
-    "num_tasks": 10**7,
+    **dict.fromkeys(("iterations", "checkpoint_every", "eval_every", "horizon", "eval_steps"), 10**9),
+    **dict.fromkeys(("num_tasks", "eval_tasks"), 10**7),
     **dict.fromkeys(("trials", "episodes", "floor_episodes"), 10**6),
     "k": 10**5,
     "size": 1 << 12,

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from metarl.agent_base import make_agent
-from metarl.cli.commands import baselines, evaluate_each, fresh, say_table, train_run
+from metarl.cli.commands import baselines, evaluate_each, fresh, say_table
 from metarl.cli.options import (
     QuickstartOptions,
 )
 from metarl.cli.outputs import check_report
 from metarl.cli.progress import say
+from metarl.cli.training import train_run
 from metarl.evaluation.results import Results
 from metarl.report.page import write_report
 from metarl.runs.run import Run

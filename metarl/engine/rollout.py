@@ -73,6 +73,7 @@ class PoolTrials(Trials):
 
     Attributes:
         seconds: total wall time of `collect` so far.
+        played: environment steps of `collect` so far, an `int64` tensor on the device.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class PoolTrials(Trials):
         trial = torch.arange(first_trial, first_trial + per_task).repeat(len(tasks))
         self.keys = fold_in(fold_in(make_key(seed, purpose, iteration), self.tasks.keys), trial)
         self.key = make_key(seed, purpose, iteration)
-        self.seconds = 0.0
+        self.seconds, self.played = 0.0, torch.zeros((), dtype=torch.int64, device=pool.device)
 
     def rekeyed(self, number: int) -> PoolTrials:
         """The same trials with other randomness, derived from `number`; used to score one state several times."""
@@ -123,15 +124,31 @@ class PoolTrials(Trials):
         Raises:
             InvalidValueError: a reward, an observation or an action is not finite.
         """
-        keys = fold_in(fold_in(self.keys, adaptation_step), make_key(purpose, _KEY_WORD[deterministic])).unsqueeze(1)
-        keys = fold_in(keys, torch.arange(budget.envs)).flatten()
+        keys = environment_keys(self.keys, adaptation_step, budget.envs, purpose, deterministic)
         tasks = self.tasks[np.repeat(np.arange(self.rows), budget.envs)] if budget.envs > 1 else self.tasks
         episode = adaptation_step * _episodes_per_step(agent) if self.family.switches else 0
         spec = RolloutSpec(self.rows, budget, deterministic, final_obs, episode)
         start = clock(agent.device)
-        played = play(agent, state, self.pool.get(self.rows * budget.envs), tasks, keys, spec)
+        rollout, state = play(agent, state, self.pool.get(self.rows * budget.envs), tasks, keys, spec)
         self.seconds += clock(agent.device) - start
-        return played
+        self.played = self.played + rollout.valid.sum()
+        return rollout, state
+
+
+def environment_keys(
+    keys: Tensor, adaptation_step: int, envs: int, purpose: str = "collect", deterministic: bool = False
+) -> Tensor:
+    """The keys of the environments of a rollout, `int64 [R * E]`, from the keys of its rows, `int64 [R]`.
+
+    The other arguments are those of `PoolTrials.collect`.
+    """
+    keys = fold_in(fold_in(keys, adaptation_step), make_key(purpose, _KEY_WORD[deterministic])).unsqueeze(1)
+    return fold_in(keys, torch.arange(envs, device=keys.device)).flatten()
+
+
+def action_rng(keys: Tensor, steps: int) -> Rng:
+    """The draws of the agent's `act` in a rollout whose environments have these keys, `int64 [N]`."""
+    return Rng(fold_in(keys, 3), steps)
 
 
 def clock(device: torch.device) -> float:
@@ -254,7 +271,7 @@ def _play(
 ) -> tuple[Rollout, AgentState]:
     """The rollout loop, from the first observations on. After each step it calls `notify` with the number of steps."""
     family, n, shape = agent.family, envs.n, spec.shape
-    act_rng = Rng(fold_in(keys.to(envs.device), 3), buffers.total)
+    act_rng = action_rng(keys.to(envs.device), buffers.total)
     episodes_left = None
     if spec.budget.episodes is not None and family.terminates:
         episodes_left = torch.full((n,), spec.budget.episodes, device=envs.device)

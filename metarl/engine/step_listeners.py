@@ -29,6 +29,16 @@ def listening(listener: Listener) -> Iterator[None]:
         _listeners.reset(token)
 
 
+@contextmanager
+def not_listening() -> Iterator[None]:
+    """Within this context, no listener of an outer context is called."""
+    token = _listeners.set(())
+    try:
+        yield
+    finally:
+        _listeners.reset(token)
+
+
 def notify_listeners(env_steps: int) -> None:
     """Call every listener with `env_steps` new environment steps. The rollout loop calls this after each step."""
     for listener in _listeners.get():

@@ -26,6 +26,25 @@ from metarl.families.tasks import TaskLike
 from metarl.rng import Rng, make_key
 
 
+def as_batch(obs: object, device: torch.device) -> Tensor:
+    """One observation as the tensor that `act` takes, `[R=1, E=1, *obs]`."""
+    batch = torch.as_tensor(np.asarray(obs), device=device)[None, None]
+    return batch.float() if batch.is_floating_point() else batch
+
+
+def as_env_action(agent: Agent, action: Tensor) -> npt.NDArray[Any]:
+    """The action `[R=1, E=1, *action]` of an agent in the form that the environment's `step` takes."""
+    space = agent.family.action_space
+    chosen = agent.to_env(action.flatten(0, 1))[0].cpu().numpy().astype(space.dtype)
+    return np.asarray(chosen + space.start if isinstance(space, Discrete) else chosen)
+
+
+def as_feedback(action: Tensor, reward: float, terminated: bool, truncated: bool) -> Feedback:
+    """What `observe` takes, each `[R=1, E=1, ...]`."""
+    values = (float(reward), bool(terminated), bool(truncated))
+    return Feedback(action, *(torch.tensor([[value]], device=action.device) for value in values))
+
+
 class Player:
     """An agent after k adaptation steps in a task. It acts on observations and takes feedback on its actions.
 
@@ -76,14 +95,11 @@ class Player:
             raise InvalidValueError(
                 "act", agent.name, "a call of observe(reward, terminated, truncated) after each step"
             )
-        batch = torch.as_tensor(np.asarray(obs), device=agent.device)[None, None]
-        batch = batch.float() if batch.is_floating_point() else batch  # [R=1, E=1, *obs]
         rng = Rng(self._key, 1 << 30).seek(self._steps)
-        self._action, _, self.state = agent.act(self.state, Step(batch, None), rng, self.deterministic)
+        step = Step(as_batch(obs, agent.device), None)
+        self._action, _, self.state = agent.act(self.state, step, rng, self.deterministic)
         self._steps += 1
-        space = agent.family.action_space
-        action = agent.to_env(self._action.flatten(0, 1))[0].cpu().numpy().astype(space.dtype)
-        return np.asarray(action + space.start if isinstance(space, Discrete) else action)
+        return as_env_action(agent, self._action)
 
     @torch.no_grad()
     def observe(self, reward: float, terminated: bool, truncated: bool) -> None:
@@ -94,8 +110,7 @@ class Player:
         """
         if self._action is None:
             raise InvalidValueError("observe", self.agent.name, "a call of act(obs) first")
-        device = self.agent.device
-        feedback = [torch.tensor([[x]], device=device) for x in (float(reward), bool(terminated), bool(truncated))]
         if self.agent.is_recurrent:
-            self.state = self.agent.observe(self.state, Feedback(self._action, *feedback), None)
+            feedback = as_feedback(self._action, reward, terminated, truncated)
+            self.state = self.agent.observe(self.state, feedback, None)
         self._action = None

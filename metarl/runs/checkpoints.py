@@ -30,15 +30,24 @@ from metarl.files import (
 FORMAT = "metarl-run-2"
 COUNT = whole(0)
 _HEAD = dict.fromkeys(("agent", "family", "file", "tensors_sha256"), TEXT) | {"iteration": COUNT}
+_OPTIONAL = {"env_steps": COUNT}  # older checkpoints have none
 _NEVER_NEGATIVE = ("exp_avg_sq", "max_exp_avg_sq", "step", "updates")  # second moments and counts
 TEMPORARY = re.compile(r"\.metarl-[0-9a-f]+\.part")  # a temporary file that a killed process may leave
 
 
-def save_checkpoint(path: Path, agent: Agent, iteration: int) -> None:
-    """Write the tensors, then `path.json` with the tensors' file name and hash. So an incomplete pair is detected."""
+def save_checkpoint(path: Path, agent: Agent, iteration: int, env_steps: int = 0) -> None:
+    """Write the tensors, then `path.json` with the tensors' file name and hash. So an incomplete pair is detected.
+
+    Args:
+        path: the place of both files, without suffix.
+        agent: the agent.
+        iteration: number of finished iterations.
+        env_steps: environment steps of these iterations.
+    """
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in agent.tensors().items()}
     data = safetensors.torch.save(tensors)
-    head = {"format": FORMAT, "agent": agent.name, "family": agent.family.id, "iteration": iteration}
+    head: JsonObject = {"format": FORMAT, "agent": agent.name, "family": agent.family.id}
+    head |= {"iteration": iteration, "env_steps": env_steps}
     name = f"{path.name}-{iteration}.safetensors"
     write_atomic(path.with_name(name), data)
     files = path.parent.glob(f"{path.name}-*.safetensors")
@@ -109,9 +118,10 @@ def _check_tensors(tensors: dict[str, Tensor], expected: dict[str, Tensor], wher
 
 
 def read_head(file: Path) -> JsonObject:
-    """The checked content of `checkpoint.json`."""
+    """The checked content of a checkpoint's JSON file."""
     head = read_json(file, FORMAT, "train again")
     check_fields(head, _HEAD, str(file))
+    check_fields(head, _OPTIONAL, str(file), optional=True)
     return head
 
 

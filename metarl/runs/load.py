@@ -1,29 +1,44 @@
-"""Load a trained agent from its run directory."""
+"""Load trained agents and their learning curves from run directories."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from metarl.agent_base import Agent, Device
 from metarl.errors import InvalidValueError, did_you_mean
-from metarl.runs.run import Run
+from metarl.runs.curves import learning_curves
+from metarl.runs.run import Checkpoint, Run
 
 
-def load(path: str | Path, device: Device | None = None, **settings: object) -> Agent:
-    """Load the agent of a run directory, with the tensors of its last checkpoint.
+def load(
+    path: str | Path, device: Device | None = None, *, checkpoint: Checkpoint = "last", **settings: object
+) -> Agent:
+    """Load the agent of a run directory, with the tensors of a checkpoint.
 
     Loading imports nothing that the run names. Register your own families and agents first (`metarl.load_source`).
 
     Args:
         path: the run directory.
         device: "auto", "cpu" or "cuda"; by default the device of the training.
+        checkpoint: "last", or "best": the one with the highest return in validation (`metarl train --eval-every N`).
         settings: hyperparameters to change, for example `inner_lr_schedule=(1.0, 0.35, 0.175)`.
 
     Raises:
-        InvalidValueError: `path` is not a run directory, its files are damaged, or a setting is unknown.
+        InvalidValueError: `path` is not a run directory, its files are damaged, it has no best checkpoint, or a setting
+            is unknown.
     """
-    return with_settings(Run.open(path).load_agent(device)[0], **settings)
+    return with_settings(Run.open(path).load_agent(device, checkpoint)[0], **settings)
+
+
+def curves_of_runs(paths: Iterable[Path]) -> dict[str, Any]:
+    """`metarl.runs.curves.learning_curves` of the runs at `paths`; empty if one of them is no run."""
+    runs = list(paths)
+    if not all((path / "config.json").exists() for path in runs):
+        return {}
+    return learning_curves([(path, Run.open(path).config) for path in runs])
 
 
 def with_settings(agent: Agent, **settings: object) -> Agent:

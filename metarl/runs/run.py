@@ -3,8 +3,10 @@
     RUN/config.json        agent, family, hyperparameters, seed, versions, git revision; written first, and changed only
                            when a run is extended
     RUN/metrics.jsonl      one line per iteration
+    RUN/validation.jsonl   one line per validation, if the run is validated
     RUN/tensorboard/       the same numbers for TensorBoard
     RUN/checkpoint-N.safetensors, checkpoint.json  the last checkpoint; loading it never executes code
+    RUN/best-N.safetensors, best.json              the best checkpoint by validation, if the run is validated
     RUN/notes.txt          warnings from before the training, if there were any
     RUN/results/           results of evaluations of the run
     RUN/.metarl-lock       the process that trains the run, during training
@@ -20,29 +22,21 @@ import dataclasses
 import os
 import shlex
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from metarl.agent_base import Agent, Device, make_agent
-from metarl.engine.workers import ProcessesEndedError
-from metarl.errors import InvalidValueError, MetaRLError, verbatim
+from metarl.errors import InvalidValueError, MetaRLError, did_you_mean, verbatim
 from metarl.families.registry import agent_class, agents, base_id, families, make_family
 from metarl.files import (
-    OBJECT,
-    SEED,
-    TEXT,
-    TEXTS,
     JsonObject,
-    Kind,
-    check_fields,
     json_bytes,
-    read_json,
     reading,
     reason,
-    whole,
     write_atomic,
     write_first,
     write_json,
@@ -53,22 +47,19 @@ from metarl.named import without_imports
 from metarl.provenance import git_revision, versions
 from metarl.runs.checkpoints import (
     COUNT,
-    FORMAT,
     load_checkpoint,
     read_head,
-    save_checkpoint,
     saved_iteration,
 )
-from metarl.runs.directory import check_free, make_directory
-from metarl.runs.metrics_log import Metrics
+from metarl.runs.directory import MadeFiles, check_free, make_directory
+from metarl.runs.metrics_log import wandb_run
+from metarl.runs.recording import Progress, RecordedTraining
+from metarl.runs.run_config import new_config, read_config, refuse_other_settings
 from metarl.runs.stop_requests import StopRequests
-from metarl.runs.train import Interrupted, train
+from metarl.runs.train import Interrupted
 
-_CONFIG = dict.fromkeys(("agent", "family", "device"), TEXT) | dict.fromkeys(("config", "versions"), OBJECT)
-_CONFIG |= {"seed": SEED, "iterations": COUNT, "checkpoint_every": whole(1), "threads": whole(1)}
-_CONFIG |= {"git": Kind("text or null", lambda value: value is None or isinstance(value, str))}
-_BEFORE = Kind("a list of objects", lambda value: isinstance(value, list) and all(map(OBJECT.holds, value)))
-Progress = Callable[[int, int, dict[str, float]], None]
+Checkpoint = Literal["last", "best"]
+_FILES = {"last": "checkpoint", "best": "best"}  # name of a checkpoint to the name of its files
 
 
 class Run:
@@ -77,16 +68,28 @@ class Run:
     Args:
         path: the directory.
         config: content of `config.json`.
+
+    Attributes:
+        wandb: name of a project of Weights & Biases that gets the metrics of `train` too; None for none.
     """
 
     def __init__(self, path: Path, config: JsonObject) -> None:
         self.path, self.config = path, config
-        self._made: list[Path] = []  # files and directories that this object made, in order
+        self.wandb: str | None = None
+        self._made = MadeFiles()  # what this object made
         self._locked = False
 
     @classmethod
     def create(
-        cls, path: str | Path, agent: Agent, iterations: int, checkpoint_every: int = 10, load: Sequence[str] = ()
+        cls,
+        path: str | Path,
+        agent: Agent,
+        iterations: int,
+        checkpoint_every: int = 10,
+        load: Sequence[str] = (),
+        *,
+        eval_every: int = 0,
+        eval_tasks: int | None = None,
     ) -> Run:
         """Make the directory and write `config.json`. If several processes try this, exactly one succeeds.
 
@@ -97,45 +100,26 @@ class Run:
             checkpoint_every: iterations between checkpoints.
             load: modules and files that register the family and the agent. They are recorded, so that an error can name
                 them; opening the run does not import them.
+            eval_every: iterations between validations; 0 for none.
+            eval_tasks: number of tasks of a validation; by default 20, or more for agents with a memory if episodes are
+                short. They are tasks of the split "valid" if the family has one, else train tasks, and never test
+                tasks.
 
         Raises:
             InvalidValueError: the directory is not empty or cannot be written, or an argument is wrong.
         """
         path = Path(path)
         check_free(path)
-        if base_id(agent.family.id) not in families:
-            raise InvalidValueError("family of the run", agent.family.id, "a registered one: opening the run needs it")
-        if not COUNT.holds(iterations):
-            raise InvalidValueError("iterations", iterations, COUNT.words)
-        agent.check_iterations(iterations)
-        if agent.learns and not agent.tensors():
-            expected = "all tensors that training changes: without them a checkpoint is empty (see metarl check-agent)"
-            raise InvalidValueError(f"tensors() of {agent.name}", verbatim("empty"), expected)
-        config = {
-            "format": FORMAT,
-            "agent": agent.name,
-            "family": agent.family.id,
-            "config": dataclasses.asdict(agent.config),
-            "seed": agent.seed,
-            "device": agent.device.type,
-            "iterations": iterations,
-            "checkpoint_every": checkpoint_every,
-            "versions": versions(),
-            "git": git_revision(),
-            "threads": torch.get_num_threads(),
-        }
-        if load:
-            config["load"] = list(load)
-        check_fields(config, _CONFIG, "the run")
+        config = new_config(agent, iterations, checkpoint_every, load, eval_every, eval_tasks)
         run = cls(path, config)
-        run._made = make_directory(path)
+        run._made.add(*make_directory(path))
         try:
             if not write_first(path / "config.json", json_bytes(config)):
                 raise InvalidValueError("run directory", str(path), "a new one: another process has just made it")
         except BaseException:
             run.discard()
             raise
-        run._made.append(path / "config.json")
+        run._made.add(path / "config.json")
         return run
 
     @classmethod
@@ -146,33 +130,40 @@ class Run:
             InvalidValueError: there is no config.json, or metarl did not write it, or it was changed.
         """
         path = Path(path)
-        advice = "other settings are a new run (metarl train), and more iterations are metarl train --resume RUN"
         with reading("run", str(path), "a run directory with a config.json that metarl wrote"):
-            config = read_json(path / "config.json", FORMAT, f"{advice} --iterations N")
-            check_fields(config, _CONFIG, str(path))
-            check_fields(config, {"load": TEXTS, "before": _BEFORE}, str(path), optional=True)
+            config = read_config(path)
         return cls(path, config)
+
+    def check_settings(
+        self,
+        agent: Agent,
+        iterations: int,
+        checkpoint_every: int = 10,
+        *,
+        eval_every: int = 0,
+        eval_tasks: int | None = None,
+    ) -> None:
+        """Refuse to continue this run if `Run.create` with these arguments would make another one.
+
+        Raises:
+            InvalidValueError: a setting is another one.
+        """
+        wanted = new_config(agent, iterations, checkpoint_every, (), eval_every, eval_tasks)
+        refuse_other_settings(self.path, self.config, wanted)
 
     def discard(self) -> None:
         """Remove the files that this object made, and the directories that it made if they are empty then."""
         if self._locked:  # otherwise the lock belongs to another process
             with suppress(OSError):
                 (self.path / LOCK).unlink(missing_ok=True)
-        for path in reversed(self._made):
-            with suppress(OSError):
-                path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
-        self._made = []
+        self._made.remove()
 
     def write_notes(self, notes: Sequence[str]) -> None:
         """Write the warnings from before the training to `notes.txt`, one per line. Without notes, write no file."""
         path = self.path / "notes.txt"
         if notes:
-            self._will_make(path)
+            self._made.will_make(path)
             write_atomic(path, "".join(f"{note}\n" for note in notes).encode())
-
-    def _will_make(self, *paths: Path) -> None:
-        """Add those of the paths that do not exist yet to the files that `discard` removes."""
-        self._made += [path for path in paths if not os.path.lexists(path)]
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -251,12 +242,18 @@ class Run:
             self.config = {**self.config, **now, "before": [*self.config.get("before", []), before]}
             write_json(self.path / "config.json", self.config)
 
-    def load_agent(self, device: Device | None = None) -> tuple[Agent, int]:
-        """The agent of the last checkpoint, and its number of finished iterations (0 without a checkpoint).
+    def load_agent(self, device: Device | None = None, checkpoint: Checkpoint = "last") -> tuple[Agent, int]:
+        """The agent of a checkpoint, and its number of finished iterations (0 without a checkpoint).
+
+        Args:
+            device: device of the agent's tensors; by default the run's.
+            checkpoint: "last", or "best": the one with the highest return in validation.
 
         Raises:
-            InvalidValueError: the run was trained and its checkpoint is missing, or its files are damaged.
+            InvalidValueError: the run was trained and its checkpoint is missing, its files are damaged, or it has no
+                best checkpoint.
         """
+        self._check_checkpoint(checkpoint)
         self._check_whole()
         agent = self.make_agent(device)
         if self.config["threads"] != torch.get_num_threads() and agent.device.type == "cpu":
@@ -266,7 +263,7 @@ class Run:
             )
         if not self.has_checkpoint:
             return agent, 0
-        done = load_checkpoint(self.path / "checkpoint", agent)
+        done = load_checkpoint(self.path / _FILES[checkpoint], agent)
         if done > self.config["iterations"]:  # another process has extended the run in the meantime
             self.config = Run.open(self.path).config
         if done > (most := self.config["iterations"]):
@@ -277,6 +274,14 @@ class Run:
     def has_checkpoint(self) -> bool:
         """Whether the run has a checkpoint. A run that was just created has none."""
         return os.path.lexists(self.path / "checkpoint.json")
+
+    def _check_checkpoint(self, name: str) -> None:
+        """Refuse an unknown name, and the best checkpoint of a run that has none."""
+        if name not in _FILES:
+            raise InvalidValueError("checkpoint", name, did_you_mean(name, _FILES))
+        if name == "best" and not os.path.lexists(self.path / "best.json"):
+            expected = "'last': the run has no best checkpoint, which a validation makes (metarl train --eval-every N)"
+            raise InvalidValueError(f"checkpoint of {self.path}", name, expected)
 
     def _check_whole(self) -> None:
         """Refuse a run that was trained and whose checkpoint is missing."""
@@ -318,14 +323,16 @@ class Run:
         """
         try:
             with self.lock(), StopRequests() as stop:
-                done = self._train_with_notes(agent, start, progress, stop)
+                training = self._train_with_notes(agent, start, progress, stop)
         except KeyboardInterrupt:
             raise Interrupted(self.path, self._done()) from None
-        if done < self.config["iterations"]:
-            raise Interrupted(self.path, done)
-        return done
+        if not training.is_complete:
+            raise Interrupted(self.path, training.done)
+        return training.done
 
-    def _train_with_notes(self, agent: Agent, start: int, progress: Progress | None, stop: StopRequests) -> int:
+    def _train_with_notes(
+        self, agent: Agent, start: int, progress: Progress | None, stop: StopRequests
+    ) -> RecordedTraining:
         """Call `_train`. An exception gets a note that says which checkpoint is left."""
         try:
             return self._train(agent, start, progress, stop)
@@ -335,62 +342,23 @@ class Run:
             error.add_note(note if self.has_metrics else "no iteration was finished")
             raise
 
-    def _train(self, agent: Agent, start: int, progress: Progress | None, stop: StopRequests) -> int:
+    def _train(self, agent: Agent, start: int, progress: Progress | None, stop: StopRequests) -> RecordedTraining:
         if (saved := self._done()) != start:
             raise InvalidValueError("start", start, f"{saved}, the number of iterations in the last checkpoint")
-        total, every, checkpoint = self.config["iterations"], self.config["checkpoint_every"], self.path / "checkpoint"
-        done, last_saved, finished = start, start, _copied_tensors(agent)
-        self._will_make(self.path / "metrics.jsonl", self.path / "tensorboard")
-        with Metrics(self.path, start) as log:
-            self._made += log.made
-
-            def on_iteration(iteration: int, metrics: dict[str, float]) -> None:
-                nonlocal done, last_saved, finished
-                with stop.defer():
-                    log.write(iteration, metrics)
-                    done, finished = iteration + 1, _copied_tensors(agent)
-                    if done % every == 0:
-                        save_checkpoint(checkpoint, agent, done)
-                        last_saved = done
-                if progress is not None:
-                    progress(done, total, metrics)
-
-            if start == 0:
-                self._will_make(checkpoint.with_name("checkpoint-0.safetensors"), checkpoint.with_suffix(".json"))
-                save_checkpoint(checkpoint, agent, 0)
-            interrupted = False  # whether the current iteration is discarded
-            try:
-                if not stop.requested:
-                    train(agent, total, start=start, on_iteration=on_iteration, should_stop=lambda: stop.requested)
-            except KeyboardInterrupt:
-                interrupted = True
-            except ProcessesEndedError:  # the same signal may have ended the workers
-                if not stop.requested:
-                    raise
-                interrupted = True
-            with stop.defer():
-                if interrupted and finished is None:
-                    done = last_saved
-                elif interrupted and finished is not None:
-                    agent.load_tensors(finished)
-                if done != last_saved:
-                    save_checkpoint(checkpoint, agent, done)
-        return done
+        env_steps = self._saved("env_steps")
+        wandb = None if self.wandb is None else wandb_run(self.path, self.wandb, self.config)
+        made = self._made
+        training = RecordedTraining(self.path, self.config, agent, start, env_steps, progress, stop, made, wandb)
+        training.run()
+        return training
 
     def _done(self) -> int:
         """Number of iterations in the checkpoint; 0 without a checkpoint."""
+        return self._saved("iteration")
+
+    def _saved(self, name: str) -> int:
+        """A number in the checkpoint's file; 0 without it."""
         if not self.has_checkpoint:
             return 0
         with reading("checkpoint", str(file := self.path / "checkpoint.json"), "a whole metarl checkpoint"):
-            return int(read_head(file)["iteration"])
-
-
-MOST_COPIED_BYTES = 1 << 28  # a larger agent is not copied after each iteration
-
-
-def _copied_tensors(agent: Agent) -> dict[str, torch.Tensor] | None:
-    """A copy of the agent's tensors, or None if they are large (a replay memory, for example)."""
-    tensors = agent.tensors()
-    if sum(value.nbytes for value in tensors.values()) > MOST_COPIED_BYTES:
-        return None
-    return {name: value.detach().clone() for name, value in tensors.items()}
+            return int(read_head(file).get(name, 0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,6 +26,7 @@ def train(
     iterations: int,
     *,
     start: int = 0,
+    env_steps: int = 0,
     on_iteration: Callable[[int, dict[str, float]], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> int:
@@ -35,8 +36,9 @@ def train(
         agent: the agent that learns.
         iterations: number of iterations in total; the last iteration is `iterations` - 1.
         start: number of the first iteration.
+        env_steps: environment steps of the iterations before `start`.
         on_iteration: called after each iteration with its number and its metrics: those of the agent's `train_step`,
-            and the seconds of sampling and of the rest.
+            the environment steps since iteration 0, and the seconds of sampling and of the rest.
         should_stop: called after each iteration; True ends the training.
 
     Returns:
@@ -53,6 +55,8 @@ def train(
             start_time = clock(agent.device)
             metrics = agent.train_step(trials)
             seconds = clock(agent.device) - start_time
+            env_steps += _env_steps(agent, trials, metrics)
+            metrics |= {"env_steps": env_steps}
             metrics |= {"seconds_sampling": trials.seconds, "seconds_optimisation": seconds - trials.seconds}
             if on_iteration is not None:
                 on_iteration(iteration, metrics)
@@ -61,6 +65,17 @@ def train(
     finally:
         pool.close()
     return max(start, iterations)
+
+
+def _env_steps(agent: Agent, trials: PoolTrials, metrics: Mapping[str, float]) -> int:
+    """Environment steps of one iteration.
+
+    The trials count them. An agent that plays in environments of its own reports them as the metric `env_steps`;
+    otherwise they are its `train_env_steps`.
+    """
+    if "env_steps" in metrics:
+        return int(metrics["env_steps"])
+    return int(trials.played) or agent.train_env_steps or 0
 
 
 def _train_tasks(agent: Agent, start: int, iterations: int) -> Iterator[Tasks]:

@@ -179,7 +179,7 @@ def test_tables_of_options_are_those_of_the_command_line() -> None:
     table = hooks["on_page_markdown"]("before\n<!-- options: TrainOptions -->\nafter").splitlines()
     assert (table[0], table[-1]) == ("before", "after")
     assert "| `--checkpoint-every` | `10` | Iterations between checkpoints. |" in table
-    assert "| `--out` |  | Run directory to make; runs/AGENT-FAMILY-seedSEED by default. |" in table
+    assert "| `--horizon` |  | With --env: steps per episode; by default the environment's time limit. |" in table
     assert "\n| `RUN` |  | Run directory" in hooks["options_table"]("WatchOptions")
     assert "\n| `--k` | `3` | Adaptation steps" in hooks["options_table"]("EvalOptions")
     assert "\n| `--out` | `report` | Directory" in hooks["options_table"]("ReportOptions")

@@ -18,7 +18,7 @@ from metarl.agent import Rollout
 from metarl.cli.main import main
 from metarl.engine.pool import make_environments
 from metarl.engine.rollout import check_finite
-from metarl.runs import run as runs
+from metarl.runs import run_config
 from metarl.runs.run import Run
 
 TINY = ["--meta-batch-size", "2", "--episodes", "1", "--hidden", "4", "--inner-steps", "1"]
@@ -76,7 +76,7 @@ def test_an_exception_says_where_it_happened(scratch_registry, stepping, raised)
 
 
 def test_the_command_line_says_so_first_and_where_the_run_stands(scratch_registry, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(runs, "git_revision", lambda: None)
+    monkeypatch.setattr(run_config, "git_revision", lambda: None)
     out = str(tmp_path / "run")
     family = register({})
     agent = metarl.make_agent("reptile", family, meta_batch_size=2, episodes=1, inner_steps=1, hidden=(4,))

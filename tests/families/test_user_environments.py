@@ -351,7 +351,7 @@ class TestParametersWithoutEffect:
             warn_unused_parameters(metarl.make_family("metarl/Gymnasium-v0", **typed))
 
     def test_the_run_keeps_what_was_warned_of(self, scratch_registry, tmp_path, monkeypatch):
-        monkeypatch.setattr("metarl.cli.commands.train_run", lambda run, agent, start: None)
+        monkeypatch.setattr("metarl.cli.training.train_run", lambda run, agent, start: None)
         space = {**GOAL, "wind": Uniform(0.0, 1.0)}
         metarl.register_family("mine/W-v0", env=Walk, task_space=space, apply=set_all, horizon=6, stepping="sync")
         with pytest.warns(FamilyWarning) as told:

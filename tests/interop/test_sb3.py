@@ -408,7 +408,7 @@ def test_pretraining_goes_through_the_train_tasks_and_carries_over():
     metrics = []
     metarl.train(agent, 4, on_iteration=lambda i, m: metrics.append(m))
     after = metarl.evaluate(agent, k=1, num_tasks=4, episodes=20)
-    assert [m["env_steps"] for m in metrics] == [40] * 4
+    assert [m["env_steps"] for m in metrics] == [40, 80, 120, 160]
     assert agent.learner.num_timesteps == 160
     assert recording_of(agent.learner).venv.vector.cycle.index.tolist() == list(range(21, 28))  # of iteration 3
     best = 3 * agent.family.tasks("test", 4).values["pay"].mean()

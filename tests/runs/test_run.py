@@ -18,8 +18,7 @@ import metarl
 from metarl.agent import Agent
 from metarl.engine.rollout import PoolTrials
 from metarl.files import write_json
-from metarl.runs import run as runs
-from metarl.runs import stop_requests
+from metarl.runs import recording, stop_requests
 from metarl.runs.checkpoints import load_checkpoint, save_checkpoint
 from metarl.runs.run import Run
 from metarl.runs.train import Interrupted, _train_tasks, train
@@ -296,19 +295,19 @@ def test_tasks_drawn_ahead_are_those_of_their_iteration(monkeypatch: pytest.Monk
 
 
 def test_a_large_agent_is_saved_after_an_iteration_that_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "MOST_COPIED_BYTES", 0)
+    monkeypatch.setattr(recording, "MOST_COPIED_BYTES", 0)
     run = Run.create(tmp_path / "run", agent := small("rl2"), 6, checkpoint_every=5)
     with pytest.raises(Interrupted) as stopped:
         run.train(agent, progress=lambda done, *_: os.kill(os.getpid(), signal.SIGINT) if done == 3 else None)
     assert stopped.value.iteration == Run.open(run.path).load_agent()[1] == 3
 
 
-@pytest.mark.parametrize(("largest", "kept"), [(runs.MOST_COPIED_BYTES, 3), (0, 2)])
+@pytest.mark.parametrize(("largest", "kept"), [(recording.MOST_COPIED_BYTES, 3), (0, 2)])
 def test_an_iteration_that_is_cut_off_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest: int, kept: int
 ) -> None:
     """The last finished one is saved; of an agent that is too large to be copied, the last checkpoint stands."""
-    monkeypatch.setattr(runs, "MOST_COPIED_BYTES", largest)
+    monkeypatch.setattr(recording, "MOST_COPIED_BYTES", largest)
     monkeypatch.setattr(stop_requests, "PATIENCE", 0.1)
     agent, numbers = small("rl2"), itertools.count()
     learn = agent.train_step

@@ -26,7 +26,7 @@ from metarl import named
 from metarl.cli.main import main
 from metarl.evaluation import results
 from metarl.lock import NAME, locked
-from metarl.runs import checkpoints, metrics_log, stop_requests
+from metarl.runs import checkpoints, metrics_log, run_config, stop_requests
 from metarl.runs import run as runs
 from metarl.runs.checkpoints import save_checkpoint
 from metarl.runs.run import Run
@@ -40,7 +40,7 @@ EVAL = ["--k", "0", "--num-tasks", "1", "--episodes", "1"]
 @pytest.fixture(autouse=True)
 def _inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(runs, "git_revision", lambda: None)
+    monkeypatch.setattr(run_config, "git_revision", lambda: None)
 
 
 def tree() -> dict[str, bytes | None]:
@@ -647,7 +647,7 @@ def test_a_full_disk_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: py
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(metrics_log.Metrics, "write", metrics_log._writing(Path("run"))(full))
+    monkeypatch.setattr(metrics_log.Metrics, "write", metrics_log.writing(Path("run"))(full))
     with pytest.raises(SystemExit):
         main(["train", "rl2", *BANDITS, "--hidden", "4", "--meta-batch-size", "8", "--out", "run"])
     assert "output path is 'run', expected a place that can be written (No space left" in capsys.readouterr().err
