@@ -12,15 +12,16 @@ from pathlib import Path
 from rich.live import Live
 from rich.text import Text
 
-from metarl.benchmark.cells import reproduces, results_path
 from metarl.benchmark.jobs import Job, done_part, env_steps, is_done, plan, seconds_taken
+from metarl.benchmark.rows import is_evaluated, results_path
 from metarl.benchmark.suite import Suite, load_suite
 from metarl.benchmark.workers import Listener, Outcome, Setup, run_jobs
 from metarl.cli.commands import loaded, say_table
 from metarl.cli.options import BenchmarkOptions
 from metarl.cli.outputs import check_report
 from metarl.cli.progress import EVERY, FIRST, console, duration, say
-from metarl.errors import MetaRLError
+from metarl.cli.rows import verify
+from metarl.errors import InvalidValueError, MetaRLError
 from metarl.evaluation.results import Results
 from metarl.report.page import write_report
 
@@ -56,15 +57,19 @@ def run_benchmark(options: BenchmarkOptions) -> None:
 
 
 def _verify(suite: Suite, jobs: Sequence[Job], out: Path, device: str) -> None:
-    """Evaluate rows again from their weights, and refuse numbers that are not found again."""
-    wrong = []
-    for job in jobs:
-        if job.seed is None:
-            error = reproduces(suite, job.study, job.entry, out, device)
-            say(f"{job.label}: {'equal' if error == 0 else f'a score differs by {error:g}'}")
-            wrong += [job.label] if error else []
-    if wrong:
-        raise FailedCellsError(f"{len(wrong)} rows have other scores than their weights give: {', '.join(wrong)}")
+    """Evaluate rows again from their weights, and refuse numbers that are not found again.
+
+    Raises:
+        InvalidValueError: a row has no results, or they are of other weights, settings or another protocol.
+        OtherScoresError: a row has other scores than its weights give.
+    """
+    rows = [results_path(out, job.study, job.entry) for job in jobs if job.seed is None]
+    for job in (job for job in jobs if job.seed is None):
+        if not is_evaluated(suite, job.study, job.entry, out):
+            expected = "results of the present weights, settings and protocol (metarl benchmark makes them)"
+            path = results_path(out, job.study, job.entry)
+            raise InvalidValueError(f"results of {job.label}", str(path), expected)
+    verify([path.parent for path in rows], device)
 
 
 def _has_results(suite: Suite, job: Job, out: Path) -> bool:

@@ -68,7 +68,8 @@ class EvalOptions:
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Run directories (several: the same agent with several seeds), or the name of an agent that needs no training. The
-    hyperparameters of such an agent are the options --agent.NAME."""
+    hyperparameters of such an agent are the options --agent.NAME. Rows of a benchmark (SUITE/STUDY/ENTRY) are evaluated
+    again by their own protocol, and compared with the stored results."""
     family: str | None = None
     """Family id; by default the runs' family."""
     k: tuple[int, ...] = (3,)

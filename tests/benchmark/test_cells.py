@@ -15,8 +15,8 @@ import torch
 from test_suites import SMALL, STUDY, SUITE
 
 import metarl
-from metarl.benchmark.cells import agents_of, is_evaluated, results_path
 from metarl.benchmark.jobs import Job, do, done_part, is_done, plan
+from metarl.benchmark.rows import agents_of, is_evaluated, results_path
 from metarl.benchmark.suite import Entry, Suite
 from metarl.benchmark.workers import Listener, Outcome, Setup, run_jobs
 from metarl.cli.main import main
@@ -212,16 +212,18 @@ def test_the_command_shows_what_is_left_and_writes_a_report(tmp_path: Path, caps
 def check_numbers_are_found_again(arguments: list[str], out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """From the weights; and a number that was changed by hand is not."""
     main([*arguments, "--verify"])
-    assert capsys.readouterr().out.split("\n")[:2] == ["points/maml: equal", "points/random: equal"]
-    path = results_path(out, "points", "maml")
+    rows = [results_path(out, "points", entry).parent for entry in ("maml", "random")]
+    said = capsys.readouterr().out
+    assert all(f"{row}: equal\n" in said for row in rows)
+    path = rows[0] / "results.json"
     results = Results.load(path)
-    results.scores["sampled"][0, 0, 0, 0] += 0.5
+    results.scores["sampled"] += 10 * np.std(results.scores["sampled"])
     results.save(path)
     with pytest.raises(SystemExit):
         main([*arguments, "--verify"])
     said = capsys.readouterr()
-    assert "points/maml: a score differs by 0.5" in said.out
-    assert "1 rows have other scores than their weights give: points/maml" in said.err
+    assert f"{rows[0]}: different" in said.out
+    assert f"1 rows have other scores than their weights give: {rows[0]}" in said.err
     other = metarl.evaluate(metarl.make_agent("random", STUDY.family), k=1, num_tasks=3, episodes=2)
     with pytest.raises(SystemExit):
         main(["compare", str(path), str(other.save(out / "other.json")), "--mode", "sampled"])
