@@ -19,6 +19,8 @@ A suite is a short Python file that defines `suite`:
 from __future__ import annotations
 
 import importlib
+import importlib.resources
+import json
 import pkgutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -257,6 +259,15 @@ def trainings(suite: Suite, study: str, entry: str) -> list[Cell]:
 
 
 BUILT_IN = "metarl.benchmark.suites"
+
+
+def tuned(study: str, entry: str) -> dict[str, Any]:
+    """Hyperparameters of an entry of SUITE/STUDY that were chosen on train tasks; empty where nothing was searched.
+
+    `python experiments/tune.py` writes them to `tuned.json` beside the suites of the package.
+    """
+    text = importlib.resources.files(BUILT_IN).joinpath("tuned.json").read_text()
+    return dict(json.loads(text).get(study, {}).get(entry, {}))
 
 
 def built_in_suites() -> list[str]:
