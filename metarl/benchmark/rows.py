@@ -89,7 +89,31 @@ def evaluate_row(
     results.meta["iterations"] = suite.studies[source].entries[name].iterations
     results.meta["command"] = f"metarl benchmark {suite.source or suite.name} --only {study}/{entry}"
     results.meta["row"] = identity(suite, study, entry, out)
+    runs = [Run.open(run_path(out, cell)) for cell in trainings(suite, study, entry)]
+    if runs:
+        results.meta["trained_on"] = _one_device(runs)
+        results.meta["training_curves"] = [_training_curve(run.path) for run in runs]
     return results
+
+
+def _one_device(runs: Sequence[Run]) -> str:
+    """The device of all trainings of a row.
+
+    Raises:
+        InvalidValueError: seeds were trained on different devices.
+    """
+    devices = sorted({str(run.config["device"]) for run in runs})
+    if len(devices) != 1:
+        raise InvalidValueError(f"devices of the runs in {runs[0].path.parent}", devices, "the same for every seed")
+    return devices[0]
+
+
+def _training_curve(path: Path) -> dict[str, list[float]]:
+    """The returns of each meta-update of a run by name, from its metrics; empty where they are not kept."""
+    metrics = path / "metrics.jsonl"
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
+    shown = [key for key in lines[0] if "return" in key] if lines else []
+    return {key: [round(line[key], 4) for line in lines] for key in shown}
 
 
 def _evaluated(agents: Sequence[Agent], protocol: Protocol, progress: Progress | None = None) -> Results:

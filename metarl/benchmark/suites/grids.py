@@ -26,8 +26,8 @@ suite = Suite(
     "grids",
     {
         "grid_navi-n4": _study("metarl/GridNavi-v0", 4, 320, 200, 20_000, compact=True),
-        "dark_room-n8": _study("metarl/DarkRoom-v0", 8, 256, 200, 500),
-        "dark_key_to_door-n8": _study("metarl/DarkKeyToDoor-v0", 8, 128, 300, 500),
+        "dark_room-n8": _study("metarl/DarkRoom-v0", 8, 128, 200, 2000),
+        "dark_key_to_door-n8": _study("metarl/DarkKeyToDoor-v0", 8, 64, 200, 2000),
     },
     "RL2 on grids with a hidden goal",
 )

@@ -25,10 +25,14 @@ suite = Suite(
             "metarl/HalfCheetahVel-v0",
             {
                 "maml": Entry("maml", _MAML | {"episodes": 10, "eval_steps": 4000}, 60),
-                "rl2": Entry("rl2", _RL2 | {"meta_batch_size": 80}, 120),
                 "random": Entry("random"),
             },
             Protocol(k=2, tasks=40, episodes=4),
+        ),
+        "half_cheetah_vel-memory": Study(
+            "metarl/HalfCheetahVel-v0",
+            {"rl2": Entry("rl2", _RL2 | {"meta_batch_size": 80}, 120)},
+            Protocol(k=1, tasks=40, episodes=4),
         ),
         "ant_dir": Study(
             "metarl/AntDir-v0",

@@ -22,7 +22,6 @@ _STEPS2 = _TRPO | {"inner_steps": 2, "multi_step": True}
 def _methods() -> dict[str, Entry]:
     """All methods that adapt by gradients, and what they are compared with."""
     return {
-        "exact": Entry("maml", _BATCH, 50),
         "naive": Entry("maml", _TRPO, 50),
         "lvc": Entry("maml", _TRPO | {"estimator": "lvc"}, 50),
         "dice": Entry("maml", _TRPO | {"estimator": "dice"}, 50),
