@@ -59,11 +59,12 @@ def picture() -> str:
     """Caption of the figure of adaptation curves."""
     results = navigation_results("paper/steps2")
     rows = results.summary()
+    size = f"{len(results.meta['seeds'])} seeds, {results.meta['tasks']} held-out goals"
     return (
         "MAML on 2-D navigation, trained after both of two inner steps (`metarl benchmark navigation --only "
-        f"paper/steps2`), {len(results.meta['seeds'])} seeds, {results.meta['tasks']} held-out goals, 4,000 environment "
-        f"steps per adaptation step: {interval(rows[0])} before and {interval(rows[-1])} after {int(rows[-1]['k'])} steps (95 % "
-        "intervals). Made by `python experiments/make_tables.py` from `experiments/results/`."
+        f"paper/steps2`), {size}, 4,000 environment steps per adaptation step: {interval(rows[0])} before and "
+        f"{interval(rows[-1])} after {int(rows[-1]['k'])} steps (95 % intervals). Made by `python "
+        "experiments/make_tables.py` from `experiments/results/`."
     )
 
 
