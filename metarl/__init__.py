@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from metarl.agent_base import Agent, Budget, Rollout, Trials, make_agent
     from metarl.contract.agent_contract import check_agent
     from metarl.contract.family_contract import check_family
-    from metarl.errors import DivergedWarning, FamilyWarning, InvalidValueError, MetaRLError
+    from metarl.errors import AgentWarning, DivergedWarning, FamilyWarning, InvalidValueError, MetaRLError
     from metarl.evaluation.evaluate import evaluate
     from metarl.evaluation.results import Results
     from metarl.families.distributions import Choice, FlatDirichlet, Integers, LogUniform, Normal, Uniform
@@ -40,7 +40,7 @@ _HOMES = {
     "metarl.agent_base": ("Agent", "Budget", "Rollout", "Trials", "make_agent"),
     "metarl.contract.agent_contract": ("check_agent",),
     "metarl.contract.family_contract": ("check_family",),
-    "metarl.errors": ("DivergedWarning", "FamilyWarning", "InvalidValueError", "MetaRLError"),
+    "metarl.errors": ("AgentWarning", "DivergedWarning", "FamilyWarning", "InvalidValueError", "MetaRLError"),
     "metarl.evaluation.evaluate": ("evaluate",),
     "metarl.evaluation.results": ("Results",),
     "metarl.families.distributions": ("Choice", "FlatDirichlet", "Integers", "LogUniform", "Normal", "Uniform"),
@@ -65,6 +65,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Agent",
+    "AgentWarning",
     "Budget",
     "Choice",
     "DivergedWarning",

@@ -360,29 +360,21 @@ def build_agent(
     if built.switches and adapts_between_episodes(cls):
         expected = f"one whose task stays: each adaptation step of {name} would begin the schedule of tasks anew"
         raise InvalidValueError(f"family of {name}", built.id, expected)
-    chosen = replace(config, **overrides)
-    return cls(built, chosen, seed, resolve_device(device))
+    try:
+        agent = cls(built, replace(config, **overrides), seed, resolve_device(device))
+        agent.family, agent.config, agent.seed, agent.device  # noqa: B018 - missing without super().__init__
+    except AttributeError as error:
+        if error.name not in ("family", "config", "seed", "device") or not isinstance(error.obj, cls):
+            raise
+        expected = f"{cls.__name__}.__init__ to begin with super().__init__(family, config, seed, device)"
+        raise InvalidValueError(f"{cls.__name__}.{error.name}", verbatim("missing"), expected) from error
+    return agent
 
 
 def maps_actions(agent: Agent) -> bool:
     """Whether an agent maps its actions to the environment's. Only the actions of a Box space need a map."""
     own = type(agent).to_env is not Agent.to_env or hasattr(getattr(agent, "head", None), "to_env")
     return own or not isinstance(agent.family.action_space, Box)
-
-
-def check_observe(agent: Agent) -> None:
-    """Check that an agent overrides `observe` if and only if it is recurrent.
-
-    Raises:
-        InvalidValueError: the agent overrides `observe` and is not recurrent, or it is recurrent without `observe`.
-    """
-    cls, name = type(agent), type(agent).__name__
-    overrides_observe = cls.observe is not Agent.observe
-    if overrides_observe and not (cls.is_recurrent or agent.is_recurrent):
-        raise InvalidValueError(f"{name}.is_recurrent", False, f"True, or {name}.observe is never called")
-    if agent.is_recurrent and not overrides_observe:
-        expected = "the state after a step, because is_recurrent is True"
-        raise InvalidValueError(f"{name}.observe", verbatim("missing"), expected)
 
 
 def adapts_between_episodes(cls: type[Agent]) -> bool:

@@ -42,6 +42,10 @@ class DivergedWarning(UserWarning):
     """An adaptation step produced numbers that are not finite. It was undone and counted as failed."""
 
 
+class AgentWarning(UserWarning):
+    """A property of an agent that may be a mistake, for example that it never adapts."""
+
+
 class FamilyWarning(UserWarning):
     """A property of a family that may be a mistake, for example that the observation shows the task."""
 

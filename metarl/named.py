@@ -31,6 +31,9 @@ _trusted: set[str] = set()  # modules that the user loaded
 def load_source(source: str) -> None:
     """Import a module by name, or a .py file by path, which registers families or agents. Runs may then use its names.
 
+    As with `python FILE.py`, a file can import the modules beside it: its folder becomes the last entry of `sys.path`,
+    and stays there, because functions of the file may import later.
+
     Raises:
         InvalidValueError: the module or file does not exist or cannot be parsed, or the file has the name of a module
             that is imported already.
@@ -49,16 +52,21 @@ def _run_file(path: Path) -> str:
     """Import a .py file and return the name of its module."""
     name = path.stem
     if name in sys.modules and name not in _trusted:
+        if _is_file(path) and getattr(sys.modules[name], "__file__", None) == str(path.resolve()):
+            return name  # another file that the user loaded imports it
         raise InvalidValueError("load", str(path), f"a file of another name: a module {name} is imported already")
     if not _is_file(path):
         raise InvalidValueError("load", str(path), "an importable module or a .py file (there is no such file)")
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    search_path, folder = list(sys.path), str(path.resolve().parent)
+    sys.path += [] if folder in sys.path else [folder]  # last: no module of the file's folder hides an installed one
     try:  # compiled anew: cached bytecode can be that of a file that was edited within the same second
         exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), module.__dict__)
     except BaseException:
         del sys.modules[name]
+        sys.path[:] = search_path
         raise
     return name
 

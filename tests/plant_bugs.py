@@ -833,6 +833,48 @@ BUGS = (
         "return parameters",
         "learning/test_trial_memory",
     ),
+    Bug(
+        "a missing docstring hides what else is wrong",
+        "metarl/contract/agent_contract.py",
+        "return [*found, *undocumented]",
+        "return undocumented or found",
+        "contract/test_agent_contract",
+    ),
+    Bug(
+        "a learning agent without a number of tasks is clean",
+        "metarl/contract/agent_contract.py",
+        'and not hasattr(config, "meta_batch_size"):',
+        "and config is None:",
+        "contract/test_agent_contract",
+    ),
+    Bug(
+        "a built-in base class is blamed for the user's part",
+        "metarl/contract/family_probe.py",
+        "if not place.is_built_in] or (places if built_in else [])",
+        "if place]",
+        "contract/test_agent_contract",
+    ),
+    Bug(
+        "to_env is blamed for an axis that act forgot",
+        "metarl/engine/rollout.py",
+        "if len(found) == 2 + len(space):",
+        "if found:",
+        "contract/test_agent_contract",
+    ),
+    Bug(
+        "a picture of floats is taken",
+        "metarl/contract/picture_checks.py",
+        "picture.dtype == np.uint8 and ",
+        "",
+        "contract/test_family_contract",
+    ),
+    Bug(
+        "a loaded file finds no module beside it",
+        "metarl/named.py",
+        "[] if folder in sys.path else [folder]",
+        "[]",
+        "test_named",
+    ),
 )
 
 

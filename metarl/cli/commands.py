@@ -24,8 +24,9 @@ from metarl.cli.options import (
 from metarl.cli.outputs import check_film, check_report, check_results
 from metarl.cli.progress import bar, console, say
 from metarl.config import check_config
-from metarl.contract.agent_contract import check_agent, check_briefly, is_built_in
+from metarl.contract.agent_contract import check_agent, check_briefly
 from metarl.contract.family_contract import check_family
+from metarl.contract.family_probe import is_built_in
 from metarl.contract.notes import warn_unused_parameters
 from metarl.errors import (
     InvalidValueError,
@@ -35,7 +36,7 @@ from metarl.errors import (
 from metarl.evaluation.evaluate import default_tasks, evaluate
 from metarl.evaluation.results import Results
 from metarl.families.family import Family
-from metarl.families.legacy import parse_parameters
+from metarl.families.legacy import GYMNASIUM, parse_parameters
 from metarl.families.opengl import quiet_windows
 from metarl.families.registry import agent_class, agents, make_family
 from metarl.families.tasks import Tasks
@@ -99,7 +100,7 @@ def _family_of(options: TrainOptions) -> Family:
         keywords["apply"] = options.apply
     if options.horizon is not None:
         keywords["horizon"] = options.horizon
-    return make_family("metarl/Gymnasium-v0", **keywords)
+    return make_family(GYMNASIUM, **keywords)
 
 
 def run_resume(options: ResumeOptions) -> None:

@@ -26,7 +26,8 @@ from metarl.config import ranges
 from metarl.errors import InvalidValueError, MetaRLError, did_you_mean
 from metarl.families.distributions import Distribution
 from metarl.families.family import Family
-from metarl.families.registry import agent_class, agents, base_id, families, kinds, make_family
+from metarl.families.gym_family import GymFamily
+from metarl.families.registry import FamilySpec, agent_class, agents, base_id, families, kinds, make_family
 
 YOURS = "yours"  # the kind of families and agents that were registered without one
 
@@ -68,11 +69,24 @@ def _family_line(id: str) -> str:
     if not spec.available:
         return f"needs {spec.install_command}"
     build = spec.load()
-    sentences = [_first_line(build)]
-    sentences += [f"{name}: {value}." for name, value in spec.kwargs.items() if isinstance(value, str)]
+    sentences = [_what(spec)]
+    shown = {name: value for name, value in spec.kwargs.items() if build is not GymFamily or name != "env"}
+    sentences += [f"{name}: {value}." for name, value in shown.items() if isinstance(value, str)]
     sentences += [f"Needs {spec.requires}."] if spec.requires else []
     presets = ", ".join(getattr(build, "presets", {}))
     return " ".join(sentences + ([f"Presets: {presets}."] if presets else []))
+
+
+def _what(spec: FamilySpec) -> str:
+    """The first line of the user's class or function; for an environment, its id or the first line of its class."""
+    build: Any = spec.load()
+    if build is not GymFamily:
+        return _first_line(build)
+    env: Any = spec.kwargs["env"]
+    if isinstance(env, str):
+        return f"The Gymnasium environment {env}."
+    described = _first_line(env) if inspect.isclass(env) or inspect.isroutine(env) else ""
+    return described or f"The environment {getattr(env, '__name__', type(env).__name__)}."
 
 
 def _agent_line(name: str) -> str:
@@ -96,7 +110,7 @@ def learners() -> list[str]:
 def _describe_family(family: Family) -> None:
     """Print a family's spaces, tasks and splits."""
     facts = {
-        "what": _first_line(families[base_id(family.id)].load()),
+        "what": _what(families[base_id(family.id)]),
         "kind": kinds.get(base_id(family.id)) or YOURS,
         "source": family.source,
         "observation": family.observation_space,

@@ -52,8 +52,10 @@ from metarl.cli.options import (
 )
 from metarl.cli.quickstart import run_quickstart
 from metarl.cli.rows import run_eval_or_rows
-from metarl.contract.agent_contract import declared, is_built_in
+from metarl.contract.agent_contract import declared
+from metarl.contract.family_probe import is_built_in
 from metarl.errors import (
+    AgentWarning,
     DivergedWarning,
     FamilyWarning,
     InvalidValueError,
@@ -130,7 +132,7 @@ def _plain_warnings() -> Iterator[None]:
     original = warnings.formatwarning
 
     def plain(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> str:
-        own = issubclass(category, (DivergedWarning, FamilyWarning))
+        own = issubclass(category, (AgentWarning, DivergedWarning, FamilyWarning))
         text = printable(str(message))
         return f"metarl: {text}\n" if own else original(text, category, *args, **kwargs)
 

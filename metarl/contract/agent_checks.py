@@ -123,6 +123,10 @@ def _inside(subject: AgentSubject, agent: Agent, action: Tensor) -> Iterator[str
     sent, space = agent.to_env(action), subject.family.action_space
     shape, discrete = (len(action), *(space.shape or ())), isinstance(space, spaces.Discrete)
     expected = f"{'int64' if discrete else 'float32'} {list(shape)}"
+    if isinstance(sent, Tensor) and tuple(sent.shape) != shape and action.dim() != len(shape):
+        axes = ", ".join(map(str, ["R, E", *shape[1:]]))
+        found = f"returning actions of shape [{', '.join(map(str, ['R, E', *action.shape[1:]]))}]"
+        yield subject.say("act", found, f"[{axes}], because the action space is {space}", "keep all of its axes")
     wrong = not isinstance(sent, Tensor) or tuple(sent.shape) != shape or sent.is_floating_point() == discrete
     if wrong or sent.dtype == torch.float64:
         fix = "return what the environment takes (metarl.agent.PolicyHead)"
@@ -365,9 +369,3 @@ def feedback(action: Tensor) -> Feedback:
     """Make the feedback of a step with reward 1 and no ending; actions `[R, E, ...]`."""
     reward = torch.ones(action.shape[:2], device=action.device)
     return Feedback(action, reward, reward < 0, reward < 0)
-
-
-def documented(subject: AgentSubject) -> Iterator[str]:
-    """The class has a docstring of its own."""
-    if not (subject.cls.__dict__.get("__doc__") or "").strip():
-        yield subject.say("the docstring", "missing", "a line that metarl list shows", "say what the agent is")

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from metarl.agent_base import Agent, AgentState, Budget, Rollout, Step, build_agent
-from metarl.contract.family_probe import culprit
+from metarl.contract.family_probe import culprit, innermost, is_built_in
 from metarl.engine.pool import EnvironmentPool
 from metarl.engine.rollout import PoolTrials
 from metarl.families.family import Family
@@ -130,8 +130,11 @@ class AgentSubject:
     def crash(self, error: Exception, checked: str) -> str:
         """Describe an exception in a sentence."""
         message = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        place = culprit(error) or "what it returns"
-        return self.say(place, f"raising {message}", f"no exception while checking {checked!r}", f"correct {place}")
+        place = culprit(error, is_built_in(self.cls))
+        fix = f"correct {place}"
+        if not place:  # no line of the user's own code was running
+            place, fix = innermost(error), f"correct what {self.cls.__name__} gives to it"
+        return self.say(place, f"raising {message}", f"no exception while checking {checked!r}", fix)
 
     def say(self, field: str, found: object, expected: object, fix: str) -> str:
         """Describe one violation of this agent."""

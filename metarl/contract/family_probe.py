@@ -27,6 +27,7 @@ from metarl.rng import Rng, fold_in, make_key
 MAX_STEPS, MAX_COMPARED = 2000, 200  # most steps of a rollout, and of a rollout that is repeated
 WIDE, EPISODES = 64, 8  # tasks of a torch family side by side; episodes of each task for its references
 LIBRARIES = ("torch", "gymnasium", "numpy", "stable_baselines3", "sb3_contrib", "cloudpickle")
+BUILT_IN = ("envs", "agents")  # folders of metarl's own families and agents
 CORE, STDLIB = Path(__file__).parents[1], Path(sysconfig.get_path("stdlib"))
 
 
@@ -60,7 +61,8 @@ class Subject:
             with torch.no_grad():
                 found.extend(check(self))
         except Exception as error:
-            found.append(crash_sentence(self.name, error, (check.__doc__ or "").rstrip("."), self.owner))
+            built_in = is_built_in(type(self.family))
+            found.append(crash_sentence(self.name, error, (check.__doc__ or "").rstrip("."), self.owner, built_in))
         return found
 
     @property
@@ -143,13 +145,18 @@ class Subject:
         return torch.where(first_episode, tape.reward.double(), 0.0).sum(0).view(len(tasks), EPISODES).numpy()
 
 
-def crash_sentence(name: str, error: Exception, checked: str, owner: str = "") -> str:
-    """Describe an exception in a sentence."""
+def is_built_in(cls: type[Any]) -> bool:
+    """Whether a class is part of metarl; metarl's tests check its contract."""
+    return cls.__module__.partition(".")[0] == "metarl"
+
+
+def crash_sentence(name: str, error: Exception, checked: str, owner: str = "", built_in: bool = True) -> str:
+    """Describe an exception in a sentence. The last argument is that of `culprit`."""
     if isinstance(error, MetaRLError):
         return f"{name}: {error}; to fix it, declare or return what is expected."
-    place, message = culprit(error), f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    place, message = culprit(error, built_in), f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     fix = f"correct {place}" if place else "compare its arguments and results with its declarations"
-    raised = f"{place or owner or name} raised {message}"
+    raised = f"{place or owner or name} raised {message}" + ("" if place else f" in {innermost(error)}")
     return f"{name}: {raised}, expected no exception while checking {checked!r}; to fix it, {fix}."
 
 
@@ -171,23 +178,45 @@ class Place(NamedTuple):
         return below[0] if below else ""
 
     @property
+    def shown(self) -> str:
+        """The function and its line, for a message."""
+        return f"{self.function} ({self.file.name}:{self.line})"
+
+    @property
+    def is_built_in(self) -> bool:
+        """Whether the line belongs to a family or an agent of metarl."""
+        file = self.file.resolve()  # `envs` and `agents` may be links
+        return any(file.is_relative_to((CORE / folder).resolve()) for folder in BUILT_IN)
+
+    @property
     def is_users(self) -> bool:
         """Whether the line may belong to the environment's author: not to metarl's core or a library."""
-        if self.file.is_relative_to(CORE) and self.file.relative_to(CORE).parts[0] not in ("envs", "agents"):
+        if self.file.is_relative_to(CORE) and self.file.relative_to(CORE).parts[0] not in BUILT_IN:
             return False
         standard = not self.package and (self.file.is_relative_to(STDLIB) or str(self.file).startswith("<frozen"))
         return not standard and self.package not in LIBRARIES
 
 
-def culprit(error: Exception) -> str:
+def culprit(error: Exception, built_in: bool = True) -> str:
     """Innermost function that the author can correct, `Class.function (file:line)`; empty if there is none.
 
-    Code that is not installed comes first. Otherwise it is the package that was called first, the environment's own.
+    Code outside metarl comes first, and of that the code that is not installed. Otherwise it is the package that was
+    called first, the environment's own.
+
+    Args:
+        error: what was raised.
+        built_in: whether a family or an agent of metarl may be the culprit, if no code outside metarl is.
     """
     places = [place for place in _places(error) if place.is_users]
+    places = [place for place in places if not place.is_built_in] or (places if built_in else [])
     home = "" if any(not place.package for place in places) else next((place.package for place in places), "")
     own = [place for place in places if place.package == home]
-    return f"{own[-1].function} ({own[-1].file.name}:{own[-1].line})" if own else ""
+    return own[-1].shown if own else ""
+
+
+def innermost(error: Exception) -> str:
+    """The function that raised an error, `Class.function (file:line)`."""
+    return _places(error)[-1].shown
 
 
 def _places(error: Exception) -> list[Place]:

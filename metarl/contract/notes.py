@@ -26,6 +26,8 @@ from metarl.contract.family_probe import Subject
 from metarl.errors import FamilyWarning, InvalidValueError, verbatim
 from metarl.families.family import Family
 from metarl.families.gym_family import GymFamily
+from metarl.families.legacy import GYMNASIUM
+from metarl.families.registry import base_id
 from metarl.families.returned import class_name, user_env
 from metarl.families.tasks import Tasks
 from metarl.global_rng import seeded
@@ -35,7 +37,7 @@ LINEAR, FEWEST = 0.9999, 6  # least correlation of an observation with a paramet
 MOST_EPISODES, MOST_STEPS, MOST_SECONDS = 4, 200, 5.0  # per parameter, per episode, for all parameters together
 REASONS = {
     "options": "reset may read it from the options and draw it again",
-    "attrs": "the attribute may be read only when the environment is built or reset, see --apply kwargs",
+    "attrs": "the attribute may be read only when the environment is built or reset, see {kwargs}",
     "set_task": "set_task may not use it, or reset may draw it again",
     "kwargs": "the constructor may not use it, or reset may draw it again",
     "seed": "reset may not use its seed",
@@ -133,16 +135,23 @@ def warn_unused_parameters(family: Family) -> list[str]:
         except Exception:
             return notes
         if pair.ignored:
-            expected = (
-                f"a parameter that {pair.owner}.reset reads from its options; other ways: --apply attrs or kwargs"
-            )
+            ways = _option(family, "attrs", "kwargs")
+            expected = f"a parameter that {pair.owner}.reset reads from its options; other ways: {ways}"
             raise InvalidValueError(f"task parameter {name!r}", verbatim("ignored"), expected)
         if not pair.differs:
             why = REASONS.get(str(family.apply), "`apply` may not set it, or reset may draw it again")
+            why = why.format(kwargs=_option(family, "kwargs"))
             what = f"task parameter {name!r} changed no observation, reward or ending in {pair.steps} steps ({why})"
             notes.append(f"{what}; training continues, but is useless unless the parameter matters later")
             warnings.warn(notes[-1], FamilyWarning, stacklevel=2)
     return notes
+
+
+def _option(family: GymFamily, *modes: str) -> str:
+    """How the user sets `apply` to one of the modes: for `metarl train --env`, or where the family is registered."""
+    if base_id(family.id) == GYMNASIUM:
+        return f"--apply {' or '.join(modes)}"
+    return f"apply={' or '.join(map(repr, modes))} where the family is registered"
 
 
 class _TaskPair:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.agent_base import REPORTED, Agent, AgentState, Budget, Feedback, Rollout, Step, Trials, check_observe
+from metarl.agent_base import REPORTED, Agent, AgentState, Budget, Feedback, Rollout, Step, Trials
 from metarl.engine.environments import Environments, Transition, engine_threads
 from metarl.engine.pool import EnvironmentPool
 from metarl.engine.step_listeners import Listener, notify_listeners
@@ -178,6 +178,40 @@ def play(
     return rollout, state
 
 
+def env_actions(agent: Agent, action: Tensor, shape: tuple[int, int]) -> Tensor:
+    """The environment's actions `[R * E, *action_space.shape]`, from those that `act` returned, `[R, E, ...]`.
+
+    Raises:
+        InvalidValueError: an axis is missing, or the agent's `to_env` returns another shape.
+    """
+    name, space, found = type(agent).__name__, tuple(agent.family.action_space.shape or ()), tuple(action.shape)
+    if found[:2] == shape:
+        sent = agent.to_env(action.flatten(0, 1))
+        if tuple(sent.shape) == (shape[0] * shape[1], *space):
+            return sent
+        if len(found) == 2 + len(space):
+            expected = f"{(shape[0] * shape[1], *space)}, the environments and the axes of {agent.family.action_space}"
+            raise InvalidValueError(f"shape of what {name}.to_env returns", tuple(sent.shape), expected)
+    axes = ", ".join(["R", "E", *map(str, space)])
+    expected = f"({axes}), rows, environments of a row and the axes of an action, here {(*shape, *space)}"
+    raise InvalidValueError(f"shape of the actions of {name}.act", found, expected)
+
+
+def check_observe(agent: Agent) -> None:
+    """Check that an agent overrides `observe` if and only if it is recurrent.
+
+    Raises:
+        InvalidValueError: the agent overrides `observe` and is not recurrent, or it is recurrent without `observe`.
+    """
+    cls, name = type(agent), type(agent).__name__
+    overrides_observe = cls.observe is not Agent.observe
+    if overrides_observe and not (cls.is_recurrent or agent.is_recurrent):
+        raise InvalidValueError(f"{name}.is_recurrent", False, f"True, or {name}.observe is never called")
+    if agent.is_recurrent and not overrides_observe:
+        expected = "the state after a step, because is_recurrent is True"
+        raise InvalidValueError(f"{name}.observe", verbatim("missing"), expected)
+
+
 def _replay(
     agent: Agent, state: AgentState, envs: TorchEnvironments, tasks: Tasks, keys: Tensor, spec: RolloutSpec
 ) -> tuple[Rollout, AgentState]:
@@ -229,9 +263,8 @@ def _play(
         buffers.set_obs(obs)
         step = Step(obs.view(*shape, *obs.shape[1:]), envs.simulator if agent.privileged else None)
         action, extras, state = agent.act(state, step, act_rng.seek(t), spec.deterministic)
-        flat = action.flatten(0, 1)
-        out = envs.step(agent.to_env(flat))
-        buffers.write(flat, out, extras, active, spec.final_obs)
+        out = envs.step(env_actions(agent, action, shape))
+        buffers.write(action.flatten(0, 1), out, extras, active, spec.final_obs)
         if agent.is_recurrent:
             feedback = Feedback(action, *(x.view(shape) for x in (out.reward, out.terminated, out.truncated)))
             state = agent.observe(state, feedback, None if active is None else active.view(shape))

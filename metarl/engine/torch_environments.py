@@ -10,7 +10,7 @@ from torch import Tensor
 from metarl.agent_base import REPORTED, SimulatorState
 from metarl.engine.cuda_graphs import CudaGraphCache
 from metarl.engine.environments import Transition
-from metarl.errors import InvalidValueError
+from metarl.errors import InvalidValueError, verbatim
 from metarl.families.family import Family, State, TorchFamily
 from metarl.families.tasks import Tasks
 from metarl.rng import Rng, fold_in
@@ -60,6 +60,8 @@ class TorchEnvironments:
     def advance(self, action: Tensor) -> tuple[Transition, Tensor | None]:
         """One step without restarts; also which environments ended, `bool [N]`, or None if none did for certain."""
         result = self.family.step(self.state, action, self.task, self._step_rng.seek(self.clock))
+        if self.clock == 0:
+            _check_result(self.family, result)
         self.state, reward, terminated = result[:3]
         info = result[3] if len(result) == 4 else {}
         if self.clock == 0:
@@ -131,6 +133,16 @@ def tree_where(mask: Tensor, new: State, old: State) -> State:
     if isinstance(new, Mapping):
         return {k: tree_where(mask, new[k], old[k]) for k in new}
     return tuple(tree_where(mask, a, b) for a, b in zip(new, old, strict=True))
+
+
+def _check_result(family: Family, result: object) -> None:
+    if not (isinstance(result, tuple) and len(result) in (3, 4)):
+        found = f"{len(result)} values" if isinstance(result, tuple) else repr(type(result).__name__)
+        expected = "(state, reward, terminated), or these three and a dict"
+        raise InvalidValueError(f"what {type(family).__name__}.step returns ({family.id})", verbatim(found), expected)
+    if len(result) == 4 and not isinstance(result[3], Mapping):
+        field = f"the fourth value of {type(family).__name__}.step ({family.id})"
+        raise InvalidValueError(field, result[3], "a dict such as {'success': success}")
 
 
 def _check_tensor(

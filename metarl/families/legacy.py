@@ -25,6 +25,7 @@ from metarl.families.distributions import Choice, Distribution, Integers, LogUni
 from metarl.families.gym_family import GymFamily, TaskValues
 from metarl.global_rng import seeded
 
+GYMNASIUM = "metarl/Gymnasium-v0"  # `gymnasium_family` is registered as this
 SETTERS = ("set_task", "reset_task")
 EXAMPLE_PARAMS = {"length": "0.25:1.5", "masscart": "0.5:2"}
 SYNTAX = "LOW:HIGH, log:LOW:HIGH, int:LOW:HIGH, normal:MEAN:STD, or A,B,C"

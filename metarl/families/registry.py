@@ -30,7 +30,8 @@ from metarl.files import JsonObject, parse_json, reading, reason
 from metarl.named import Factory, allow_imports, load_entry_point
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9_\-]+/[A-Za-z0-9_\-]+-v\d+")
-_HINT = "; metarl list shows them all; if a file of yours registers it: --load FILE.py"
+_LOAD = "--load FILE.py, or in Python metarl.load_source('FILE.py')"
+_HINT = f"; metarl list shows them all; if a file of yours registers it: {_LOAD}"
 GYM_ENTRY_POINT = "metarl.interop.facades:make_env"
 EXTRAS = {"digits": "sklearn"}  # extra to the package that it installs, where their names differ
 

@@ -18,7 +18,8 @@ import torch
 from gymnasium.spaces import Discrete
 from torch import Tensor
 
-from metarl.agent_base import Agent, Feedback, Step, check_observe
+from metarl.agent_base import Agent, Feedback, Step
+from metarl.engine.rollout import check_observe
 from metarl.errors import InvalidValueError
 from metarl.evaluation.adaptation import adapted_state
 from metarl.families.tasks import TaskLike

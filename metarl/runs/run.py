@@ -225,7 +225,8 @@ class Run:
         sources = self.config.get("load", [])
         for field in [field for field, registered in known.items() if sources and not registered]:
             options = " ".join(f"--load {shlex.quote(source)}" for source in sources)
-            expected = f"a registered one: add {options}, as in training"
+            calls = "; ".join(f"metarl.load_source({source!r})" for source in sources)
+            expected = f"a registered one: add {options}, as in training (in Python: {calls})"
             raise InvalidValueError(f"{field} of {self.path}", self.config[field], expected)
 
     def set_iterations(self, iterations: int, agent: Agent, done: int) -> None:

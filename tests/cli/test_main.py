@@ -105,7 +105,10 @@ def test_a_family_and_an_agent_from_a_users_file(capsys: pytest.CaptureFixture[s
     del metarl.families.registry.families["mine/PointGoal-v0"]
     del gym.registry["mine/PointGoal-v0"]
     expected = f"family of {run} is 'mine/PointGoal-v0', expected a registered one: add --load mine.py, as in training"
+    expected += " (in Python: metarl.load_source('mine.py'))"
     assert expected in refused(capsys, "eval", run)
+    with pytest.raises(metarl.InvalidValueError, match=re.escape(expected)):
+        metarl.load(run)
     main(["train", "--resume", run, "--iterations", "2", "--load", "mine.py"])
     assert json.loads(Path(run, "checkpoint.json").read_text())["iteration"] == 2
 

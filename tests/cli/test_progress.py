@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from cases import contract_family
+from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.spaces import Box, Discrete
 from rich.console import Console
 
@@ -310,6 +311,29 @@ def test_everything_is_listed_under_its_kind(capsys: pytest.CaptureFixture[str],
     assert under["mine"] == under["mine/Short-v0"] == "yours"
     assert under["rl2"] == "memory"
     assert under["metarl/AntDir-v0"] == "MuJoCo"
+
+
+def test_a_familys_environment_is_described_and_not_the_class_that_holds_it(
+    capsys: pytest.CaptureFixture[str], scratch_registry: Any
+) -> None:
+    envs = {"Pole": "CartPole-v1", "Walk": Described, "Bare": lambda: Described()}
+    for name, env in envs.items():
+        space = {"length": metarl.Uniform(0.5, 1.0)}
+        metarl.register_family(f"mine/{name}-v0", env=env, task_space=space, apply="attrs", horizon=5)
+    main(["list"])
+    lines = capsys.readouterr().out.splitlines()
+    told = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines if line.strip().startswith("mine/")}
+    assert told["mine/Pole-v0"] == "The Gymnasium environment CartPole-v1. apply: attrs."
+    assert told["mine/Walk-v0"] == "A pole that walks. apply: attrs."
+    assert told["mine/Bare-v0"] == "The environment <lambda>. apply: attrs."
+    main(["list", "mine/Walk-v0", "mine/Pole-v0"])
+    out = capsys.readouterr().out
+    assert "what: A pole that walks." in out
+    assert "what: The Gymnasium environment CartPole-v1." in out
+
+
+class Described(CartPoleEnv):
+    """A pole that walks."""
 
 
 @pytest.mark.parametrize("name", ["maml", "ucb1", "random"])

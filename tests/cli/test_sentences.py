@@ -63,7 +63,8 @@ def test_a_run_and_its_files_are_named_with_what_to_do(capsys: pytest.CaptureFix
 
 
 def test_names_that_only_a_file_of_ones_own_registers(capsys: pytest.CaptureFixture[str]) -> None:
-    assert refused(["check-agent", "my_agent"], capsys).endswith("if a file of yours registers it: --load FILE.py")
+    advice = "if a file of yours registers it: --load FILE.py, or in Python metarl.load_source('FILE.py')"
+    assert refused(["check-agent", "my_agent"], capsys).endswith(advice)
     assert refused(["eval", "random"], capsys).startswith("metarl: --family is missing, expected --family ID")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import random
 import re
@@ -28,10 +29,12 @@ from metarl.global_rng import random_states
 from metarl.learning.action_distributions import PolicyHead
 from metarl.learning.adam import adam_tensors, load_adam
 from metarl.learning.encoders import ObservationEncoder
+from metarl.learning.gradient.policies import MLPPolicy
 from metarl.learning.networks import init_mlp, mlp
 from metarl.rng import Rng, make_key
 
 POINTS, BANDIT, MAZE, MDP = FAMILIES
+PENDULUM = "metarl/Pendulum-v0"
 
 
 @dataclass(frozen=True)
@@ -302,6 +305,11 @@ class OwnUnits(NoMap):
         return action
 
 
+class WrongMap(Linear):
+    def to_env(self, action):
+        return action[..., :1]
+
+
 class HalfBox(Linear):
     def to_env(self, action):
         return 0.01 * action.clamp(max=1.0)
@@ -412,6 +420,64 @@ class Unfinished(Agent):
     Config = LinearConfig
 
 
+@dataclass(frozen=True)
+class NoBatchConfig:
+    """Without the number of tasks of a meta-update."""
+
+    learning_rate: float = 0.1
+    """Of Adam."""
+    sizes: tuple[int, ...] = (4,)
+    """Widths of hidden layers."""
+
+
+class NoBatch(Linear):
+    Config = NoBatchConfig
+
+
+class FixedBatch(NoBatch):
+    """Says the number of tasks itself."""
+
+    meta_batch_size = 3
+
+
+class MissingAxis(Remembering):
+    """Acts with one number for each row where the box has one axis."""
+
+    def act(self, state, step, rng, deterministic):
+        action, extras, state = super().act(state, step, rng, deterministic)
+        return action.squeeze(-1), extras, state
+
+
+class MissingEnvironments(Remembering):
+    def act(self, state, step, rng, deterministic):
+        action, extras, state = super().act(state, step, rng, deterministic)
+        return action[:, 0], extras, state
+
+
+class NoBias(MLPPolicy):
+    """A policy whose parameters lack one that the network needs."""
+
+    def initial(self, rng):
+        return {k: v for k, v in super().initial(rng).items() if k != "b1"}
+
+
+class BiaslessMAML(MAML):
+    """Nothing of its own is running when the network fails."""
+
+    def make_policy(self):
+        return NoBias(self.family, self.name, (4,))
+
+
+class BiaslessTraining(BiaslessMAML):
+    """Its own method calls that of the built-in agent."""
+
+    def begin(self, rows, tasks=None):
+        return super().begin(rows, tasks) | {"b1": torch.zeros(rows, self.policy.head.size)}
+
+    def interact(self, state, trials, adaptation_step):
+        return super().interact({k: v for k, v in state.items() if k != "b1"}, trials, adaptation_step)
+
+
 class Nameless(Linear):
     """Nothing to complain of but the docstring of its subclass."""
 
@@ -465,6 +531,21 @@ BROKEN = [
     (Nested, BANDIT, "Config is NestedConfig("),
     (Unfinished, BANDIT, "act, begin is missing"),
     (Undocumented, BANDIT, "the docstring is missing"),
+    (
+        NoBatch,
+        BANDIT,
+        "Config.meta_batch_size is missing, expected the number of tasks of a meta-update (1 without",
+    ),
+    (
+        MissingAxis,
+        PENDULUM,
+        "act is returning actions of shape [R, E], expected [R, E, 1], because the action space",
+    ),
+    (MissingEnvironments, POINTS, "act is returning the actions as torch.float32 [3, 2], expected tensors [R, E, ...]"),
+    (BiaslessMAML, POINTS, "mlp (networks.py:"),
+    (BiaslessMAML, POINTS, "is raising KeyError: 'b1'"),
+    (BiaslessMAML, POINTS, "to fix it, correct what BiaslessMAML gives to it"),
+    (BiaslessTraining, POINTS, "BiaslessTraining.interact (test_agent_contract.py:"),
 ]
 
 
@@ -505,6 +586,80 @@ def test_whoever_plays_an_agent_that_forgets_something_is_told(cls: type[Agent],
     for play in play_everywhere(of_class(cls, family)):
         with pytest.raises(metarl.InvalidValueError, match=said):
             play()
+
+
+@pytest.mark.parametrize(
+    ("cls", "family", "said"),
+    [
+        (MissingAxis, PENDULUM, r"actions of MissingAxis.act is \(\d+, 1\), expected \(R, E, 1\), .* \(\d+, 1, 1\)"),
+        (MissingEnvironments, POINTS, r"actions of MissingEnvironments.act is \(\d+, 2\), expected \(R, E, 2\)"),
+        (WrongMap, POINTS, r"what WrongMap.to_env returns is \(\d+, 1\), expected \(\d+, 2\), the environments"),
+    ],
+)
+def test_actions_of_a_wrong_shape_are_those_of_the_method_that_made_them(
+    cls: type[Agent], family: str, said: str
+) -> None:
+    for play in itertools.islice(play_everywhere(of_class(cls, family)), 2):
+        with pytest.raises(metarl.InvalidValueError, match=said):
+            play()
+
+
+def test_what_the_constructor_forgets_is_a_sentence() -> None:
+    for cls in (ForgetsSuper, ForgetsSuperAndReads):
+        said = rf"{cls.__name__}\.\w+ is missing, expected {cls.__name__}.__init__ to begin with super\(\).__init__\("
+        with pytest.raises(metarl.InvalidValueError, match=said):
+            of_class(cls, BANDIT)
+        with pytest.raises(metarl.InvalidValueError, match=said):
+            check_agent(cls, BANDIT)
+    with pytest.raises(AttributeError, match="'NoneType' object has no attribute 'config'"):
+        of_class(AnotherAttribute, BANDIT)
+
+
+class ForgetsSuper(Linear):
+    def __init__(self, family, config, seed=0, device="cpu"):
+        self.head = None
+
+
+class ForgetsSuperAndReads(Linear):
+    def __init__(self, family, config, seed=0, device="cpu"):
+        self.weight = torch.zeros(3, device=self.device)
+
+
+class AnotherAttribute(Linear):
+    def __init__(self, family, config, seed=0, device="cpu"):
+        super().__init__(family, config, seed, device)
+        self.depth = None.config
+
+
+class NeverAdapts(Linear):
+    """One policy for all tasks."""
+
+    adapt = Agent.adapt
+
+
+def test_an_agent_that_learns_and_never_adapts_is_noted_and_a_baseline_is_not() -> None:
+    said = "note: linear: has neither adapt nor observe, so no adaptation step changes what it does"
+    with pytest.warns(metarl.AgentWarning, match=said):
+        assert check_agent(NeverAdapts, BANDIT) == []
+    with pytest.warns(metarl.AgentWarning, match=said):
+        assert check_briefly(of_class(NeverAdapts, BANDIT)) == []
+    for quiet in ("random", Linear, Remembering):
+        check_agent(quiet, BANDIT)  # warnings are errors
+
+
+def test_a_number_of_tasks_that_is_no_hyperparameter_is_enough() -> None:
+    assert check_agent(FixedBatch, BANDIT) == []
+
+
+def test_a_missing_docstring_hides_nothing() -> None:
+    both = check_agent(UndocumentedToo, None)
+    assert [s for s in both if "fork is sharing bias with the original" in s]
+    assert [s for s in both if "linear: the docstring is missing" in s]
+    assert len(both) == 2
+
+
+class UndocumentedToo(AliasingFork):
+    pass
 
 
 def test_an_agent_that_acts_in_the_box_says_so_and_is_taken() -> None:

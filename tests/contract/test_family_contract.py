@@ -193,6 +193,80 @@ def test_a_broken_step_gives_its_sentence(change, fields, sentence):
     only(check_family(altered(change, **fields)), "Broken: ", *sentence)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda state, reward, terminated, action, task: (state, reward),
+            r"is 2 values, expected \(state, reward, term",
+        ),
+        (
+            lambda state, reward, terminated, action, task: reward,
+            r"is 'Tensor', expected \(state, reward, terminated\)",
+        ),
+        (lambda state, reward, terminated, *_: (state, reward, terminated, reward), "fourth value of Broken.step "),
+    ],
+)
+def test_a_step_of_another_form_is_a_sentence_wherever_it_is_played(change, said, scratch_registry):
+    scratch_registry.register_family("tests/Form-v0", lambda: altered(change))
+    only(check_family("tests/Form-v0"), "of Broken.step " if "fourth" in said else "what Broken.step returns")
+    with pytest.raises(metarl.InvalidValueError, match=said):
+        metarl.train(metarl.make_agent("maml", "tests/Form-v0", meta_batch_size=2, episodes=2), 1)
+    envs = gym.make_vec("tests/Form-v0", num_envs=2)
+    envs.reset(seed=0)
+    with pytest.raises(metarl.InvalidValueError, match=said):
+        envs.step(envs.action_space.sample())
+
+
+class CannotDraw(Reach):
+    def draw(self, axes, state, task):
+        axes.plot(state["y"])
+
+
+class CannotDrawLater(Reach):
+    """Whose first observation alone can be drawn."""
+
+    def draw(self, axes, state, task):
+        assert float(state["x"]) == 0.0, "too far"
+
+
+class DarkFrame(Reach):
+    def frame(self, state, task, size=(256, 256)):
+        return np.zeros((*size, 3))
+
+
+class FlatFrame(Reach):
+    def frame(self, state, task, size=(256, 256)):
+        return np.zeros(size, np.uint8)
+
+
+class NoFrame(Reach):
+    """Whose picture is drawn."""
+
+    def draw(self, axes, state, task):
+        axes.plot([float(state["x"])], [float(task["goal"])], "o")
+
+    def frame(self, state, task, size=(256, 256)):
+        return None
+
+
+@pytest.mark.parametrize(
+    ("family", "said"),
+    [
+        (CannotDraw, ("CannotDraw.draw (test_family_contract.py:", "KeyError: 'y'")),
+        (CannotDrawLater, ("CannotDrawLater.draw (test_family_contract.py:", "AssertionError: too far")),
+        (DarkFrame, ("what frame returns is float64 [64, 64, 3], expected uint8 [height, width, 3]",)),
+        (FlatFrame, ("what frame returns is uint8 [64, 64], expected uint8 [height, width, 3]",)),
+    ],
+)
+def test_a_family_that_cannot_be_drawn_is_found(family, said):
+    only(check_family(family()), f"{family.__name__}: ", *said)
+
+
+def test_a_picture_that_is_drawn_or_left_to_the_default_is_clean():
+    assert check_family(NoFrame()) == []
+
+
 class NoisyReach(Reach):
     """`Reach` whose reward is drawn around what it was; `told(reward, drawn)` is reported as its mean."""
 
@@ -510,6 +584,38 @@ APPLY = ["options", "set_task", "kwargs", "attrs", lambda env, task: env.unwrapp
 @pytest.mark.parametrize("apply", APPLY, ids=[*APPLY[:-1], "callable"])
 def test_a_good_gymnasium_family_is_clean(apply):
     assert check_family(line(apply, noise="own")) == []
+
+
+class Seen(Line):
+    """A `Line` that is rendered as `picture`."""
+
+    metadata: ClassVar = {"render_modes": ["rgb_array"]}
+
+    def __init__(self, picture=None, render_mode=None, **keywords):
+        super().__init__(**keywords)
+        self.picture, self.render_mode = picture, render_mode
+
+    def render(self):
+        return self.picture() if self.render_mode else None
+
+
+@pytest.mark.parametrize(
+    ("picture", "said"),
+    [
+        (lambda: np.zeros((8, 6, 3), np.uint8), ()),
+        (lambda: np.zeros((8, 6, 3), np.float32), ("what render returns is float32 [8, 6, 3], expected uint8",)),
+        (lambda: np.zeros((8, 6, 4), np.uint8), ("what render returns is uint8 [8, 6, 4], expected uint8",)),
+        (lambda: None, ("what render returns is NoneType, expected uint8 [height, width, 3]",)),
+        (lambda: [][0], ("(test_family_contract.py:", "IndexError: list index out of range")),
+    ],
+)
+def test_an_environment_that_renders_something_else_is_found(picture, said):
+    family = metarl.GymFamily(partial(Seen, picture=picture), {"goal": metarl.Uniform(-1.0, 1.0)}, "attrs", horizon=5)
+    found = check_family(family)
+    if said:
+        only(found, "GymFamily: ", *said)
+    else:
+        assert found == []
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import runpy
 import shlex
@@ -123,6 +124,22 @@ def test_commands_in_the_pages_are_understood(monkeypatch: pytest.MonkeyPatch, s
 
 def test_tutorials_are_among_the_pages_that_run() -> None:
     assert {"tutorials/train.md", "tutorials/loop.md", "families.md", "gradients.md"} <= set(PAGES)
+
+
+def test_the_places_of_the_architecture_are_there() -> None:
+    page = (DOCS / "architecture.md").read_text()
+    table = page.partition("## Where is ...?")[2].partition("\n## ")[0]
+    for path in re.findall(r"`([\w/]+\.py)`", table):
+        assert (ROOT / path).exists(), path
+    places = re.findall(r"((?:`[\w.]+`(?: and | in )){1,3})`([\w/]+\.py)`", table)
+    assert len(places) > 20
+    for names, path in places:
+        for name in re.findall(r"`([\w.]+)`", names):
+            owner, _, own = name.rpartition(".")
+            module = importlib.import_module(re.sub(r"^(envs|agents)/", r"metarl/\1/", path)[:-3].replace("/", "."))
+            found = getattr(module, owner) if owner else module
+            known = hasattr(found, own) or own in getattr(found, "__annotations__", {})
+            assert known, f"{path}: {name}"
 
 
 def test_the_navigation_has_every_page() -> None:
