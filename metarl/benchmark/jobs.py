@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from metarl.benchmark.card import write_card
 from metarl.benchmark.cells import Progress, is_trained, run_path, train_cell, trained_iterations
 from metarl.benchmark.rows import evaluate_row, is_evaluated, results_path
 from metarl.benchmark.suite import Cell, Suite, agent_of, cells, rows, trainings
@@ -99,7 +100,9 @@ def do(suite: Suite, job: Job, out: Path, device: str = "cpu", progress: Progres
         return
     path = results_path(out, job.study, job.entry)
     path.parent.mkdir(parents=True, exist_ok=True)
-    evaluate_row(suite, job.study, job.entry, out, device, progress).save(path)
+    results = evaluate_row(suite, job.study, job.entry, out, device, progress)
+    results.save(path)
+    write_card(path.parent, results)
 
 
 def env_steps(suite: Suite, job: Job) -> int | None:

@@ -200,13 +200,14 @@ def evaluate_again(folder: Path, device: str = "cpu", progress: Progress | None 
         expected = "results of `metarl benchmark`, which say what they follow from (these are scores only)"
         raise InvalidValueError("row of the results", str(folder / RESULTS), expected)
     entry = Entry(**{f.name: row["agent"][f.name] for f in fields(Entry)})
-    runs = _runs(folder, row)
-    for path, expected in zip(runs, row["weights"], strict=True):
-        found = read_head(path / "checkpoint.json")["tensors_sha256"]
+    runs = [Run.open(path) for path in _runs(folder, row)]
+    for run, expected in zip(runs, row["weights"], strict=True):
+        found = read_head(run.path / "checkpoint.json")["tensors_sha256"]
         if found != expected:
-            raise InvalidValueError(f"weights of {path}", found, f"{expected}, of which {folder / RESULTS} are results")
+            expected = f"{expected}, of which {folder / RESULTS} are results"
+            raise InvalidValueError(f"weights of {run.path}", found, expected)
     if runs:
-        agents = [_finished(Run.open(path), device) for path in runs]
+        agents = [_finished(run, device) for run in runs]
     else:
         seeds = row["seeds"] if entry.every_seed else row["seeds"][:1]
         settings: dict[str, Any] = {**_tuples(entry.settings), "device": device}

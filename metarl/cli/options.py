@@ -139,6 +139,9 @@ class BenchmarkOptions:
     """Folder of its runs and results; by default runs/NAME-OF-THE-SUITE."""
     jobs: int = 0
     """Cells side by side, each in a process with one thread; 0: as many as there are cores."""
+    ray: str | None = None
+    """Address of a Ray cluster (HOST:PORT, or auto for one of this machine) whose workers do the cells, in place of
+    processes of this machine. The folder must have the same path on all machines. Needs the extra ray."""
     device: Device = "cpu"
     """Of the agents: "auto", "cpu" or "cuda"."""
     verify: bool = False

@@ -7,6 +7,9 @@ interval of .016. Hyperparameters of the classical agents were chosen on train t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from metarl.benchmark.suite import Entry, Protocol, Study, Suite, tuned
 
 CLASSICAL = ("gittins", "thompson_sampling", "optimistic_thompson_sampling", "ucb1", "epsilon_greedy", "greedy")
@@ -26,7 +29,7 @@ _LONG = _GRU | {"meta_batch_size": 500}
 _TRANSFORMER = {"memory": "transformer", "hidden": 64, "minibatches": 4, "learning_rate": 1e-3, "reward_coef": 1.0}
 
 
-def _rl2(n: int, settings: dict[str, object], iterations: int) -> Entry:
+def _rl2(n: int, settings: Mapping[str, Any], iterations: int) -> Entry:
     """RL2 on trials of n pulls."""
     return Entry("rl2", {"trial_episodes": n, "anneal_iterations": iterations} | settings, iterations)
 
