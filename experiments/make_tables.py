@@ -19,17 +19,18 @@ from typing import Any
 import benchmark_evaluation
 import gradient_bias
 import interval_coverage
-import robots
+import numpy as np
 import trial_tables
 import tyro
-from point_navigation import SETTINGS, setting_file
-from results_files import results_file
+from matplotlib.figure import Figure
+from results_files import STUDIES, SUITES, results_file, row_file
 from trial_tables import table
 
 from metarl.evaluation.modes import MODES
 from metarl.evaluation.results import Results
 from metarl.families import registry
 from metarl.files import write_atomic
+from metarl.report.figures import PALETTE
 from metarl.report.page import adaptation_figure, save_figure
 from metarl.report.trial_figure import trial_figure
 
@@ -50,30 +51,31 @@ def interval(row: dict[str, float]) -> str:
     return f"{row['mean']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
 
 
-def navigation_results(setting: str) -> Results:
-    """Results of one row on 2-D navigation."""
-    return Results.load(setting_file(setting))
+def navigation_results(row: str) -> Results:
+    """Results of STUDY/ROW of the suite `navigation`."""
+    return Results.load(row_file(*f"navigation/{row}".rsplit("/", 1)))
 
 
 def picture() -> str:
     """Caption of the figure of adaptation curves."""
-    results = navigation_results("steps2")
+    results = navigation_results("paper/steps2")
     rows = results.summary()
+    size = f"{len(results.meta['seeds'])} seeds, {results.meta['tasks']} held-out goals"
     return (
-        f"MAML on 2-D navigation, trained after both of two inner steps (`--settings steps2`), "
-        f"{len(results.meta['seeds'])} seeds, {results.meta['tasks']} held-out goals, 4,000 environment steps per "
-        f"adaptation step: {interval(rows[0])} before and {interval(rows[-1])} after {int(rows[-1]['k'])} steps (95 % "
-        "intervals). Made by `python experiments/make_tables.py` from `experiments/results/`."
+        "MAML on 2-D navigation, trained after both of two inner steps (`metarl benchmark navigation --only "
+        f"paper/steps2`), {size}, 4,000 environment steps per adaptation step: {interval(rows[0])} before and "
+        f"{interval(rows[-1])} after {int(rows[-1]['k'])} steps (95 % intervals). Made by `python "
+        "experiments/make_tables.py` from `experiments/results/`."
     )
 
 
 NAVIGATION = {
-    "paper": "`maml`, the paper's protocol",
-    "paper-stride5": "the same, `fvp_stride=5`",
-    "paper-decay": "the same runs as the first, inner steps x 1, .35, .175",
-    "paper-decay-400": "- on 400 held-out goals",
-    "steps2": "`maml`, trained after steps 1 and 2, inner steps x 1, .5, .25",
-    "steps2-400": "- on 400 held-out goals",
+    "paper/maml": "`maml`, the paper's protocol",
+    "paper/maml-stride5": "the same, `fvp_stride=5`",
+    "paper/maml-decay": "the same runs as the first, inner steps x 1, .35, .175",
+    "paper-400/maml-decay": "- on 400 held-out goals",
+    "paper/steps2": "`maml`, trained after steps 1 and 2, inner steps x 1, .5, .25",
+    "paper-400/steps2": "- on 400 held-out goals",
 }
 
 
@@ -81,39 +83,38 @@ def navigation() -> str:
     """Table of 2-D navigation, with the paper's numbers."""
     paper = PUBLISHED["point_navigation"]
     rows = [["MAML, the paper", *padded(paper["MAML"])]]
-    for setting, label in NAVIGATION.items():
-        found = navigation_results(setting)
+    for row, label in NAVIGATION.items():
+        found = navigation_results(row)
         rows += [[f"{label}: {mode} actions", *map(interval, found.summary(mode))] for mode in MODES]
-        if setting == "paper":
+        if row == "paper/maml":
             for seed, scores in zip(found.meta["seeds"], found.scores["sampled"].mean((1, 3)), strict=True):
                 rows.append([f"- seed {seed} alone, sampled", *padded(list(scores))])
     rows.append(["random initialisation, the paper", *padded(paper["random initialisation"])])
-    rows.append(["`scratch`, sampled actions", *map(interval, navigation_results("dense-scratch").summary())])
+    rows.append(["`scratch`, sampled actions", *map(interval, navigation_results("dense/scratch").summary())])
     rows.append(["oracle policy shown the goal, the paper", *padded(paper["oracle policy"])])
-    base = navigation_results("paper")
+    base = navigation_results("paper/maml")
     rows.append(["informed optimum, exact", *padded([float(base.references["informed_optimum"].mean())])])
     rows.append(["random actions", *padded([float(base.references["floor"].mean())])])
     seeds = len(base.meta["seeds"])
     return (
         "2-D navigation, R_k on 40 held-out goals, mean and 95 % interval over seeds and goals. The paper's protocol: "
-        f"40 tasks x 20 episodes x 100 steps, {SETTINGS['paper'].iterations} meta-updates; only the initial "
+        f"40 tasks x 20 episodes x 100 steps, {base.meta['iterations']} meta-updates; only the initial "
         f"weights of the last layer differ (`final_gain`). Every row has {seeds} seeds; those of the first row are "
         "listed. "
-        f"Paper: {paper['source']}. Command of each row: `python experiments/point_navigation.py "
-        f"--settings {' '.join(n for n in NAVIGATION if n in SETTINGS)} dense-scratch`, and `--goals 400`.\n\n"
+        f"Paper: {paper['source']}. Command: `metarl benchmark navigation --only paper paper-400 dense/scratch`.\n\n"
         + table(["", "k = 0", "1", "2", "3"], rows)
     )
 
 
 def beside_the_papers() -> str:
     """README's table: MAML on 2-D navigation and RL2 on bandits, one line for each number."""
-    paper, found = PUBLISHED["point_navigation"]["MAML"], navigation_results("paper")
+    paper, found = PUBLISHED["point_navigation"]["MAML"], navigation_results("paper/maml")
     best = f"{found.references['informed_optimum'].mean():.2f}"
     rows = [
         [f"MAML, 2-D navigation, R_{int(row['k'])}", f"{paper[int(row['k'])]:.2f}", interval(row), best]
         for row in found.summary("sampled")
     ]
-    last = navigation_results("steps2").summary("sampled")[-1]
+    last = navigation_results("paper/steps2").summary("sampled")[-1]
     rows.append([f"- trained after both inner steps, R_{int(last['k'])}", "", interval(last), best])
     return (
         "Papers: Finn et al. 2017 (arXiv:1703.03400), whose protocol is used; Duan et al. 2016 (arXiv:1611.02779), "
@@ -132,20 +133,20 @@ def middle(row: dict[str, float]) -> tuple[float, float, float]:
     return row[names[0]], row[names[1]], row[names[2]]
 
 
-def comparison(prefix: str) -> str:
+def comparison(study: str) -> str:
     """Table of all methods on one family: interquartile means, sorted by the score after three steps."""
-    names = [n for n in SETTINGS if n.startswith(f"{prefix}-") and setting_file(n).exists()]
-    found = {name: navigation_results(name) for name in names}
+    entries = STUDIES[f"navigation/{study}"].entries
+    found = {e: navigation_results(f"{study}/{e}") for e in entries if row_file(f"navigation/{study}", e).exists()}
     lines = []
     for name, results in found.items():
         sampled, deterministic = (results.summary(mode) for mode in MODES)
         middles = [middle(row) for row in (*sampled, deterministic[-1])]
         cells = [f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in middles]
-        lines.append((middle(sampled[-1])[0], [f"{name.removeprefix(prefix + '-')} (`{results.agent}`)", *cells]))
+        lines.append((middle(sampled[-1])[0], [f"{name} (`{results.agent}`)", *cells]))
     rows = [cells for _, cells in sorted(lines, key=lambda line: -line[0])]
-    learners = [r for name, r in found.items() if SETTINGS[name].iterations]
+    learners = [r for name, r in found.items() if entries[name].iterations]
     seeds = sorted({len(r.meta["seeds"]) for r in learners})
-    best = found[f"{prefix}-oracle"].references["informed_optimum"].mean()
+    best = found["oracle"].references["informed_optimum"].mean()
     failed = sum(int(r.meta["failed_steps"]) for r in found.values())
     return (
         f"`{learners[0].family}`: interquartile mean of R_k over {'/'.join(map(str, seeds))} seeds x 40 held-out goals "
@@ -155,18 +156,36 @@ def comparison(prefix: str) -> str:
         "except "
         "`fvp_stride=5` for TRPO and `schedule_iterations=50` for MAML++. Mean informed optimum: "
         f"{best:.2f}. Failed adaptation steps: "
-        f"{failed}. Command of each row: `python experiments/point_navigation.py --settings {prefix}-NAME --seeds "
-        f"{' '.join(map(str, learners[0].meta['seeds']))}`.\n\n"
+        f"{failed}. Command: `metarl benchmark navigation --only {study}`.\n\n"
         + table(["", "k = 0", "1", "2", "3", "3, deterministic actions"], rows)
     )
 
 
 def robot_results() -> dict[str, list[Results]]:
-    """Results of each study of experiments/robots.py."""
-    return {
-        name: [Results.load(results_file(f"robots-{name}", row)) for row in study.agents]
-        for name, study in robots.STUDIES.items()
-    }
+    """Results of each study of robots that has some."""
+    out = {}
+    for study in (f"{suite}/{name}" for suite in ("mujoco", "metaworld") for name in SUITES[suite].studies):
+        files = [row_file(study, entry) for entry in STUDIES[study].entries]
+        if found := [Results.load(file) for file in files if file.exists()]:
+            out[study] = found
+    return out
+
+
+def robot_figure(studies: dict[str, list[Results]]) -> Figure:
+    """Draw training curves, one panel for each study: the mean over seeds and their range."""
+    shown = {name: found for name, found in studies.items() if any("training_curves" in r.meta for r in found)}
+    out = Figure(figsize=(3.4 * len(shown), 2.8), layout="constrained")
+    for axes, (name, results) in zip(out.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
+        color = iter(PALETTE)
+        for result in results:
+            for key in [k for k in result.meta.get("training_curves", [{}])[0] if k != "trial_return"]:
+                lines = np.array([each[key] for each in result.meta["training_curves"]])
+                shade, x = next(color), np.arange(1, lines.shape[1] + 1)
+                axes.plot(x, lines.mean(0), color=shade, label=f"{result.agent}: {key.replace('_', ' ')}")
+                axes.fill_between(x, lines.min(0), lines.max(0), color=shade, alpha=0.2, linewidth=0)
+        axes.set(title=name.partition("/")[2].replace("_", " "), xlabel="meta-update", ylabel="return on train tasks")
+        axes.legend(fontsize=7, frameon=False)
+    return out
 
 
 def robot_table() -> str:
@@ -180,11 +199,11 @@ def robot_table() -> str:
             success = f"{summary[-1]['success']:.1%}" if "success" in summary[-1] else ""
             label = [f"`{results.family}`", f"`{results.agent}`", str(updates or ""), str(seeds if updates else "")]
             rows.append([*label, *cells, success])
-    tasks = ", ".join(f"{study.tasks} ({name})" for name, study in robots.STUDIES.items())
+    tasks = ", ".join(f"{STUDIES[name].protocol.tasks} ({name.partition('/')[2]})" for name in robot_results())
     return (
         f"R_k with sampled actions on held-out tasks ({tasks}), mean and 95 % interval over seeds and tasks; success "
-        "is the share of last episodes that reached the goal. Command of each row: "
-        "`python experiments/robots.py --studies NAME`; settings: `experiments/robots.py`.\n\n"
+        "is the share of last episodes that reached the goal. Commands: "
+        "`metarl benchmark mujoco` and `metarl benchmark metaworld`.\n\n"
         + table(["family", "agent", "meta-updates", "seeds", "k = 0", "1", "2", "success"], rows)
     )
 
@@ -426,12 +445,12 @@ def main(options: Options) -> None:
         if stale := [page for page in PAGES if before[page] != after[page]]:
             sys.exit(f"{', '.join(stale)} differs from what experiments/make_tables.py writes: run it")
         return
-    found = [navigation_results(name) for name in ("steps2", "dense-scratch", "dense-oracle")]
+    found = [navigation_results(name) for name in ("paper/steps2", "dense/scratch", "dense/oracle")]
     save_figure(adaptation_figure(found), ROOT / "docs" / "adaptation.png")
     save_figure(gradient_bias.figure(bias_report()), ROOT / "docs" / "gradient_bias.png")
-    save_figure(robots.figure(robot_results()), ROOT / "docs" / "robots.png")
+    save_figure(robot_figure(robot_results()), ROOT / "docs" / "robots.png")
     for name, (study, rows) in trial_tables.FIGURES.items():
-        found = [Results.load(results_file(study, row)) for row in rows if trial_tables.lifetime(study, row)]
+        found = [Results.load(row_file(study, row)) for row in rows if trial_tables.lifetime(study, row)]
         save_figure(trial_figure(found), ROOT / "docs" / f"{name}.png")
     for page, text in after.items():
         write_atomic(ROOT / page, text.encode())

@@ -1,4 +1,4 @@
-"""Tables of the results of experiments/trials.py."""
+"""Tables of agents that live through a trial: the suites `bandits`, `mdps` and `grids`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from results_files import results_file, study_folder
-from trials import BANDITS, MDPS, STUDIES, rows_of
+from results_files import STUDIES, length, results_file, row_file
 
 from metarl.agents.memory.rl2 import RL2Config
+from metarl.benchmark.suites.bandits import CLASSICAL as BANDITS
+from metarl.benchmark.suites.mdps import CLASSICAL as MDPS
 from metarl.evaluation.results import Results
+from metarl.families.registry import make_family
 
 HERE = Path(__file__).resolve().parent
 PUBLISHED = json.loads((HERE / "published.json").read_text())
@@ -39,17 +41,18 @@ NAMES = {
 }
 # figures in docs: a study, and the rows to draw
 FIGURES = {
-    "trials_bandit": ("bandit-n100-k5", ("rl2", "gittins", "thompson_sampling", "random")),
-    "trials_mdp": ("mdp-n10", ("rl2-transformer", "rl2", "beb", "psrl", "random")),
-    "trials_grid_navi": ("grid_navi-n4", ("rl2", "oracle", "random")),
+    "trials_bandit": ("bandits/n100-k5", ("rl2", "gittins", "thompson_sampling", "random")),
+    "trials_mdp": ("mdps/n10", ("rl2-transformer", "rl2", "beb", "psrl", "random")),
+    "trials_grid_navi": ("grids/grid_navi-n4", ("rl2", "oracle", "random")),
 }
+KINDS = {"bandits": "bandit", "mdps": "mdp", "grids": "grid_navi"}  # what published.json calls them
 RL2_ROWS = ("rl2", "rl2-transformer")
 Life = Mapping[str, float]
 
 
 def lifetime(study: str, row: str) -> Life | None:
     """Mean lifetime return with its interval; None without a results file."""
-    path = results_file(study, row)
+    path = row_file(study, row)
     return json.loads(path.read_text())["lifetime"] if path.exists() else None
 
 
@@ -80,27 +83,27 @@ def share(study: str, row: str, best: str) -> str:
 
 def strongest(study: str) -> Life | None:
     """Lifetime return of the strongest agent that knows the prior; for GridNavi, the exact Bayes optimum."""
-    if not study.startswith("grid_navi"):
-        return lifetime(study, {"bandit": "gittins", "mdp": "beb"}[study.split("-")[0]])
-    return {"mean": json.loads(results_file(study, "random").read_text())["bayes_optimal"]}
+    if not study.startswith("grids/"):
+        return lifetime(study, {"bandits": "gittins", "mdps": "beb"}[study.split("/")[0]])
+    return {"mean": json.loads(row_file(study, "random").read_text())["bayes_optimal"]}
 
 
 def widest(studies: list[str], rows: list[str]) -> str:
     """Text of half the widest interval of some rows, for each study."""
     measured = [(s, life) for s in studies for r in rows if (life := lifetime(s, r))]
     by_study = {s: max((life["high"] - life["low"]) / 2 for t, life in measured if t == s) for s in studies}
-    return ", ".join(f"{half:.2f} at {s.split('-', 1)[1].replace('-', ', ')}" for s, half in by_study.items())
+    return ", ".join(f"{half:.2f} at {s.split('/')[1].replace('-', ', ')}" for s, half in by_study.items())
 
 
 def trained(studies: Sequence[str]) -> list[tuple[str, str]]:
     """Studies and rows of rl2 that have results."""
-    return [(study, row) for study in studies for row in STUDIES[study].rl2 if lifetime(study, row)]
+    return [(study, row) for study in studies for row in RL2_ROWS if lifetime(study, row)]
 
 
-def missing(kind: str) -> str:
-    """Sentence about rows of experiments/trials.py that have no results."""
-    rows = {s: [r for r in rows_of(STUDIES[s]) if not lifetime(s, r)] for s in STUDIES if s.startswith(f"{kind}-")}
-    whole = [s for s, lacking in rows.items() if len(lacking) == len(rows_of(STUDIES[s]))]
+def missing(suite: str) -> str:
+    """Sentence about rows of a suite that have no results."""
+    rows = {s: [r for r in STUDIES[s].entries if not lifetime(s, r)] for s in STUDIES if s.startswith(f"{suite}/")}
+    whole = [s for s, lacking in rows.items() if len(lacking) == len(STUDIES[s].entries)]
     single = [f"`{r}` of {s}" for s, lacking in rows.items() if s not in whole for r in lacking]
     names = [*single, *(f"all of {s}" for s in whole)]
     return f" No results on these tasks yet: {', '.join(names)}." if names else ""
@@ -108,27 +111,37 @@ def missing(kind: str) -> str:
 
 def meta(study: str, row: str) -> dict[str, Any]:
     """The `meta` of a row's results."""
-    return dict(json.loads(results_file(study, row).read_text())["meta"])
+    return dict(json.loads(row_file(study, row).read_text())["meta"])
 
 
 def steps(study: str, row: str) -> float:
     """Million environment steps of rl2's training for a row, with those of the study that it continues."""
-    found = meta(study, row)
-    before = found.get("begins_with", "")
-    own = found["iterations"] * found["config"]["meta_batch_size"] * STUDIES[study].steps / 1e6
+    found, horizon = meta(study, row), make_family(STUDIES[study].family).horizon
+    own = found["iterations"] * found["config"]["meta_batch_size"] * length(study) * horizon / 1e6
+    before = begins_with(study, row)
     return own + (steps(before, row) if before else 0.0)
+
+
+def begins_with(study: str, row: str) -> str:
+    """Study of the same suite whose trained networks a row's training begins with; empty without one."""
+    before = STUDIES[study].entries[row].begins_with.rpartition("/")[0]
+    return f"{study.partition('/')[0]}/{before}" if before else ""
 
 
 def tasks_played(studies: list[str]) -> str:
     """Number of held-out tasks of all rows of some studies, as text."""
-    found = {json.loads(f.read_text())["meta"]["tasks"] for s in studies for f in study_folder(s).glob("*.json")}
+    found = {
+        json.loads(f.read_text())["meta"]["tasks"]
+        for s in studies
+        for f in row_file(s, "any").parent.parent.glob("*/results.json")
+    }
     assert len(found) == 1, f"rows of {studies} have different numbers of tasks: {found}"
     return f"{found.pop():,}"
 
 
 def bandit_name(study: str) -> str:
     """Name of the cell in the paper's table, "n,k"."""
-    _, n, k = study.split("-")
+    n, k = study.split("/")[1].split("-")
     return f"{n[1:]},{k[1:]}"
 
 
@@ -139,12 +152,12 @@ def bound_of(best: Mapping[str, Any]) -> str:
 
 def bandits() -> str:
     """Table of bandits: for each cell, a line of metarl's results and a line of the paper's."""
-    studies = [s for s in STUDIES if s.startswith("bandit-") and lifetime(s, "random")]
-    bounds = json.loads(results_file("bandit", "bounds").read_text())["cells"]
+    studies = [s for s in STUDIES if s.startswith("bandits/") and lifetime(s, "random")]
+    bounds = json.loads(results_file("bandits", "bounds").read_text())["cells"]
     columns = ["random", *BANDITS]
     rows = []
     for study in studies:
-        digits = 2 if STUDIES[study].episodes == 10 else 1
+        digits = 2 if length(study) == 10 else 1
         best = bounds.get(study)
         ours = [cell(lifetime(study, c), digits) for c in columns]
         for row in RL2_ROWS:
@@ -165,9 +178,9 @@ def bandits() -> str:
         "(`experiments/tuned.json`; some are at the edge of the grid). The Bayes optimum is exact, or bounded "
         "from above by an information relaxation, two standard errors added. All rows of a cell play the same "
         "tasks, so a mean above the optimum is chance. Paper: "
-        f"{PUBLISHED['bandit']['source']}. Commands: `python experiments/tune.py --studies bandit`, `python "
-        "experiments/trials.py --studies bandit`, `python "
-        "experiments/bandit_bounds.py` (and `--studies bandit-n500-k5 bandit-n500-k10`).\n\n"
+        f"{PUBLISHED['bandit']['source']}. Commands: `python experiments/tune.py --studies bandits`, "
+        "`metarl benchmark bandits`, `python "
+        "experiments/bandit_bounds.py` (and `--studies bandits/n500-k5 bandits/n500-k10`).\n\n"
         + table([*head, "Bayes optimum"], rows)
     )
 
@@ -186,8 +199,8 @@ def seeds(rows: Sequence[tuple[str, str]]) -> str:
 def bandit_variants() -> str:
     """Table of changed algorithms that reproduce published columns."""
     rows = []
-    for study in (s for s in STUDIES if s.startswith("bandit-")):
-        changed = [r for r in STUDIES[study].classical if "-" in r and lifetime(study, r)]
+    for study in (s for s in STUDIES if s.startswith("bandits/")):
+        changed = [r for r in STUDIES[study].entries if "-" in r and r not in RL2_ROWS and lifetime(study, r)]
         paper = PUBLISHED["bandit"].get(bandit_name(study))
         for row in changed if paper else []:
             plain = row.split("-")[0]
@@ -198,11 +211,11 @@ def bandit_variants() -> str:
 
 def mdps() -> str:
     """Table of tabular MDPs: a line of metarl's results for each prior, and a line of the paper's."""
-    studies = [s for s in STUDIES if s.startswith("mdp-") and lifetime(s, "random")]
+    studies = [s for s in STUDIES if s.startswith("mdps/") and lifetime(s, "random")]
     columns = ["random", *MDPS]
     rows = []
     for study in studies:
-        n = STUDIES[study].episodes
+        n = length(study)
         ours = [cell(lifetime(study, c), 1) for c in columns]
         ours += [with_interval(lifetime(study, row), 1) for row in RL2_ROWS]
         rows.append([str(n), *ours, cell(lifetime(study, "oracle"), 1)])
@@ -217,20 +230,20 @@ def mdps() -> str:
     return (
         f"Lifetime return of n episodes of 10 steps on {tasks_played(studies)} held-out MDPs, exploration included, "
         f"sampled actions. {learned(studies)}Half the widest 95 % interval of the other columns: "
-        f"{widest(studies, columns)}.{missing('mdp')} Hyperparameters of UCRL2, BEB and e-greedy were "
+        f"{widest(studies, columns)}.{missing('mdps')} Hyperparameters of UCRL2, BEB and e-greedy were "
         "chosen on train tasks (`experiments/tuned.json`; some are at the edge of the grid). Paper: "
         f"{PUBLISHED['mdp']['source']}. Commands: `python "
-        "experiments/tune.py --studies mdp`, `python experiments/trials.py --studies mdp`.\n\n" + table(head, rows)
+        "experiments/tune.py --studies mdps`, `metarl benchmark mdps`.\n\n" + table(head, rows)
     )
 
 
 def grid_navi() -> str:
     """Table of GridNavi: the return of each episode, and that of the Bayes-optimal policy."""
-    name = "grid_navi-n4"
+    name = "grids/grid_navi-n4"
     rows = []
     best: dict[str, Any] = {}
     for row in ("rl2", "random", "oracle"):
-        results = Results.load(results_file(name, row))
+        results = Results.load(row_file(name, row))
         life = results.lifetime_summary()
         assert life is not None
         episodes = [f"{v:.2f}" for v in results.collected.mean((0, 1))]
@@ -242,7 +255,7 @@ def grid_navi() -> str:
     return (
         f"Mean return of each of 4 episodes on GridNavi (train = test), {tasks_played([name])} trials, sampled "
         f"actions; {seeds([(name, 'rl2')])} seeds of RL2, trained on {steps(name, 'rl2'):.0f} million steps. The "
-        "oracle is shown the goal. Command: `python experiments/trials.py --studies grid_navi`.\n\n"
+        "oracle is shown the goal. Command: `metarl benchmark grids --only grid_navi-n4`.\n\n"
         + table(["", "episode 1", "2", "3", "4", "whole trial", "share of the gap"], rows)
     )
 
@@ -252,14 +265,14 @@ def settings() -> str:
     default = asdict(RL2Config())
     own = ("meta_batch_size", "trial_episodes", "anneal_iterations")
     rows = []
-    for study, row in trained(list(STUDIES)):
+    for study, row in trained([study for study in STUDIES if study.partition("/")[0] in KINDS]):
         found = meta(study, row)
-        before = found.get("begins_with", "")
+        before = begins_with(study, row)
         changed = [f"{k} {v}" for k, v in sorted(found["config"].items()) if k not in own and v != default[k]]
         after = f", after the {steps(before, row):.0f} of {before}" if before else ""
         million = f"{steps(study, row) - (steps(before, row) if before else 0.0):.1f}{after}"
         batch = str(found["config"]["meta_batch_size"])
-        device = "GPU" if "--device cuda" in found["command"] else "CPU"
+        device = "GPU" if found.get("trained_on") == "cuda" else "CPU"
         sizes = [str(found["iterations"]), batch, million, device]
         rows.append([f"{study}, `{row}`", *sizes, f"`{', '.join(changed)}`"])
     head = [
@@ -280,10 +293,10 @@ def settings() -> str:
 def beside_the_paper() -> list[list[str]]:
     """Rows of RL2 that the paper has too: the bandit, and the returns of the paper, metarl and the Gittins index."""
     rows = []
-    for study, row in trained([study for study in STUDIES if study.startswith("bandit")]):
+    for study, row in trained([study for study in STUDIES if study.startswith("bandits/")]):
         paper = PUBLISHED["bandit"].get(bandit_name(study), {})
         if paper and row == "rl2":
-            (pulls, arms), digits = bandit_name(study).split(","), 2 if study.startswith("bandit-n10-") else 1
+            (pulls, arms), digits = bandit_name(study).split(","), 2 if study.startswith("bandits/n10-") else 1
             ours, best = with_interval(lifetime(study, row), digits), cell(strongest(study), digits)
             rows.append([f"RL2, {pulls} pulls of {arms} arms", f"{paper['rl2']:.1f}", ours, best])
     return rows
@@ -293,11 +306,13 @@ def summary() -> str:
     """Table of RL2's rows."""
     rows = []
     played: list[tuple[str, str]] = []
-    for study in (s for s in STUDIES if trained([s])):
-        kind = study.split("-")[0]
-        digits = 2 if study.startswith(("grid_navi", "bandit-n10-")) else 1
-        paper = PUBLISHED.get(kind, {}).get(bandit_name(study) if kind == "bandit" else study.split("-n")[1], {})
-        label = study.replace("_", " ").replace("-", ", ").replace(", n", ", n = ").replace(", k", ", k = ")
+    for study in (s for s in STUDIES if s.partition("/")[0] in KINDS and trained([s])):
+        suite, name = study.split("/")
+        kind = KINDS[suite]
+        digits = 2 if study.startswith(("grids/", "bandits/n10-")) else 1
+        paper = PUBLISHED.get(kind, {}).get(bandit_name(study) if kind == "bandit" else name.split("n")[-1], {})
+        label = name if suite == "grids" else f"{kind}-{name}"
+        label = label.replace("_", " ").replace("-", ", ").replace(", n", ", n = ").replace(", k", ", k = ")
         for study_, row in trained([study]):
             played.append((study_, row))
             rows.append(

@@ -15,7 +15,7 @@ close to optimal for several unknown arms. Indices are exactly optimal only unde
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Annotated, ClassVar, TypeVar
 
 import numpy as np
@@ -57,7 +57,11 @@ class Gittins(BanditAgent):
         super().__init__(family, config, seed, device)
         if family.horizon != 1:
             raise InvalidValueError("family of gittins", family.id, self.takes)
-        self.table = torch.from_numpy(index_table(config.trial_episodes)).to(self.device)
+
+    @cached_property
+    def table(self) -> Tensor:
+        """All indices of a trial, from `index_table`. The first action computes them; 500 pulls take a minute."""
+        return torch.from_numpy(index_table(self.config.trial_episodes)).to(self.device)
 
     def credit(self, reward: Tensor) -> Tensor:
         """1 for a reward of at least .5, else 0."""

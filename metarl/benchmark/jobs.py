@@ -7,17 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from metarl.benchmark.cells import (
-    Progress,
-    evaluate_row,
-    is_evaluated,
-    is_trained,
-    results_path,
-    run_path,
-    train_cell,
-    trained_iterations,
-)
-from metarl.benchmark.suite import Cell, Suite, agent_of, cells, rows
+from metarl.benchmark.card import write_card
+from metarl.benchmark.cells import Progress, is_trained, run_path, train_cell, trained_iterations
+from metarl.benchmark.rows import evaluate_row, is_evaluated, results_path
+from metarl.benchmark.suite import Cell, Suite, agent_of, cells, rows, trainings
 
 
 @dataclass(frozen=True)
@@ -61,22 +54,15 @@ def plan(suite: Suite, only: Sequence[str] = ()) -> list[Job]:
     wanted = {cell.label: cell for cell in cells(suite, only)}
     chosen = list(rows(suite, only))
     for study, entry in chosen:
-        for cell in _trainings(suite, study, entry):
+        for cell in trainings(suite, study, entry):
             wanted.setdefault(cell.label, cell)
     jobs: dict[str, Job] = {}
     for cell in wanted.values():
         _add_training(suite, cell, jobs)
     for study, entry in chosen:
-        needs = tuple(cell.label for cell in _trainings(suite, study, entry))
+        needs = tuple(cell.label for cell in trainings(suite, study, entry))
         jobs[f"{study}/{entry}"] = Job(study, entry, None, needs)
     return list(jobs.values())
-
-
-def _trainings(suite: Suite, study: str, entry: str) -> list[Cell]:
-    """The trainings that a row evaluates."""
-    given = suite.studies[study]
-    source = given.entries[entry].runs_of or entry
-    return [Cell(study, source, seed) for seed in given.seeds] if given.entries[source].iterations else []
 
 
 def _add_training(suite: Suite, cell: Cell, jobs: dict[str, Job]) -> None:
@@ -114,7 +100,9 @@ def do(suite: Suite, job: Job, out: Path, device: str = "cpu", progress: Progres
         return
     path = results_path(out, job.study, job.entry)
     path.parent.mkdir(parents=True, exist_ok=True)
-    evaluate_row(suite, job.study, job.entry, out, device, progress).save(path)
+    results = evaluate_row(suite, job.study, job.entry, out, device, progress)
+    results.save(path)
+    write_card(path.parent, results)
 
 
 def env_steps(suite: Suite, job: Job) -> int | None:

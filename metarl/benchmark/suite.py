@@ -19,10 +19,12 @@ A suite is a short Python file that defines `suite`:
 from __future__ import annotations
 
 import importlib
+import importlib.resources
+import json
 import pkgutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,6 +47,7 @@ class Protocol:
         modes: which actions are scored.
         split: of the tasks.
         seed: of the evaluation's draws.
+        compact: whether returns of single episodes are stored as means over tasks, because 20,000 tasks need much disk.
     """
 
     k: int | tuple[int, ...] = 3
@@ -54,6 +57,7 @@ class Protocol:
     modes: tuple[Mode, ...] = MODES
     split: Literal["test", "valid"] | str = "test"
     seed: int = 0
+    compact: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,8 @@ class Entry:
         iterations: meta-updates; 0 for agents that need no training.
         every_seed: an agent that needs no training is made anew for each seed, because it draws its initial parameters.
         evaluated_with: hyperparameters that are changed for the evaluation alone.
-        runs_of: the entry of the same study whose trained agents are evaluated, in place of trainings of its own.
+        runs_of: ENTRY of the same study, or STUDY/ENTRY of the suite, whose trained agents are evaluated, in place of
+            trainings of its own.
         begins_with: STUDY/ENTRY of the same suite whose trained networks the training of the same seed begins with.
     """
 
@@ -89,6 +94,7 @@ class Study:
         protocol: how they are evaluated.
         seeds: one training for each.
         checkpoint_every: iterations between checkpoints.
+        eval_every: iterations between evaluations on train tasks, for learning curves; 0 for none.
     """
 
     family: str
@@ -96,6 +102,7 @@ class Study:
     protocol: Protocol = Protocol()
     seeds: tuple[int, ...] = (0, 1, 2)
     checkpoint_every: int = 10
+    eval_every: int = 0
 
 
 @dataclass(frozen=True)
@@ -106,11 +113,13 @@ class Suite:
         name: of the suite, part of the folder of its results.
         studies: by name.
         description: what it is for, one sentence.
+        source: its name or file on the command line; `load_suite` sets it.
     """
 
     name: str
     studies: Mapping[str, Study]
     description: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -203,8 +212,8 @@ def _check_entry(suite: Suite, study: Study, where: str, entry: Entry) -> None:
     for key in (*entry.settings, *entry.evaluated_with):
         if key not in known:
             raise InvalidValueError(f"hyperparameter of {where}", key, did_you_mean(key, known))
-    if entry.runs_of and not (entry.runs_of in study.entries and study.entries[entry.runs_of].iterations):
-        raise InvalidValueError(f"runs_of of {where}", entry.runs_of, did_you_mean(entry.runs_of, study.entries))
+    if entry.runs_of:
+        _check_source(suite, study, entry, where)
     learns = agent_class(entry.agent).learns
     if learns and not (entry.iterations or entry.runs_of):
         raise InvalidValueError(f"iterations of {where}", entry.iterations, f"1 or more: {entry.agent} is trained")
@@ -221,7 +230,46 @@ def _check_entry(suite: Suite, study: Study, where: str, entry: Entry) -> None:
             )
 
 
+def _check_source(suite: Suite, study: Study, entry: Entry, where: str) -> None:
+    """Refuse `runs_of` unless it names a trained entry of the same family whose runs have the study's seeds."""
+    trained = [f"{s}/{e}" for s, e in rows(suite) if suite.studies[s].entries[e].iterations]
+    own = [label for label, given in study.entries.items() if given.iterations]
+    if entry.runs_of not in (*own, *trained):
+        raise InvalidValueError(f"runs_of of {where}", entry.runs_of, did_you_mean(entry.runs_of, [*own, *trained]))
+    if "/" in entry.runs_of:
+        source = suite.studies[entry.runs_of.partition("/")[0]]
+        for name in ("family", "seeds"):
+            if getattr(source, name) != getattr(study, name):
+                expected = f"runs of the study's {name}, {getattr(study, name)!r}"
+                raise InvalidValueError(f"runs_of of {where}", f"{name} {getattr(source, name)!r}", expected)
+
+
+def source_of(suite: Suite, study: str, entry: str) -> tuple[str, str]:
+    """Study and entry whose trainings a row evaluates: its own, or those that `runs_of` names."""
+    named = suite.studies[study].entries[entry].runs_of
+    if not named:
+        return study, entry
+    first, _, second = named.rpartition("/")
+    return first or study, second
+
+
+def trainings(suite: Suite, study: str, entry: str) -> list[Cell]:
+    """The trainings that a row evaluates, one per seed; none where its agent needs no training."""
+    source, name = source_of(suite, study, entry)
+    given = suite.studies[source]
+    return [Cell(source, name, seed) for seed in given.seeds] if given.entries[name].iterations else []
+
+
 BUILT_IN = "metarl.benchmark.suites"
+
+
+def tuned(study: str, entry: str) -> dict[str, Any]:
+    """Hyperparameters of an entry of SUITE/STUDY that were chosen on train tasks; empty where nothing was searched.
+
+    `python experiments/tune.py` writes them to `tuned.json` beside the suites of the package.
+    """
+    text = importlib.resources.files(BUILT_IN).joinpath("tuned.json").read_text()
+    return dict(json.loads(text).get(study, {}).get(entry, {}))
 
 
 def built_in_suites() -> list[str]:
@@ -250,4 +298,4 @@ def load_suite(name: str) -> Suite:
     if not isinstance(suite, Suite):
         raise InvalidValueError("suite", name, "a file that defines `suite`, a metarl.benchmark.suite.Suite")
     check_suite(suite)
-    return suite
+    return replace(suite, source=name)

@@ -12,15 +12,18 @@ from pathlib import Path
 from rich.live import Live
 from rich.text import Text
 
-from metarl.benchmark.cells import reproduces, results_path
+from metarl.benchmark.crew import Listener, Outcome, Setup
 from metarl.benchmark.jobs import Job, done_part, env_steps, is_done, plan, seconds_taken
+from metarl.benchmark.ray_jobs import run_jobs_on_ray
+from metarl.benchmark.rows import is_evaluated, results_path
 from metarl.benchmark.suite import Suite, load_suite
-from metarl.benchmark.workers import Listener, Outcome, Setup, run_jobs
+from metarl.benchmark.workers import run_jobs
 from metarl.cli.commands import loaded, say_table
 from metarl.cli.options import BenchmarkOptions
 from metarl.cli.outputs import check_report
 from metarl.cli.progress import EVERY, FIRST, console, duration, say
-from metarl.errors import MetaRLError
+from metarl.cli.rows import verify
+from metarl.errors import InvalidValueError, MetaRLError
 from metarl.evaluation.results import Results
 from metarl.report.page import write_report
 
@@ -43,7 +46,7 @@ def run_benchmark(options: BenchmarkOptions) -> None:
         _verify(suite, jobs, out, options.device)
         return
     setup = Setup(options.suite, out, options.device, tuple(loaded))
-    outcome = _run(setup, suite, jobs, options.jobs or len(os.sched_getaffinity(0)))
+    outcome = _run(setup, suite, jobs, options)
     _say_end(outcome, options)
     found = [Results.load(results_path(out, job.study, job.entry)) for job in jobs if _has_results(suite, job, out)]
     say_table(found)
@@ -56,15 +59,19 @@ def run_benchmark(options: BenchmarkOptions) -> None:
 
 
 def _verify(suite: Suite, jobs: Sequence[Job], out: Path, device: str) -> None:
-    """Evaluate rows again from their weights, and refuse numbers that are not found again."""
-    wrong = []
-    for job in jobs:
-        if job.seed is None:
-            error = reproduces(suite, job.study, job.entry, out, device)
-            say(f"{job.label}: {'equal' if error == 0 else f'a score differs by {error:g}'}")
-            wrong += [job.label] if error else []
-    if wrong:
-        raise FailedCellsError(f"{len(wrong)} rows have other scores than their weights give: {', '.join(wrong)}")
+    """Evaluate rows again from their weights, and refuse numbers that are not found again.
+
+    Raises:
+        InvalidValueError: a row has no results, or they are of other weights, settings or another protocol.
+        OtherScoresError: a row has other scores than its weights give.
+    """
+    rows = [results_path(out, job.study, job.entry) for job in jobs if job.seed is None]
+    for job in (job for job in jobs if job.seed is None):
+        if not is_evaluated(suite, job.study, job.entry, out):
+            expected = "results of the present weights, settings and protocol (metarl benchmark makes them)"
+            path = results_path(out, job.study, job.entry)
+            raise InvalidValueError(f"results of {job.label}", str(path), expected)
+    verify([path.parent for path in rows], device)
 
 
 def _has_results(suite: Suite, job: Job, out: Path) -> bool:
@@ -98,14 +105,18 @@ def overview(suite: Suite, jobs: Sequence[Job], out: Path) -> list[str]:
     return lines
 
 
-def _run(setup: Setup, suite: Suite, jobs: Sequence[Job], workers: int) -> Outcome:
+def _run(setup: Setup, suite: Suite, jobs: Sequence[Job], options: BenchmarkOptions) -> Outcome:
     """Do the jobs, with a view of them."""
     board = Board(suite, jobs, setup.out)
     if board.finished == len(jobs):
         say(f"all {len(jobs)} cells are done")
         return Outcome()
-    say(f"{len(jobs) - board.finished} of {len(jobs)} cells are left; {min(workers, len(jobs))} at a time")
+    workers = min(options.jobs or len(os.sched_getaffinity(0)), len(jobs))
+    where = f"on the Ray cluster {options.ray}" if options.ray else f"{workers} at a time"
+    say(f"{len(jobs) - board.finished} of {len(jobs)} cells are left; {where}")
     with board.shown():
+        if options.ray:
+            return run_jobs_on_ray(setup, suite, jobs, options.ray, board)
         return run_jobs(setup, suite, jobs, workers, board)
 
 

@@ -29,7 +29,6 @@ from metarl.cli.commands import (
     refuse,
     run_check_agent,
     run_check_family,
-    run_eval,
     run_report,
     run_watch,
 )
@@ -50,6 +49,7 @@ from metarl.cli.options import (
     check_options,
 )
 from metarl.cli.quickstart import run_quickstart
+from metarl.cli.rows import run_eval_or_rows
 from metarl.cli.training import run_resume, run_train
 from metarl.contract.agent_contract import declared
 from metarl.contract.family_probe import is_built_in
@@ -70,7 +70,7 @@ from metarl.runs.train import Interrupted
 
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "list": (ListOptions, run_list),
-    "eval": (EvalOptions, run_eval),
+    "eval": (EvalOptions, run_eval_or_rows),
     "report": (ReportOptions, run_report),
     "benchmark": (BenchmarkOptions, run_benchmark),
     "compare": (CompareOptions, run_compare),

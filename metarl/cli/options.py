@@ -82,7 +82,9 @@ class EvalOptions:
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Run directories (several: the same agent with several seeds), the folder of several seeds' runs, or the name of
-    an agent that needs no training. The hyperparameters of such an agent are the options --agent.NAME."""
+    an agent that needs no training. The hyperparameters of such an agent are the options --agent.NAME.
+    Rows of a benchmark (SUITE/STUDY/ENTRY) are evaluated again by their own protocol, and compared with what is
+    stored."""
     checkpoint: Checkpoint = "last"
     """Checkpoint of the runs: last, or best, the one with the highest return in validation (train --eval-every)."""
     family: str | None = None
@@ -157,6 +159,9 @@ class BenchmarkOptions:
     """Folder of its runs and results; by default runs/NAME-OF-THE-SUITE."""
     jobs: int = 0
     """Cells side by side, each in a process with one thread; 0: as many as there are cores."""
+    ray: str | None = None
+    """Address of a Ray cluster (HOST:PORT, or auto for one of this machine) whose workers do the cells, in place of
+    processes of this machine. The folder must have the same path on all machines. Needs the extra ray."""
     device: Device = "cpu"
     """Of the agents: "auto", "cpu" or "cuda"."""
     verify: bool = False

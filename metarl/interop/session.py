@@ -15,8 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from metarl.agent_base import Agent, Feedback, Rollout, Step, check_observe
-from metarl.engine.rollout import action_rng, environment_keys
+from metarl.agent_base import Agent, Feedback, Rollout, Step
+from metarl.engine.rollout import action_rng, check_observe, environment_keys
 from metarl.errors import InvalidValueError
 from metarl.interop.player import as_batch, as_env_action, as_feedback
 from metarl.rng import make_key

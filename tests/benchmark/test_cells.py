@@ -15,10 +15,11 @@ import torch
 from test_suites import SMALL, STUDY, SUITE
 
 import metarl
-from metarl.benchmark.cells import agents_of, is_evaluated, results_path
+from metarl.benchmark.crew import Listener, Outcome, Setup
 from metarl.benchmark.jobs import Job, do, done_part, is_done, plan
+from metarl.benchmark.rows import agents_of, is_evaluated, results_path
 from metarl.benchmark.suite import Entry, Suite
-from metarl.benchmark.workers import Listener, Outcome, Setup, run_jobs
+from metarl.benchmark.workers import run_jobs
 from metarl.cli.main import main
 from metarl.evaluation.results import Results
 
@@ -52,6 +53,11 @@ def test_what_is_done_is_found_again_and_what_changed_is_not(tmp_path: Path) -> 
     assert first.meta["iterations"] == 2
     assert first.meta["seeds"] == [0, 1]
     assert first.scores["sampled"].shape == (2, 2, 2, 2)
+    card = (tmp_path / "points" / "maml" / "card.md").read_text()
+    row = first.summary("sampled")[1]
+    assert f"| 1 | {row['mean']:.4g} | [{row['low']:.4g}, {row['high']:.4g}] | 100 |" in card
+    assert all(f"`{digest}`" in card for digest in first.meta["row"]["weights"])
+    assert "`metarl benchmark toy --only points/maml`" in card
     other = replace(STUDY, protocol=replace(STUDY.protocol, tasks=3))
     assert not is_evaluated(Suite("toy", {"points": other}), "points", "maml", tmp_path)
     more = {**STUDY.entries, "maml": Entry("maml", SMALL | {"inner_lr": 0.4}, iterations=2)}
@@ -155,18 +161,23 @@ def test_a_killed_process_fails_its_cell_alone_and_the_next_call_resumes_to_the_
 
 
 class Interrupter(Heard):
-    """Presses Ctrl-C after the first iteration."""
+    """Sends a signal after the first iteration."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__()
+        self.number = number
 
     def advanced(self, job: Job, done: int, total: int) -> None:
         super().advanced(job, done, total)
         if len(self.advances) == 1:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), self.number)
 
 
-def test_ctrl_c_keeps_what_was_finished(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_keep_what_was_finished(number: signal.Signals, tmp_path: Path) -> None:
     path = suite_file(tmp_path, iterations=200)
     started = time.monotonic()
-    outcome = run(path, tmp_path / "out", Interrupter())
+    outcome = run(path, tmp_path / "out", Interrupter(number))
     assert outcome.stopped
     assert outcome.done == []
     assert time.monotonic() - started < 120
@@ -212,16 +223,18 @@ def test_the_command_shows_what_is_left_and_writes_a_report(tmp_path: Path, caps
 def check_numbers_are_found_again(arguments: list[str], out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """From the weights; and a number that was changed by hand is not."""
     main([*arguments, "--verify"])
-    assert capsys.readouterr().out.split("\n")[:2] == ["points/maml: equal", "points/random: equal"]
-    path = results_path(out, "points", "maml")
+    rows = [results_path(out, "points", entry).parent for entry in ("maml", "random")]
+    said = capsys.readouterr().out
+    assert all(f"{row}: equal\n" in said for row in rows)
+    path = rows[0] / "results.json"
     results = Results.load(path)
-    results.scores["sampled"][0, 0, 0, 0] += 0.5
+    results.scores["sampled"] += 10 * np.std(results.scores["sampled"])
     results.save(path)
     with pytest.raises(SystemExit):
         main([*arguments, "--verify"])
     said = capsys.readouterr()
-    assert "points/maml: a score differs by 0.5" in said.out
-    assert "1 rows have other scores than their weights give: points/maml" in said.err
+    assert f"{rows[0]}: different" in said.out
+    assert f"1 rows have other scores than their weights give: {rows[0]}" in said.err
     other = metarl.evaluate(metarl.make_agent("random", STUDY.family), k=1, num_tasks=3, episodes=2)
     with pytest.raises(SystemExit):
         main(["compare", str(path), str(other.save(out / "other.json")), "--mode", "sampled"])

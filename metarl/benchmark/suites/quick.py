@@ -19,6 +19,7 @@ suite = Suite(
                 "oracle": Entry("oracle"),
             },
             Protocol(k=3, tasks=20, episodes=10),
+            eval_every=5,
         ),
         "bandit": Study(
             "metarl/BernoulliBandit-v0",
@@ -29,6 +30,7 @@ suite = Suite(
                 "oracle": Entry("oracle"),
             },
             Protocol(k=(0, 5, 10), tasks=1000, episodes=1, modes=("sampled",)),
+            eval_every=15,
         ),
     },
     "three seeds of MAML on 2-D navigation and of RL2 on bandits, beside baselines",

@@ -1,0 +1,79 @@
+"""Model cards: what a row is, how it was made, and its numbers, in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from metarl.errors import InvalidValueError
+from metarl.evaluation.results import Results
+from metarl.files import write_atomic
+
+CARD = "card.md"
+
+
+def card(results: Results) -> str:
+    """The card of a row of a benchmark.
+
+    Args:
+        results: of `metarl benchmark`.
+
+    Raises:
+        InvalidValueError: they are of another kind and do not say what they follow from.
+    """
+    row = results.meta.get("row")
+    if row is None:
+        raise InvalidValueError("row of the results", None, "what the results of `metarl benchmark` follow from")
+    lines = [f"# {row['suite']}/{row['study']}/{row['entry']}", "", f"`{results.agent}` on `{results.family}`.", ""]
+    lines += [f"- {line}" for line in (*_training(results.meta, row), *_evaluation(results, row["protocol"]))]
+    for mode in results.scores:
+        lines += ["", f"R_k with {mode} actions:", "", "| k | mean | 95 % interval | environment steps |"]
+        lines += ["| --: | --: | --: | --: |"]
+        for r in results.summary(mode):
+            interval = f"[{r['low']:.4g}, {r['high']:.4g}]"
+            lines.append(f"| {r['k']:.0f} | {r['mean']:.4g} | {interval} | {r['env_steps']:,.0f} |")
+    if life := results.lifetime_summary():
+        lines += ["", f"Lifetime return: {life['mean']:.4g} [{life['low']:.4g}, {life['high']:.4g}]."]
+    return "\n".join(lines) + "\n"
+
+
+def _training(meta: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
+    """What is said of the training."""
+    entry = row["agent"]
+    lines = [f"Settings that differ from the defaults: {_settings(entry['settings'])}."]
+    if entry["runs_of"]:
+        lines = [f"The trainings are those of `{'/'.join(row['source'])}`."]
+    if entry["evaluated_with"]:
+        lines.append(f"Changed for the evaluation: {_settings(entry['evaluated_with'])}.")
+    if entry["begins_with"]:
+        lines.append(f"The networks begin with those of `{entry['begins_with']}`.")
+    if not meta["iterations"]:
+        return [*lines, "The agent needs no training."]
+    seeds = ", ".join(map(str, meta["seeds"]))
+    lines.append(f"{meta['iterations']} meta-updates on {meta.get('trained_on', 'cpu')}, seeds {seeds}.")
+    if not row["weights"]:
+        return lines
+    return [*lines, *(f"Weights of seed {s}: sha256 `{w}`." for s, w in zip(row["seeds"], row["weights"], strict=True))]
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"`{name}={value!r}`" for name, value in settings.items()) or "none"
+
+
+def _evaluation(results: Results, protocol: Mapping[str, Any]) -> list[str]:
+    """What is said of the evaluation."""
+    k = ", ".join(map(str, results.k))
+    tasks = f"{protocol['tasks']:,} tasks of split `{results.split}`, {protocol['trials']} trials each"
+    return [
+        f"k = {k}; {tasks}, {protocol['episodes']} fresh episodes for each R_k.",
+        f"Hash of the tasks: `{results.task_hash}`.",
+        f"Command: `{results.meta['command']}`; `metarl eval` with the path of this folder plays the weights again.",
+    ]
+
+
+def write_card(folder: Path, results: Results) -> Path:
+    """Write the card beside the results of a row."""
+    path = folder / CARD
+    write_atomic(path, card(results).encode())
+    return path

@@ -1,0 +1,240 @@
+"""The evaluations of a suite: a row is an entry of a study, evaluated by the study's protocol over all seeds.
+
+The results of a row say what they follow from (`identity`). So a row's folder is enough to evaluate it again from the
+weights beside it: `evaluate_again`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from metarl.agent_base import Agent, make_agent
+from metarl.benchmark.cells import Progress, is_trained, refuse_another, run_path
+from metarl.benchmark.suite import Cell, Entry, Protocol, Suite, agent_of, source_of, trainings
+from metarl.errors import InvalidValueError
+from metarl.evaluation.evaluate import evaluate
+from metarl.evaluation.results import Results
+from metarl.runs.checkpoints import read_head
+from metarl.runs.load import curves_of_runs, with_settings
+from metarl.runs.run import Run
+
+RESULTS = "results.json"
+Agreement = Literal["equal", "equal to rounding", "different"]
+ROUNDING = 0.1  # largest difference of a mean that counts as rounding, in half-widths of its interval
+
+
+def results_path(out: Path, study: str, entry: str) -> Path:
+    """The results file of a row."""
+    return out / study / entry / RESULTS
+
+
+def agents_of(suite: Suite, study: str, entry: str, out: Path, device: str = "cpu") -> list[Agent]:
+    """The agents that a row evaluates, one per seed; a single one where nothing depends on a seed.
+
+    Raises:
+        InvalidValueError: a training is missing, is not finished, or was made with other settings.
+    """
+    given = suite.studies[study].entries[entry]
+    source, name = source_of(suite, study, entry)
+    trained = suite.studies[source].entries[name]
+    if not trained.iterations:
+        seeds = suite.studies[study].seeds if given.every_seed else suite.studies[study].seeds[:1]
+        return [_changed(agent_of(suite.studies[study], given, seed, device), given) for seed in seeds]
+    found = []
+    for cell in trainings(suite, study, entry):
+        run = Run.open(run_path(out, cell))
+        refuse_another(run, agent_of(suite.studies[source], trained, cell.seed), trained.iterations)
+        found.append(_changed(_finished(run, device), given))
+    return found
+
+
+def _changed(agent: Agent, entry: Entry) -> Agent:
+    """The agent with the settings of the entry's evaluation."""
+    return with_settings(agent, **entry.evaluated_with)
+
+
+def _finished(run: Run, device: str) -> Agent:
+    """The agent of a run whose training is finished."""
+    agent, done = run.load_agent(device)  # type: ignore[arg-type]
+    if done < (total := run.config["iterations"]):
+        raise InvalidValueError(f"run {run.path}", f"{done} iterations", f"all {total} before an evaluation")
+    return agent
+
+
+def evaluate_row(
+    suite: Suite, study: str, entry: str, out: Path, device: str = "cpu", progress: Progress | None = None
+) -> Results:
+    """Evaluate a row's trained agents by the study's protocol.
+
+    Args:
+        suite: the suite.
+        study: name of a study.
+        entry: name of one of its entries.
+        out: the suite's folder.
+        device: where the agents live.
+        progress: called after each adaptation step.
+
+    Raises:
+        InvalidValueError: a training is missing, is not finished, or was made with other settings.
+    """
+    agents = agents_of(suite, study, entry, out, device)
+    results = _evaluated(agents, suite.studies[study].protocol, progress)
+    source, name = source_of(suite, study, entry)
+    results.meta["iterations"] = suite.studies[source].entries[name].iterations
+    results.meta["command"] = f"metarl benchmark {suite.source or suite.name} --only {study}/{entry}"
+    results.meta["row"] = identity(suite, study, entry, out)
+    runs = [Run.open(run_path(out, cell)) for cell in trainings(suite, study, entry)]
+    if runs:
+        results.meta["trained_on"] = _one_device(runs)
+        results.meta["training_curves"] = [_training_curve(run.path) for run in runs]
+        results.meta |= curves_of_runs(run.path for run in runs)
+    return results
+
+
+def _one_device(runs: Sequence[Run]) -> str:
+    """The device of all trainings of a row.
+
+    Raises:
+        InvalidValueError: seeds were trained on different devices.
+    """
+    devices = sorted({str(run.config["device"]) for run in runs})
+    if len(devices) != 1:
+        raise InvalidValueError(f"devices of the runs in {runs[0].path.parent}", devices, "the same for every seed")
+    return devices[0]
+
+
+def _training_curve(path: Path) -> dict[str, list[float]]:
+    """The returns of each meta-update of a run by name, from its metrics; empty where they are not kept."""
+    metrics = path / "metrics.jsonl"
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
+    shown = [key for key in lines[0] if "return" in key] if lines else []
+    return {key: [round(line[key], 4) for line in lines] for key in shown}
+
+
+def _evaluated(agents: Sequence[Agent], protocol: Protocol, progress: Progress | None = None) -> Results:
+    """Evaluate agents by a protocol."""
+    results = evaluate(
+        agents,
+        agents[0].family.tasks(protocol.split, protocol.tasks),
+        k=protocol.k,
+        trials=protocol.trials,
+        episodes=protocol.episodes,
+        modes=protocol.modes,
+        seed=protocol.seed,
+        progress=progress,
+    )
+    if protocol.compact:
+        _compact(results)
+    return results
+
+
+def _compact(results: Results) -> None:
+    """Replace arrays that need no interval by their means over tasks, trials or episodes."""
+    results.collected = results.collected.mean(1, keepdims=True)  # [seed, 1, episode]
+    results.references = {name: values.mean(keepdims=True) for name, values in results.references.items()}
+    results.lifetime = results.lifetime.mean(2, keepdims=True)  # [seed, task, 1]
+    results.scores = {mode: scores.mean(3, keepdims=True) for mode, scores in results.scores.items()}
+
+
+def identity(suite: Suite, study: str, entry: str, out: Path) -> dict[str, Any]:
+    """What a row's numbers follow from: the entry, the protocol, the seeds, and the weights of its trained agents."""
+    given, (source, name) = suite.studies[study], source_of(suite, study, entry)
+    heads = [run_path(out, cell) / "checkpoint.json" for cell in trainings(suite, study, entry)]
+    facts = {
+        "suite": suite.name,
+        "study": study,
+        "entry": entry,
+        "family": given.family,
+        "agent": asdict(given.entries[entry]),
+        "source": [source, name],
+        "protocol": asdict(given.protocol),
+        "seeds": list(given.seeds),
+        "weights": [read_head(head)["tensors_sha256"] for head in heads],
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(facts))
+    return plain
+
+
+def is_evaluated(suite: Suite, study: str, entry: str, out: Path) -> bool:
+    """Whether a row's results are those of its present weights, settings and protocol."""
+    path = results_path(out, study, entry)
+    if not path.exists() or not all(is_trained(suite, cell, out) for cell in trainings(suite, study, entry)):
+        return False
+    return bool(Results.load(path).meta.get("row") == identity(suite, study, entry, out))
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a row's results can be made again: they say what they follow from, and all its weights are there."""
+    row = Results.load(folder / RESULTS).meta.get("row")
+    return row is not None and all((path / "checkpoint.json").exists() for path in _runs(folder, row))
+
+
+def _runs(folder: Path, row: Mapping[str, Any]) -> list[Path]:
+    """The run directories behind a row's results; none where its agent needs no training."""
+    out, (study, name) = folder.resolve().parent.parent, row["source"]
+    return [run_path(out, Cell(study, name, seed)) for seed in row["seeds"]] if row["weights"] else []
+
+
+def evaluate_again(folder: Path, device: str = "cpu", progress: Progress | None = None) -> tuple[Results, Results]:
+    """Evaluate a row again from the weights beside its results; no suite is needed.
+
+    Args:
+        folder: STUDY/ENTRY of a suite's folder, with `results.json` in it.
+        device: where the agents live.
+        progress: called after each adaptation step.
+
+    Returns:
+        the stored results and the new ones.
+
+    Raises:
+        InvalidValueError: the results do not say what they follow from, or weights are missing or others.
+    """
+    stored = Results.load(folder / RESULTS)
+    row = stored.meta.get("row")
+    if row is None:
+        expected = "results of `metarl benchmark`, which say what they follow from (these are scores only)"
+        raise InvalidValueError("row of the results", str(folder / RESULTS), expected)
+    entry = Entry(**{f.name: row["agent"][f.name] for f in fields(Entry)})
+    runs = [Run.open(path) for path in _runs(folder, row)]
+    for run, expected in zip(runs, row["weights"], strict=True):
+        found = read_head(run.path / "checkpoint.json")["tensors_sha256"]
+        if found != expected:
+            expected = f"{expected}, of which {folder / RESULTS} are results"
+            raise InvalidValueError(f"weights of {run.path}", found, expected)
+    if runs:
+        agents = [_finished(run, device) for run in runs]
+    else:
+        seeds = row["seeds"] if entry.every_seed else row["seeds"][:1]
+        settings: dict[str, Any] = {**_tuples(entry.settings), "device": device}
+        agents = [make_agent(entry.agent, row["family"], seed=seed, **settings) for seed in seeds]
+    agents = [with_settings(agent, **_tuples(entry.evaluated_with)) for agent in agents]
+    protocol = Protocol(**_tuples(row["protocol"]))
+    return stored, _evaluated(agents, protocol, progress)
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists, as JSON has them, as the tuples that settings are."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def agreement(stored: Results, again: Results) -> Agreement:
+    """Whether two evaluations of the same weights agree: to the bit, or to rounding.
+
+    Another processor rounds sums otherwise, and a rare action that is drawn otherwise makes another episode. So "equal
+    to rounding" means: every mean of R_k, and of the lifetime return, is within `ROUNDING` half-widths of its interval.
+    """
+    same = all(np.array_equal(stored.scores[mode], again.scores[mode]) for mode in stored.scores)
+    if same and np.array_equal(stored.lifetime, again.lifetime):
+        return "equal"
+    pairs = [pair for mode in stored.scores for pair in zip(stored.summary(mode), again.summary(mode), strict=True)]
+    lives = (stored.lifetime_summary(), again.lifetime_summary())
+    if lives[0] and lives[1]:
+        pairs.append((lives[0], lives[1]))
+    near = all(abs(b["mean"] - a["mean"]) <= ROUNDING * (a["high"] - a["low"]) / 2 for a, b in pairs)
+    return "equal to rounding" if near else "different"

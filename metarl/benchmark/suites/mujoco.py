@@ -1,0 +1,47 @@
+"""MuJoCo's robots: short trainings on a CPU. Longer trainings reach much higher returns.
+
+Needs `pip install -e '.[mujoco]'`.
+"""
+
+from __future__ import annotations
+
+from metarl.benchmark.suite import Entry, Protocol, Study, Suite
+
+_MAML = {"hidden": (64, 64), "inner_lr": 0.1, "fvp_stride": 5, "meta_batch_size": 20}
+_RL2 = {"hidden": 64, "trial_episodes": 2, "normalize_rewards": True, "gae_lambda": 0.9, "minibatches": 4}
+
+suite = Suite(
+    "mujoco",
+    {
+        "half_cheetah_dir": Study(
+            "metarl/HalfCheetahDir-v0",
+            {
+                "maml": Entry("maml", _MAML | {"episodes": 20, "eval_steps": 4000}, 120),
+                "random": Entry("random"),
+            },
+            Protocol(k=2, tasks=2, episodes=20),
+        ),
+        "half_cheetah_vel": Study(
+            "metarl/HalfCheetahVel-v0",
+            {
+                "maml": Entry("maml", _MAML | {"episodes": 10, "eval_steps": 4000}, 60),
+                "random": Entry("random"),
+            },
+            Protocol(k=2, tasks=40, episodes=4),
+        ),
+        "half_cheetah_vel-memory": Study(
+            "metarl/HalfCheetahVel-v0",
+            {"rl2": Entry("rl2", _RL2 | {"meta_batch_size": 80}, 120)},
+            Protocol(k=1, tasks=40, episodes=4),
+        ),
+        "ant_dir": Study(
+            "metarl/AntDir-v0",
+            {
+                "maml": Entry("maml", _MAML | {"episodes": 5, "eval_steps": 2000}, 40),
+                "random": Entry("random"),
+            },
+            Protocol(k=2, tasks=20, episodes=2),
+        ),
+    },
+    "MAML and RL2 on robots that must find out where to, or how fast",
+)
