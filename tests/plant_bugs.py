@@ -366,10 +366,10 @@ BUGS = (
     ),
     Bug(
         "a resumed run begins anew",
-        "experiments/point_navigation.py",
-        "if new and begin:",
-        "if begin:",
-        "experiments/test_trials",
+        "metarl/benchmark/cells.py",
+        "if new and entry.begins_with:",
+        "if entry.begins_with:",
+        "benchmark/test_cells",
     ),
     Bug(
         "a replay of other inputs",

@@ -6,6 +6,7 @@ Start one with `ray start --head`, and join it from other machines with `ray sta
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,14 +37,22 @@ def run_jobs_on_ray(setup: Setup, suite: Suite, jobs: Sequence[Job], address: st
     """
     ray: Any = require_extra("metarl benchmark --ray", "ray", "ray")
     try:
+        _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         expected = "the address of a running Ray cluster (ray start --head starts one)"
         raise InvalidValueError("--ray", address, expected) from error
     try:
         return _Cluster(ray, _anywhere(setup), suite, jobs, listener).run()
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nobody listens at HOST:PORT, because Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=5.0).close()
 
 
 def _anywhere(setup: Setup) -> Setup:

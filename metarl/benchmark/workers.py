@@ -98,6 +98,7 @@ def _start(setup: Setup) -> tuple[Connection, Any]:
 def _serve(connection: Connection, setup: Setup) -> None:
     """Do jobs until the other side closes the connection."""
     os.setpgrp()  # Ctrl-C reaches the parent alone, which passes it on
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     import torch
 
     torch.set_num_threads(1)

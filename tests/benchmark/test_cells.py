@@ -90,6 +90,26 @@ def test_a_training_begins_with_the_networks_of_another(tmp_path: Path) -> None:
     assert all(torch.equal(first[k], second[k]) for k in nets)  # a rate of 0 keeps them
 
 
+def test_a_training_that_was_cut_off_does_not_begin_anew(tmp_path: Path) -> None:
+    small = {"hidden": 8, "meta_batch_size": 8, "trial_episodes": 2}
+    study = replace(STUDY, family="metarl/BernoulliBandit-v0", entries={"rl2": Entry("rl2", small, 1)}, seeds=(0,))
+    entry = Entry("rl2", small | {"learning_rate": 0.01}, 2, begins_with="first/rl2")
+    suite = Suite("toy", {"first": study, "later": replace(study, entries={"rl2": entry})})
+    done_here(suite, tmp_path / "whole")
+    first, later = (job for job in plan(suite) if job.seed is not None)
+    do(suite, first, tmp_path / "cut")
+
+    def cut(done: int, total: int) -> None:
+        raise OSError("cut off")
+
+    with pytest.raises(OSError, match="cut off"):
+        do(suite, later, tmp_path / "cut", progress=cut)
+    assert done_part(suite, later, tmp_path / "cut") == (1, 2)
+    do(suite, later, tmp_path / "cut")
+    one, two = (agents_of(suite, "later", "rl2", tmp_path / out)[0].tensors() for out in ("whole", "cut"))
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
 class Heard(Listener):
     """Notes what it hears."""
 
@@ -177,6 +197,7 @@ class Interrupter(Heard):
 def test_ctrl_c_and_sigterm_keep_what_was_finished(number: signal.Signals, tmp_path: Path) -> None:
     path = suite_file(tmp_path, iterations=200)
     started = time.monotonic()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may be a background job, which ignores it
     outcome = run(path, tmp_path / "out", Interrupter(number))
     assert outcome.stopped
     assert outcome.done == []

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from test_suites import STUDY, SUITE
 
-from metarl.benchmark.cells import evaluate_row, run_path
+from metarl.benchmark.cells import run_path
 from metarl.benchmark.jobs import do, plan
+from metarl.benchmark.rows import evaluate_row
 from metarl.benchmark.suite import Cell, agent_of
 from metarl.runs.run import Run
 
