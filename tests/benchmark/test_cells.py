@@ -94,7 +94,7 @@ def test_a_training_that_was_cut_off_does_not_begin_anew(tmp_path: Path) -> None
     small = {"hidden": 8, "meta_batch_size": 8, "trial_episodes": 2}
     study = replace(STUDY, family="metarl/BernoulliBandit-v0", entries={"rl2": Entry("rl2", small, 1)}, seeds=(0,))
     entry = Entry("rl2", small | {"learning_rate": 0.01}, 2, begins_with="first/rl2")
-    suite = Suite("toy", {"first": study, "later": replace(study, entries={"rl2": entry})})
+    suite = Suite("toy", {"first": study, "later": replace(study, entries={"rl2": entry}, checkpoint_every=1)})
     done_here(suite, tmp_path / "whole")
     first, later = (job for job in plan(suite) if job.seed is not None)
     do(suite, first, tmp_path / "cut")
