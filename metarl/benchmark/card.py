@@ -64,7 +64,7 @@ def _settings(settings: Mapping[str, Any]) -> str:
 def _evaluation(results: Results, protocol: Mapping[str, Any]) -> list[str]:
     """What is said of the evaluation."""
     k = ", ".join(map(str, results.k))
-    tasks = f"{protocol['tasks']:,} tasks of split `{results.split}`, {protocol['trials']} trials each"
+    tasks = f"{protocol['tasks']:,} tasks of split `{results.split}`, trials of each: {protocol['trials']}"
     return [
         f"k = {k}; {tasks}, {protocol['episodes']} fresh episodes for each R_k.",
         f"Hash of the tasks: `{results.task_hash}`.",

@@ -51,17 +51,13 @@ def plan(suite: Suite, only: Sequence[str] = ()) -> list[Job]:
     Raises:
         InvalidValueError: a name in `only` is no part of the suite.
     """
-    wanted = {cell.label: cell for cell in cells(suite, only)}
-    chosen = list(rows(suite, only))
-    for study, entry in chosen:
-        for cell in trainings(suite, study, entry):
-            wanted.setdefault(cell.label, cell)
+    cells(suite, only)  # refuses wrong names
     jobs: dict[str, Job] = {}
-    for cell in wanted.values():
-        _add_training(suite, cell, jobs)
-    for study, entry in chosen:
-        needs = tuple(cell.label for cell in trainings(suite, study, entry))
-        jobs[f"{study}/{entry}"] = Job(study, entry, None, needs)
+    for study, entry in rows(suite, only):
+        needed = trainings(suite, study, entry)
+        for cell in needed:
+            _add_training(suite, cell, jobs)
+        jobs[f"{study}/{entry}"] = Job(study, entry, None, tuple(cell.label for cell in needed))
     return list(jobs.values())
 
 
