@@ -26,6 +26,8 @@ def card(results: Results) -> str:
     if row is None:
         raise InvalidValueError("row of the results", None, "what the results of `metarl benchmark` follow from")
     lines = [f"# {row['suite']}/{row['study']}/{row['entry']}", "", f"`{results.agent}` on `{results.family}`.", ""]
+    if results.meta.get("train_equals_test"):
+        lines += ["Train and test tasks are the same.", ""]
     lines += [f"- {line}" for line in (*_training(results.meta, row), *_evaluation(results, row["protocol"]))]
     for mode in results.scores:
         lines += ["", f"R_k with {mode} actions:", "", "| k | mean | 95 % interval | environment steps |"]
@@ -49,7 +51,7 @@ def _training(meta: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
     if entry["begins_with"]:
         lines.append(f"The networks begin with those of `{entry['begins_with']}`.")
     if not meta["iterations"]:
-        return [*lines, "The agent needs no training."]
+        return [*lines, f"The agent needs no training; seeds {', '.join(map(str, meta['seeds']))}."]
     seeds = ", ".join(map(str, meta["seeds"]))
     lines.append(f"{meta['iterations']} meta-updates on {meta.get('trained_on', 'cpu')}, seeds {seeds}.")
     if not row["weights"]:
@@ -66,7 +68,7 @@ def _evaluation(results: Results, protocol: Mapping[str, Any]) -> list[str]:
     k = ", ".join(map(str, results.k))
     tasks = f"{protocol['tasks']:,} tasks of split `{results.split}`, trials of each: {protocol['trials']}"
     return [
-        f"k = {k}; {tasks}, {protocol['episodes']} fresh episodes for each R_k.",
+        f"k = {k}; {tasks}, fresh episodes for each R_k: {protocol['episodes']}.",
         f"Hash of the tasks: `{results.task_hash}`.",
         f"Command: `{results.meta['command']}`; `metarl eval` with the path of this folder plays the weights again.",
     ]

@@ -11,6 +11,7 @@ from typing import Any
 from metarl.agent_base import Agent
 from metarl.benchmark.suite import Cell, Entry, Suite, agent_of
 from metarl.errors import InvalidValueError
+from metarl.files import reading
 from metarl.runs.checkpoints import read_head
 from metarl.runs.run import Run
 
@@ -25,7 +26,10 @@ def run_path(out: Path, cell: Cell) -> Path:
 def trained_iterations(cell: Cell, out: Path) -> int:
     """How many iterations of a training are done; 0 where it was not begun."""
     head = run_path(out, cell) / "checkpoint.json"
-    return int(read_head(head)["iteration"]) if head.exists() else 0
+    if not head.exists():
+        return 0
+    with reading("checkpoint", str(head), "a whole metarl checkpoint"):
+        return int(read_head(head)["iteration"])
 
 
 def is_trained(suite: Suite, cell: Cell, out: Path) -> bool:
@@ -90,4 +94,8 @@ def _begin_with(agent: Agent, suite: Suite, entry: Entry, seed: int, out: Path) 
     study, _, source = entry.begins_with.partition("/")
     found, _ = Run.open(run_path(out, Cell(study, source, seed))).load_agent(agent.device.type)  # type: ignore[arg-type]
     networks = {k: v for k, v in found.tensors().items() if k.startswith("net.")}
+    if not networks:
+        names = ", ".join(found.tensors())
+        expected = f"an agent whose tensors() are named net.NAME, as rl2's; {found.name} has {names}"
+        raise InvalidValueError("begins_with", entry.begins_with, expected)
     agent.load_tensors(agent.tensors() | networks)

@@ -51,8 +51,11 @@ def plan(suite: Suite, only: Sequence[str] = ()) -> list[Job]:
     Raises:
         InvalidValueError: a name in `only` is no part of the suite.
     """
-    cells(suite, only)  # refuses wrong names
+    only = tuple(part.rstrip("/") for part in only)
     jobs: dict[str, Job] = {}
+    for cell in cells(suite, only) if only else ():
+        if cell.label in only:  # one training alone
+            _add_training(suite, cell, jobs)
     for study, entry in rows(suite, only):
         needed = trainings(suite, study, entry)
         for cell in needed:

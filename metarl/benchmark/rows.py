@@ -26,7 +26,7 @@ from metarl.runs.run import Run
 
 RESULTS = "results.json"
 Agreement = Literal["equal", "equal to rounding", "different"]
-ROUNDING = 0.1  # largest difference of a mean that counts as rounding, in half-widths of its interval
+HALF_WIDTHS, SHARE = 0.1, 0.01  # a difference of means is rounding up to both: of the interval, of the largest mean
 
 
 def results_path(out: Path, study: str, entry: str) -> Path:
@@ -89,6 +89,7 @@ def evaluate_row(
     results.meta["iterations"] = suite.studies[source].entries[name].iterations
     results.meta["command"] = f"metarl benchmark {suite.source or suite.name} --only {study}/{entry}"
     results.meta["row"] = identity(suite, study, entry, out)
+    results.meta["entry"] = f"{suite.name}/{study}/{entry}"
     runs = [Run.open(run_path(out, cell)) for cell in trainings(suite, study, entry)]
     if runs:
         results.meta["trained_on"] = _one_device(runs)
@@ -169,10 +170,9 @@ def is_evaluated(suite: Suite, study: str, entry: str, out: Path) -> bool:
     return bool(Results.load(path).meta.get("row") == identity(suite, study, entry, out))
 
 
-def has_weights(folder: Path) -> bool:
-    """Whether a row's results can be made again: they say what they follow from, and all its weights are there."""
-    row = Results.load(folder / RESULTS).meta.get("row")
-    return row is not None and all((path / "checkpoint.json").exists() for path in _runs(folder, row))
+def is_reproducible(folder: Path) -> bool:
+    """Whether a row's results say what they follow from, so that they can be made again; else they are scores only."""
+    return Results.load(folder / RESULTS).meta.get("row") is not None
 
 
 def _runs(folder: Path, row: Mapping[str, Any]) -> list[Path]:
@@ -227,7 +227,8 @@ def agreement(stored: Results, again: Results) -> Agreement:
     """Whether two evaluations of the same weights agree: to the bit, or to rounding.
 
     Another processor rounds sums otherwise, and a rare action that is drawn otherwise makes another episode. So "equal
-    to rounding" means: every mean of R_k, and of the lifetime return, is within `ROUNDING` half-widths of its interval.
+    to rounding" means: every mean of R_k, and of the lifetime return, moved by at most a tenth of its interval's
+    half-width and by at most 1 % of the largest mean, or by less than 1e-6 of it.
     """
     same = all(np.array_equal(stored.scores[mode], again.scores[mode]) for mode in stored.scores)
     if same and np.array_equal(stored.lifetime, again.lifetime):
@@ -236,5 +237,10 @@ def agreement(stored: Results, again: Results) -> Agreement:
     lives = (stored.lifetime_summary(), again.lifetime_summary())
     if lives[0] and lives[1]:
         pairs.append((lives[0], lives[1]))
-    near = all(abs(b["mean"] - a["mean"]) <= ROUNDING * (a["high"] - a["low"]) / 2 for a, b in pairs)
-    return "equal to rounding" if near else "different"
+    largest = max(abs(a["mean"]) for a, _ in pairs)
+
+    def is_near(a: Mapping[str, float], b: Mapping[str, float]) -> bool:
+        most = min(HALF_WIDTHS * (a["high"] - a["low"]) / 2, SHARE * largest)
+        return abs(b["mean"] - a["mean"]) <= max(most, 1e-6 * largest)
+
+    return "equal to rounding" if all(is_near(a, b) for a, b in pairs) else "different"

@@ -30,8 +30,10 @@ from typing import Any, Literal
 
 from metarl.agent_base import Agent, make_agent
 from metarl.errors import InvalidValueError, did_you_mean
+from metarl.evaluation.evaluate import adaptation_grid
 from metarl.evaluation.modes import MODES, Mode, check_mode
-from metarl.families.registry import agent_class, agents
+from metarl.families.registry import agent_class, agents, make_family
+from metarl.files import SEED, whole
 from metarl.named import load_source
 
 
@@ -159,7 +161,7 @@ def rows(suite: Suite, only: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
     """Study and entry of every row that is evaluated; `only` as for `cells`."""
     for name, study in suite.studies.items():
         for entry in study.entries:
-            if _is_chosen(f"{name}/{entry}", only) or any(o.startswith(f"{name}/{entry}/") for o in only):
+            if _is_chosen(f"{name}/{entry}", only):
                 yield name, entry
 
 
@@ -170,7 +172,7 @@ def _is_chosen(label: str, only: Sequence[str]) -> bool:
 def _check_only(suite: Suite, only: Sequence[str], labels: Sequence[str]) -> None:
     known = {*suite.studies, *(f"{s}/{e}" for s, study in suite.studies.items() for e in study.entries), *labels}
     for part in only:
-        if part.rstrip("/") not in known:
+        if part not in known:
             raise InvalidValueError("--only", part, did_you_mean(part, sorted(known)))
 
 
@@ -199,10 +201,31 @@ def _check_study(suite: Suite, name: str, study: Study) -> None:
         raise InvalidValueError(f"entries of {where}", dict(study.entries), "at least one")
     if not study.seeds or len(set(study.seeds)) < len(study.seeds):
         raise InvalidValueError(f"seeds of {where}", study.seeds, "one or more, all different")
-    for mode in study.protocol.modes:
-        check_mode(mode)
+    if wrong := [seed for seed in study.seeds if not SEED.holds(seed)]:
+        raise InvalidValueError(f"seeds of {where}", wrong[0], SEED.words)
+    _check_protocol(study, where)
     for label, entry in study.entries.items():
+        if "/" in label or label in ("", ".", ".."):
+            raise InvalidValueError(f"name of an entry of {where}", label, "a name without slashes: it names a folder")
+        if not whole(0).holds(entry.iterations):
+            raise InvalidValueError(f"iterations of {where}, entry {label}", entry.iterations, whole(0).words)
         _check_entry(suite, study, f"{where}, entry {label}", entry)
+
+
+def _check_protocol(study: Study, where: str) -> None:
+    """Refuse a protocol that no evaluation could follow."""
+    protocol = study.protocol
+    for name in ("tasks", "episodes", "trials"):
+        if not whole(1).holds(getattr(protocol, name)):
+            raise InvalidValueError(f"{name} of the protocol of {where}", getattr(protocol, name), whole(1).words)
+    adaptation_grid(protocol.k)
+    splits = make_family(study.family).splits
+    if protocol.split not in splits:
+        raise InvalidValueError(
+            f"split of the protocol of {where}", protocol.split, did_you_mean(protocol.split, splits)
+        )
+    for mode in protocol.modes:
+        check_mode(mode)
 
 
 def _check_entry(suite: Suite, study: Study, where: str, entry: Entry) -> None:
@@ -221,6 +244,8 @@ def _check_entry(suite: Suite, study: Study, where: str, entry: Entry) -> None:
         raise InvalidValueError(f"iterations of {where}", entry.iterations, f"0: {entry.agent} needs no training")
     agent = agent_of(study, entry, study.seeds[0])
     agent.check_iterations(entry.iterations)
+    if entry.begins_with == where.removeprefix("study ").replace(", entry ", "/"):
+        raise InvalidValueError(f"begins_with of {where}", entry.begins_with, "another row")
     if entry.begins_with:
         source, _, source_entry = entry.begins_with.partition("/")
         known_rows = [f"{s}/{e}" for s, e in rows(suite)]

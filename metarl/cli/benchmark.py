@@ -83,7 +83,7 @@ def _say_end(outcome: Outcome, options: BenchmarkOptions) -> None:
     for label, error in outcome.failed.items():
         say(f"{label} failed: {error}")
     if outcome.stopped:
-        say(f"stopped; the same command goes on: metarl benchmark {options.suite}")
+        say("stopped; the same command goes on")
         raise SystemExit(130)
 
 
@@ -151,7 +151,8 @@ class Board(Listener):
         self.finished += not error
         self.failed += bool(error) and error != "stopped"
         if not self.live:
-            say(f"{'failed' if error else 'done'}: {job.what}   ({self.headline()})")
+            how = "stopped" if error == "stopped" else "failed" if error else "done"
+            say(f"{how}: {job.what}   ({self.headline()})")
 
     def _weighed(self) -> float:
         """Environment steps done, of all trainings (iterations, where an agent does not say how many it plays)."""

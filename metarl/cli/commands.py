@@ -109,8 +109,10 @@ def _results_files(source: Path) -> list[Path]:
 
 def _results_in(folder: Path) -> list[Path]:
     own = sorted((folder / "results").glob("*.json"))
-    is_run = (folder / "config.json").exists()
-    return own or ([] if is_run else sorted(folder.glob("*/results/*.json"), key=_natural))
+    if own or (folder / "config.json").exists():
+        return own
+    rows = sorted(folder.glob("**/results.json"), key=_natural)  # of a benchmark
+    return rows or sorted(folder.glob("*/results/*.json"), key=_natural)
 
 
 def _natural(path: Path) -> list[tuple[bool, int, str]]:

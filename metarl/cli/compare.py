@@ -23,7 +23,8 @@ def run_compare(options: CompareOptions) -> None:
         named = verbatim(", ".join(differences))
         raise InvalidValueError("what the evaluations differ in", named, "nothing but the agent (or --force)")
     rows = difference(first, second, options.mode)
-    say(f"{first.agent} less {second.agent} on {first.family}, split {first.split!r}")
+    mode = options.mode or next(mode for mode in first.scores if mode in second.scores)
+    say(f"{first.agent} minus {second.agent} on {first.family}, split {first.split!r}, {mode} actions")
     head = ["k", "difference in R_k", "95 % interval", "probability of improvement", "95 % interval "]
     cells = [
         [

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
-from metarl.benchmark.rows import RESULTS, agreement, evaluate_again, has_weights
+from metarl.benchmark.rows import RESULTS, agreement, evaluate_again, is_reproducible
 from metarl.cli.commands import run_eval, say_table
 from metarl.cli.options import EvalOptions
 from metarl.cli.progress import bar, say
@@ -27,12 +28,11 @@ def run_eval_or_rows(options: EvalOptions) -> None:
         raise InvalidValueError(
             "runs", runs, f"rows of a benchmark, which have a {RESULTS}, as {options.runs[0]} is one"
         )
-    if changed := [
-        name for name in ("family", "split", "num_tasks", "eval_steps", "beside", "out") if getattr(options, name)
-    ]:
-        raise InvalidValueError(
-            "options", changed, "none: a row is evaluated by the protocol that it was published with"
-        )
+    plain = EvalOptions(options.runs)
+    changed = [f.name for f in fields(plain) if f.name not in ("runs", "device")]
+    changed = [f"--{name.replace('_', '-')}" for name in changed if getattr(options, name) != getattr(plain, name)]
+    if changed:
+        raise InvalidValueError("options", changed, "none: a row is evaluated by the protocol of its results")
     verify([Path(path) for path in options.runs], options.device)
 
 
@@ -51,13 +51,24 @@ def verify(folders: list[Path], device: str) -> None:
     wrong: list[str] = []
     with bar("evaluate", len(folders), 0, "rows") as advance:
         for done, folder in enumerate(folders, 1):
-            if has_weights(folder):
-                stored, again = evaluate_again(folder, device)
-                verdict = agreement(stored, again)
+            try:
+                verdict, again = _verdict(folder, device)
+            except InvalidValueError as error:
+                verdict, again = str(error), None
+                wrong.append(str(folder))
+            if again is not None:
                 found.append(again)
                 wrong += [str(folder)] if verdict == "different" else []
-            say(f"{folder}: {verdict if has_weights(folder) else 'scores only'}")
+            say(f"{folder}: {verdict}")
             advance(done, [])
     say_table(found)
     if wrong:
-        raise OtherScoresError(f"{len(wrong)} rows have other scores than their weights give: {', '.join(wrong)}")
+        raise OtherScoresError(f"{len(wrong)} rows could not be found again from their weights: {', '.join(wrong)}")
+
+
+def _verdict(folder: Path, device: str) -> tuple[str, Results | None]:
+    """What is said of a row, and its new results; no results where there are scores only."""
+    if not is_reproducible(folder):
+        return "scores only", None
+    stored, again = evaluate_again(folder, device)
+    return agreement(stored, again), again

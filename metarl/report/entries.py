@@ -59,10 +59,11 @@ class Entry:
 
 
 def grouped(results: Sequence[Results]) -> list[list[Entry]]:
-    """Group results by family and split, in order of appearance."""
-    groups: dict[tuple[str, str], list[Results]] = {}
+    """Group results by family, split and study of a benchmark, in order of appearance."""
+    groups: dict[tuple[str, str, str], list[Results]] = {}
     for result in results:
-        groups.setdefault((result.family, result.split), []).append(result)
+        study = str(result.meta.get("entry", "")).rpartition("/")[0]
+        groups.setdefault((result.family, result.split, study), []).append(result)
     return [
         [
             Entry(result, label, PALETTE[i % len(PALETTE)], MARKERS[(i + i // len(PALETTE)) % len(MARKERS)])
@@ -73,7 +74,12 @@ def grouped(results: Sequence[Results]) -> list[list[Entry]]:
 
 
 def _labels(group: Sequence[Results]) -> list[str]:
-    """Labels: the agents' names. Several results of one agent also get the setting that differs, or a number."""
+    """Labels: the names that a benchmark's study gives, else the agents' names.
+
+    Several results of one agent also get the setting that differs, or a number.
+    """
+    if all("entry" in result.meta for result in group):
+        return [str(result.meta["entry"]).rpartition("/")[2] for result in group]
     labels: list[str] = []
     for i, result in enumerate(group):
         setting = _distinct_setting([r for r in group if r.agent == result.agent])

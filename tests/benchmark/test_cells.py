@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -88,6 +89,30 @@ def test_a_training_begins_with_the_networks_of_another(tmp_path: Path) -> None:
     nets = [k for k in first if k.startswith("net.")]
     assert nets
     assert all(torch.equal(first[k], second[k]) for k in nets)  # a rate of 0 keeps them
+
+
+def test_an_agent_without_a_named_network_begins_with_nothing_and_says_so(tmp_path: Path) -> None:
+    later = replace(STUDY, entries={"maml": replace(STUDY.entries["maml"], begins_with="points/maml")}, seeds=(0,))
+    suite = Suite("toy", {"points": STUDY, "later": later})
+    first, second = (j for j in plan(suite) if j.label in ("points/maml/seed0", "later/maml/seed0"))
+    do(suite, first, tmp_path)
+    with pytest.raises(metarl.InvalidValueError, match=r"begins_with is 'points/maml', .*net\.NAME"):
+        do(suite, second, tmp_path)
+
+
+def test_rows_are_verified_one_by_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done_here(SUITE, tmp_path)
+    rows = [str(tmp_path / "points" / entry) for entry in ("short", "random")]
+    shutil.rmtree(tmp_path / "points" / "maml" / "seed1")
+    with pytest.raises(SystemExit):
+        main(["eval", *rows])
+    said = capsys.readouterr()
+    assert "seed1" in said.out.split("points/short: ")[1].splitlines()[0]
+    assert f"{rows[1]}: equal" in said.out
+    assert f"1 rows could not be found again from their weights: {rows[0]}" in said.err
+    with pytest.raises(SystemExit):
+        main(["eval", rows[1], "--k", "1"])
+    assert "options is ['--k']" in capsys.readouterr().err
 
 
 def test_a_training_that_was_cut_off_does_not_begin_anew(tmp_path: Path) -> None:
@@ -255,12 +280,12 @@ def check_numbers_are_found_again(arguments: list[str], out: Path, capsys: pytes
         main([*arguments, "--verify"])
     said = capsys.readouterr()
     assert f"{rows[0]}: different" in said.out
-    assert f"1 rows have other scores than their weights give: {rows[0]}" in said.err
+    assert f"1 rows could not be found again from their weights: {rows[0]}" in said.err
     other = metarl.evaluate(metarl.make_agent("random", STUDY.family), k=1, num_tasks=3, episodes=2)
     with pytest.raises(SystemExit):
         main(["compare", str(path), str(other.save(out / "other.json")), "--mode", "sampled"])
     assert "what the evaluations differ in is tasks" in capsys.readouterr().err
     main(["compare", str(path.parent), str(results_path(out, "points", "random"))])
     said = capsys.readouterr()
-    assert "maml less random on metarl/PointNavigation-v0, split 'test'" in said.out
+    assert "maml minus random on metarl/PointNavigation-v0, split 'test', sampled actions" in said.out
     assert said.out.count("[") >= 4

@@ -52,6 +52,13 @@ def test_the_packages_suites_can_be_loaded() -> None:
         (with_entry(begins_with="points/mml"), "begins_with of study points, entry maml is 'points/mml'"),
         (Suite("toy", {"points": replace(STUDY, seeds=(0, 0))}), r"seeds of study points is \(0, 0\)"),
         (Suite("toy", {"points": replace(STUDY, entries={})}), "entries of study points"),
+        (with_entry(iterations=-6), "iterations of study points, entry maml is -6, expected a whole number"),
+        (with_entry(begins_with="points/maml"), "begins_with of study points, entry maml .* expected another row"),
+        (Suite("toy", {"points": replace(STUDY, seeds=(0, 0.5))}), "seeds of study points is 0.5"),  # type: ignore[arg-type]
+        (Suite("toy", {"points": replace(STUDY, protocol=Protocol(tasks=0))}), "tasks of the protocol .* is 0"),
+        (Suite("toy", {"points": replace(STUDY, protocol=Protocol(k=-2))}), "k is -2"),
+        (Suite("toy", {"points": replace(STUDY, protocol=Protocol(split="tset"))}), "split .* .did you mean 'test'"),
+        (Suite("toy", {"points": replace(STUDY, entries={"a/b": Entry("random")})}), "name of an entry .* is 'a/b'"),
         (Suite("toy", {"points": replace(STUDY, family="metarl/PointNavigatoin-v0")}), "PointNavigation-v0"),
     ],
 )
@@ -80,6 +87,8 @@ def test_a_suite_is_trainings_and_the_evaluations_that_wait_for_them() -> None:
     assert needs["points/random"] == ()
     assert labels(("points/random",)) == ["evaluate points/random"]
     assert labels(("points/short",)) == [*trainings, "evaluate points/short"]
+    assert labels(("points/maml/seed1",)) == ["train points/maml/seed1"]
+    assert labels(("points/",)) == labels(("points",)) == labels()
     with pytest.raises(metarl.InvalidValueError, match=r"--only is 'points/mml', .*'points/maml'"):
         labels(("points/mml",))
 
