@@ -64,12 +64,14 @@ def grouped(results: Sequence[Results]) -> list[list[Entry]]:
     for result in results:
         study = str(result.meta.get("entry", "")).rpartition("/")[0]
         groups.setdefault((result.family, result.split, study), []).append(result)
+    return [_entries(group) for group in groups.values()]
+
+
+def _entries(group: Sequence[Results]) -> list[Entry]:
+    """Results with their labels, colors and markers."""
     return [
-        [
-            Entry(result, label, PALETTE[i % len(PALETTE)], MARKERS[(i + i // len(PALETTE)) % len(MARKERS)])
-            for i, (result, label) in enumerate(zip(group, _labels(group), strict=True))
-        ]
-        for group in groups.values()
+        Entry(result, label, PALETTE[i % len(PALETTE)], MARKERS[(i + i // len(PALETTE)) % len(MARKERS)])
+        for i, (result, label) in enumerate(zip(group, _labels(group), strict=True))
     ]
 
 
@@ -79,7 +81,9 @@ def _labels(group: Sequence[Results]) -> list[str]:
     Several results of one agent also get the setting that differs, or a number.
     """
     if all("entry" in result.meta for result in group):
-        return [str(result.meta["entry"]).rpartition("/")[2] for result in group]
+        paths = [str(result.meta["entry"]) for result in group]
+        names = [path.rpartition("/")[2] for path in paths]
+        return names if len(set(names)) == len(names) else paths
     labels: list[str] = []
     for i, result in enumerate(group):
         setting = _distinct_setting([r for r in group if r.agent == result.agent])
@@ -104,10 +108,9 @@ def _distinct_setting(results: Sequence[Results]) -> str | None:
 
 def one_group(results: Sequence[Results]) -> list[Entry]:
     """Entries of results; raises `InvalidValueError` unless all are of one family and split."""
-    groups = grouped(results)
-    if len(groups) != 1:
+    if len({(result.family, result.split) for result in results}) != 1:
         raise InvalidValueError("results", [r.family for r in results], "results of one family and split")
-    return groups[0]
+    return _entries(results)
 
 
 def evenly(grid: Sequence[int], limit: int) -> list[int]:

@@ -383,3 +383,16 @@ def test_nothing_global_changes(tmp_path: Path):
     page([make_results(), bandit()], tmp_path, files=True)
     save_figure(adaptation_figure([bandit()]), tmp_path / "a.png")
     assert dict(matplotlib.rcParams) == SETTINGS
+
+
+def test_rows_of_a_benchmark_keep_their_names_and_their_studies_apart() -> None:
+    from dataclasses import replace as changed
+
+    from metarl import evaluate, make_agent
+    from metarl.report.entries import grouped, one_group
+
+    random = evaluate(make_agent("random", "metarl/PointNavigation-v0"), k=1, num_tasks=2, episodes=2)
+    paths = ("nav/dense/naive", "nav/dense/lvc", "nav/paper/lvc")
+    rows = [changed(random, meta={**random.meta, "entry": path}) for path in paths]
+    assert [[entry.label for entry in group] for group in grouped(rows)] == [["naive", "lvc"], ["lvc"]]
+    assert [entry.label for entry in one_group(rows)] == list(paths)
