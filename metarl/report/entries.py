@@ -83,7 +83,8 @@ def _labels(group: Sequence[Results]) -> list[str]:
     if all("entry" in result.meta for result in group):
         paths = [str(result.meta["entry"]) for result in group]
         names = [path.rpartition("/")[2] for path in paths]
-        return names if len(set(names)) == len(names) else paths
+        chosen = names if len(set(names)) == len(names) else paths
+        return [_with_agent(name, result.agent) for name, result in zip(chosen, group, strict=True)]
     labels: list[str] = []
     for i, result in enumerate(group):
         setting = _distinct_setting([r for r in group if r.agent == result.agent])
@@ -92,6 +93,11 @@ def _labels(group: Sequence[Results]) -> list[str]:
         suffix = f", {value if isinstance(value, str) else f'{setting} {value}'}" if setting else ""
         labels.append(result.agent + (suffix or (f" ({number})" if number > 1 else "")))
     return labels
+
+
+def _with_agent(name: str, agent: str) -> str:
+    """A row's name, with the agent's in brackets where it is another."""
+    return name if name.replace("-", "_") == agent else f"{name} ({agent})"
 
 
 def _distinct_setting(results: Sequence[Results]) -> str | None:

@@ -394,5 +394,8 @@ def test_rows_of_a_benchmark_keep_their_names_and_their_studies_apart() -> None:
     random = evaluate(make_agent("random", "metarl/PointNavigation-v0"), k=1, num_tasks=2, episodes=2)
     paths = ("nav/dense/naive", "nav/dense/lvc", "nav/paper/lvc")
     rows = [changed(random, meta={**random.meta, "entry": path}) for path in paths]
-    assert [[entry.label for entry in group] for group in grouped(rows)] == [["naive", "lvc"], ["lvc"]]
-    assert [entry.label for entry in one_group(rows)] == list(paths)
+    labels = [[entry.label for entry in group] for group in grouped(rows)]
+    assert labels == [["naive (random)", "lvc (random)"], ["lvc (random)"]]
+    assert [entry.label for entry in one_group(rows)] == [f"{path} (random)" for path in paths]
+    own = changed(random, meta={**random.meta, "entry": "nav/dense/random"})
+    assert [entry.label for entry in one_group([own])] == ["random"]
