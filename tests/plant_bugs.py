@@ -365,6 +365,13 @@ BUGS = (
         "learning/test_ppo",
     ),
     Bug(
+        "results of a stranger import what they name",
+        "metarl/benchmark/rows.py",
+        "with without_imports(str(folder / RESULTS)):",
+        "if True:",
+        "benchmark/test_cells",
+    ),
+    Bug(
         "a resumed run begins anew",
         "metarl/benchmark/cells.py",
         "if new and entry.begins_with:",

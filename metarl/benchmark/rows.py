@@ -20,6 +20,7 @@ from metarl.benchmark.suite import Cell, Entry, Protocol, Suite, agent_of, sourc
 from metarl.errors import InvalidValueError
 from metarl.evaluation.evaluate import evaluate
 from metarl.evaluation.results import Results
+from metarl.named import without_imports
 from metarl.runs.checkpoints import read_head
 from metarl.runs.load import curves_of_runs, with_settings
 from metarl.runs.run import Run
@@ -212,7 +213,8 @@ def evaluate_again(folder: Path, device: str = "cpu", progress: Progress | None 
     else:
         seeds = row["seeds"] if entry.every_seed else row["seeds"][:1]
         settings: dict[str, Any] = {**_tuples(entry.settings), "device": device}
-        agents = [make_agent(entry.agent, row["family"], seed=seed, **settings) for seed in seeds]
+        with without_imports(str(folder / RESULTS)):
+            agents = [make_agent(entry.agent, row["family"], seed=seed, **settings) for seed in seeds]
     agents = [with_settings(agent, **_tuples(entry.evaluated_with)) for agent in agents]
     protocol = Protocol(**_tuples(row["protocol"]))
     return stored, _evaluated(agents, protocol, progress)

@@ -18,7 +18,7 @@ from test_suites import SMALL, STUDY, SUITE
 import metarl
 from metarl.benchmark.crew import Listener, Outcome, Setup
 from metarl.benchmark.jobs import Job, do, done_part, is_done, plan
-from metarl.benchmark.rows import agents_of, is_evaluated, results_path
+from metarl.benchmark.rows import agents_of, evaluate_again, is_evaluated, results_path
 from metarl.benchmark.suite import Entry, Suite
 from metarl.benchmark.workers import run_jobs
 from metarl.cli.main import main
@@ -98,6 +98,21 @@ def test_an_agent_without_a_named_network_begins_with_nothing_and_says_so(tmp_pa
     do(suite, first, tmp_path)
     with pytest.raises(metarl.InvalidValueError, match=r"begins_with is 'points/maml', .*net\.NAME"):
         do(suite, second, tmp_path)
+
+
+def test_nothing_that_results_name_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A results file from a stranger whose family id names a module."""
+    done_here(SUITE, tmp_path)
+    (tmp_path / "named_by_a_file.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    row = tmp_path / "points" / "random"
+    results = Results.load(row / "results.json")
+    family = 'metarl/Gymnasium-v0{"env": "named_by_a_file:CartPole-v1", "params": {"gravity": "5:15"}}'
+    results.meta["row"] = {**results.meta["row"], "family": family}
+    results.save(row / "results.json")
+    with pytest.raises(metarl.InvalidValueError, match="named_by_a_file"):
+        evaluate_again(row)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_rows_are_verified_one_by_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
