@@ -37,7 +37,7 @@ from metarl.learning.gradient.step_sizes import FixedSizes, Schedule, SizePerPar
 from metarl.learning.memory import GRU, LSTM, Transformer, make_memory
 from metarl.learning.networks import Params, init_mlp, mlp
 from metarl.learning.ppo import PPO, AuxiliaryLoss, Given, Outputs, TrialBatch, clipped_surrogate
-from metarl.learning.ppo_config import PPOConfig, sized
+from metarl.learning.ppo_config import PPOConfig, TrialPPOConfig, sized
 from metarl.learning.returns import discounted_returns, gae, standardize
 from metarl.learning.trial_memory import TrialInputs, TrialMemory
 from metarl.rng import Rng, fold_in, make_key
@@ -88,6 +88,7 @@ __all__ = [
     "TrialBatch",
     "TrialInputs",
     "TrialMemory",
+    "TrialPPOConfig",
     "Trials",
     "TrustRegion",
     "TrustRegionConfig",

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from test_learning import Learning
 
+sys.path.append(str(Path(__file__).resolve().parent / "agents"))  # where test_learning is
 SCORES = Path(__file__).resolve().parent.parent / "build" / "learning.jsonl"
 SEEDS = range(20)
 OLD = {"ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2", "ONEDNN_MAX_CPU_ISA": "SSE41"}

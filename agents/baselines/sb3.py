@@ -287,6 +287,7 @@ class SB3Model(SB3):
     """A user's own model is fine-tuned in each task; `metarl.sb3.wrap` makes this agent."""
 
     name = "sb3_model"
+    has_learned: ClassVar[bool] = True  # before the agent is made: a yardstick for learning from scratch it is not
 
     def __init__(
         self, model: BaseAlgorithm, family: Family, config: SB3Config, seed: int, device: torch.device

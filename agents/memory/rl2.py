@@ -27,7 +27,6 @@ from metarl.agent import (
     Family,
     Feedback,
     InvalidValueError,
-    PPOConfig,
     Range,
     Rng,
     Rollout,
@@ -36,6 +35,7 @@ from metarl.agent import (
     Tasks,
     TrialInputs,
     TrialMemory,
+    TrialPPOConfig,
     Trials,
     make_key,
     sized,
@@ -44,7 +44,7 @@ from metarl.agents.memory.rl2_network import RL2Network
 
 
 @dataclass(frozen=True)
-class RL2Config(PPOConfig):
+class RL2Config(TrialPPOConfig):
     """Hyperparameters; the paper's where it gives them.
 
     The defaults suit short trials. Trials of 100 steps or more are learned better with `normalize_rewards`, a

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from metarl.agent_base import Agent, Budget
+from metarl.agent_base import Agent, Budget, adapts_between_episodes
 from metarl.engine.pool import EnvironmentPool
 from metarl.engine.rollout import PoolTrials
 from metarl.errors import InvalidValueError, verbatim
@@ -107,6 +107,7 @@ def evaluate(
         **settings,
         "seeds": [a.seed for a in group],
         "config": asdict(group[0].config),
+        "from_scratch": _learns_from_scratch(group[0]),
         "floor": floor,
         "train_equals_test": family.finite,
         "every_task": _plays_every(family, tasks),
@@ -143,6 +144,12 @@ def default_tasks(family: Family, split: str) -> int:
 def default_rows(device: torch.device, width: int) -> int:
     """The default number of trials played in parallel, each in `width` environments."""
     return max(1, (_CACHED if device.type == "cpu" else _AT_ONCE) // width)
+
+
+def _learns_from_scratch(agent: Agent) -> bool:
+    """Whether an agent that no training has prepared, and that is shown nothing, learns in the task itself."""
+    learned = getattr(agent, "has_learned", agent.learns)
+    return not (learned or agent.privileged) and (adapts_between_episodes(type(agent)) or agent.is_recurrent)
 
 
 def _plays_every(family: Family, tasks: Tasks) -> bool:

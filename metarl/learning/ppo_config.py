@@ -15,8 +15,9 @@ TRIAL_STEPS, BATCH_STEPS = 100, 20_000  # default lengths of a trial and of a me
 class PPOConfig:
     """Hyperparameters of PPO on whole trials. "The paper" is the one of RL2 (Duan et al. 2016, arXiv:1611.02779)."""
 
-    trial_episodes: Annotated[int, Range(0, 1e6)] = 0
-    """Episodes per trial in training (pulls in bandits). 0 chooses 2 to 10 episodes that make about 100 steps."""
+    # Agents that do not learn within a trial use this constant; other agents have the field of TrialPPOConfig.
+    trial_episodes = 1
+
     meta_batch_size: Annotated[int, Range(0, 1e7)] = 0
     """Trials per meta-update, each in its own task (the paper: 250,000 environment steps). 0 chooses as many trials as
     make about 20,000 steps, at most 1,000 and at least 2 per minibatch."""
@@ -51,8 +52,18 @@ class PPOConfig:
     rewards as they are."""
 
 
+@dataclass(frozen=True)
+class TrialPPOConfig(PPOConfig):
+    """PPO for agents that learn within a trial of several episodes."""
+
+    trial_episodes: Annotated[int, Range(0, 1e6)] = 0
+    """Episodes per trial in training (pulls in bandits). 0 chooses 2 to 10 episodes that make about 100 steps."""
+
+
 def sized(config: ConfigT, horizon: int) -> ConfigT:
     """Replace a `trial_episodes` or `meta_batch_size` of 0 by a size that fits the family's horizon."""
-    episodes = config.trial_episodes or min(10, max(2, TRIAL_STEPS // horizon))
-    trials = min(1000, max(2 * config.minibatches, BATCH_STEPS // max(1, episodes * horizon)))
-    return replace(config, trial_episodes=episodes, meta_batch_size=config.meta_batch_size or trials)
+    if not config.trial_episodes:
+        episodes = min(10, max(2, TRIAL_STEPS // horizon))
+        config = replace(config, trial_episodes=episodes)  # type: ignore[call-arg]
+    trials = min(1000, max(2 * config.minibatches, BATCH_STEPS // max(1, config.trial_episodes * horizon)))
+    return replace(config, meta_batch_size=config.meta_batch_size or trials)

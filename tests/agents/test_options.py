@@ -34,7 +34,9 @@ class Reach(metarl.TorchFamily):
 
     def step(self, state: Tensor, action: Tensor, task: dict[str, Tensor], rng: metarl.Rng) -> Any:
         state = state + action[:, 0]
-        return state, -(state - task["goal"]).abs(), torch.zeros_like(state, dtype=torch.bool)
+        reward = -(state - task["goal"]).abs()
+        info = {"expected_reward": reward}
+        return state, reward + rng.normal(1)[:, 0], torch.zeros_like(state, dtype=torch.bool), info
 
 
 BANDIT, MDP = "metarl/BernoulliBandit-v0", "metarl/TabularMDP-v0"
@@ -66,7 +68,7 @@ CHANGED: dict[str, Any] = {
     "clip": 0.001,
     "inner_kl_coef": 10.0,
     "rl2.hidden": 12,
-    "rl2.anneal_iterations": 5,
+    "anneal_iterations": 5,
     "minibatches": 2,
     "entropy_coef": 0.1,
     "task_coef": 0.5,

@@ -27,7 +27,7 @@ from metarl.learning.ppo import (
     minibatch_rows,
     standardised,
 )
-from metarl.learning.ppo_config import PPOConfig, sized
+from metarl.learning.ppo_config import PPOConfig, TrialPPOConfig, sized
 
 FAMILY = metarl.make_family("metarl/PointNavigation-v0")
 LOOSE = {"value_coef": 0.0, "max_grad_norm": 1e9, "epochs": 1, "minibatches": 1, "meta_batch_size": 2}
@@ -52,7 +52,7 @@ class TwoNumbers(nn.Module):
 
 def ppo(net: TwoNumbers | None = None, losses: Any = (), **config: Any) -> PPO:
     """Of an agent called toy, whose optimizer goes down the gradient by all of it."""
-    settings = PPOConfig(**(LOOSE | {"trial_episodes": 2} | config))
+    settings = TrialPPOConfig(**(LOOSE | {"trial_episodes": 2} | config))
     made = PPO("toy", FAMILY, settings, TwoNumbers() if net is None else net, losses)
     made.optimizer = torch.optim.SGD(made.parameters, lr=1.0)
     return made
@@ -300,7 +300,7 @@ def test_updates_are_annealed_across_checkpoints(monkeypatch: pytest.MonkeyPatch
         return plain(made, part)
 
     monkeypatch.setattr(PPO, "_step", watched)
-    first, second = (PPO("toy", FAMILY, PPOConfig(**(LOOSE | steps)), TwoNumbers()) for _ in range(2))
+    first, second = (PPO("toy", FAMILY, TrialPPOConfig(**(LOOSE | steps)), TwoNumbers()) for _ in range(2))
     for made in (first, second):
         made.update(rollout_of(torch.ones(2, 2)), {"x": torch.ones(2, 2)}, key=0)
         second.load_tensors(first.tensors())
@@ -387,5 +387,5 @@ def test_this_machine_has_memory_left() -> None:
 def test_trials_and_batches_are_sized_by_the_horizon(
     horizon: int, given: dict[str, int], episodes: int, trials: int
 ) -> None:
-    config = sized(PPOConfig(**given), horizon)
+    config = sized(TrialPPOConfig(**given), horizon)
     assert (config.trial_episodes, config.meta_batch_size) == (episodes, trials)

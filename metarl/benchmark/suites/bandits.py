@@ -2,7 +2,8 @@
 
 The bandits, the classical agents and the cells are those of Duan et al. (2016, arXiv:1611.02779, table 1). Each is
 played on 20,000 held-out bandits with sampled actions; at n = 10 each has ten trials, because 20,000 trials have an
-interval of .016. Hyperparameters of the classical agents were chosen on train tasks (`python experiments/tune.py`).
+interval of .016. The classical agents learn each task from scratch, so they are the yardstick of this suite; `oracle`
+is shown the task. Hyperparameters of the classical agents were chosen on train tasks (`python experiments/tune.py`).
 """
 
 from __future__ import annotations

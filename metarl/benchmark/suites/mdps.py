@@ -1,7 +1,8 @@
 """Tabular MDPs: n episodes of 10 steps, lifetime return, exploration included.
 
 The MDPs, the classical agents and the cells are those of Duan et al. (2016, arXiv:1611.02779, table 2). Each is played
-on 20,000 held-out MDPs with sampled actions. Rows "-prior0" have the paper's wrong prior mean of rewards, 0.
+on 20,000 held-out MDPs with sampled actions. Rows "-prior0" have the paper's wrong prior mean of rewards, 0. The
+classical agents learn each task from scratch, so they are the yardstick of this suite; `oracle` is shown the task.
 Hyperparameters of the classical agents were chosen on train tasks (`python experiments/tune.py`).
 """
 

@@ -3,10 +3,17 @@
 `paper` is the protocol of Finn, Abbeel and Levine (2017, arXiv:1703.03400, section 5.3): 40 tasks x 20 episodes x 100
 steps, 100 meta-updates, TRPO, 40 held-out goals. `paper-400` evaluates the same trainings on 400 goals. `dense` and
 `sparse` compare the methods after 50 meta-updates on 20 tasks x 10 episodes; `sparse` rewards only close to goals on a
-semicircle. Each method has the defaults of its agent but for what is written here.
+semicircle. Each method has the defaults of its agent but for what is written here. `multi_task` and `task_conditioned`
+are policies that do not adapt, trained on as many environment steps as the methods.
+
+The studies -ppo and -sac are the yardstick: Stable-Baselines3 learns 10 of the held-out goals from scratch, with 1, 10
+and 100 times the 12,000 environment steps of three adaptation steps (SAC, which is slower, with 1 and 10 times). Its
+settings were chosen on two train goals.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from metarl.benchmark.suite import Entry, Protocol, Study, Suite
 
@@ -17,6 +24,18 @@ _HALVED = {"inner_lr_schedule": (1.0, 0.5, 0.25)}
 _BATCH = {"meta_batch_size": 20, "episodes": 10}
 _TRPO = _BATCH | {"fvp_stride": 5}
 _STEPS2 = _TRPO | {"inner_steps": 2, "multi_step": True}
+
+
+# from scratch: an adaptation step is as long as one of the methods, 4,000 environment steps
+_PPO = {"steps": 4000, "num_envs": 20, "algorithm_kwargs": {"n_steps": 100, "batch_size": 500, "learning_rate": 1e-3}}
+_SAC_KWARGS = {"gradient_steps": 2, "learning_rate": 3e-3, "policy_kwargs": {"net_arch": [64, 64]}}
+_SAC = {"algorithm": "SAC", "steps": 4000, "num_envs": 20, "algorithm_kwargs": {"learning_starts": 200} | _SAC_KWARGS}
+
+
+def _from_scratch(family: str, algorithm: str, settings: dict[str, Any], k: tuple[int, ...]) -> Study:
+    """A Stable-Baselines3 algorithm in each task, whose initial parameters the seed decides."""
+    protocol = Protocol(k=(0, *k), tasks=10, episodes=20)
+    return Study(family, {algorithm: Entry("sb3", settings)}, protocol, (0,))
 
 
 def _methods() -> dict[str, Entry]:
@@ -35,6 +54,8 @@ def _methods() -> dict[str, Entry]:
         "maml-pp": Entry("maml_pp", _BATCH | {"schedule_iterations": 50}, 50),
         "reptile": Entry("reptile", _BATCH, 50),
         "pretrained": Entry("pretrained", _TRPO, 50),
+        "multi_task": Entry("multi_task", iterations=100),
+        "task_conditioned": Entry("task_conditioned", iterations=100),
         "scratch": Entry("scratch", every_seed=True),
         "random": Entry("random"),
         "oracle": Entry("oracle"),
@@ -66,6 +87,10 @@ suite = Suite(
         ),
         "dense": Study(_DENSE, _methods(), Protocol(k=3, tasks=40, episodes=20), _SEEDS),
         "sparse": Study(_SPARSE, _methods(), Protocol(k=3, tasks=40, episodes=20), _SEEDS),
+        "dense-ppo": _from_scratch(_DENSE, "ppo", _PPO, (1, 3, 10, 30, 100, 300)),
+        "dense-sac": _from_scratch(_DENSE, "sac", _SAC, (1, 3, 10, 30)),
+        "sparse-ppo": _from_scratch(_SPARSE, "ppo", _PPO, (1, 3, 10, 30, 100, 300)),
+        "sparse-sac": _from_scratch(_SPARSE, "sac", _SAC, (1, 3, 10, 30)),
     },
-    "MAML by its paper's protocol, and fourteen gradient-based methods with dense and with sparse rewards",
+    "MAML by its paper's protocol, and the gradient-based methods with dense and with sparse rewards",
 )
