@@ -35,6 +35,13 @@ class Bug(NamedTuple):
 
 BUGS = (
     Bug(
+        "the oracle policy is given another row's task in training",
+        "agents/baselines/multi_task.py",
+        'self._given(rollout, state["given"])',
+        'self._given(rollout, state["given"].roll(1, 0))',
+        "agents/test_multi_task",
+    ),
+    Bug(
         "1 evaluator takes one step whatever k",
         "metarl/evaluation/playing.py",
         "in adaptation(agent, trials, grid[-1]):",

@@ -25,7 +25,7 @@ PPO = {"n_steps": 16, "batch_size": 16, "n_epochs": 1, "policy_kwargs": {"net_ar
 SMALL["sb3"] = {"steps": 16, "algorithm_kwargs": PPO}
 SMALL["sb3_pretrained"] = SMALL["sb3"] | {"meta_batch_size": 2}
 SMALL["rl2"] = {"hidden": 8, "meta_batch_size": 8, "trial_episodes": 3}
-SMALL |= dict.fromkeys(("multi_task", "task_conditioned"), {"hidden": (8,), "meta_batch_size": 16})
+SMALL["multi_task"] = SMALL["task_conditioned"] = {"hidden": (8,), "meta_batch_size": 16}
 
 
 def small(name: str, family: str, **overrides: Any) -> Agent:

@@ -436,6 +436,24 @@ def test_trials_are_saved_and_files_without_them_load(tmp_path: Path) -> None:
     assert old.summary() == results.summary()
 
 
+def test_agents_that_learn_from_scratch_are_marked() -> None:
+    """A yardstick is not prepared by training, is shown nothing, and learns in the task itself."""
+    for name, family, expected in (
+        ("scratch", "metarl/PointNavigation-v0", True),
+        ("sb3", "metarl/PointNavigation-v0", True),
+        ("thompson_sampling", "metarl/BernoulliBandit-v0", True),
+        ("maml", "metarl/PointNavigation-v0", False),
+        ("task_conditioned", "metarl/PointNavigation-v0", False),
+        ("oracle", "metarl/PointNavigation-v0", False),
+        ("random", "metarl/PointNavigation-v0", False),
+    ):
+        results = evaluate(metarl.make_agent(name, family), k=0, num_tasks=1, episodes=1, modes=["sampled"])
+        assert results.meta["from_scratch"] is expected, name
+    model = metarl.make_agent("sb3", "metarl/PointNavigation-v0").worker  # type: ignore[attr-defined]
+    wrapped = metarl.sb3.wrap(model, "metarl/PointNavigation-v0")
+    assert evaluate(wrapped, k=0, num_tasks=1, episodes=1).meta["from_scratch"] is False
+
+
 def test_small_values_of_tasks_are_kept(tmp_path: Path) -> None:
     """A point in the plane is kept as a vector; ten probabilities of arms are too many. Older files have none."""
     agent = metarl.make_agent("random", "metarl/PointNavigation-v0")

@@ -1,8 +1,8 @@
 """Grid worlds with a hidden goal: GridNavi (Zintgraf et al. 2020, arXiv:1910.08348), DarkRoom and DarkKeyToDoor.
 
-The score is the return of each episode of a trial and of the whole trial, with sampled actions. `task_conditioned` is a
-policy that is shown the goal. The studies -ppo are the yardstick: Stable-Baselines3 learns 20 of the held-out tasks from
-scratch, with 1, 10 and 100 times the environment steps of a trial.
+The score is the return of each episode of a trial and of the whole trial, with sampled actions. `task_conditioned` is
+a policy that is shown the goal. The study grid_navi-ppo is the yardstick: Stable-Baselines3 learns 20 of the held-out
+tasks from scratch, with 1, 10 and 100 times the environment steps of a trial.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """MuJoCo's robots: short trainings on a CPU. Longer trainings reach much higher returns.
 
-The study half_cheetah_dir-ppo is the yardstick: Stable-Baselines3 learns both directions from scratch, with 1, 10 and 100
-times the 8,000 environment steps of two adaptation steps.
+The study half_cheetah_dir-ppo is the yardstick: Stable-Baselines3 learns both directions from scratch, with 1, 10 and
+100 times the 8,000 environment steps of two adaptation steps.
 
 Needs `pip install -e '.[mujoco]'`.
 """
