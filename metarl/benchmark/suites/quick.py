@@ -1,4 +1,8 @@
-"""Three agents on two families, in minutes on two cores: what a benchmark looks like."""
+"""Agents on two families, in minutes on two cores: what a benchmark looks like.
+
+The study navigation-ppo is the yardstick: Stable-Baselines3 learns five of the held-out goals from scratch, with 1 and
+10 times the environment steps of three adaptation steps.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from metarl.benchmark.suite import Entry, Protocol, Study, Suite
 
 _SMALL = {"meta_batch_size": 20, "episodes": 10, "fvp_stride": 5}
 _RL2 = {"hidden": 64, "trial_episodes": 10, "anneal_iterations": 60}
+_PPO = {"steps": 4000, "num_envs": 20, "algorithm_kwargs": {"n_steps": 100, "batch_size": 500, "learning_rate": 1e-3}}
 
 suite = Suite(
     "quick",
@@ -20,6 +25,12 @@ suite = Suite(
             },
             Protocol(k=3, tasks=20, episodes=10),
             eval_every=5,
+        ),
+        "navigation-ppo": Study(
+            "metarl/PointNavigation-v0",
+            {"ppo": Entry("sb3", _PPO)},
+            Protocol(k=(0, 1, 3, 10, 30), tasks=5, episodes=10),
+            seeds=(0,),
         ),
         "bandit": Study(
             "metarl/BernoulliBandit-v0",
