@@ -34,8 +34,11 @@ from metarl.learning.gradient.outer_optimizers import AdamEpochs, OuterOptimizer
 from metarl.learning.gradient.policies import MLPPolicy
 from metarl.learning.gradient.policy_gradient import Batch, prepare
 from metarl.learning.gradient.step_sizes import FixedSizes, Schedule, SizePerParameter, SizePerTensorAndStep, StepSizes
+from metarl.learning.inference.beliefs import Belief, RecurrentEncoder
+from metarl.learning.inference.decoders import Decoded, StepDecoder, negative_elbo
+from metarl.learning.inference.trial_replay import TrialReplay
 from metarl.learning.memory import GRU, LSTM, Transformer, make_memory
-from metarl.learning.networks import Params, init_mlp, mlp
+from metarl.learning.networks import FeedForward, Params, init_mlp, mlp
 from metarl.learning.ppo import PPO, AuxiliaryLoss, Given, Outputs, TrialBatch, clipped_surrogate
 from metarl.learning.ppo_config import PPOConfig, TrialPPOConfig, sized
 from metarl.learning.returns import discounted_returns, gae, standardize
@@ -51,12 +54,15 @@ __all__ = [
     "AgentState",
     "AuxiliaryLoss",
     "Batch",
+    "Belief",
     "Budget",
     "Categorical",
     "ClippedLoss",
+    "Decoded",
     "Distribution",
     "DivergedWarning",
     "Family",
+    "FeedForward",
     "Feedback",
     "FixedSizes",
     "Gaussian",
@@ -72,6 +78,7 @@ __all__ = [
     "Params",
     "PolicyHead",
     "Range",
+    "RecurrentEncoder",
     "Rng",
     "Rollout",
     "Schedule",
@@ -79,6 +86,7 @@ __all__ = [
     "SizePerParameter",
     "SizePerTensorAndStep",
     "Step",
+    "StepDecoder",
     "StepSizes",
     "SurrogateLoss",
     "TaskEncoder",
@@ -89,6 +97,7 @@ __all__ = [
     "TrialInputs",
     "TrialMemory",
     "TrialPPOConfig",
+    "TrialReplay",
     "Trials",
     "TrustRegion",
     "TrustRegionConfig",
@@ -106,6 +115,7 @@ __all__ = [
     "make_key",
     "make_memory",
     "mlp",
+    "negative_elbo",
     "net_tensors",
     "prepare",
     "probability_ratio",

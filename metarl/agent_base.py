@@ -189,7 +189,14 @@ class Trials(ABC):
 
     @abstractmethod
     def collect(
-        self, agent: Agent, state: AgentState, adaptation_step: int, budget: Budget, deterministic: bool = False
+        self,
+        agent: Agent,
+        state: AgentState,
+        adaptation_step: int,
+        budget: Budget,
+        deterministic: bool = False,
+        *,
+        final_obs: bool = False,
     ) -> tuple[Rollout, AgentState]:
         """Play `budget` in every row.
 
@@ -199,6 +206,7 @@ class Trials(ABC):
             adaptation_step: number of adaptation steps taken before, part of the keys.
             budget: environments per row and steps or episodes per environment.
             deterministic: act deterministically (the mean or likeliest action) instead of sampling.
+            final_obs: store the observation after each step, before any restart, as `extras["final_obs"]`.
 
         Raises:
             InvalidValueError: a reward, an observation or an action is not finite.

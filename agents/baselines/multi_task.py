@@ -14,18 +14,16 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from metarl.agent import (
     PPO,
     Agent,
     AgentState,
     Budget,
-    Distribution,
     Family,
-    Given,
+    FeedForward,
     ObservationEncoder,
-    Outputs,
     PolicyHead,
     PPOConfig,
     Range,
@@ -35,9 +33,7 @@ from metarl.agent import (
     TaskEncoder,
     Tasks,
     Trials,
-    init_mlp,
     make_key,
-    mlp,
     sized,
 )
 
@@ -54,36 +50,6 @@ class MultiTaskConfig(PPOConfig):
     """Lambda of generalised advantage estimation."""
     normalize_rewards: bool = True
     """Whether to divide rewards by the running standard deviation of discounted returns."""
-
-
-class FeedForward(nn.Module):
-    """Two networks with tanh layers: a policy, and a value that is also given the time in the episode.
-
-    Args:
-        head: makes action distributions.
-        inputs: features per step.
-        hidden: widths of the hidden layers.
-        rng: draws of the initial weights.
-    """
-
-    def __init__(self, head: PolicyHead, inputs: int, hidden: tuple[int, ...], rng: Rng) -> None:
-        super().__init__()
-        self.head = head
-        self.policy = nn.ParameterDict(init_mlp((inputs, *hidden, head.size), rng, final_gain=0.01))
-        self.value = nn.ParameterDict(init_mlp((inputs + 1, *hidden, 1), rng))
-        self.log_std = None if head.discrete else nn.Parameter(torch.zeros(head.size))
-
-    def distribution(self, x: Tensor) -> Distribution:
-        """The policy at features `[..., inputs]`."""
-        return self.head.distribution(mlp(dict(self.policy.items()), x, "tanh"), self.log_std)
-
-    def values(self, given: Given) -> Tensor:
-        """The values `[T, B]` of features `x` `[T, B, inputs]` at times `time` `[T, B, 1]`."""
-        return mlp(dict(self.value.items()), torch.cat([given["x"], given["time"]], -1), "tanh").squeeze(-1)
-
-    def forward(self, given: Given) -> Outputs:
-        """The policy and the values."""
-        return Outputs(self.distribution(given["x"]), self.values(given), given["x"])
 
 
 class MultiTask(Agent[MultiTaskConfig]):

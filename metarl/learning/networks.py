@@ -1,4 +1,4 @@
-"""Networks as pure functions of a dict of parameters.
+"""Networks as pure functions of a dict of parameters, and a policy and a value that are made of two of them.
 
 Parameters are shared, `w0: [in, out]`, or one set per row, `w0: [R, in, out]`. The same functions take both. With one
 set per row, a layer is one batched matrix product.
@@ -11,8 +11,10 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from metarl.learning.action_distributions import Distribution, PolicyHead
+from metarl.learning.ppo import Given, Outputs
 from metarl.rng import Rng
 
 Params = dict[str, Tensor]
@@ -54,3 +56,33 @@ def mlp(params: Params, x: Tensor, activation: str = "relu") -> Tensor:
         x = torch.baddbmm(b.unsqueeze(1), x, w) if w.dim() == 3 else torch.matmul(x, w) + b
         x = act(x) if i < depth - 1 else x
     return x
+
+
+class FeedForward(nn.Module):
+    """Two networks with tanh layers, which PPO trains: a policy, and a value that is also given the time.
+
+    Args:
+        head: makes action distributions.
+        inputs: features per step.
+        hidden: widths of the hidden layers.
+        rng: draws of the initial weights.
+    """
+
+    def __init__(self, head: PolicyHead, inputs: int, hidden: Sequence[int], rng: Rng) -> None:
+        super().__init__()
+        self.head = head
+        self.policy = nn.ParameterDict(init_mlp((inputs, *hidden, head.size), rng, final_gain=0.01))
+        self.value = nn.ParameterDict(init_mlp((inputs + 1, *hidden, 1), rng))
+        self.log_std = None if head.discrete else nn.Parameter(torch.zeros(head.size))
+
+    def distribution(self, x: Tensor) -> Distribution:
+        """The policy at features `[..., inputs]`."""
+        return self.head.distribution(mlp(dict(self.policy.items()), x, "tanh"), self.log_std)
+
+    def values(self, given: Given) -> Tensor:
+        """The values `[T, B]` of features `x` `[T, B, inputs]` at times `time` `[T, B, 1]`."""
+        return mlp(dict(self.value.items()), torch.cat([given["x"], given["time"]], -1), "tanh").squeeze(-1)
+
+    def forward(self, given: Given) -> Outputs:
+        """The policy and the values."""
+        return Outputs(self.distribution(given["x"]), self.values(given), given["x"])

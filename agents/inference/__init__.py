@@ -1,0 +1,1 @@
+"""Agents that infer the task and act on their belief about it."""
