@@ -103,8 +103,8 @@ def navigation() -> str:
         f"40 tasks x 20 episodes x 100 steps, {base.meta['iterations']} meta-updates; only the initial "
         f"weights of the last layer differ (`final_gain`). Every row has {seeds} seeds; those of the first row are "
         "listed. "
-        f"Paper: {paper['source']}. Command: `metarl benchmark navigation --only paper paper-400 dense/scratch dense/task_conditioned`.\n\n"
-        + table(["", "k = 0", "1", "2", "3"], rows)
+        f"Paper: {paper['source']}. Command: `metarl benchmark navigation --only paper paper-400 dense/scratch "
+        "dense/task_conditioned`.\n\n" + table(["", "k = 0", "1", "2", "3"], rows)
     )
 
 
@@ -156,8 +156,8 @@ def comparison(study: str) -> str:
         f"{learners[0].meta['iterations']} meta-updates on 20 tasks x 10 episodes each; every method has the "
         "defaults of its agent (`final_gain` was chosen with `maml` on dense navigation, nothing else was tuned), "
         "except "
-        "`fvp_stride=5` for TRPO and `schedule_iterations=50` for MAML++; `multi_task` and `task_conditioned` do not adapt "
-        "and are trained on as many environment steps. Mean informed optimum: "
+        "`fvp_stride=5` for TRPO and `schedule_iterations=50` for MAML++; `multi_task` and `task_conditioned` do not "
+        "adapt and are trained on as many environment steps. Mean informed optimum: "
         f"{best:.2f}. Failed adaptation steps: "
         f"{failed}. Command: `metarl benchmark navigation --only {study}`.\n\n"
         + table(["", "k = 0", "1", "2", "3", "3, deterministic actions"], rows)
