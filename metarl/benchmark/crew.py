@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from metarl.benchmark.jobs import Job, do, is_done
+from metarl.benchmark.jobs import Job, do, is_done, refusal
 from metarl.benchmark.suite import Suite
 from metarl.errors import MetaRLError
 from metarl.runs.train import Interrupted
@@ -68,6 +68,8 @@ class Crew(ABC):
     def __init__(self, setup: Setup, suite: Suite, jobs: Sequence[Job], listener: Listener) -> None:
         self.setup, self.listener, self.outcome = setup, listener, Outcome()
         self.left = [job for job in jobs if not is_done(suite, job, setup.out)]
+        done = [job for job in jobs if job not in self.left and job.seed is not None]
+        self.outcome.failed = {job.label: why for job in done if (why := refusal(suite, job, setup.out))}
         self.under_way: list[Job] = []
 
     @property

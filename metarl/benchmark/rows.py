@@ -7,7 +7,9 @@ weights beside it: `evaluate_again`.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +21,8 @@ from metarl.benchmark.cells import Progress, is_trained, refuse_another, run_pat
 from metarl.benchmark.suite import Cell, Entry, Protocol, Suite, agent_of, source_of, trainings
 from metarl.errors import InvalidValueError
 from metarl.evaluation.evaluate import evaluate
-from metarl.evaluation.results import Results
+from metarl.evaluation.results import FORMAT, Results
+from metarl.files import LARGEST_ARRAYS, NpzReader, read_bytes, read_json, reading
 from metarl.named import without_imports
 from metarl.runs.checkpoints import read_head
 from metarl.runs.load import curves_of_runs, with_settings
@@ -50,7 +53,7 @@ def agents_of(suite: Suite, study: str, entry: str, out: Path, device: str = "cp
     found = []
     for cell in trainings(suite, study, entry):
         run = Run.open(run_path(out, cell))
-        refuse_another(run, agent_of(suite.studies[source], trained, cell.seed), trained.iterations)
+        refuse_another(run, agent_of(suite.studies[source], trained, cell.seed), trained)
         found.append(_changed(_finished(run, device), given))
     return found
 
@@ -168,7 +171,28 @@ def is_evaluated(suite: Suite, study: str, entry: str, out: Path) -> bool:
     path = results_path(out, study, entry)
     if not path.exists() or not all(is_trained(suite, cell, out) for cell in trainings(suite, study, entry)):
         return False
-    return bool(Results.load(path).meta.get("row") == identity(suite, study, entry, out))
+    with suppress(InvalidValueError):
+        return bool(Results.load(path).meta.get("row") == identity(suite, study, entry, out))
+    return False
+
+
+def refuse_changed(path: Path) -> None:
+    """Refuse to replace the results of a row if somebody changed them after metarl wrote them.
+
+    Results whose arrays are missing, or are those of another evaluation (a process was killed between the two files),
+    are metarl's own: they may be made anew.
+
+    Raises:
+        InvalidValueError: one of the two files is damaged, or metarl did not write it.
+    """
+    for file in (path, path.with_suffix(".npz")):
+        if os.path.lexists(file):
+            expected = "the file that metarl wrote (remove it, and the same command makes the results anew)"
+            with reading("results file", str(file), expected):
+                if file == path:
+                    read_json(file, FORMAT, "evaluate again")
+                elif "lifetime" not in NpzReader(read_bytes(file, LARGEST_ARRAYS)).arrays:
+                    raise ValueError("it has no lifetime returns")
 
 
 def is_reproducible(folder: Path) -> bool:
