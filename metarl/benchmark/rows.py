@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields
@@ -91,12 +92,15 @@ def evaluate_row(
     results = _evaluated(agents, suite.studies[study].protocol, progress)
     source, name = source_of(suite, study, entry)
     results.meta["iterations"] = suite.studies[source].entries[name].iterations
-    results.meta["command"] = f"metarl benchmark {suite.source or suite.name} --only {study}/{entry}"
+    words = ["metarl", "benchmark", suite.source or suite.name, "--only", f"{study}/{entry}"]
+    results.meta["command"] = shlex.join(words)
     results.meta["row"] = identity(suite, study, entry, out)
     results.meta["entry"] = f"{suite.name}/{study}/{entry}"
     runs = [Run.open(run_path(out, cell)) for cell in trainings(suite, study, entry)]
     if runs:
         results.meta["trained_on"] = _one_device(runs)
+        heads = [read_head(run.path / "checkpoint.json") for run in runs]
+        results.meta["train_env_steps"] = [head["env_steps"] for head in heads if "env_steps" in head]
         results.meta["training_curves"] = [_training_curve(run.path) for run in runs]
         results.meta |= curves_of_runs(run.path for run in runs)
     return results
