@@ -55,7 +55,7 @@ def _training(meta: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
         return [*lines, f"The agent needs no training; seeds {', '.join(map(str, meta['seeds']))}."]
     seeds = ", ".join(map(str, meta["seeds"]))
     steps = _range(meta.get("train_env_steps", []))
-    used = f" of {steps} environment steps in all for each seed" if steps else ""
+    used = f", {steps} environment steps for each seed" if steps else ""
     lines.append(f"{meta['iterations']} meta-updates{used}, on {meta.get('trained_on', 'cpu')}, seeds {seeds}.")
     if not row["weights"]:
         return lines

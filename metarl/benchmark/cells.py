@@ -53,7 +53,7 @@ def refuse_damaged(path: Path) -> None:
     while os.path.lexists(head):
         now = b""
         try:
-            with reading("checkpoint", str(head), "a whole one (move the run's folder away to train it again)"):
+            with reading("checkpoint", str(head), "a whole one: move the run's folder away to train it again"):
                 now = read_bytes(head, LARGEST_HEAD)
                 found = read_head(head)
                 tensors = path / f"checkpoint-{found['iteration']}.safetensors"

@@ -191,10 +191,10 @@ def refuse_changed(path: Path) -> None:
     """
     for file in (path, path.with_suffix(".npz")):
         if os.path.lexists(file):
-            expected = "the file that metarl wrote (remove it, and the same command makes the results anew)"
+            expected = "the file that metarl wrote: remove it, and the same command makes the results anew"
             with reading("results file", str(file), expected):
                 if file == path:
-                    read_json(file, FORMAT, "evaluate again")
+                    read_json(file, FORMAT, "its hash is another")
                 elif "lifetime" not in NpzReader(read_bytes(file, LARGEST_ARRAYS)).arrays:
                     raise ValueError("it has no lifetime returns")
 

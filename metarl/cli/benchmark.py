@@ -113,7 +113,8 @@ def overview(suite: Suite, jobs: Sequence[Job], out: Path) -> list[str]:
             seconds += (each or 0.0) * (total - done)
             said += f", about {duration(each * (total - done))} left" if each else ""
         lines.append(f"{state:>9}  {job.what}{said}{f': {why}' if why else ''}")
-    lines.append(f"{states['done']} of {len(jobs)} cells are done, {states['refused']} are refused")
+    wrong = f", {states['refused']} refused" if states["refused"] else ""
+    lines.append(f"{states['done']} of {len(jobs)} cells are done{wrong}")
     if steps_all:
         lines.append(f"{steps_left:,} of {steps_all:,} env steps of training are left")
     if seconds:

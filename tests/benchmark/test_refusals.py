@@ -147,7 +147,7 @@ def test_a_dry_run_says_the_folder_what_is_refused_and_what_the_rest_costs(
     said = capsys.readouterr().out
     assert said.startswith("folder: runs/toy\n")
     assert "3,200 of 3,200 env steps of training are left" in said
-    assert "0 of 4 cells are done, 0 are refused" in said
+    assert "0 of 4 cells are done\n" in said
     main(["benchmark", str(path), "--only", "points/maml/seed0", "--jobs", "1"])
     capsys.readouterr()
     main(["benchmark", str(path), "--dry-run"])
@@ -158,7 +158,7 @@ def test_a_dry_run_says_the_folder_what_is_refused_and_what_the_rest_costs(
     main(["benchmark", str(path), "--dry-run"])
     said = " ".join(capsys.readouterr().out.split())
     assert "refused train points/maml/seed0, 1,600 env steps: config of run runs/toy/points/maml/seed0 is" in said
-    assert "0 of 4 cells are done, 1 are refused" in said
+    assert "0 of 4 cells are done, 1 refused" in said
 
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
