@@ -34,6 +34,7 @@ from metarl.errors import InvalidValueError, MetaRLError, did_you_mean
 from metarl.evaluation.modes import MODES, Mode
 from metarl.families.registry import agent_class, agents, make_family
 from metarl.named import load_source
+from metarl.runs.load import with_settings
 
 
 @dataclass(frozen=True)
@@ -233,8 +234,10 @@ def _check_entry(suite: Suite, study: Study, where: str, entry: Entry) -> None:
         raise InvalidValueError(f"iterations of {where}", entry.iterations, f"1 or more: {entry.agent} is trained")
     if entry.iterations and not learns:
         raise InvalidValueError(f"iterations of {where}", entry.iterations, f"0: {entry.agent} needs no training")
-    agent = agent_of(study, entry, study.seeds[0])
-    agent.check_iterations(entry.iterations)
+    try:
+        _try_agents(suite, study, entry)
+    except InvalidValueError as error:
+        raise InvalidValueError(f"{error.field} of {where}", error.value, error.expected) from error
     if entry.begins_with == where.removeprefix("study ").replace(", entry ", "/"):
         raise InvalidValueError(f"begins_with of {where}", entry.begins_with, "another row")
     if entry.begins_with:
@@ -244,6 +247,19 @@ def _check_entry(suite: Suite, study: Study, where: str, entry: Entry) -> None:
             raise InvalidValueError(
                 f"begins_with of {where}", entry.begins_with, did_you_mean(entry.begins_with, known_rows)
             )
+
+
+def _try_agents(suite: Suite, study: Study, entry: Entry) -> None:
+    """Make the agent that an entry trains, and the one that it evaluates.
+
+    Raises:
+        InvalidValueError: a hyperparameter has a value that the agent refuses.
+    """
+    agent_of(study, entry, study.seeds[0]).check_iterations(entry.iterations)
+    if entry.evaluated_with:
+        first, _, second = entry.runs_of.rpartition("/")
+        source = suite.studies[first] if first else study
+        with_settings(agent_of(source, source.entries.get(second, entry), study.seeds[0]), **entry.evaluated_with)
 
 
 def _check_source(suite: Suite, study: Study, entry: Entry, where: str) -> None:
