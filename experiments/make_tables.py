@@ -1,6 +1,6 @@
 """Makes the tables, captions and figures of README and docs from results files.
 
-python experiments/make_tables.py            # rewrite the pages between their markers, and the pictures in docs/
+python experiments/make_tables.py            # rewrite the pages between their markers, pictures in docs/, and cards
 python experiments/make_tables.py --check    # change nothing; exit with code 1 if a page is not up to date
 """
 
@@ -26,6 +26,8 @@ from matplotlib.figure import Figure
 from results_files import STUDIES, SUITES, results_file, row_file
 from trial_tables import table
 
+from metarl.benchmark.card import CARD, card
+from metarl.benchmark.rows import RESULTS
 from metarl.evaluation.modes import MODES
 from metarl.evaluation.results import Results
 from metarl.families import registry
@@ -444,8 +446,11 @@ def main(options: Options) -> None:
     """Write the pages and figures, or compare the pages."""
     before = {page: (ROOT / page).read_text() for page in PAGES}
     after = {page: render(page, text) for page, text in before.items()}
+    for path in sorted((ROOT / "experiments" / "results").rglob(CARD)):
+        name = str(path.relative_to(ROOT))
+        before[name], after[name] = path.read_text(), card(Results.load(path.parent / RESULTS))
     if options.check:
-        if stale := [page for page in PAGES if before[page] != after[page]]:
+        if stale := [page for page in before if before[page] != after[page]]:
             sys.exit(f"{', '.join(stale)} differs from what experiments/make_tables.py writes: run it")
         return
     found = [navigation_results(name) for name in ("paper/steps2", "dense/scratch", "dense/oracle")]
