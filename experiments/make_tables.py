@@ -1,6 +1,6 @@
 """Makes the tables, captions and figures of README and docs from results files.
 
-python experiments/make_tables.py            # rewrite the pages between their markers, and the pictures in docs/
+python experiments/make_tables.py            # rewrite the pages between their markers, pictures in docs/, and cards
 python experiments/make_tables.py --check    # change nothing; exit with code 1 if a page is not up to date
 """
 
@@ -26,6 +26,8 @@ from matplotlib.figure import Figure
 from results_files import STUDIES, SUITES, results_file, row_file
 from trial_tables import table
 
+from metarl.benchmark.card import CARD, card
+from metarl.benchmark.rows import RESULTS
 from metarl.evaluation.modes import MODES
 from metarl.evaluation.results import Results
 from metarl.families import registry
@@ -92,6 +94,8 @@ def navigation() -> str:
     rows.append(["random initialisation, the paper", *padded(paper["random initialisation"])])
     rows.append(["`scratch`, sampled actions", *map(interval, navigation_results("dense/scratch").summary())])
     rows.append(["oracle policy shown the goal, the paper", *padded(paper["oracle policy"])])
+    shown = navigation_results("dense/task_conditioned").summary()
+    rows.append(["`task_conditioned`, shown the goal, sampled actions", *map(interval, shown)])
     base = navigation_results("paper/maml")
     rows.append(["informed optimum, exact", *padded([float(base.references["informed_optimum"].mean())])])
     rows.append(["random actions", *padded([float(base.references["floor"].mean())])])
@@ -101,8 +105,8 @@ def navigation() -> str:
         f"40 tasks x 20 episodes x 100 steps, {base.meta['iterations']} meta-updates; only the initial "
         f"weights of the last layer differ (`final_gain`). Every row has {seeds} seeds; those of the first row are "
         "listed. "
-        f"Paper: {paper['source']}. Command: `metarl benchmark navigation --only paper paper-400 dense/scratch`.\n\n"
-        + table(["", "k = 0", "1", "2", "3"], rows)
+        f"Paper: {paper['source']}. Command: `metarl benchmark navigation --only paper paper-400 dense/scratch "
+        "dense/task_conditioned`.\n\n" + table(["", "k = 0", "1", "2", "3"], rows)
     )
 
 
@@ -154,7 +158,8 @@ def comparison(study: str) -> str:
         f"{learners[0].meta['iterations']} meta-updates on 20 tasks x 10 episodes each; every method has the "
         "defaults of its agent (`final_gain` was chosen with `maml` on dense navigation, nothing else was tuned), "
         "except "
-        "`fvp_stride=5` for TRPO and `schedule_iterations=50` for MAML++. Mean informed optimum: "
+        "`fvp_stride=5` for TRPO and `schedule_iterations=50` for MAML++; `multi_task` and `task_conditioned` do not "
+        "adapt and are trained on as many environment steps. Mean informed optimum: "
         f"{best:.2f}. Failed adaptation steps: "
         f"{failed}. Command: `metarl benchmark navigation --only {study}`.\n\n"
         + table(["", "k = 0", "1", "2", "3", "3, deterministic actions"], rows)
@@ -441,8 +446,11 @@ def main(options: Options) -> None:
     """Write the pages and figures, or compare the pages."""
     before = {page: (ROOT / page).read_text() for page in PAGES}
     after = {page: render(page, text) for page, text in before.items()}
+    for path in sorted((ROOT / "experiments" / "results").rglob(CARD)):
+        name = str(path.relative_to(ROOT))
+        before[name], after[name] = path.read_text(), card(Results.load(path.parent / RESULTS))
     if options.check:
-        if stale := [page for page in PAGES if before[page] != after[page]]:
+        if stale := [page for page in before if before[page] != after[page]]:
             sys.exit(f"{', '.join(stale)} differs from what experiments/make_tables.py writes: run it")
         return
     found = [navigation_results(name) for name in ("paper/steps2", "dense/scratch", "dense/oracle")]

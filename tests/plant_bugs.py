@@ -379,6 +379,27 @@ BUGS = (
         "benchmark/test_cells",
     ),
     Bug(
+        "a training whose weights were changed counts as done",
+        "metarl/benchmark/cells.py",
+        '!= found["tensors_sha256"]',
+        '== ""',
+        "benchmark/test_refusals",
+    ),
+    Bug(
+        "results that somebody edited are replaced",
+        "metarl/benchmark/jobs.py",
+        "    refuse_changed(path)\n    path.parent",
+        "    path.parent",
+        "benchmark/test_refusals",
+    ),
+    Bug(
+        "Ctrl-C interrupts the imports of a benchmark's workers",
+        "metarl/benchmark/crew.py",
+        "signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)",
+        "signal.pthread_sigmask(signal.SIG_BLOCK, ())",
+        "benchmark/test_interrupts",
+    ),
+    Bug(
         "a resumed run begins anew",
         "metarl/benchmark/cells.py",
         "if new and entry.begins_with:",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def card(results: Results) -> str:
     lines = [f"# {row['suite']}/{row['study']}/{row['entry']}", "", f"`{results.agent}` on `{results.family}`.", ""]
     if results.meta.get("train_equals_test"):
         lines += ["Train and test tasks are the same.", ""]
-    lines += [f"- {line}" for line in (*_training(results.meta, row), *_evaluation(results, row["protocol"]))]
+    lines += [f"- {line}" for line in (*_training(results.meta, row), *_evaluation(results, row))]
     for mode in results.scores:
         lines += ["", f"R_k with {mode} actions:", "", "| k | mean | 95 % interval | environment steps |"]
         lines += ["| --: | --: | --: | --: |"]
@@ -36,7 +36,8 @@ def card(results: Results) -> str:
             interval = f"[{r['low']:.4g}, {r['high']:.4g}]"
             lines.append(f"| {r['k']:.0f} | {r['mean']:.4g} | {interval} | {r['env_steps']:,.0f} |")
     if life := results.lifetime_summary():
-        lines += ["", f"Lifetime return: {life['mean']:.4g} [{life['low']:.4g}, {life['high']:.4g}]."]
+        best = f"; Bayes optimum: {life['bayes_optimal']:.4g}" if "bayes_optimal" in life else ""
+        lines += ["", f"Lifetime return: {life['mean']:.4g} [{life['low']:.4g}, {life['high']:.4g}]{best}."]
     return "\n".join(lines) + "\n"
 
 
@@ -53,7 +54,9 @@ def _training(meta: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
     if not meta["iterations"]:
         return [*lines, f"The agent needs no training; seeds {', '.join(map(str, meta['seeds']))}."]
     seeds = ", ".join(map(str, meta["seeds"]))
-    lines.append(f"{meta['iterations']} meta-updates on {meta.get('trained_on', 'cpu')}, seeds {seeds}.")
+    steps = _range(meta.get("train_env_steps", []))
+    used = f", {steps} environment steps for each seed" if steps else ""
+    lines.append(f"{meta['iterations']} meta-updates{used}, on {meta.get('trained_on', 'cpu')}, seeds {seeds}.")
     if not row["weights"]:
         return lines
     return [*lines, *(f"Weights of seed {s}: sha256 `{w}`." for s, w in zip(row["seeds"], row["weights"], strict=True))]
@@ -63,14 +66,30 @@ def _settings(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"`{name}={value!r}`" for name, value in settings.items()) or "none"
 
 
-def _evaluation(results: Results, protocol: Mapping[str, Any]) -> list[str]:
+def _range(numbers: Sequence[int]) -> str:
+    """The least and the largest of some counts, or their one value; empty without any."""
+    return " to ".join(f"{number:,}" for number in sorted({min(numbers), max(numbers)})) if numbers else ""
+
+
+def _references(results: Results) -> str:
+    """The mean return of uniformly random play, and of a player who knows the task, where they are known."""
+    names = {"floor": "floor (uniformly random actions)", "informed_optimum": "informed optimum"}
+    known = {words: results.references[name].mean() for name, words in names.items() if name in results.references}
+    return ", ".join(f"{words} {mean:.4g}" for words, mean in known.items())
+
+
+def _evaluation(results: Results, row: Mapping[str, Any]) -> list[str]:
     """What is said of the evaluation."""
+    protocol, study = row["protocol"], row["study"]
     k = ", ".join(map(str, results.k))
     tasks = f"{protocol['tasks']:,} tasks of split `{results.split}`, trials of each: {protocol['trials']}"
+    references = _references(results)
     return [
         f"k = {k}; {tasks}, fresh episodes for each R_k: {protocol['episodes']}.",
         f"Hash of the tasks: `{results.task_hash}`.",
-        f"Command: `{results.meta['command']}`; `metarl eval` with the path of this folder plays the weights again.",
+        *([f"Mean return of an episode in these tasks: {references}."] if references else []),
+        f"Command: `{results.meta['command']} --out FOLDER`, where FOLDER holds `{study}/`.",
+        "`metarl eval` with the path of this folder plays the weights again.",
     ]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,9 @@ from typing import Any
 from metarl.agent_base import Agent
 from metarl.benchmark.suite import Cell, Entry, Suite, agent_of
 from metarl.errors import InvalidValueError
-from metarl.files import reading
+from metarl.files import LARGEST_ARRAYS, LARGEST_HEAD, digest_bytes, read_bytes, reading
 from metarl.runs.checkpoints import read_head
+from metarl.runs.directory import check_free
 from metarl.runs.run import Run
 
 Progress = Callable[[int, int], None]  # how much is done, and of how much
@@ -24,17 +27,72 @@ def run_path(out: Path, cell: Cell) -> Path:
 
 
 def trained_iterations(cell: Cell, out: Path) -> int:
-    """How many iterations of a training are done; 0 where it was not begun."""
-    head = run_path(out, cell) / "checkpoint.json"
-    if not head.exists():
-        return 0
-    with reading("checkpoint", str(head), "a whole metarl checkpoint"):
-        return int(read_head(head)["iteration"])
+    """How many iterations of a training are done; 0 where it was not begun, or what it left cannot be read."""
+    with suppress(InvalidValueError), reading("checkpoint", str(path := run_path(out, cell)), "a whole one"):
+        return int(read_head(path / "checkpoint.json")["iteration"])
+    return 0
 
 
 def is_trained(suite: Suite, cell: Cell, out: Path) -> bool:
-    """Whether a training is finished."""
-    return trained_iterations(cell, out) >= suite.studies[cell.study].entries[cell.entry].iterations
+    """Whether a training is finished, and its weights are there."""
+    if trained_iterations(cell, out) < suite.studies[cell.study].entries[cell.entry].iterations:
+        return False
+    with suppress(InvalidValueError):
+        refuse_damaged(run_path(out, cell))
+        return True
+    return False
+
+
+def refuse_damaged(path: Path) -> None:
+    """Refuse a run whose last checkpoint is not whole.
+
+    Raises:
+        InvalidValueError: the checkpoint's file cannot be read, or its tensors are missing or others.
+    """
+    head, before = path / "checkpoint.json", b""
+    while os.path.lexists(head):
+        now = b""
+        try:
+            with reading("checkpoint", str(head), "a whole one: move the run's folder away to train it again"):
+                now = read_bytes(head, LARGEST_HEAD)
+                found = read_head(head)
+                tensors = path / f"checkpoint-{found['iteration']}.safetensors"
+                if digest_bytes(read_bytes(tensors, LARGEST_ARRAYS)) != found["tensors_sha256"]:
+                    raise ValueError(f"{tensors.name} does not match its hash")
+            return
+        except InvalidValueError:
+            if now == before:
+                raise
+            before = now  # a training may write its next checkpoint at this moment: look again
+
+
+def run_refusal(suite: Suite, cell: Cell, out: Path) -> str:
+    """Why what lies in a cell's place is not its training; empty where nothing is wrong with it."""
+    study, path = suite.studies[cell.study], run_path(out, cell)
+    try:
+        if not os.path.lexists(path / "config.json"):
+            check_free(path)
+            return ""
+        refuse_another(Run.open(path), agent_of(study, study.entries[cell.entry], cell.seed), study.entries[cell.entry])
+        refuse_damaged(path)
+    except InvalidValueError as error:
+        return str(error)
+    return ""
+
+
+def other_validations(suite: Suite, chosen: Sequence[Cell], out: Path) -> list[str]:
+    """Which trainings were validated otherwise than their study says now, a sentence for each row.
+
+    A validation changes no weights, so such a training stands. Its learning curve is the one that it was made with.
+    """
+    found: dict[str, None] = {}
+    for cell in chosen:
+        with suppress(InvalidValueError):
+            had = Run.open(run_path(out, cell)).config.get("validation", {}).get("every", 0)
+            if had != (wanted := suite.studies[cell.study].eval_every):
+                row = f"{cell.study}/{cell.entry} was made with eval_every={had}, and the suite says {wanted}"
+                found[f"{row}: its learning curve stays as it is; weights and scores do not depend on it"] = None
+    return list(found)
 
 
 def train_cell(suite: Suite, cell: Cell, out: Path, device: str = "cpu", progress: Progress | None = None) -> None:
@@ -48,17 +106,18 @@ def train_cell(suite: Suite, cell: Cell, out: Path, device: str = "cpu", progres
         progress: called after each iteration.
 
     Raises:
-        InvalidValueError: the run in the cell's place was made with other settings.
+        InvalidValueError: the run in the cell's place was made with other settings, or its checkpoint is damaged.
         Interrupted: it was asked to stop; what was finished is kept.
     """
-    study = suite.studies[cell.study]
-    entry = study.entries[cell.entry]
+    study, entry = suite.studies[cell.study], suite.studies[cell.study].entries[cell.entry]
     path, agent = run_path(out, cell), agent_of(study, entry, cell.seed, device)
     if not (path / "config.json").exists():
-        Run.create(path, agent, entry.iterations, study.checkpoint_every, eval_every=study.eval_every)
+        named: dict[str, Any] = {"eval_every": study.eval_every, "begins_with": entry.begins_with}
+        Run.create(path, agent, entry.iterations, study.checkpoint_every, **named)
     run = Run.open(path)
     with run.lock():
-        refuse_another(run, agent, entry.iterations)
+        refuse_another(run, agent, entry)
+        refuse_damaged(path)
         new = not run.has_checkpoint
         agent, start = run.load_agent(device)  # type: ignore[arg-type]
         if new and entry.begins_with:
@@ -66,14 +125,17 @@ def train_cell(suite: Suite, cell: Cell, out: Path, device: str = "cpu", progres
         run.train(agent, start, None if progress is None else lambda done, total, _: progress(done, total))
 
 
-def refuse_another(run: Run, agent: Agent, iterations: int) -> None:
+def refuse_another(run: Run, agent: Agent, entry: Entry) -> None:
     """A run that was made with other settings is not this cell's.
+
+    Runs of older versions do not say which training they begin with.
 
     Raises:
         InvalidValueError: it was.
     """
-    wanted: dict[str, Any] = {"agent": agent.name, "family": agent.family.id, "iterations": iterations}
+    wanted: dict[str, Any] = {"agent": agent.name, "family": agent.family.id, "iterations": entry.iterations}
     wanted |= {"seed": agent.seed, "config": json.loads(json.dumps(asdict(agent.config)))}
+    wanted |= {"begins_with": entry.begins_with} if "begins_with" in run.config else {}
     for what, value in wanted.items():
         if run.config[what] != value:
             expected = (

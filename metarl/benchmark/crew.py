@@ -7,14 +7,17 @@ import threading
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from metarl.benchmark.jobs import Job, do, is_done
+from metarl.benchmark.jobs import Job, do, is_done, refusal
 from metarl.benchmark.suite import Suite
 from metarl.errors import MetaRLError
 from metarl.runs.train import Interrupted
+
+STOPS = {signal.SIGINT, signal.SIGTERM}  # signals that ask to stop
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ class Crew(ABC):
     def __init__(self, setup: Setup, suite: Suite, jobs: Sequence[Job], listener: Listener) -> None:
         self.setup, self.listener, self.outcome = setup, listener, Outcome()
         self.left = [job for job in jobs if not is_done(suite, job, setup.out)]
+        done = [job for job in jobs if job not in self.left and job.seed is not None]
+        self.outcome.failed = {job.label: why for job in done if (why := refusal(suite, job, setup.out))}
         self.under_way: list[Job] = []
 
     @property
@@ -77,7 +82,7 @@ class Crew(ABC):
 
     @abstractmethod
     def begin(self, job: Job) -> None:
-        """Give a job to a worker."""
+        """Give a job to a worker. Ctrl-C and SIGTERM are held back; a process that it starts has them held back too."""
 
     @abstractmethod
     def hear(self) -> None:
@@ -115,9 +120,10 @@ class Crew(ABC):
         for job in self._ready():
             if self.is_full:
                 return
-            self.left.remove(job)
-            self.under_way.append(job)
-            self.begin(job)
+            with _held_back():  # between these lines a job would be under way that no worker does
+                self.left.remove(job)
+                self.under_way.append(job)
+                self.begin(job)
             self.listener.begun(job)
 
     def _ready(self) -> Iterator[Job]:
@@ -146,6 +152,16 @@ class Crew(ABC):
         else:
             self.outcome.done.append(job.label)
         self.listener.ended(job, error)
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Within this context Ctrl-C and SIGTERM wait."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _stop_on_sigterm() -> Any:

@@ -6,11 +6,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 
 from metarl.benchmark.card import write_card
-from metarl.benchmark.cells import Progress, is_trained, run_path, train_cell, trained_iterations
-from metarl.benchmark.rows import evaluate_row, is_evaluated, results_path
+from metarl.benchmark.cells import Progress, is_trained, run_path, run_refusal, train_cell, trained_iterations
+from metarl.benchmark.rows import evaluate_row, is_evaluated, refuse_changed, results_path
 from metarl.benchmark.suite import Cell, Suite, agent_of, cells, rows, trainings
+from metarl.errors import InvalidValueError
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,11 @@ def done_part(suite: Suite, job: Job, out: Path) -> tuple[int, int]:
     """How much of a job is done, and of how much: iterations of a training, 0 or 1 of an evaluation."""
     if job.seed is None:
         return int(is_evaluated(suite, job.study, job.entry, out)), 1
-    return min(job.size, trained_iterations(Cell(job.study, job.entry, job.seed), out)), job.size
+    cell = Cell(job.study, job.entry, job.seed)
+    done = trained_iterations(cell, out)
+    if done >= job.size:  # 0 where its weights are damaged
+        done = job.size * is_trained(suite, cell, out)
+    return done, job.size
 
 
 def is_done(suite: Suite, job: Job, out: Path) -> bool:
@@ -92,12 +98,28 @@ def is_done(suite: Suite, job: Job, out: Path) -> bool:
     return is_trained(suite, Cell(job.study, job.entry, job.seed), out)
 
 
+def refusal(suite: Suite, job: Job, out: Path) -> str:
+    """Why a job cannot be done, or what is done is not its work, as its folder stands; empty where it can be done."""
+    if job.seed is not None:
+        return run_refusal(suite, Cell(job.study, job.entry, job.seed), out)
+    try:
+        refuse_changed(results_path(out, job.study, job.entry))
+    except InvalidValueError as error:
+        return str(error)
+    return ""
+
+
 def do(suite: Suite, job: Job, out: Path, device: str = "cpu", progress: Progress | None = None) -> None:
-    """Do a job, from where it stands."""
+    """Do a job, from where it stands.
+
+    Raises:
+        InvalidValueError: what lies in its place is of other settings, is damaged, or was changed by somebody.
+    """
     if job.seed is not None:
         train_cell(suite, Cell(job.study, job.entry, job.seed), out, device, progress)
         return
     path = results_path(out, job.study, job.entry)
+    refuse_changed(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     results = evaluate_row(suite, job.study, job.entry, out, device, progress)
     results.save(path)
@@ -110,12 +132,13 @@ def env_steps(suite: Suite, job: Job) -> int | None:
     return agent_of(study, study.entries[job.entry], study.seeds[0]).train_env_steps
 
 
-def seconds_taken(job: Job, out: Path) -> float | None:
-    """Seconds that the finished iterations of a training took; None where nothing says so."""
+def seconds_per_iteration(job: Job, out: Path) -> float | None:
+    """Seconds that an iteration of a training took, mean over the finished ones; None where nothing says so."""
     if job.seed is None:
         return None
-    metrics = run_path(out, Cell(job.study, job.entry, job.seed)) / "metrics.jsonl"
-    if not metrics.exists():
+    try:
+        text = (run_path(out, Cell(job.study, job.entry, job.seed)) / "metrics.jsonl").read_text()
+        lines = [json.loads(line) for line in text.splitlines()]
+        return float(mean(line["seconds_sampling"] + line["seconds_optimisation"] for line in lines))
+    except (OSError, ValueError, LookupError, TypeError):  # not begun, or the file holds other lines
         return None
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-    return float(sum(line["seconds_sampling"] + line["seconds_optimisation"] for line in lines))

@@ -1,7 +1,7 @@
 """Jobs on a Ray cluster: `metarl benchmark SUITE --ray ADDRESS`, with a folder that all of its machines share.
 
 Start one with `ray start --head`, and join it from other machines with `ray start --address=...`. Needs
-`pip install -e '.[ray]'`.
+`pip install -e '.[ray]'`. Tested on clusters of one machine.
 """
 
 from __future__ import annotations

@@ -7,7 +7,10 @@ weights beside it: `evaluate_again`.
 from __future__ import annotations
 
 import json
+import os
+import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +22,8 @@ from metarl.benchmark.cells import Progress, is_trained, refuse_another, run_pat
 from metarl.benchmark.suite import Cell, Entry, Protocol, Suite, agent_of, source_of, trainings
 from metarl.errors import InvalidValueError
 from metarl.evaluation.evaluate import evaluate
-from metarl.evaluation.results import Results
+from metarl.evaluation.results import FORMAT, Results
+from metarl.files import LARGEST_ARRAYS, NpzReader, read_bytes, read_json, reading
 from metarl.named import without_imports
 from metarl.runs.checkpoints import read_head
 from metarl.runs.load import curves_of_runs, with_settings
@@ -50,7 +54,7 @@ def agents_of(suite: Suite, study: str, entry: str, out: Path, device: str = "cp
     found = []
     for cell in trainings(suite, study, entry):
         run = Run.open(run_path(out, cell))
-        refuse_another(run, agent_of(suite.studies[source], trained, cell.seed), trained.iterations)
+        refuse_another(run, agent_of(suite.studies[source], trained, cell.seed), trained)
         found.append(_changed(_finished(run, device), given))
     return found
 
@@ -88,12 +92,15 @@ def evaluate_row(
     results = _evaluated(agents, suite.studies[study].protocol, progress)
     source, name = source_of(suite, study, entry)
     results.meta["iterations"] = suite.studies[source].entries[name].iterations
-    results.meta["command"] = f"metarl benchmark {suite.source or suite.name} --only {study}/{entry}"
+    words = ["metarl", "benchmark", suite.source or suite.name, "--only", f"{study}/{entry}"]
+    results.meta["command"] = shlex.join(words)
     results.meta["row"] = identity(suite, study, entry, out)
     results.meta["entry"] = f"{suite.name}/{study}/{entry}"
     runs = [Run.open(run_path(out, cell)) for cell in trainings(suite, study, entry)]
     if runs:
         results.meta["trained_on"] = _one_device(runs)
+        heads = [read_head(run.path / "checkpoint.json") for run in runs]
+        results.meta["train_env_steps"] = [head["env_steps"] for head in heads if "env_steps" in head]
         results.meta["training_curves"] = [_training_curve(run.path) for run in runs]
         results.meta |= curves_of_runs(run.path for run in runs)
     return results
@@ -168,7 +175,28 @@ def is_evaluated(suite: Suite, study: str, entry: str, out: Path) -> bool:
     path = results_path(out, study, entry)
     if not path.exists() or not all(is_trained(suite, cell, out) for cell in trainings(suite, study, entry)):
         return False
-    return bool(Results.load(path).meta.get("row") == identity(suite, study, entry, out))
+    with suppress(InvalidValueError):
+        return bool(Results.load(path).meta.get("row") == identity(suite, study, entry, out))
+    return False
+
+
+def refuse_changed(path: Path) -> None:
+    """Refuse to replace the results of a row if somebody changed them after metarl wrote them.
+
+    Results whose arrays are missing, or are those of another evaluation (a process was killed between the two files),
+    are metarl's own: they may be made anew.
+
+    Raises:
+        InvalidValueError: one of the two files is damaged, or metarl did not write it.
+    """
+    for file in (path, path.with_suffix(".npz")):
+        if os.path.lexists(file):
+            expected = "the file that metarl wrote: remove it, and the same command makes the results anew"
+            with reading("results file", str(file), expected):
+                if file == path:
+                    read_json(file, FORMAT, "its hash is another")
+                elif "lifetime" not in NpzReader(read_bytes(file, LARGEST_ARRAYS)).arrays:
+                    raise ValueError("it has no lifetime returns")
 
 
 def is_reproducible(folder: Path) -> bool:

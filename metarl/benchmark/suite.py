@@ -29,12 +29,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from metarl.agent_base import Agent, make_agent
-from metarl.errors import InvalidValueError, did_you_mean
-from metarl.evaluation.evaluate import adaptation_grid
-from metarl.evaluation.modes import MODES, Mode, check_mode
+from metarl.benchmark.fields import check_part, file_error
+from metarl.errors import InvalidValueError, MetaRLError, did_you_mean
+from metarl.evaluation.modes import MODES, Mode
 from metarl.families.registry import agent_class, agents, make_family
-from metarl.files import SEED, whole
 from metarl.named import load_source
+from metarl.runs.load import with_settings
 
 
 @dataclass(frozen=True)
@@ -187,45 +187,37 @@ def check_suite(suite: Suite) -> None:
     Raises:
         InvalidValueError: a name is not known, a setting is not one that its agent has, or a number makes no sense.
     """
-    if not isinstance(suite, Suite):
-        raise InvalidValueError("suite", suite, "a metarl.benchmark.suite.Suite")
-    if not suite.studies:
-        raise InvalidValueError(f"studies of suite {suite.name}", dict(suite.studies), "at least one")
+    _check_parts(suite)
     for name, study in suite.studies.items():
-        _check_study(suite, name, study)
+        where = f"study {name}"
+        if not study.seeds or len(set(study.seeds)) < len(study.seeds):
+            raise InvalidValueError(f"seeds of {where}", study.seeds, "one or more, all different")
+        splits, split = make_family(study.family).splits, study.protocol.split
+        if split not in splits:
+            raise InvalidValueError(f"split of the protocol of {where}", split, did_you_mean(split, splits))
+        for label, entry in study.entries.items():
+            _check_entry(suite, study, f"{where}, entry {label}", entry)
 
 
-def _check_study(suite: Suite, name: str, study: Study) -> None:
-    where = f"study {name}"
-    if not study.entries:
-        raise InvalidValueError(f"entries of {where}", dict(study.entries), "at least one")
-    if not study.seeds or len(set(study.seeds)) < len(study.seeds):
-        raise InvalidValueError(f"seeds of {where}", study.seeds, "one or more, all different")
-    if wrong := [seed for seed in study.seeds if not SEED.holds(seed)]:
-        raise InvalidValueError(f"seeds of {where}", wrong[0], SEED.words)
-    _check_protocol(study, where)
-    for label, entry in study.entries.items():
-        if "/" in label or label in ("", ".", ".."):
-            raise InvalidValueError(f"name of an entry of {where}", label, "a name without slashes: it names a folder")
-        if not whole(0).holds(entry.iterations):
-            raise InvalidValueError(f"iterations of {where}, entry {label}", entry.iterations, whole(0).words)
-        _check_entry(suite, study, f"{where}, entry {label}", entry)
+def _check_parts(suite: Suite) -> None:
+    """Refuse parts of a wrong class, fields that hold what they may not, and names that name no folder."""
+    check_part(suite, Suite, "suite")
+    _check_names("studies", suite.studies, f"suite {suite.name}")
+    for name, study in suite.studies.items():
+        where = f"study {name}"
+        check_part(study, Study, where)
+        check_part(study.protocol, Protocol, f"the protocol of {where}")
+        _check_names("entries", study.entries, where)
+        for label, entry in study.entries.items():
+            check_part(entry, Entry, f"{where}, entry {label}")
 
 
-def _check_protocol(study: Study, where: str) -> None:
-    """Refuse a protocol that no evaluation could follow."""
-    protocol = study.protocol
-    for name in ("tasks", "episodes", "trials"):
-        if not whole(1).holds(getattr(protocol, name)):
-            raise InvalidValueError(f"{name} of the protocol of {where}", getattr(protocol, name), whole(1).words)
-    adaptation_grid(protocol.k)
-    splits = make_family(study.family).splits
-    if protocol.split not in splits:
-        raise InvalidValueError(
-            f"split of the protocol of {where}", protocol.split, did_you_mean(protocol.split, splits)
-        )
-    for mode in protocol.modes:
-        check_mode(mode)
+def _check_names(what: str, parts: Mapping[str, Any], where: str) -> None:
+    if not parts:
+        raise InvalidValueError(f"{what} of {where}", dict(parts), "at least one")
+    for name in parts:
+        if "/" in name or name in ("", ".", ".."):
+            raise InvalidValueError(f"a name in {what} of {where}", name, "no slash and no dots: it names a folder")
 
 
 def _check_entry(suite: Suite, study: Study, where: str, entry: Entry) -> None:
@@ -242,8 +234,10 @@ def _check_entry(suite: Suite, study: Study, where: str, entry: Entry) -> None:
         raise InvalidValueError(f"iterations of {where}", entry.iterations, f"1 or more: {entry.agent} is trained")
     if entry.iterations and not learns:
         raise InvalidValueError(f"iterations of {where}", entry.iterations, f"0: {entry.agent} needs no training")
-    agent = agent_of(study, entry, study.seeds[0])
-    agent.check_iterations(entry.iterations)
+    try:
+        _try_agents(suite, study, entry)
+    except InvalidValueError as error:
+        raise InvalidValueError(f"{error.field} of {where}", error.value, error.expected) from error
     if entry.begins_with == where.removeprefix("study ").replace(", entry ", "/"):
         raise InvalidValueError(f"begins_with of {where}", entry.begins_with, "another row")
     if entry.begins_with:
@@ -253,6 +247,19 @@ def _check_entry(suite: Suite, study: Study, where: str, entry: Entry) -> None:
             raise InvalidValueError(
                 f"begins_with of {where}", entry.begins_with, did_you_mean(entry.begins_with, known_rows)
             )
+
+
+def _try_agents(suite: Suite, study: Study, entry: Entry) -> None:
+    """Make the agent that an entry trains, and the one that it evaluates.
+
+    Raises:
+        InvalidValueError: a hyperparameter has a value that the agent refuses.
+    """
+    agent_of(study, entry, study.seeds[0]).check_iterations(entry.iterations)
+    if entry.evaluated_with:
+        first, _, second = entry.runs_of.rpartition("/")
+        source = suite.studies[first] if first else study
+        with_settings(agent_of(source, source.entries.get(second, entry), study.seeds[0]), **entry.evaluated_with)
 
 
 def _check_source(suite: Suite, study: Study, entry: Entry, where: str) -> None:
@@ -308,13 +315,19 @@ def load_suite(name: str) -> Suite:
     The file is executed, as with `--load`: it is the caller's own program.
 
     Raises:
-        InvalidValueError: there is no such suite, or the file defines none, or one that `check_suite` refuses.
+        InvalidValueError: there is no such suite, the file raises an exception, or it defines no suite, or one that
+            `check_suite` refuses.
     """
     known = built_in_suites()
     if name in known:
         module = importlib.import_module(f"{BUILT_IN}.{name}")
     elif name.endswith(".py") and Path(name).is_file():
-        load_source(name)
+        try:
+            load_source(name)
+        except MetaRLError:
+            raise
+        except Exception as error:
+            raise file_error(Path(name), error, (Suite, Study, Entry, Protocol)) from error
         module = sys.modules[Path(name).stem]
     else:
         near = did_you_mean(name, known)

@@ -6,10 +6,13 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from metarl.benchmark.crew import Crew, Listener, Outcome, Setup, attempt
+import torch
+
+from metarl.benchmark.crew import STOPS, Crew, Listener, Outcome, Setup, attempt
 from metarl.benchmark.jobs import Job
 from metarl.benchmark.suite import Suite, load_suite
 from metarl.named import load_source
@@ -38,6 +41,7 @@ class _Processes(Crew):
         self.most = max(1, min(workers, len(self.left)))
         self.busy: dict[Connection, tuple[Any, Job]] = {}  # connection to its process and what it does
         self.idle: list[tuple[Connection, Any]] = []
+        resource_tracker.ensure_running()  # starting it would let Ctrl-C through to the first process
 
     @property
     def is_full(self) -> bool:
@@ -57,7 +61,10 @@ class _Processes(Crew):
             except (EOFError, ConnectionError):
                 process.join()
                 del self.busy[connection]
-                self.ended(job, f"its process ended ({_ending(process.exitcode)})")
+                if self.outcome.stopped and process.exitcode == 0:  # asked to stop before it had begun
+                    self.was_stopped(job)
+                else:
+                    self.ended(job, f"its process ended ({_ending(process.exitcode)})")
                 continue
             if news[0] == "advanced":
                 self.listener.advanced(job, *news[1:])
@@ -96,18 +103,26 @@ def _start(setup: Setup) -> tuple[Connection, Any]:
 
 
 def _serve(connection: Connection, setup: Setup) -> None:
-    """Do jobs until the other side closes the connection."""
-    os.setpgrp()  # Ctrl-C reaches the parent alone, which passes it on
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-    import torch
+    """Do jobs until the other side closes the connection.
 
-    torch.set_num_threads(1)
-    for source in setup.load:
-        load_source(source)
-    suite = load_suite(setup.suite)
+    The process begins with Ctrl-C and SIGTERM held back, so that neither interrupts its imports.
+    """
+    os.setpgrp()  # Ctrl-C reaches the parent alone, which passes it on
+    signal.signal(signal.SIGINT, _interrupt_once)
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+        torch.set_num_threads(1)
+        for source in setup.load:
+            load_source(source)
+        suite = load_suite(setup.suite)
         while True:
             job = connection.recv()
             connection.send(attempt(suite, job, setup, lambda done, total: connection.send(("advanced", done, total))))
     except (EOFError, ConnectionError, KeyboardInterrupt):
         return
+
+
+def _interrupt_once(number: int, frame: object) -> None:
+    """Interrupt the process. The next signals do nothing: they would interrupt its end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt

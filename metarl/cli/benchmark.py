@@ -12,15 +12,16 @@ from pathlib import Path
 from rich.live import Live
 from rich.text import Text
 
+from metarl.benchmark.cells import other_validations
 from metarl.benchmark.crew import Listener, Outcome, Setup
-from metarl.benchmark.jobs import Job, done_part, env_steps, is_done, plan, seconds_taken
+from metarl.benchmark.jobs import Job, done_part, env_steps, is_done, plan, refusal, seconds_per_iteration
 from metarl.benchmark.ray_jobs import run_jobs_on_ray
 from metarl.benchmark.rows import is_evaluated, results_path
-from metarl.benchmark.suite import Suite, load_suite
+from metarl.benchmark.suite import Cell, Suite, load_suite
 from metarl.benchmark.workers import run_jobs
 from metarl.cli.commands import loaded, say_table
 from metarl.cli.options import BenchmarkOptions
-from metarl.cli.outputs import check_report
+from metarl.cli.outputs import check_folder, check_report
 from metarl.cli.progress import EVERY, FIRST, console, duration, say
 from metarl.cli.rows import verify
 from metarl.errors import InvalidValueError, MetaRLError
@@ -36,6 +37,7 @@ def run_benchmark(options: BenchmarkOptions) -> None:
     """`metarl benchmark SUITE`."""
     suite = load_suite(options.suite)
     out = options.out or Path("runs") / suite.name
+    check_folder(out, out, "--out")
     jobs = plan(suite, options.only)
     if options.report is not None:
         check_report(options.report)
@@ -63,11 +65,14 @@ def _verify(suite: Suite, jobs: Sequence[Job], out: Path, device: str) -> None:
 
     Raises:
         InvalidValueError: a row has no results, or they are of other weights, settings or another protocol.
+        FailedCellsError: a file is damaged or was changed, or a run was made with other settings.
         OtherScoresError: a row has other scores than its weights give.
     """
     rows = [results_path(out, job.study, job.entry) for job in jobs if job.seed is None]
-    for job in (job for job in jobs if job.seed is None):
-        if not is_evaluated(suite, job.study, job.entry, out):
+    for job in jobs:
+        if why := refusal(suite, job, out):
+            raise FailedCellsError(f"{job.label}: {why}")
+        if job.seed is None and not is_evaluated(suite, job.study, job.entry, out):
             expected = "results of the present weights, settings and protocol (metarl benchmark makes them)"
             path = results_path(out, job.study, job.entry)
             raise InvalidValueError(f"results of {job.label}", str(path), expected)
@@ -88,32 +93,61 @@ def _say_end(outcome: Outcome, options: BenchmarkOptions) -> None:
 
 
 def overview(suite: Suite, jobs: Sequence[Job], out: Path) -> list[str]:
-    """A line for each job: what is done, what it costs, and what the rest takes where that was measured."""
-    lines, left = [], 0.0
+    """A line for each job: what is done, what it costs, what is refused; then what all of it costs."""
+    lines, states, steps_left, steps_all = [f"folder: {out}"], Counter[str](), 0, 0
+    seconds, unknown = 0.0, 0
+    speeds = _speeds(jobs, out)
     for job in jobs:
         done, total = done_part(suite, job, out)
-        state = "done" if done == total else f"{done}/{total}" if job.seed is not None else "to do"
-        steps = env_steps(suite, job) if job.seed is not None else None
-        cost = "" if steps is None else f", {steps * total:,} env steps"
-        taken = seconds_taken(job, out)
-        if taken and 0 < done < total:
-            left += taken / done * (total - done)
-            cost += f", about {duration(taken / done * (total - done))} left"
-        lines.append(f"{state:>9}  {job.what}{cost}")
-    parts = Counter(line.split()[0] == "done" for line in lines)
-    lines.append(f"{parts[True]} of {len(jobs)} cells are done")
-    return lines
+        why = refusal(suite, job, out)
+        state = "refused" if why else "done" if done == total else "to do" if job.seed is None else f"{done}/{total}"
+        states[state] += 1
+        said = ""
+        if job.seed is not None and (steps := env_steps(suite, job)) is not None:
+            said = f", {steps * total:,} env steps"
+            steps_all += steps * total
+            steps_left += 0 if why else steps * (total - done)
+        if job.seed is not None and not why and done < total:
+            each = speeds.get(job.label) or speeds.get(f"{job.study}/{job.entry}")
+            unknown += each is None
+            seconds += (each or 0.0) * (total - done)
+            said += f", about {duration(each * (total - done))} left" if each else ""
+        lines.append(f"{state:>9}  {job.what}{said}{f': {why}' if why else ''}")
+    wrong = f", {states['refused']} refused" if states["refused"] else ""
+    lines.append(f"{states['done']} of {len(jobs)} cells are done{wrong}")
+    if steps_all:
+        lines.append(f"{steps_left:,} of {steps_all:,} env steps of training are left")
+    if seconds:
+        rest = f", without {unknown} trainings whose speed is not known yet" if unknown else ""
+        lines.append(f"the trainings take about {duration(seconds)} more, one at a time{rest}")
+    return [*lines, *_other_validations(suite, jobs, out)]
+
+
+def _speeds(jobs: Sequence[Job], out: Path) -> dict[str, float]:
+    """Seconds per iteration, where they were measured: of trainings, and of rows (of one of their seeds)."""
+    found: dict[str, float] = {}
+    for job in jobs:
+        if each := seconds_per_iteration(job, out):
+            found |= {job.label: each, f"{job.study}/{job.entry}": each}
+    return found
+
+
+def _other_validations(suite: Suite, jobs: Sequence[Job], out: Path) -> list[str]:
+    """A sentence for each row whose trainings have another learning curve than the suite says."""
+    return other_validations(suite, [Cell(j.study, j.entry, j.seed) for j in jobs if j.seed is not None], out)
 
 
 def _run(setup: Setup, suite: Suite, jobs: Sequence[Job], options: BenchmarkOptions) -> Outcome:
     """Do the jobs, with a view of them."""
     board = Board(suite, jobs, setup.out)
-    if board.finished == len(jobs):
-        say(f"all {len(jobs)} cells are done")
-        return Outcome()
+    say(*_other_validations(suite, jobs, setup.out))
     workers = min(options.jobs or len(os.sched_getaffinity(0)), len(jobs))
+    if board.finished == len(jobs):
+        outcome = run_jobs(setup, suite, jobs, workers, board)  # no process: what is done may still be refused
+        say(*([] if outcome.failed else [f"all {len(jobs)} cells are done"]))
+        return outcome
     where = f"on the Ray cluster {options.ray}" if options.ray else f"{workers} at a time"
-    say(f"{len(jobs) - board.finished} of {len(jobs)} cells are left; {where}")
+    say(f"{len(jobs) - board.finished} of {len(jobs)} cells are left; {where}, in {setup.out}")
     with board.shown():
         if options.ray:
             return run_jobs_on_ray(setup, suite, jobs, options.ray, board)

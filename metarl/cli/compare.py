@@ -6,22 +6,25 @@ from pathlib import Path
 
 from metarl.cli.options import CompareOptions
 from metarl.cli.progress import say
-from metarl.errors import InvalidValueError, verbatim
+from metarl.errors import InvalidValueError, MetaRLError
 from metarl.evaluation.comparison import difference, protocol_differences
 from metarl.evaluation.results import Results
 from metarl.report.page import text_table
+
+
+class OtherProtocolError(MetaRLError):
+    """Two evaluations that cannot be compared, or only on request."""
 
 
 def run_compare(options: CompareOptions) -> None:
     """`metarl compare A B`."""
     first, second = (Results.load(_results_file(path)) for path in (options.first, options.second))
     differences = protocol_differences(first, second)
-    for name, (a, b) in differences.items():
-        say(f"{name}: {a!r} and {b!r}")
-    steps_alone = set(differences) <= {"environment steps"}
-    if differences and not (options.force or steps_alone):
-        named = verbatim(", ".join(differences))
-        raise InvalidValueError("what the evaluations differ in", named, "nothing but the agent (or --force)")
+    if differences:
+        say("A and B differ in more than the agent:")
+        columns = [("", "A", "B"), *((name, _words(a), _words(b)) for name, (a, b) in differences.items())]
+        say(*text_table(list(zip(*columns, strict=True))).split("\n"))
+    _check(set(differences), options.force)
     rows = difference(first, second, options.mode)
     mode = options.mode or next(mode for mode in first.scores if mode in second.scores)
     say(f"{first.agent} minus {second.agent} on {first.family}, split {first.split!r}, {mode} actions")
@@ -37,6 +40,27 @@ def run_compare(options: CompareOptions) -> None:
         for row in rows
     ]
     say(*text_table([list(column) for column in zip(head, *cells, strict=True)]).split("\n"))
+
+
+def _check(differences: set[str], force: bool) -> None:
+    """Refuse evaluations that differ in more than the environment steps, which follow from the agents.
+
+    Raises:
+        OtherProtocolError: they do; only differences beside the tasks and k can be forced.
+    """
+    if force and (fixed := sorted(differences & {"tasks", "k"})):
+        raise OtherProtocolError(
+            f"A and B have other {' and '.join(fixed)}, so they cannot be compared with --force either"
+        )
+    if not force and (wrong := differences - {"environment steps"}):
+        forced = "" if wrong & {"tasks", "k"} else ", or compare them all the same with --force"
+        raise OtherProtocolError(f"A and B are not evaluated in the same way: evaluate both by one protocol{forced}")
+
+
+def _words(value: object) -> str:
+    """A value in a cell: the items of a list, shortened to 60 characters."""
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _results_file(path: Path) -> Path:

@@ -7,6 +7,7 @@ Commands: `list`, `train AGENT --family ID`, `train --resume RUN`, `eval RUN... 
 
 from __future__ import annotations
 
+import inspect
 import os
 import select
 import shlex
@@ -178,7 +179,7 @@ def _parse(kind: Any, arguments: list[str], command: str) -> Any:
     for name in ("--out", "--resume"):
         if f"{name}=" in arguments or (name, "") in pairwise(arguments):
             raise InvalidValueError(name, "", "the name of a file or directory")  # Path("") is the current one
-    options = tyro.cli(kind, args=arguments, prog=f"metarl {command}", description=kind.__doc__)
+    options = tyro.cli(kind, args=arguments, prog=f"metarl {command}", description=inspect.cleandoc(kind.__doc__ or ""))
     check_options(options)
     return options
 

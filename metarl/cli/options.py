@@ -137,10 +137,10 @@ class ReportOptions:
 class CompareOptions:
     """Compare two evaluations of the same tasks: the difference in returns, and how often one agent is better."""
 
-    first: Annotated[Path, tyro.conf.Positional]
+    first: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="A")]
     """Results file, or a folder with one: a run, or a row of a benchmark."""
-    second: Annotated[Path, tyro.conf.Positional]
-    """The other one."""
+    second: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="B")]
+    """The other one; the command prints A minus B."""
     mode: Mode | None = None
     """Whose actions: "sampled" or "deterministic"; by default the first that both have."""
     force: bool = False
@@ -149,27 +149,34 @@ class CompareOptions:
 
 @dataclass(frozen=True)
 class BenchmarkOptions:
-    """Train and evaluate a suite of families, agents and seeds; what is done already is not done again."""
+    """Train and evaluate a suite of families, agents and seeds; what is done already is not done again.
 
-    suite: Annotated[str, tyro.conf.Positional]
-    """A suite of the package, or a Python file that defines `suite`."""
+    Examples:
+        metarl benchmark quick --dry-run            show what it is, and what it costs
+        metarl benchmark quick --report page        do it, minutes on two cores, and write page/report.html
+        metarl benchmark my_suite.py --only navigation/maml
+        metarl benchmark my_suite.py --verify       evaluate its rows again from their weights
+    """
+
+    suite: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SUITE")]
+    """Name of a suite of the package, or a Python file that defines `suite` (docs/tutorials/benchmark.md)."""
+    dry_run: bool = False
+    """Show the folder, the cells, what is done or refused and what the rest costs, and stop."""
     only: tuple[str, ...] = ()
-    """Parts of it: STUDY, STUDY/ENTRY or STUDY/ENTRY/seedN."""
+    """Parts of the suite: STUDY, STUDY/ENTRY or STUDY/ENTRY/seedN, with the trainings that they need."""
+    report: Path | None = None
+    """Directory for report.html."""
     out: Path | None = None
-    """Folder of its runs and results; by default runs/NAME-OF-THE-SUITE."""
+    """Folder of the suite's runs and results; by default runs/NAME-OF-THE-SUITE."""
     jobs: int = 0
     """Cells side by side, each in a process with one thread; 0: as many as there are cores."""
+    verify: bool = False
+    """Evaluate every finished row again from its weights, say whether the numbers are equal, and stop."""
+    device: Device = "cpu"
+    """Device of the agents."""
     ray: str | None = None
     """Address of a Ray cluster (HOST:PORT, or auto for one of this machine) whose workers do the cells, in place of
     processes of this machine. The folder must have the same path on all machines. Needs the extra ray."""
-    device: Device = "cpu"
-    """Of the agents: "auto", "cpu" or "cuda"."""
-    verify: bool = False
-    """Evaluate every finished row again from its weights, say whether the numbers are equal, and stop."""
-    dry_run: bool = False
-    """Show the cells, what they cost and what is done, and stop."""
-    report: Path | None = None
-    """Directory for report.html."""
 
 
 @dataclass(frozen=True)

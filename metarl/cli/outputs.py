@@ -49,7 +49,7 @@ def check_film(path: Path) -> None:
 
 def _check(path: Path, is_ours: Callable[[Path], bool], what: str) -> None:
     try:
-        _check_folder(path)
+        check_folder(path.absolute().parent, path)
         if not os.path.lexists(path) or (path.is_file() and is_ours(path)):
             return
     except InvalidValueError:
@@ -59,13 +59,14 @@ def _check(path: Path, is_ours: Callable[[Path], bool], what: str) -> None:
     raise InvalidValueError("output path", str(path), f"a new path or {what}; another file exists there")
 
 
-def _check_folder(path: Path) -> None:
-    """Refuse a path that cannot be written, before results are computed that would be lost."""
-    folder = next((parent for parent in path.absolute().parents if os.path.lexists(parent)), Path("/"))
-    if not folder.is_dir():
-        raise InvalidValueError("output path", str(path), f"a path that can be written ({folder.name} is not a folder)")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise InvalidValueError("output path", str(path), f"a path that can be written ({folder} cannot be written)")
+def check_folder(folder: Path, path: Path, field: str = "output path") -> None:
+    """Refuse a path whose folder cannot be made or written, before results are computed that would be lost."""
+    absolute = folder.absolute()
+    found = next((parent for parent in (absolute, *absolute.parents) if os.path.lexists(parent)), Path("/"))
+    if not found.is_dir():
+        raise InvalidValueError(field, str(path), f"a path that can be written ({found.name} is not a folder)")
+    if not os.access(found, os.W_OK | os.X_OK):
+        raise InvalidValueError(field, str(path), f"a path that can be written ({found} cannot be written)")
 
 
 def _head(path: Path) -> bytes:

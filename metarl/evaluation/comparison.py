@@ -28,7 +28,7 @@ def protocol_differences(a: Results, b: Results) -> dict[str, tuple[Any, Any]]:
         {
             "family": r.family,
             "split": r.split,
-            "tasks": r.task_hash,
+            "tasks": f"{r.meta.get('tasks', '?')} with hash {r.task_hash}",
             "k": r.k,
             "trials": r.meta.get("trials"),
             "episodes": r.meta.get("episodes"),

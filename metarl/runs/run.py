@@ -90,6 +90,7 @@ class Run:
         *,
         eval_every: int = 0,
         eval_tasks: int | None = None,
+        begins_with: str | None = None,
     ) -> Run:
         """Make the directory and write `config.json`. If several processes try this, exactly one succeeds.
 
@@ -104,6 +105,7 @@ class Run:
             eval_tasks: number of tasks of a validation; by default 20, or more for agents with a memory if episodes are
                 short. They are tasks of the split "valid" if the family has one, else train tasks, and never test
                 tasks.
+            begins_with: name of the training whose networks the agent begins with, "" for none. A benchmark records it.
 
         Raises:
             InvalidValueError: the directory is not empty or cannot be written, or an argument is wrong.
@@ -111,6 +113,8 @@ class Run:
         path = Path(path)
         check_free(path)
         config = new_config(agent, iterations, checkpoint_every, load, eval_every, eval_tasks)
+        if begins_with is not None:
+            config["begins_with"] = begins_with
         run = cls(path, config)
         run._made.add(*make_directory(path))
         try:

@@ -73,7 +73,7 @@ def read_config(path: Path) -> JsonObject:
     advice = "other settings are a new run (metarl train), and more iterations are metarl train --resume RUN"
     config = read_json(path / "config.json", FORMAT, f"{advice} --iterations N")
     check_fields(config, _CONFIG, str(path))
-    check_fields(config, {"load": TEXTS, "before": _BEFORE}, str(path), optional=True)
+    check_fields(config, {"load": TEXTS, "before": _BEFORE, "begins_with": TEXT}, str(path), optional=True)
     Validation.of_run(config, str(path))
     return config
 

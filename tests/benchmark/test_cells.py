@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import time
@@ -58,7 +59,10 @@ def test_what_is_done_is_found_again_and_what_changed_is_not(tmp_path: Path) -> 
     row = first.summary("sampled")[1]
     assert f"| 1 | {row['mean']:.4g} | [{row['low']:.4g}, {row['high']:.4g}] | 100 |" in card
     assert all(f"`{digest}`" in card for digest in first.meta["row"]["weights"])
-    assert "`metarl benchmark toy --only points/maml`" in card
+    assert "`metarl benchmark toy --only points/maml --out FOLDER`, where FOLDER holds `points/`" in card
+    assert "2 meta-updates, 1,600 environment steps for each seed, on cpu, seeds 0, 1." in card
+    floor, best = (first.references[name].mean() for name in ("floor", "informed_optimum"))
+    assert f"floor (uniformly random actions) {floor:.4g}, informed optimum {best:.4g}." in card
     other = replace(STUDY, protocol=replace(STUDY.protocol, tasks=3))
     assert not is_evaluated(Suite("toy", {"points": other}), "points", "maml", tmp_path)
     more = {**STUDY.entries, "maml": Entry("maml", SMALL | {"inner_lr": 0.4}, iterations=2)}
@@ -299,7 +303,21 @@ def check_numbers_are_found_again(arguments: list[str], out: Path, capsys: pytes
     other = metarl.evaluate(metarl.make_agent("random", STUDY.family), k=1, num_tasks=3, episodes=2)
     with pytest.raises(SystemExit):
         main(["compare", str(path), str(other.save(out / "other.json")), "--mode", "sampled"])
-    assert "what the evaluations differ in is tasks" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "A and B are not evaluated in the same way: evaluate both by one protocol\n" in said.err
+    assert re.search(r"\| tasks +\| 2 with hash [0-9a-f]+ \| 3 with hash [0-9a-f]+ \|", said.out)
+    with pytest.raises(SystemExit):
+        main(["compare", str(path), str(out / "other.json"), "--mode", "sampled", "--force"])
+    assert "A and B have other tasks, so they cannot be compared with --force either" in capsys.readouterr().err
+    other = metarl.evaluate(metarl.make_agent("random", STUDY.family), k=1, num_tasks=2, episodes=3)
+    unlike = ["compare", str(path), str(other.save(out / "other.json")), "--mode", "sampled"]
+    with pytest.raises(SystemExit):
+        main(unlike)
+    said = capsys.readouterr()
+    assert "evaluate both by one protocol, or compare them all the same with --force" in said.err
+    assert re.search(r"\| episodes +\| 2 +\| 3 +\|", said.out)
+    main([*unlike, "--force"])
+    assert "maml minus random" in capsys.readouterr().out
     main(["compare", str(path.parent), str(results_path(out, "points", "random"))])
     said = capsys.readouterr()
     assert "maml minus random on metarl/PointNavigation-v0, split 'test', sampled actions" in said.out

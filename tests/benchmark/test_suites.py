@@ -32,6 +32,10 @@ def with_entry(**changed: Any) -> Suite:
     return Suite("toy", {"points": replace(STUDY, entries={**STUDY.entries, "maml": entry})})
 
 
+def with_study(**changed: Any) -> Suite:
+    return Suite("toy", {"points": replace(STUDY, **changed)})
+
+
 def test_the_packages_suites_can_be_loaded() -> None:
     assert "quick" in built_in_suites()
     for name in built_in_suites():
@@ -45,7 +49,9 @@ def test_the_packages_suites_can_be_loaded() -> None:
         (with_entry(agent="mamml"), "agent of study points, entry maml is 'mamml', .*did you mean 'maml'"),
         (with_entry(settings={"hiden": (4,)}), "hyperparameter of study points, entry maml is 'hiden', .*'hidden'"),
         (with_entry(evaluated_with={"iner_lr": 1.0}), "is 'iner_lr', .*'inner_lr'"),
-        (with_entry(settings={"inner_lr": -1.0}), "maml.inner_lr is -1.0"),
+        (with_entry(settings={"inner_lr": -1.0}), "maml.inner_lr of study points, entry maml is -1.0"),
+        (with_entry(evaluated_with={"inner_lr": "fast"}), "maml.inner_lr of study points, entry maml is 'fast'"),
+        (with_entry(evaluated_with={"hidden": (9,)}), "settings of maml of study points, entry maml is .*shapes"),
         (with_entry(iterations=0), "iterations of study points, entry maml is 0, expected 1 or more"),
         (with_entry(agent="random", settings={}, iterations=3), "is 3, expected 0: random needs no training"),
         (with_entry(runs_of="mml"), "runs_of of study points, entry maml is 'mml', .*'maml'"),
@@ -54,11 +60,25 @@ def test_the_packages_suites_can_be_loaded() -> None:
         (Suite("toy", {"points": replace(STUDY, entries={})}), "entries of study points"),
         (with_entry(iterations=-6), "iterations of study points, entry maml is -6, expected a whole number"),
         (with_entry(begins_with="points/maml"), "begins_with of study points, entry maml .* expected another row"),
-        (Suite("toy", {"points": replace(STUDY, seeds=(0, 0.5))}), "seeds of study points is 0.5"),  # type: ignore[arg-type]
+        (Suite("toy", {"points": replace(STUDY, seeds=(0, 0.5))}), r"seeds of study points is \(0, 0.5\)"),  # type: ignore[arg-type]
         (Suite("toy", {"points": replace(STUDY, protocol=Protocol(tasks=0))}), "tasks of the protocol .* is 0"),
-        (Suite("toy", {"points": replace(STUDY, protocol=Protocol(k=-2))}), "k is -2"),
+        (Suite("toy", {"points": replace(STUDY, protocol=Protocol(k=-2))}), "k of the protocol .* is -2"),
         (Suite("toy", {"points": replace(STUDY, protocol=Protocol(split="tset"))}), "split .* .did you mean 'test'"),
-        (Suite("toy", {"points": replace(STUDY, entries={"a/b": Entry("random")})}), "name of an entry .* is 'a/b'"),
+        (Suite("toy", {"points": replace(STUDY, entries={"a/b": Entry("random")})}), "name in entries .* is 'a/b'"),
+        (with_study(seeds=2), r"seeds of study points is 2, expected a tuple .* as \(0, 1, 2\)"),
+        (with_study(entries={"random": "random"}), r"study points, entry random is 'random', expected Entry\(agent, "),
+        (
+            with_study(entries=[Entry("random")]),
+            r"entries of study points is .*, expected a dict of a name to an Entry",
+        ),
+        (with_study(protocol=3), r"the protocol of study points is 3, expected Protocol\(k, tasks, "),
+        (with_study(protocol=Protocol(k="3")), "k of the protocol of study points is '3', expected .*whole numbers"),  # type: ignore[arg-type]
+        (with_study(protocol=Protocol(modes="sampled")), "modes of the protocol .* is 'sampled', expected a tuple"),  # type: ignore[arg-type]
+        (with_study(checkpoint_every=0), "checkpoint_every of study points is 0, expected a whole number from 1"),
+        (with_study(family=None), "family of study points is None, expected the id of a family"),
+        (with_entry(settings=None), "settings of study points, entry maml is None, expected a dict of hyperparameters"),
+        (with_entry(every_seed="no"), "every_seed of study points, entry maml is 'no', expected True or False"),
+        (Suite("toy", {"points": "navigation"}), r"study points is 'navigation', expected Study\(family, "),  # type: ignore[dict-item]
         (Suite("toy", {"points": replace(STUDY, family="metarl/PointNavigatoin-v0")}), "PointNavigation-v0"),
     ],
 )
@@ -73,6 +93,22 @@ def test_a_file_is_loaded_by_its_path(tmp_path: Path) -> None:
         load_suite(str(tmp_path / "my_suite_file.py"))
     with pytest.raises(metarl.InvalidValueError, match=r"suite is 'quik', .*did you mean 'quick'"):
         load_suite("quik")
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("Study(protocol=Protocol())", r"line 3: Study\(\.\.\.\) lacks 'family' and 'entries'"),
+        ("Protocol(task=5)", "line 3: Protocol has no field 'task', expected one of .* .did you mean 'tasks'"),
+        ("Study(POINT, {})", "line 3: NameError: name 'POINT' is not defined"),
+        ("[1][2 + None]", "line 3: TypeError: unsupported operand"),
+    ],
+)
+def test_a_mistake_in_a_file_is_a_sentence_with_its_line(line: str, sentence: str, tmp_path: Path) -> None:
+    path = tmp_path / "suite_with_a_mistake.py"
+    path.write_text(f"from metarl.benchmark.suite import *\n\n{line}\n")
+    with pytest.raises(metarl.InvalidValueError, match=rf"suite is '.*suite_with_a_mistake\.py', .*{sentence}"):
+        load_suite(str(path))
 
 
 def labels(only: tuple[str, ...] = (), suite: Suite = SUITE) -> list[str]:

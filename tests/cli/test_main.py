@@ -200,6 +200,14 @@ def test_every_command_has_help_with_defaults(command: list[str], capsys: pytest
         assert re.search(r"auto,\s*cpu,\s*cuda", out)
 
 
+def test_the_help_of_a_benchmark_begins_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["benchmark", "--help"])
+    out = capsys.readouterr().out
+    assert out.startswith("usage: metarl benchmark [-h] [OPTIONS] SUITE")
+    assert out.index("metarl benchmark quick --dry-run") < out.index("SUITE   ") < out.index("--dry-run, ")
+
+
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     main([])
     out = capsys.readouterr().out
