@@ -68,6 +68,11 @@ CHANGED: dict[str, Any] = {
     "clip": 0.001,
     "inner_kl_coef": 10.0,
     "rl2.hidden": 12,
+    "varibad.hidden": 12,
+    "varibad.elbo_terms": 2,
+    "policy_hidden": (5,),
+    "decoder_hidden": (5,),
+    "replay_trials": 3,
     "anneal_iterations": 5,
     "minibatches": 2,
     "entropy_coef": 0.1,
@@ -114,7 +119,7 @@ def family_of(name: str) -> Any:
     kind = agent_class(name).__module__
     if "classical" in kind:
         return BANDIT if kind.endswith(("bandits", "gittins")) else MDP
-    return BANDIT if name == "rl2" else Reach()
+    return BANDIT if name in ("rl2", "varibad") else Reach()
 
 
 def small(name: str) -> dict[str, Any]:

@@ -1,0 +1,126 @@
+"""VariBAD: what the belief is given, what it is trained on, and what the policy sees."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import metarl
+from metarl.agent import Decoded, adam_step, negative_elbo
+from metarl.agents.inference.varibad import VariBAD
+from metarl.engine.pool import EnvironmentPool
+from metarl.engine.rollout import PoolTrials
+
+NAVIGATION = metarl.make_family("metarl/PointNavigation-v0", horizon=4)
+SMALL: dict[str, Any] = {"trial_episodes": 3, "meta_batch_size": 8, "hidden": 8, "policy_hidden": (8,)}
+SMALL |= {"model_updates": 2, "model_batch_size": 4, "replay_trials": 20}
+
+
+def varibad(family: Any = NAVIGATION, **settings: Any) -> VariBAD:
+    agent = metarl.make_agent("varibad", family, **(SMALL | settings))
+    assert isinstance(agent, VariBAD)
+    return agent
+
+
+def played(agent: VariBAD, split: str = "test") -> tuple[PoolTrials, Any]:
+    trials = PoolTrials(EnvironmentPool(agent.family), agent.family.tasks(split, 8))
+    budget = metarl.Budget(envs=1, episodes=agent.config.trial_episodes)
+    return trials, trials.collect(agent, agent.begin(8), 0, budget, final_obs=True)[0]
+
+
+def copied(module: torch.nn.Module) -> list[Tensor]:
+    return [p.detach().clone() for p in module.parameters()]
+
+
+def moved(before: list[Tensor], module: torch.nn.Module) -> bool:
+    return any(not torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
+
+
+def test_the_policy_acts_on_the_observation_and_the_belief_of_all_that_came_before() -> None:
+    """Beliefs while acting are those of the encoder on the whole trial: kept across episodes, begun anew in a trial."""
+    agent = varibad()
+    _, rollout = played(agent)
+    x = rollout.extras["x"][:, :, 0]
+    belief = agent.encoder(agent.inputs.of(rollout))
+    torch.testing.assert_close(x[..., 2:], belief.features.detach(), atol=1e-5, rtol=1e-4)
+    assert torch.equal(x[..., :2], rollout.obs[:, :, 0])
+    first = x[0, :, 2:]
+    assert (first == first[:1]).all()  # nothing is known of any task
+    later = x[4, :, 2:]  # a new episode begins: the same observation, and other beliefs
+    assert (later != later[:1])[1:].any(1).all()
+
+
+def test_ppo_does_not_train_the_encoder() -> None:
+    agent = varibad(model_updates=0)
+    before = copied(agent.model)
+    policy = copied(agent.net)
+    metarl.train(agent, 2)
+    assert moved(policy, agent.net)
+    assert not moved(before, agent.model)
+
+
+def test_the_belief_model_does_not_train_the_policy() -> None:
+    agent = varibad()
+    _, rollout = played(agent)
+    agent.replay.add(agent._kept(rollout))
+    before, policy = copied(agent.encoder), copied(agent.net)
+    agent._train_model(0)
+    assert moved(before, agent.encoder)
+    assert not moved(policy, agent.net)
+
+
+def test_decoders_see_where_a_step_led_also_at_an_episodes_end() -> None:
+    agent = varibad()
+    _, rollout = played(agent)
+    kept = agent._kept(rollout)
+    before, after = kept["step"][..., :2], kept["step"][..., -2:]
+    torch.testing.assert_close(before, rollout.obs[:, :, 0])
+    ended = rollout.ended[:, :, 0]
+    assert torch.equal(after[:-1][~ended[:-1]], before[1:][~ended[:-1]])
+    assert (after[:-1][ended[:-1]] != before[1:][ended[:-1]]).any(-1).all()  # not the start of the next episode
+    assert torch.equal(kept["reward"], rollout.reward)
+
+
+def test_a_belief_tells_more_at_the_end_of_a_trial_than_at_its_start() -> None:
+    """On bandits that it never saw, pulled at random: the error of all rewards of a trial, from what z tells."""
+    settings = {"trial_episodes": 20, "replay_trials": 1000, "hidden": 16, "model_learning_rate": 0.01}
+    agent = varibad('metarl/BernoulliBandit-v0{"k": 2}', **settings)
+    for split, count in (("train", 1000), ("test", 400)):
+        trials = PoolTrials(EnvironmentPool(agent.family), agent.family.tasks(split, count))
+        rollout = trials.collect(agent, agent.begin(count), 0, metarl.Budget(episodes=20), final_obs=True)[0]
+        kept = agent._kept(rollout)
+        if split == "train":
+            agent.replay.add(kept)
+    for update in range(200):
+        loss, _ = agent.model_loss(agent.replay.sample(64, update), 0, update)
+        adam_step(agent.optimizer, loss)
+    reward: Any = agent.model["reward"]
+    decoded = [Decoded(reward, kept["step"], kept["reward"], 1.0)]
+
+    def error(term: int) -> float:
+        belief, valid = agent.encoder(kept["x"]), kept["valid"][..., 0]
+        noise = torch.zeros(1, count, agent.config.latent)
+        return negative_elbo(belief, decoded, valid, noise, 0.0, torch.tensor([term]))[0].item()
+
+    # the squared errors of 20 rewards add up to 20 / 4 at first, and to 20 / 6 if the means are known
+    assert error(19) < error(0) - 0.5
+
+
+@pytest.mark.parametrize("state_coef", [0.0, 1.0])
+def test_a_training_goes_on_to_the_same_bits(state_coef: float) -> None:
+    """Replay, moments and networks are in the checkpoint."""
+    whole, first, second = (varibad(state_coef=state_coef, seed=3) for _ in range(3))
+    metarl.train(whole, 4)
+    metarl.train(first, 2)
+    second.load_tensors({k: v.clone() for k, v in first.tensors().items()})
+    metarl.train(second, 4, start=2)
+    found = second.tensors()
+    assert all(torch.equal(v, found[k]) for k, v in whole.tensors().items())
+
+
+def test_a_replay_that_is_too_large_is_refused_before_training() -> None:
+    with pytest.raises(metarl.InvalidValueError, match=r"varibad\.replay_trials is 1000000000, expected at most about"):
+        varibad(replay_trials=10**9)
