@@ -653,7 +653,7 @@ BUGS = (
     ),
     Bug(
         "a line leads from step 0 on a logarithmic axis",
-        "metarl/report/curves.py",
+        "metarl/report/figures/curves.py",
         "for part in [x > 0, x <= 0] if gap else",
         "for part in",
         "report/test_figures",
@@ -667,7 +667,7 @@ BUGS = (
     ),
     Bug(
         "figures stay white in the dark",
-        "metarl/report/figures.py",
+        "metarl/report/figures/style.py",
         're.sub(r"#[0-9a-f]{6}", _themed, style[0])',
         "style[0]",
         "report/test_page",
@@ -688,7 +688,7 @@ BUGS = (
     ),
     Bug(
         "a task's returns stand at another task's parameter",
-        "metarl/report/comparison_figures.py",
+        "metarl/report/figures/comparison.py",
         "np.array([scores[part].mean() for part in parts])",
         "np.array([np.sort(scores)[part].mean() for part in parts])",
         "report/test_figures",

@@ -11,7 +11,7 @@ import numpy as np
 from metarl.errors import InvalidValueError
 from metarl.evaluation.modes import Mode
 from metarl.evaluation.results import Floats, Results
-from metarl.report.figures import MARKERS, PALETTE
+from metarl.report.figures.style import MARKERS, PALETTE
 
 Row = dict[str, float]
 

@@ -13,7 +13,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from metarl.report.entries import Entry
-from metarl.report.figures import inline_svg, swatch
+from metarl.report.figures.style import inline_svg, swatch
 from metarl.report.tables import Column, cell_text, ends_of_cell, number_text
 
 CSS = """

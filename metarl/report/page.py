@@ -15,10 +15,11 @@ from typing import Any
 from metarl.errors import InvalidValueError
 from metarl.evaluation.results import Results
 from metarl.files import reason, write_atomic
-from metarl.report.comparison_figures import improvements
-from metarl.report.curves import adaptation_figure, training_of
 from metarl.report.entries import Entry, Row, evenly, grouped
-from metarl.report.figures import GREY, MARKERS, PALETTE, STYLE, every_file, save_figure
+from metarl.report.figures.comparison import improvements
+from metarl.report.figures.curves import adaptation_figure, training_of
+from metarl.report.figures.style import GREY, MARKERS, PALETTE, STYLE, every_file, save_figure
+from metarl.report.figures.trial import paths_figure, trial_figure
 from metarl.report.leaderboard import (
     FAMILY_COLUMNS,
     IMPROVEMENT_COLUMNS,
@@ -46,7 +47,6 @@ from metarl.report.tables import (
     table_text,
     text_table,
 )
-from metarl.report.trial_figure import paths_figure, trial_figure
 
 __all__ = [
     "GREY",

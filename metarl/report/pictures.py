@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from metarl.report.comparison_figures import draw_improvements, draw_profiles, draw_tasks, improvements, task_parameters
-from metarl.report.curves import FEW, PANELS, adaptation_panels, draw_adaptation, draw_training, has_training
 from metarl.report.entries import Entry
-from metarl.report.trial_figure import draw_trial, draw_walked, trial_words, walked, with_trials
+from metarl.report.figures.comparison import draw_improvements, draw_profiles, draw_tasks, improvements, task_parameters
+from metarl.report.figures.curves import FEW, PANELS, adaptation_panels, draw_adaptation, draw_training, has_training
+from metarl.report.figures.trial import draw_trial, draw_walked, trial_words, walked, with_trials
 
 PATHS = "One episode in each of the first tasks. Dot: start; star: goal. Points far from the goal may be cut off."
 TRAINING = (

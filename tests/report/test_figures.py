@@ -12,9 +12,9 @@ from made_results import bandit, make_results, page
 
 from metarl.errors import InvalidValueError
 from metarl.evaluation.results import Results
-from metarl.report.comparison_figures import improvement_figure, improvements, profile_figure, task_figure
-from metarl.report.curves import draw_adaptation, training_figure
 from metarl.report.entries import grouped
+from metarl.report.figures.comparison import improvement_figure, improvements, profile_figure, task_figure
+from metarl.report.figures.curves import draw_adaptation, training_figure
 from metarl.report.page import adaptation_figure, paths_figure, save_figure, trial_figure
 
 SETTINGS = dict(matplotlib.rcParams)  # before any test drew anything

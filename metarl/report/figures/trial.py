@@ -13,9 +13,9 @@ from matplotlib.ticker import MaxNLocator
 
 from metarl.errors import InvalidValueError
 from metarl.evaluation.results import Floats, Results
-from metarl.report.curves import add_legend
 from metarl.report.entries import Entry, evenly, mean_references, one_group
-from metarl.report.figures import GREY, PALETTE, STYLE, draw_paths, frame, name_lines, plain
+from metarl.report.figures.curves import add_legend
+from metarl.report.figures.style import GREY, PALETTE, STYLE, draw_paths, frame, name_lines, plain
 
 MOST_AGENTS = 4  # agents whose first trial is shown
 STEPS = (1, 2, 5, 10)  # distances between ticks, up to a power of ten

@@ -17,7 +17,7 @@ from metarl.evaluation.intervals import interval, seed_parts
 from metarl.evaluation.modes import Mode
 from metarl.evaluation.results import Floats, Results
 from metarl.report.entries import Entry, Row, mean_references, one_group
-from metarl.report.figures import GREY, LINES, STYLE, name_lines, plain
+from metarl.report.figures.style import GREY, LINES, STYLE, name_lines, plain
 
 PANELS = {
     "k": "adaptation steps k",

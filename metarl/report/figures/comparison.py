@@ -14,9 +14,9 @@ from matplotlib.patches import Rectangle
 from metarl.evaluation.comparison import improvement, improvement_interval
 from metarl.evaluation.results import Floats, Results
 from metarl.evaluation.statistics import performance_profile
-from metarl.report.curves import FEW, add_legend
 from metarl.report.entries import Entry, one_group
-from metarl.report.figures import INK, PALETTE, STYLE, plain
+from metarl.report.figures.curves import FEW, add_legend
+from metarl.report.figures.style import INK, PALETTE, STYLE, plain
 
 MOST_PANELS = 3  # parameters of a task that are drawn
 MOST_POINTS = 20  # points of a line against a parameter
