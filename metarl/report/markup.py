@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from metarl.report.entries import Entry
 from metarl.report.figures.style import inline_svg, swatch
-from metarl.report.tables import Column, cell_text, ends_of_cell, number_text
+from metarl.report.tables import Column, bound_of, cell_text, has_interval, number_text
 
 CSS = """
 :root{color-scheme:light dark;--bg:#f7f8f9;--card:#fff;--ink:#202327;--soft:#5f6670;--line:#dfe2e6;--tint:#f3f5f7;
@@ -90,9 +90,9 @@ def document(title: str, body: str) -> str:
     )
 
 
-def number(value: float | None, decimals: int) -> str:
-    """HTML of a rounded number, with full precision in the attribute `value`."""
-    text = number_text(value, decimals)
+def number(value: float | None, decimals: int, bound: str = "") -> str:
+    """HTML of a rounded number, with full precision in the attribute `value`; `bound` is that of `number_text`."""
+    text = number_text(value, decimals, bound)
     if value is None:
         return text
     return f'<data value="{"Infinity" if value == math.inf else repr(float(value))}">{text}</data>'
@@ -102,10 +102,10 @@ def cell(row: Mapping[str, Any], column: Column) -> str:
     """HTML of a cell: a text, or a number with its interval."""
     if column.decimals is None:
         return html.escape(cell_text(row, column))
-    text, ends = number(row.get(column.key), column.decimals), ends_of_cell(row, column)
-    if not ends:
-        return text
-    return f'{text} <span class="ci">[{", ".join(number(end, column.decimals) for end in ends)}]</span>'
+    numbers = [number(row.get(name), column.decimals, bound_of(row, name)) for name in column.names()]
+    if not has_interval(row, column):
+        return numbers[0]
+    return f'{numbers[0]} <span class="ci">[{", ".join(numbers[1:])}]</span>'
 
 
 def table(name: str, columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], marks: Sequence[str]) -> str:

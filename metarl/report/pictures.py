@@ -11,6 +11,8 @@ from metarl.report.entries import Entry
 from metarl.report.figures.comparison import draw_improvements, draw_profiles, draw_tasks, improvements, task_parameters
 from metarl.report.figures.curves import FEW, PANELS, adaptation_panels, draw_adaptation, draw_training, has_training
 from metarl.report.figures.trial import draw_trial, draw_walked, trial_words, walked, with_trials
+from metarl.report.figures.yardstick import draw_yardstick
+from metarl.report.yardstick import Yardstick
 
 PATHS = "One episode in each of the first tasks. Dot: start; star: goal. Points far from the goal may be cut off."
 TRAINING = (
@@ -28,6 +30,11 @@ IMPROVEMENT = (
     "all runs and tasks agree, the interval is that of as many draws as there are seeds. "
     "The score is {score}."
 )
+YARDSTICK = (
+    "Lines: agents that learn each task from scratch. Points: R<sub>k</sub> of meta-trained agents after their last k, "
+    "at the environment steps that they used in the task. Band and upright bars: 95&nbsp;% intervals."
+)
+YARDSTICK_LINES = " A dotted line leads from a point to the steps from scratch that reach it."
 
 
 class Picture(NamedTuple):
@@ -149,3 +156,14 @@ def _paths(entries: Sequence[Entry]) -> list[Picture]:
         return draw_walked(shown, 5 if len(shown) <= FEW else 2)
 
     return [Picture("Paths", "paths", "paths of episodes", drawn, PATHS)]
+
+
+def yardstick_picture(yardstick: Yardstick) -> Picture:
+    """The picture of learning from scratch, beside the agents that adapt."""
+
+    def drawn(legend: bool) -> Figure:
+        return draw_yardstick(yardstick, legend=legend)
+
+    caption = YARDSTICK + YARDSTICK_LINES * (len(yardstick.agents) <= FEW)
+    agents = [*yardstick.learners, *yardstick.agents]
+    return Picture("Return against steps", "yardstick", "learning from scratch and adaptation", drawn, caption, agents)

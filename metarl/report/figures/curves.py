@@ -138,21 +138,31 @@ def _log_axis(ax: Axes, entries: Sequence[Entry]) -> float | None:
     ends = [float(e.results.env_steps[-1]) for e in entries if e.results.env_steps[-1] > 0]
     if not ends or max(ends) <= 10 * min(ends):
         return None
-    first = min(float(steps) for e in entries for steps in e.results.env_steps if steps > 0)
+    return log_axis(ax, [float(steps) for e in entries for steps in e.results.env_steps])
+
+
+def log_axis(ax: Axes, steps: Sequence[float]) -> float:
+    """Make an axis of environment steps logarithmic, from the first of `steps` above 0 to the last.
+
+    Returns:
+        where 0 steps are drawn, apart from the rest.
+    """
+    first, last = min(x for x in steps if x > 0), max(steps)
     gap = first / 3
     ax.set_xscale("log")
-    ax.xaxis.set_major_locator(FixedLocator([gap, *_decades(first, max(ends))]))
+    ax.xaxis.set_major_locator(FixedLocator([gap, *_decades(first, last)]))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(_with_commas(gap))
     ax.axvline(first / 3**0.5, color=GREY, linewidth=0.8, linestyle=(0, (1, 3)))
-    ax.set_xlim(gap / 1.5, max(ends) * 1.3)
+    ax.set_xlim(gap / 1.5, last * 1.3)
     return gap
 
 
 def _decades(low: float, high: float) -> list[float]:
-    """Powers of ten from `low` to `high`; with their double and fivefold if there are fewer than three."""
+    """Powers of ten from `low` to `high`; with multiples of them if there are fewer than three."""
     powers = [10.0**i for i in range(int(np.floor(np.log10(low))), 1 + int(np.log10(high)))]
-    factors = (1, 2, 5) if sum(low <= power for power in powers) < 3 else (1,)
+    few = (1, 2, 5) if high < 100 * low else (1, 3)
+    factors = few if sum(low <= power for power in powers) < 3 else (1,)
     return [f * power for power in powers for f in factors if low <= f * power <= high]
 
 
