@@ -15,7 +15,7 @@ from typing import Any
 from metarl.errors import InvalidValueError
 from metarl.evaluation.results import Results
 from metarl.files import reason, write_atomic
-from metarl.report.entries import Entry, Row, evenly, grouped
+from metarl.report.entries import Entry, Row, evenly, grouped, study_of
 from metarl.report.figures.comparison import improvements
 from metarl.report.figures.curves import adaptation_figure, training_of
 from metarl.report.figures.style import GREY, MARKERS, PALETTE, STYLE, every_file, save_figure
@@ -113,8 +113,8 @@ def write_report(
     if not results:
         raise InvalidValueError("results", list(results), "at least one evaluation")
     sections, yards = grouped(results), yardsticks(results)
-    firsts = [entries[0].results for entries in sections]
-    folders = _folders([*map(_name, firsts), *(f"{_name(y.agents[0].results)} from scratch" for y in yards)])
+    names = _names([entries[0].results for entries in sections])
+    folders = _folders([*names, *(f"{_name(y.agents[0].results)} from scratch" for y in yards)])
     own: dict[str, Sequence[Entry] | Yardstick] = dict(zip(folders, [*sections, *yards], strict=True))
     try:
         body = "".join(map(_section, sections, folders))
@@ -137,6 +137,13 @@ def _name(results: Results) -> str:
     return f"{results.family.split('/')[-1]}-{results.split}"
 
 
+def _names(firsts: Sequence[Results]) -> list[str]:
+    """Names of sections, by their first results; those of several studies name the study too."""
+    names = list(map(_name, firsts))
+    studies = [study_of(results).rpartition("/")[2] if names.count(_name(results)) > 1 else "" for results in firsts]
+    return [f"{name} {study}" for name, study in zip(names, studies, strict=True)]
+
+
 def _folders(names: Sequence[str]) -> list[str]:
     """A name for each section that files and links can have."""
     folders: list[str] = []
@@ -156,7 +163,11 @@ def _contents(sections: Mapping[str, Sequence[Entry] | Yardstick]) -> str:
     for folder, section in sections.items():
         scratch = isinstance(section, Yardstick)
         first = (section.agents if isinstance(section, Yardstick) else section)[0].results
-        name = f"{first.family}, split {first.split}{': learning from scratch' if scratch else ''}"
+        name = f"{first.family}, split {first.split}"
+        if scratch:
+            name += ": learning from scratch"
+        elif study_of(first):
+            name += f", study {study_of(first)}"
         items += f'<li><a href="#{folder}">{html.escape(name)}</a></li>'
     return f"<nav><ul>{items}</ul></nav>"
 
@@ -167,9 +178,10 @@ def _contents(sections: Mapping[str, Sequence[Entry] | Yardstick]) -> str:
 def _section(entries: Sequence[Entry], folder: str) -> str:
     first = entries[0].results
     marks = [mark(entry) for entry in entries]
+    study = f"study: {study_of(first)}{DOT}" if study_of(first) else ""
     parts = [
         f'<h2 id="{folder}">{html.escape(first.family)}</h2>',
-        f'<p class="soft">{html.escape(subtitle(first))}</p>',
+        f'<p class="soft">{html.escape(study + subtitle(first))}</p>',
     ]
     if any(e.results.meta.get("train_equals_test") for e in entries):
         parts.append(_note("train = test: finite family, so training met these tasks."))
