@@ -19,6 +19,7 @@ DOT = " \u00b7 "  # between parts of a line
 BOUNDS = {"": "", "<": "fewer than ", ">": "more than "}
 MADE_BY = "made by metarl report"
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
 _LATEX |= {char: f"\\{char}" for char in "&%$#_{}"} | {"\u2212": "$-$", "\u00b5": r"$\mu$", DASH: "--"}
 
 
@@ -101,7 +102,7 @@ def csv_file(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> st
 
 def markdown_file(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], caption: str) -> str:
     """A markdown table with its caption."""
-    cells = [[c.head, *(cell_text(row, c).replace("|", r"\|") for row in rows)] for c in columns]
+    cells = [[c.head, *(" ".join(cell_text(row, c).split()).replace("|", r"\|") for row in rows)] for c in columns]
     return f"<!-- {MADE_BY} -->\n\n{caption}\n\n{text_table(cells)}\n"
 
 
@@ -109,6 +110,8 @@ def latex_file(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], cap
     """A tabular with the rules of booktabs; the caption is a comment."""
     shape = "".join("l" if column.decimals is None else "r" for column in columns)
     lines = [" & ".join(latex_text(cell_text(row, column)) for column in columns) for row in rows]
+    # A bracket or star at the start would be an argument of the end of the line before.
+    lines = [f"{{}}{line}" if line.startswith(("[", "*")) else line for line in lines]
     head = " & ".join(re.sub(r"R\\_(\w+)", r"$R_{\1}$", latex_text(column.head)) for column in columns)
     body = "".join(f"  {line} \\\\\n" for line in lines)
     note = " ".join(caption.split())
@@ -119,8 +122,8 @@ def latex_file(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], cap
 
 
 def latex_text(text: str) -> str:
-    """Text with LaTeX's special characters escaped."""
-    return re.sub(r"[\\~^&%$#_{}\u2212\u00b5\u2013]", lambda char: _LATEX[char[0]], text)
+    """Text in one line with LaTeX's special characters escaped."""
+    return re.sub("[" + re.escape("".join(_LATEX)) + "]", lambda char: _LATEX[char[0]], " ".join(text.split()))
 
 
 # --- tables of results -----------------------------------------------------------------------------------------------

@@ -291,7 +291,7 @@ def draw_training(entries: Sequence[Entry], *, legend: bool = True) -> Figure | 
     if not shown:
         return None
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 3.9), layout="constrained")
+        figure = Figure(figsize=(5.2, 3.7), layout="constrained")
         ax = figure.subplots()
         for entry, training in shown:
             with drawn_for(ax, entry):

@@ -35,7 +35,7 @@ def draw_yardstick(yardstick: Yardstick, *, legend: bool = True) -> Figure:
     agents, learners = yardstick.agents, yardstick.learners
     tasks, mode = yardstick.tasks, yardstick.mode
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 3.9), layout="constrained")
+        figure = Figure(figsize=(5.2, 3.7), layout="constrained")
         ax = figure.subplots()
         steps = [float(x) for e in learners for x in e.results.env_steps]
         gap = log_axis(ax, [*steps, *(float(e.results.env_steps[-1]) for e in agents)])
@@ -54,7 +54,7 @@ def draw_yardstick(yardstick: Yardstick, *, legend: bool = True) -> Figure:
         references = {n: float(v[:tasks].mean()) for n, v in learners[0].results.references.items()}
         for value in references.values():
             ax.axhline(value, color=GREY, linewidth=1.1, linestyle=":", zorder=1)
-        words = ["lines: from scratch", "points: after the last adaptation step", f"{mode} actions"]
+        words = ["line: from scratch", "point: adapted", f"{mode} actions"]
         words += [BEYOND] if limit_returns(ax, bands, list(references.values())) else []
         name_lines(ax, references)
         ax.set_xlabel("environment steps in the task")
