@@ -113,8 +113,8 @@ def _labels(group: Sequence[Results]) -> list[str]:
 
 
 def _with_agent(name: str, agent: str) -> str:
-    """A row's name, with the agent's in brackets where it is another."""
-    return name if name.rpartition("/")[2].replace("-", "_") == agent else f"{name} ({agent})"
+    """A row's name, with the agent's in brackets unless the name begins with it."""
+    return name if name.rpartition("/")[2].replace("-", "_").startswith(agent) else f"{name} ({agent})"
 
 
 def _without_common_folders(paths: Sequence[str]) -> list[str]:

@@ -43,8 +43,8 @@ border-radius:0 8px 8px 0;background:linear-gradient(to left,var(--shade),transp
 .row{display:flex;flex-wrap:wrap;gap:1rem;margin-bottom:1rem}.row figure{flex:1 1 26rem}
 figure,.scroll{min-width:0;margin:0;background:var(--card);border:1px solid var(--line);border-radius:8px;
 overflow-x:auto}figure{padding:.8rem}.pan{overflow-x:auto}figcaption{color:var(--soft);margin-top:.5rem}
-svg{fill:var(--c6)}svg *{stroke-linejoin:round;stroke-linecap:butt}
-figure svg{display:block;width:100%;height:auto;margin:0 auto}.wide svg{min-width:34rem}
+svg{fill:var(--c6);overflow:visible}svg *{stroke-linejoin:round;stroke-linecap:butt}
+figure svg{display:block;width:100%;height:auto;margin:0 auto}.wide svg{min-width:var(--least)}
 .row .wide{flex-basis:100%}.wide figcaption{min-width:0}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{padding:.36rem .7rem;text-align:right;vertical-align:top}td,tbody th,thead th{white-space:nowrap}
@@ -193,9 +193,9 @@ def picture(figure: Figure, label: str, caption: str) -> str:
     drawn = inline_svg(figure, label)
     if figure.get_figwidth() <= _WIDE:
         return f"<figure>{drawn}{words}</figure>"
-    return (
-        f'<figure class="wide"><div class="box"><div class="pan" tabindex="0">{drawn}</div>{MORE}</div>{words}</figure>'
-    )
+    least = round(72 * figure.get_figwidth())  # a pixel for each point: letters of 8 pixels
+    pan = f'<div class="pan" tabindex="0" style="--least:{least}px">{drawn}</div>'
+    return f'<figure class="wide"><div class="box">{pan}{MORE}</div>{words}</figure>'
 
 
 def facts(pairs: Mapping[str, str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from metarl.evaluation.modes import Mode
@@ -52,8 +52,9 @@ def yardstick_of(entries: Sequence[Entry]) -> Yardstick | None:
     shared = {e: common_tasks(e.results, first.results) for e in [*learners, *agents] if first.mode in e.results.scores}
     kept = [e for e, tasks in shared.items() if tasks]
     left_out = [e.label for e in [*learners, *agents] if e not in kept]
-    agents, learners = ([e for e in group if e in kept] for group in (agents, learners))
-    tasks = min(shared[e] for e in kept)
+    tasks, count = min(shared[e] for e in kept), sum(e in kept for e in learners)
+    numbered = [replace(e, number=i) for i, e in enumerate(kept)]  # learners first, and colors as far apart as can be
+    learners, agents = numbered[:count], numbered[count:]
     return Yardstick(agents, learners, tasks, first.mode, left_out) if agents else None
 
 

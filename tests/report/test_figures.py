@@ -335,7 +335,7 @@ def test_trials_of_the_four_best_agents_are_shown_and_baselines_last(tmp_path: P
         results.scores["sampled"] = np.full((2, 3, 4, 4), -10.0 - i)
     made[5].scores["sampled"] += 5.0  # "e"
     assert [ax.get_title(loc="left") for ax in trial_figure(made).axes[1:]] == ["e", "a", "b", "c"]
-    assert "of 7 agents the 4 with the highest scores, baselines last" in page(made, tmp_path)
+    assert "Of 7 agents the 4 with the highest scores are shown, baselines last" in page(made, tmp_path)
     others = {"meta": {}, "references": {}}
     few = [bandit(name, trial=arms(0, 1, 2, paid=(1, 1, 1)), **others) for name in ("oracle", "random", "rl2")]
     assert trial_figure(few).axes[1].get_title(loc="left") == "rl2"
@@ -418,3 +418,5 @@ def test_rows_of_a_benchmark_keep_their_names_and_their_studies_apart() -> None:
     assert [entry.label for entry in one_group([own])] == ["random"]
     twice = [changed(random, meta={**random.meta, "entry": f"nav/{study}/random"}) for study in ("a", "b")]
     assert [entry.label for entry in one_group(twice)] == ["a/random", "b/random"]
+    variant = changed(random, meta={**random.meta, "entry": "nav/dense/random-slow"})
+    assert [entry.label for entry in one_group([variant])] == ["random-slow"]

@@ -83,11 +83,11 @@ def _size(entries: Sequence[Entry], names: Sequence[str]) -> tuple[float, float]
 def add_legend(figure: Figure | SubFigure, entries: Sequence[Entry]) -> None:
     """Name the agents below a figure, in as many columns as have room. The figure grows by the legend's height."""
     handles = [Line2D([], [], color=e.color, marker=e.marker, ls=e.line, label=plain(e.label)) for e in entries]
-    longest = 0.6 + 0.075 * max(len(e.label) for e in entries)  # inches
+    longest = 0.7 + 0.075 * max(len(e.label) for e in entries)  # inches
     root = figure.figure
     columns = max(1, int(figure.bbox.width / root.dpi / longest))
     root.set_figheight(root.get_figheight() + 0.18 * -(-len(handles) // columns))
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), columns))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), columns), handlelength=2.8)
 
 
 @contextmanager

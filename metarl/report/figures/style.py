@@ -27,7 +27,7 @@ from metarl.files import write_atomic
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
 MARKERS = "osD^vPX"
 LineStyle = Literal["solid", "dashed"] | tuple[float, Sequence[float]]
-DASHES: tuple[LineStyle, ...] = ("solid", (0, (4, 1.5)), (0, (1.2, 1.2)))  # of agents that share a color
+DASHES: tuple[LineStyle, ...] = ("solid", (0, (3, 1.2)), (0, (1, 1)))  # of agents that share a color
 LINES: dict[Mode, Literal["solid", "dashed"]] = {"sampled": "solid", "deterministic": "dashed"}
 INK, GREY = "#3c4043", "#80868b"
 _GRID, _EDGE = "#e4e6e9", "#9aa0a6"

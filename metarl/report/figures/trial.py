@@ -127,13 +127,14 @@ def trial_words(entries: Sequence[Entry]) -> str:
         words.append("The dotted line is the informed optimum of these tasks.")
     if any(r.bayes_episodes is not None for r in results):
         words.append("The dashed line is the Bayes-optimal policy's expected return over all of the family's tasks.")
+    right = "Right: the trial of the first task."
     count = max(sum(part(r) is not None for r in results) for part in (_arms, _points))
     if count > MOST_AGENTS:
-        words.append(f"Right: of {count} agents the {MOST_AGENTS} with the highest scores, baselines last.")
+        right += f" Of {count} agents the {MOST_AGENTS} with the highest scores are shown, baselines last."
     if any(_arms(r) is not None for r in results):
-        words.append("Right: the trial of the first task. A filled dot is a positive reward, an open dot is not.")
+        words.append(f"{right} A filled dot is a positive reward, an open dot is not.")
     elif any(_points(r) is not None for r in results):
-        words.append("Right: the trial of the first task. The dot is the start, the star is the goal.")
+        words.append(f"{right} The dot is the start, the star is the goal.")
         words.append("The state after an episode's last step is not shown.")
     return " ".join(words)
 
