@@ -18,7 +18,7 @@ from metarl.report.tables import Column, bound_of, cell_text, has_interval, numb
 
 CSS = """
 :root{color-scheme:light dark;--bg:#f7f8f9;--card:#fff;--ink:#202327;--soft:#5f6670;--line:#dfe2e6;--tint:#f3f5f7;
---shade:#0004;
+--shade:#0004;--least:0px;
 --c0:#0072b2;--c1:#d55e00;--c2:#009e73;--c3:#cc79a7;--c4:#e69f00;--c5:#56b4e9;--c6:#000}
 @media(prefers-color-scheme:dark){:root{--bg:#16181b;--card:#1e2125;--ink:#e6e8ea;--soft:#a2a9b1;--line:#363b41;
 --tint:#25292e;--shade:#000b;--c0:#2f8fd0;--c1:#e8701a;--c2:#14b489;--c5:#8fd0f7;--c6:#f2f3f4}}

@@ -179,7 +179,7 @@ def _improvement(entries: Sequence[Entry]) -> list[Picture]:
 
 def _trial(entries: Sequence[Entry]) -> list[Picture]:
     trials = with_trials(entries)
-    if all(map(is_baseline, trials)) and not all(map(is_baseline, entries)):
+    if not trials or (all(map(is_baseline, trials)) and not all(map(is_baseline, entries))):
         return []  # nothing that adapts
 
     def drawn(legend: bool) -> Figure:

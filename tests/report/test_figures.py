@@ -342,6 +342,7 @@ def test_trials_of_the_four_best_agents_are_shown_and_baselines_last(tmp_path: P
     alone = [*few[:2], make_results("maml", "metarl/ToyBandit-v0")]  # which plays no trial of one episode after another
     assert "<h3>Trial</h3>" not in page(alone, tmp_path)
     assert "<h3>Trial</h3>" in page(few[:2], tmp_path)  # nothing else to show
+    assert "<h3>Trial</h3>" not in page([make_results("random")], tmp_path)
 
 
 def test_continuous_actions_are_no_arms():
