@@ -155,8 +155,9 @@ def mean_references(entries: Sequence[Entry]) -> dict[str, float]:
 
 
 def most_informative(entries: Sequence[Entry], most: int) -> list[Entry]:
-    """At most so many entries: the highest scores first, and baselines only where nothing else is left."""
-    return sorted(entries, key=lambda e: (is_baseline(e), -float(e.task_scores.mean())))[:most]
+    """At most so many entries: those with the highest scores, and baselines, which come last, only to fill up."""
+    best = sorted(entries, key=lambda e: (is_baseline(e), -float(e.task_scores.mean())))[:most]
+    return sorted((e for e in entries if e in best), key=is_baseline)
 
 
 def is_baseline(entry: Entry) -> bool:

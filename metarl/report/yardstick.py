@@ -83,9 +83,9 @@ def yardstick_columns(yardstick: Yardstick) -> list[Column]:
     """The columns of `yardstick_rows`; the learner has one if there are several."""
     n = decimals_of(end for row in yardstick_rows(yardstick) for end in (row["low"], row["high"]))
     whose = [Column("agent", "agent"), *([Column("learner", "from scratch")] if len(yardstick.learners) > 1 else [])]
-    own = [Column("k", "k", 0), Column("env_steps", "environment steps", 0), Column("mean", "R_k", n, "")]
-    scratch = Column("scratch", "steps from scratch", 0, "scratch_")
-    return [*whose, *own, scratch, Column("times", "times as many", 1, "times_")]
+    steps = [Column("k", "k", 0), Column("env_steps", "environment steps", 0)]
+    steps += [Column("scratch", "steps from scratch", 0, "scratch_"), Column("times", "times as many", 1, "times_")]
+    return [*whose, *steps, Column("mean", "R_k", n, "")]
 
 
 YARDSTICK_MORE = (  # of its CSV alone

@@ -306,7 +306,6 @@ def test_arms_of_a_trial_are_filled_where_they_paid():
         bandit("random"),
         bandit("ucb1", trial=arms(3, 3, 3, paid=(0, 0, -1))),
     ]
-    made[0].scores["sampled"] += 100.0  # the highest score comes first
     left, rl2, ucb1 = trial_figure(made).axes
     assert [ax.get_title(loc="left") for ax in (rl2, ucb1)] == ["rl2", "ucb1"]
     for ax, filled, hollow in ((rl2, [(2, 0), (3, 4)], [(1, 2)]), (ucb1, [], [(1, 3), (2, 3), (3, 3)])):
@@ -334,7 +333,7 @@ def test_trials_of_the_four_best_agents_are_shown_and_baselines_last(tmp_path: P
     for i, results in enumerate(made):
         results.scores["sampled"] = np.full((2, 3, 4, 4), -10.0 - i)
     made[5].scores["sampled"] += 5.0  # "e"
-    assert [ax.get_title(loc="left") for ax in trial_figure(made).axes[1:]] == ["e", "a", "b", "c"]
+    assert [ax.get_title(loc="left") for ax in trial_figure(made).axes[1:]] == ["a", "b", "c", "e"]
     assert "Of 7 agents the 4 with the highest scores are shown, baselines last" in page(made, tmp_path)
     others = {"meta": {}, "references": {}}
     few = [bandit(name, trial=arms(0, 1, 2, paid=(1, 1, 1)), **others) for name in ("oracle", "random", "rl2")]

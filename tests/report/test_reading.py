@@ -68,7 +68,7 @@ def test_paths_are_those_of_the_best_agents_and_say_so(tmp_path: Path):
     text = page(made, tmp_path)
     rows = text.split("<h3>Paths</h3>")[1]
     shown = re.findall(r">(agent\d|oracle)</text>", rows.split("</figure>")[0])
-    assert shown == ["agent4", "agent3", "agent2", "agent1"]
+    assert shown == ["agent1", "agent2", "agent3", "agent4"]
     assert "Of 6 agents the 4 with the highest scores are shown, baselines last." in rows
     assert "are shown, baselines last" not in page(made[:4], tmp_path)
     entries = grouped([made[5], made[0]])[0]
