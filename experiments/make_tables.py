@@ -32,9 +32,9 @@ from metarl.evaluation.modes import MODES
 from metarl.evaluation.results import Results
 from metarl.families import registry
 from metarl.files import write_atomic
-from metarl.report.figures import PALETTE
+from metarl.report.figures.style import PALETTE
+from metarl.report.figures.trial import trial_figure
 from metarl.report.page import adaptation_figure, save_figure
-from metarl.report.trial_figure import trial_figure
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = json.loads((ROOT / "experiments" / "published.json").read_text())

@@ -11,19 +11,35 @@ import numpy as np
 from metarl.errors import InvalidValueError
 from metarl.evaluation.modes import Mode
 from metarl.evaluation.results import Floats, Results
-from metarl.report.figures import MARKERS, PALETTE
+from metarl.families.registry import kinds
+from metarl.report.figures.style import DASHES, MARKERS, PALETTE, LineStyle
 
 Row = dict[str, float]
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One agent's results, with its label, color and marker. The summaries are computed once."""
+    """One agent's results, with its label and its number in the section. The summaries are computed once."""
 
     results: Results
     label: str
-    color: str
-    marker: str
+    number: int
+
+    @property
+    def color(self) -> str:
+        """The agent's color; another agent may have it too, but with another marker."""
+        return PALETTE[self.number % len(PALETTE)]
+
+    @property
+    def marker(self) -> str:
+        """The agent's marker."""
+        i = self.number
+        return MARKERS[(i + i // len(PALETTE)) % len(MARKERS)]
+
+    @property
+    def line(self) -> LineStyle:
+        """The style of the agent's line, where it does not tell modes apart: another one each time colors repeat."""
+        return DASHES[self.number // len(PALETTE) % len(DASHES)]
 
     @cached_property
     def rows(self) -> dict[Mode, list[Row]]:
@@ -62,17 +78,18 @@ def grouped(results: Sequence[Results]) -> list[list[Entry]]:
     """Group results by family, split and study of a benchmark, in order of appearance."""
     groups: dict[tuple[str, str, str], list[Results]] = {}
     for result in results:
-        study = str(result.meta.get("entry", "")).rpartition("/")[0]
-        groups.setdefault((result.family, result.split, study), []).append(result)
+        groups.setdefault((result.family, result.split, study_of(result)), []).append(result)
     return [_entries(group) for group in groups.values()]
 
 
+def study_of(results: Results) -> str:
+    """The suite and study of a benchmark's row, as `suite/study`; empty for other results."""
+    return str(results.meta.get("entry", "")).rpartition("/")[0]
+
+
 def _entries(group: Sequence[Results]) -> list[Entry]:
-    """Results with their labels, colors and markers."""
-    return [
-        Entry(result, label, PALETTE[i % len(PALETTE)], MARKERS[(i + i // len(PALETTE)) % len(MARKERS)])
-        for i, (result, label) in enumerate(zip(group, _labels(group), strict=True))
-    ]
+    """Results with their labels and numbers."""
+    return [Entry(result, label, i) for i, (result, label) in enumerate(zip(group, _labels(group), strict=True))]
 
 
 def _labels(group: Sequence[Results]) -> list[str]:
@@ -83,7 +100,7 @@ def _labels(group: Sequence[Results]) -> list[str]:
     if all("entry" in result.meta for result in group):
         paths = [str(result.meta["entry"]) for result in group]
         names = [path.rpartition("/")[2] for path in paths]
-        chosen = names if len(set(names)) == len(names) else paths
+        chosen = names if len(set(names)) == len(names) else _without_common_folders(paths)
         return [_with_agent(name, result.agent) for name, result in zip(chosen, group, strict=True)]
     labels: list[str] = []
     for i, result in enumerate(group):
@@ -96,8 +113,16 @@ def _labels(group: Sequence[Results]) -> list[str]:
 
 
 def _with_agent(name: str, agent: str) -> str:
-    """A row's name, with the agent's in brackets where it is another."""
-    return name if name.replace("-", "_") == agent else f"{name} ({agent})"
+    """A row's name, with the agent's in brackets unless the name begins with it."""
+    return name if name.rpartition("/")[2].replace("-", "_").startswith(agent) else f"{name} ({agent})"
+
+
+def _without_common_folders(paths: Sequence[str]) -> list[str]:
+    """Paths without the first folders, which all of them have: a suite's name, for studies of one suite."""
+    parts = [path.split("/") for path in paths]
+    shortest = min(map(len, parts))
+    common = next((i for i in range(shortest - 1) if len({part[i] for part in parts}) > 1), shortest - 1)
+    return ["/".join(part[common:]) for part in parts]
 
 
 def _distinct_setting(results: Sequence[Results]) -> str | None:
@@ -127,3 +152,14 @@ def evenly(grid: Sequence[int], limit: int) -> list[int]:
 def mean_references(entries: Sequence[Entry]) -> dict[str, float]:
     """Mean of each reference by name; each comes from the first entry that has it."""
     return {n: float(v.mean()) for e in reversed(entries) for n, v in e.results.references.items()}
+
+
+def most_informative(entries: Sequence[Entry], most: int) -> list[Entry]:
+    """At most so many entries: those with the highest scores, and baselines, which come last, only to fill up."""
+    best = sorted(entries, key=lambda e: (is_baseline(e), -float(e.task_scores.mean())))[:most]
+    return sorted((e for e in entries if e in best), key=is_baseline)
+
+
+def is_baseline(entry: Entry) -> bool:
+    """Whether an agent is registered as one of the baselines."""
+    return kinds.get(entry.results.agent) == "baselines"

@@ -15,10 +15,11 @@ from typing import Any
 from metarl.errors import InvalidValueError
 from metarl.evaluation.results import Results
 from metarl.files import reason, write_atomic
-from metarl.report.comparison_figures import improvements
-from metarl.report.curves import adaptation_figure, training_of
-from metarl.report.entries import Entry, Row, evenly, grouped
-from metarl.report.figures import GREY, MARKERS, PALETTE, STYLE, every_file, save_figure
+from metarl.report.entries import Entry, Row, evenly, grouped, study_of
+from metarl.report.figures.comparison import improvements
+from metarl.report.figures.curves import adaptation_figure, training_of
+from metarl.report.figures.style import GREY, MARKERS, PALETTE, STYLE, every_file, save_figure
+from metarl.report.figures.trial import paths_figure, trial_figure
 from metarl.report.leaderboard import (
     FAMILY_COLUMNS,
     IMPROVEMENT_COLUMNS,
@@ -32,7 +33,7 @@ from metarl.report.leaderboard import (
     score_rows,
 )
 from metarl.report.markup import document, facts, grouped_table, legend, mark, picture, table
-from metarl.report.pictures import Picture, pictures_of
+from metarl.report.pictures import Picture, pictures_of, yardstick_picture
 from metarl.report.tables import (
     DOT,
     Column,
@@ -46,7 +47,15 @@ from metarl.report.tables import (
     table_text,
     text_table,
 )
-from metarl.report.trial_figure import paths_figure, trial_figure
+from metarl.report.yardstick import (
+    YARDSTICK_MORE,
+    Yardstick,
+    headlines,
+    yardstick_columns,
+    yardstick_rows,
+    yardstick_words,
+    yardsticks,
+)
 
 __all__ = [
     "GREY",
@@ -103,11 +112,14 @@ def write_report(
     """
     if not results:
         raise InvalidValueError("results", list(results), "at least one evaluation")
-    sections = grouped(results)
-    folders = _folders(sections)
+    sections, yards = grouped(results), yardsticks(results)
+    names = _names([entries[0].results for entries in sections])
+    folders = _folders([*names, *(f"{_name(y.agents[0].results)} from scratch" for y in yards)])
+    own: dict[str, Sequence[Entry] | Yardstick] = dict(zip(folders, [*sections, *yards], strict=True))
     try:
-        body = "".join(map(_section, sections, folders)) + _gap_section(gaps(results))
-        beside = {f"{f}/{n}": d for e, f in zip(sections, folders, strict=True) for n, d in _files(e)} if files else {}
+        body = "".join(map(_section, sections, folders))
+        body += "".join(map(_yardstick_section, yards, folders[len(sections) :])) + _gap_section(gaps(results))
+        beside = {f"{f}/{n}": d for f, section in own.items() for n, d in _files(section)} if files else {}
     except (ArithmeticError, ValueError) as error:  # from matplotlib, on numbers that are not finite or too large
         if isinstance(error, InvalidValueError):
             raise
@@ -115,32 +127,49 @@ def write_report(
         raise InvalidValueError("results", [r.agent for r in results], expected) from error
     about = f"<details><summary>What the numbers mean</summary>{ABOUT}</details>"
     path = Path(out) / "report.html"
-    write_atomic(path, document(title, _contents(sections, folders) + about + body).encode(errors="replace"))
+    write_atomic(path, document(title, _contents(own) + about + body).encode(errors="replace"))
     for name, data in beside.items():
         write_atomic(Path(out) / "report_files" / name, data)
     return path
 
 
-def _folders(sections: Sequence[Sequence[Entry]]) -> list[str]:
+def _name(results: Results) -> str:
+    return f"{results.family.split('/')[-1]}-{results.split}"
+
+
+def _names(firsts: Sequence[Results]) -> list[str]:
+    """Names of sections, by their first results; those of several studies name the study too."""
+    names = list(map(_name, firsts))
+    studies = [study_of(results).rpartition("/")[2] if names.count(_name(results)) > 1 else "" for results in firsts]
+    return [f"{name} {study}" for name, study in zip(names, studies, strict=True)]
+
+
+def _folders(names: Sequence[str]) -> list[str]:
     """A name for each section that files and links can have."""
-    names: list[str] = []
-    for entries in sections:
-        results = entries[0].results
-        name = re.sub(r"[^A-Za-z0-9]+", "-", f"{results.family.split('/')[-1]}-{results.split}").strip("-").lower()
-        name = name[:80] or "section"
-        while name in names:
-            name = f"{name}-{len(names) + 1}"
-        names.append(name)
-    return names
+    folders: list[str] = []
+    for name in names:
+        folder = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()[:80] or "section"
+        while folder in folders:
+            folder = f"{folder}-{len(folders) + 1}"
+        folders.append(folder)
+    return folders
 
 
-def _contents(sections: Sequence[Sequence[Entry]], folders: Sequence[str]) -> str:
+def _contents(sections: Mapping[str, Sequence[Entry] | Yardstick]) -> str:
     """Links to the sections, if there are several."""
     if len(sections) < 2:
         return ""
-    names = [f"{e[0].results.family}, split {e[0].results.split}" for e in sections]
-    items = (f'<li><a href="#{f}">{html.escape(n)}</a></li>' for f, n in zip(folders, names, strict=True))
-    return f"<nav><ul>{''.join(items)}</ul></nav>"
+    items = ""
+    for folder, section in sections.items():
+        scratch = isinstance(section, Yardstick)
+        first = (section.agents if isinstance(section, Yardstick) else section)[0].results
+        name = f"{first.family}, split {first.split}"
+        if scratch:
+            name += ": learning from scratch"
+        elif study_of(first):
+            name += f", study {study_of(first)}"
+        items += f'<li><a href="#{folder}">{html.escape(name)}</a></li>'
+    return f"<nav><ul>{items}</ul></nav>"
 
 
 # --- a section -------------------------------------------------------------------------------------------------------
@@ -149,9 +178,10 @@ def _contents(sections: Sequence[Sequence[Entry]], folders: Sequence[str]) -> st
 def _section(entries: Sequence[Entry], folder: str) -> str:
     first = entries[0].results
     marks = [mark(entry) for entry in entries]
+    study = f"study: {study_of(first)}{DOT}" if study_of(first) else ""
     parts = [
         f'<h2 id="{folder}">{html.escape(first.family)}</h2>',
-        f'<p class="soft">{html.escape(subtitle(first))}</p>',
+        f'<p class="soft">{html.escape(study + subtitle(first))}</p>',
     ]
     if any(e.results.meta.get("train_equals_test") for e in entries):
         parts.append(_note("train = test: finite family, so training met these tasks."))
@@ -208,6 +238,22 @@ def _scores_table(entries: Sequence[Entry], marks: Sequence[str]) -> str:
             groups.append((name, [row for row in own if row["k"] in chosen]))
     columns = [column for column in filled(score_columns(entries), rows) if column.key != "mode"]
     return grouped_table("Return after k adaptation steps", columns, groups)
+
+
+def _yardstick_section(yardstick: Yardstick, folder: str) -> str:
+    first = yardstick.agents[0].results
+    agents = [*yardstick.learners, *yardstick.agents]
+    shown = _pictures(agents, [yardstick_picture(yardstick)], [mark(entry) for entry in agents])
+    marks = [mark(entry) for _ in yardstick.learners for entry in yardstick.agents]
+    rows = yardstick_rows(yardstick)
+    said = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in headlines(yardstick))
+    notes = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in yardstick_words(yardstick))
+    return (
+        f'<section><h2 id="{folder}">Learning from scratch: {html.escape(first.family)}</h2>'
+        f'<p class="soft">split: {html.escape(first.split)}</p>{said}{shown}'
+        f"{_table('Steps from scratch', yardstick_columns(yardstick), rows, marks)}"
+        f'<ul class="protocol">{notes}</ul></section>\n'
+    )
 
 
 def _gap_section(pairs: Sequence[tuple[Results, list[Row]]]) -> str:
@@ -276,28 +322,50 @@ def _details(entry: Entry) -> dict[str, str]:
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def _files(entries: Sequence[Entry]) -> list[tuple[str, bytes]]:
+def _files(section: Sequence[Entry] | Yardstick) -> list[tuple[str, bytes]]:
     """Names and bytes of all files of a section."""
-    made = [(f"{p.name}.{kind}", d) for p in pictures_of(entries) for kind, d in every_file(p.draw(True)).items()]
-    return made + [(name, text.encode(errors="replace")) for name, text in tables_of(entries).items()]
+    if isinstance(section, Yardstick):
+        shown, tables = [yardstick_picture(section)], yardstick_tables(section)
+    else:
+        shown, tables = pictures_of(section), tables_of(section)
+    made = [(f"{p.name}.{kind}", d) for p in shown for kind, d in every_file(p.draw(True)).items()]
+    return made + [(name, text.encode(errors="replace")) for name, text in tables.items()]
 
 
 def tables_of(entries: Sequence[Entry]) -> dict[str, str]:
     """The section's tables, by the names of their files."""
     first = entries[0].results
-    caption = f"{first.family}: {subtitle(first)}"
+    caption = subtitle(first)
+    tables = _tables(
+        first, caption, "leaderboard", leaderboard_columns(entries), leaderboard_rows(entries), MORE_COLUMNS
+    )
+    tables |= _tables(first, caption, "scores", score_columns(entries), score_rows(entries))
+    tables |= _tables(first, caption, "budget", cost_columns(entries), cost_rows(entries))
+    return tables | _tables(first, caption, "improvement", IMPROVEMENT_COLUMNS, improvements(entries))
+
+
+def yardstick_tables(yardstick: Yardstick) -> dict[str, str]:
+    """The table of steps from scratch, by the names of its files."""
+    first, rows = yardstick.agents[0].results, yardstick_rows(yardstick)
+    caption = f"split: {first.split}{DOT}first {yardstick.tasks} tasks{DOT}{yardstick.mode} actions"
+    return _tables(first, caption, "yardstick", yardstick_columns(yardstick), rows, YARDSTICK_MORE)
+
+
+def _tables(
+    first: Results,
+    caption: str,
+    name: str,
+    columns: Sequence[Column],
+    rows: Sequence[Cells],
+    more: Sequence[Column] = (),
+) -> dict[str, str]:
+    """One table as CSV, markdown and LaTeX; nothing without rows."""
+    if not rows:
+        return {}
     whose: Mapping[str, Any] = {"family": first.family, "split": first.split}
-    parts = {
-        "leaderboard": (leaderboard_columns(entries), leaderboard_rows(entries), MORE_COLUMNS),
-        "scores": (score_columns(entries), score_rows(entries), ()),
-        "budget": (cost_columns(entries), cost_rows(entries), ()),
-        "improvement": (IMPROVEMENT_COLUMNS, improvements(entries), ()),
+    shown, caption = filled(columns, rows), f"{first.family}: {caption}"
+    return {
+        f"{name}.csv": csv_file([*FAMILY_COLUMNS, *shown, *more], [{**row, **whose} for row in rows]),
+        f"{name}.md": markdown_file(shown, rows, caption),
+        f"{name}.tex": latex_file(shown, rows, caption),
     }
-    out = {}
-    for name, (columns, rows, more) in parts.items():
-        if rows:
-            shown = filled(columns, rows)
-            out[f"{name}.csv"] = csv_file([*FAMILY_COLUMNS, *shown, *more], [{**row, **whose} for row in rows])
-            out[f"{name}.md"] = markdown_file(shown, rows, caption)
-            out[f"{name}.tex"] = latex_file(shown, rows, caption)
-    return out

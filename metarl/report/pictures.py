@@ -7,10 +7,27 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from metarl.report.comparison_figures import draw_improvements, draw_profiles, draw_tasks, improvements, task_parameters
-from metarl.report.curves import FEW, PANELS, adaptation_panels, draw_adaptation, draw_training, has_training
-from metarl.report.entries import Entry
-from metarl.report.trial_figure import draw_trial, draw_walked, trial_words, walked, with_trials
+from metarl.report.entries import Entry, is_baseline, most_informative
+from metarl.report.figures.comparison import (
+    draw_improvements,
+    draw_profiles,
+    draw_tasks,
+    improvements,
+    is_sure,
+    task_parameters,
+)
+from metarl.report.figures.curves import (
+    FEW,
+    PANELS,
+    adaptation_panels,
+    draw_adaptation,
+    draw_training,
+    drawn_modes,
+    has_training,
+)
+from metarl.report.figures.trial import draw_trial, draw_walked, trial_words, walked, with_trials
+from metarl.report.figures.yardstick import draw_yardstick
+from metarl.report.yardstick import Yardstick
 
 PATHS = "One episode in each of the first tasks. Dot: start; star: goal. Points far from the goal may be cut off."
 TRAINING = (
@@ -24,10 +41,18 @@ PROFILE = (
 BANDS = " Bands: 95&nbsp;% intervals at each threshold by itself, where the share is between 0 and 1."
 IMPROVEMENT = (
     "The probability that a run of the row’s agent scores higher than a run of the column’s in a task drawn at random "
-    "(Agarwal et al. 2021). Blue: above one half; orange: below; bold: the 95&nbsp;% interval excludes one half. Where "
-    "all runs and tasks agree, the interval is that of as many draws as there are seeds. "
-    "The score is {score}."
+    "(Agarwal et al. 2021). Blue: above one half; orange: below. Bold: the 95&nbsp;% interval excludes one half, so "
+    "one of the two is better. The score is {score}."
 )
+TOO_FEW = (
+    " A 0 or 1 that is not bold: all runs agree in all tasks, but so few seeds could agree by chance, and the "
+    "interval, of as many draws as there are seeds, holds one half."
+)
+YARDSTICK = (
+    "Lines: agents that learn each task from scratch. Points: R<sub>k</sub> of meta-trained agents after their last k, "
+    "at the environment steps that they used in the task. Band and upright bars: 95&nbsp;% intervals."
+)
+YARDSTICK_LINES = " A dotted line leads from a point to the steps from scratch that reach it."
 
 
 class Picture(NamedTuple):
@@ -66,6 +91,8 @@ def _adaptation(entries: Sequence[Entry]) -> list[Picture]:
     def panel(name: str) -> Picture:
         dots = name in ("last", "lifetime")
         caption = "95&nbsp;% intervals." if dots else "Bands and upright lines: 95&nbsp;% intervals."
+        if name != "lifetime":
+            caption += _first_mode(entries) if dots else _modes_left_out(entries)
         return Picture(
             "Adaptation" if names != ["lifetime"] else "Lifetime return",
             f"adaptation-{name}",
@@ -84,6 +111,24 @@ def _training(entries: Sequence[Entry]) -> list[Picture]:
     return [_picture(entries, "Meta-training", "training", "validation returns", draw_training, TRAINING)]
 
 
+def _first_mode(entries: Sequence[Entry]) -> str:
+    """Which actions a picture of one mode shows, if there are others."""
+    if all(len(e.rows) == 1 for e in entries):
+        return ""
+    return f" {' or '.join(sorted({e.mode for e in entries}, reverse=True)).capitalize()} actions."
+
+
+def _modes_left_out(entries: Sequence[Entry]) -> str:
+    """Says that curves of many agents show one mode of each alone."""
+    if all(len(drawn_modes(e, entries)) == len(e.rows) for e in entries):
+        return ""
+    modes = sorted({mode for e in entries for mode in e.rows if mode != e.mode})
+    return (
+        f" There are more than {FEW} agents: {' and '.join(modes)} actions are left out here; the table "
+        "“Return after k adaptation steps” has them."
+    )
+
+
 def _tasks(entries: Sequence[Entry]) -> list[Picture]:
     if all(e.task_scores.shape[1] == 1 for e in entries):
         return []
@@ -93,13 +138,13 @@ def _tasks(entries: Sequence[Entry]) -> list[Picture]:
     else:
         caption += "Each agent’s tasks are sorted by its own returns."
     heading, label = "Spread over tasks", "returns of single tasks"
-    return [_picture(entries, heading, "tasks", label, draw_tasks, caption)]
+    return [_picture(entries, heading, "tasks", label, draw_tasks, caption + _first_mode(entries))]
 
 
 def _profiles(entries: Sequence[Entry]) -> list[Picture]:
     if all(e.one_step for e in entries):
         return []
-    caption = PROFILE + BANDS if len(entries) <= FEW else PROFILE
+    caption = PROFILE + BANDS * (len(entries) <= FEW) + _first_mode(entries)
     return [_picture(entries, "Comparison", "profile", "performance profiles", draw_profiles, caption)]
 
 
@@ -125,14 +170,17 @@ def _improvement(entries: Sequence[Entry]) -> list[Picture]:
         return figure
 
     score = "the lifetime return" if entries[0].one_step else "R<sub>k</sub> after the last k"
-    caption = IMPROVEMENT.format(score=score)
+    caption = IMPROVEMENT.format(score=score) + ("" if entries[0].one_step else _first_mode(entries))
+    if any(row["improvement"] in (0, 1) and not is_sure(row) for row in rows):
+        caption += TOO_FEW
     label = "probability of improvement of each pair"
     return [Picture("Comparison", "improvement", label, drawn, caption)]
 
 
 def _trial(entries: Sequence[Entry]) -> list[Picture]:
-    if not (trials := with_trials(entries)):
-        return []
+    trials = with_trials(entries)
+    if not trials or (all(map(is_baseline, trials)) and not all(map(is_baseline, entries))):
+        return []  # nothing that adapts
 
     def drawn(legend: bool) -> Figure:
         return draw_trial(trials, legend=legend)
@@ -141,11 +189,26 @@ def _trial(entries: Sequence[Entry]) -> list[Picture]:
 
 
 def _paths(entries: Sequence[Entry]) -> list[Picture]:
-    shown = walked([(e.label, e.results) for e in entries])
-    if not shown:
+    every = [e for e in entries if any(p.size for p in e.results.paths.values())]
+    chosen = most_informative(every, FEW)
+    if not chosen:
         return []
 
     def drawn(legend: bool) -> Figure:
-        return draw_walked(shown, 5 if len(shown) <= FEW else 2)
+        return draw_walked(walked([(e.label, e.results) for e in chosen]), 5)
 
-    return [Picture("Paths", "paths", "paths of episodes", drawn, PATHS)]
+    caption = PATHS
+    if len(chosen) < len(every):
+        caption += f" Of {len(every)} agents the {FEW} with the highest scores are shown, baselines last."
+    return [Picture("Paths", "paths", "paths of episodes", drawn, caption)]
+
+
+def yardstick_picture(yardstick: Yardstick) -> Picture:
+    """The picture of learning from scratch, beside the agents that adapt."""
+
+    def drawn(legend: bool) -> Figure:
+        return draw_yardstick(yardstick, legend=legend)
+
+    caption = YARDSTICK + YARDSTICK_LINES * (len(yardstick.agents) <= FEW)
+    agents = [*yardstick.learners, *yardstick.agents]
+    return Picture("Return against steps", "yardstick", "learning from scratch and adaptation", drawn, caption, agents)

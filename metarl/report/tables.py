@@ -16,8 +16,10 @@ from metarl.report.entries import Entry, Row, evenly, grouped
 
 DASH = "\u2013"  # in a cell without a number
 DOT = " \u00b7 "  # between parts of a line
+BOUNDS = {"": "", "<": "fewer than ", ">": "more than "}
 MADE_BY = "made by metarl report"
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
 _LATEX |= {char: f"\\{char}" for char in "&%$#_{}"} | {"\u2212": "$-$", "\u00b5": r"$\mu$", DASH: "--"}
 
 
@@ -26,6 +28,7 @@ class Column(NamedTuple):
 
     Attributes:
         key: name of the value. Its interval has the names "low" and "high" if `interval` is "", else with this prefix.
+            A number that is only known to be below or above has "<" or ">" under its name with `_bound` behind it.
         head: the column's head.
         decimals: decimals of a number; None for text.
         interval: the prefix of the interval's ends; None without an interval.
@@ -53,11 +56,15 @@ def decimals_of(values: Iterable[float]) -> int:
     return 3 if largest < 2 else 2 if largest < 1000 else 0
 
 
-def number_text(value: float | None, decimals: int) -> str:
-    """A rounded number with thousands apart; infinity reads "not reached", and nothing a dash."""
+def number_text(value: float | None, decimals: int, bound: str = "") -> str:
+    """A rounded number with thousands apart; infinity reads "not reached", and nothing a dash.
+
+    A bound of "<" or ">" says that the number is only known to be below or above.
+    """
     if value is None:
         return DASH
-    return "not reached" if value == math.inf else f"{value:,.{decimals}f}".replace("-", "\u2212")
+    text = "not reached" if value == math.inf else f"{value:,.{decimals}f}".replace("-", "\u2212")
+    return f"{BOUNDS[bound]}{text}"
 
 
 def cell_text(row: Mapping[str, Any], column: Column) -> str:
@@ -65,18 +72,22 @@ def cell_text(row: Mapping[str, Any], column: Column) -> str:
     value = row.get(column.key)
     if column.decimals is None:
         return DASH if value is None else str(value)
-    text, ends = number_text(value, column.decimals), ends_of_cell(row, column)
-    return f"{text} [{', '.join(number_text(end, column.decimals) for end in ends)}]" if ends else text
+    texts = [number_text(row.get(name), column.decimals, bound_of(row, name)) for name in column.names()]
+    return f"{texts[0]} [{', '.join(texts[1:])}]" if has_interval(row, column) else texts[0]
 
 
-def ends_of_cell(row: Mapping[str, Any], column: Column) -> list[float]:
-    """The ends of a cell's interval; none if they are unknown, or if nothing in it was reached."""
-    value, ends = row.get(column.key), [row.get(name) for name in column.names()[1:]]
-    return (
-        []
-        if value is None or None in ends or {value, *ends} == {math.inf}
-        else [end for end in ends if end is not None]
-    )
+def bound_of(row: Mapping[str, Any], name: str) -> str:
+    """Whether a row's number is only known to be below ("<") or above (">")."""
+    return str(row.get(f"{name}_bound") or "")
+
+
+def has_interval(row: Mapping[str, Any], column: Column) -> bool:
+    """Whether a cell shows an interval: its ends are known, and say more than the value."""
+    names = column.names()
+    numbers = [row.get(name) for name in names]
+    known = {(number, bound_of(row, name)) for number, name in zip(numbers, names, strict=True)}
+    same = len(known) == 1 and (numbers[0] == math.inf or bound_of(row, column.key) != "")
+    return len(names) > 1 and None not in numbers and not same
 
 
 def csv_file(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> str:
@@ -91,7 +102,7 @@ def csv_file(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> st
 
 def markdown_file(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], caption: str) -> str:
     """A markdown table with its caption."""
-    cells = [[c.head, *(cell_text(row, c).replace("|", r"\|") for row in rows)] for c in columns]
+    cells = [[c.head, *(" ".join(cell_text(row, c).split()).replace("|", r"\|") for row in rows)] for c in columns]
     return f"<!-- {MADE_BY} -->\n\n{caption}\n\n{text_table(cells)}\n"
 
 
@@ -99,6 +110,8 @@ def latex_file(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], cap
     """A tabular with the rules of booktabs; the caption is a comment."""
     shape = "".join("l" if column.decimals is None else "r" for column in columns)
     lines = [" & ".join(latex_text(cell_text(row, column)) for column in columns) for row in rows]
+    # A bracket or star at the start would be an argument of the end of the line before.
+    lines = [f"{{}}{line}" if line.startswith(("[", "*")) else line for line in lines]
     head = " & ".join(re.sub(r"R\\_(\w+)", r"$R_{\1}$", latex_text(column.head)) for column in columns)
     body = "".join(f"  {line} \\\\\n" for line in lines)
     note = " ".join(caption.split())
@@ -109,8 +122,8 @@ def latex_file(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], cap
 
 
 def latex_text(text: str) -> str:
-    """Text with LaTeX's special characters escaped."""
-    return re.sub(r"[\\~^&%$#_{}\u2212\u00b5\u2013]", lambda char: _LATEX[char[0]], text)
+    """Text in one line with LaTeX's special characters escaped."""
+    return re.sub("[" + re.escape("".join(_LATEX)) + "]", lambda char: _LATEX[char[0]], " ".join(text.split()))
 
 
 # --- tables of results -----------------------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ from made_results import bandit, make_results, page
 
 from metarl.errors import InvalidValueError
 from metarl.evaluation.results import Results
-from metarl.report.comparison_figures import improvement_figure, improvements, profile_figure, task_figure
-from metarl.report.curves import draw_adaptation, training_figure
 from metarl.report.entries import grouped
+from metarl.report.figures.comparison import improvement_figure, improvements, profile_figure, task_figure
+from metarl.report.figures.curves import draw_adaptation, training_figure
 from metarl.report.page import adaptation_figure, paths_figure, save_figure, trial_figure
 
 SETTINGS = dict(matplotlib.rcParams)  # before any test drew anything
@@ -75,7 +75,11 @@ def test_no_two_of_many_agents_look_the_same():
     entries = grouped([make_results(f"agent{i}") for i in range(40)])[0]
     assert len({(entry.color, entry.marker) for entry in entries}) == 40
     ax = draw_adaptation(entries, ["k"]).axes[0]
-    assert [line.get_linestyle() for line in ax.lines if line.get_marker() != "None"] == ["-"] * 40  # one mode
+    drawn = [line for line in ax.lines if line.get_marker() != "None"]
+    assert len(drawn) == 40  # one mode
+    looks = [(line.get_color(), str(line._dash_pattern)) for line in drawn]  # without markers
+    assert len(set(looks[:21])) == 21
+    assert ax.get_title(loc="left") == "sampled actions"
 
 
 def test_last_returns_are_dots_in_the_order_given():
@@ -223,10 +227,8 @@ def test_one_k_is_drawn_as_points_beside_each_other():
 def test_references_are_lines_with_names():
     ax = adaptation_figure([bandit()]).axes[0]
     assert {line.get_ydata()[0] for line in ax.lines if line.get_linestyle() == ":"} == {-40.0, -10.0}
-    assert {text.get_text(): text.get_position()[1] for text in ax.texts} == {
-        "floor": -40.0,
-        "informed\noptimum": -10.0,
-    }
+    places = {text.get_text(): text.get_position()[1] for text in ax.texts}
+    assert places == pytest.approx({"floor": -40.0, "informed\noptimum": -10.0})
 
 
 def test_panels_follow_what_the_agents_have():
@@ -288,10 +290,9 @@ def test_trial_curves_are_means_of_what_was_collected():
     np.testing.assert_array_equal(gittins.get_ydata(), [1.0, 2.0, 4.0])
     assert (optimum.get_linestyle(), list(optimum.get_ydata())) == (":", [-10.0, -10.0])
     assert (bayes.get_linestyle(), bayes.get_ydata().tolist()) == ("--", [-20.0, -12.0, -9.0])
-    assert {t.get_text(): t.get_position()[1] for t in ax.texts} == {
-        "informed\noptimum": -10.0,
-        "Bayes-optimal\npolicy": -9.0,
-    }
+    places = {t.get_text(): t.get_position()[1] for t in ax.texts}  # 1 apart on an axis of 30: moved apart
+    assert places["informed\noptimum"] < -10.0 < -9.0 < places["Bayes-optimal\npolicy"]
+    assert sum(places.values()) == pytest.approx(-19.0)
     (band,) = ax.collections  # one seed has none
     by_seed = made[0].collected.mean(1)  # [seed, episode]
     for j in range(3):
@@ -326,9 +327,21 @@ def test_words_below_a_trial_tell_what_is_drawn(tmp_path: Path):
     assert [w for w in WORDS if w in whole] == ["dotted line", "dashed line", "A filled dot"]
 
 
-def test_trials_of_four_agents_are_shown():
-    made = [bandit(name, trial=arms(0, 1, 2, paid=(1, 1, 1))) for name in "abcdef"]
-    assert [ax.get_title(loc="left") for ax in trial_figure(made).axes[1:]] == list("abcd")
+def test_trials_of_the_four_best_agents_are_shown_and_baselines_last(tmp_path: Path):
+    names = ["oracle", *"abcdef"]
+    made = [bandit(name, trial=arms(0, 1, 2, paid=(1, 1, 1))) for name in names]
+    for i, results in enumerate(made):
+        results.scores["sampled"] = np.full((2, 3, 4, 4), -10.0 - i)
+    made[5].scores["sampled"] += 5.0  # "e"
+    assert [ax.get_title(loc="left") for ax in trial_figure(made).axes[1:]] == ["a", "b", "c", "e"]
+    assert "Of 7 agents the 4 with the highest scores are shown, baselines last" in page(made, tmp_path)
+    others = {"meta": {}, "references": {}}
+    few = [bandit(name, trial=arms(0, 1, 2, paid=(1, 1, 1)), **others) for name in ("oracle", "random", "rl2")]
+    assert trial_figure(few).axes[1].get_title(loc="left") == "rl2"
+    alone = [*few[:2], make_results("maml", "metarl/ToyBandit-v0")]  # which plays no trial of one episode after another
+    assert "<h3>Trial</h3>" not in page(alone, tmp_path)
+    assert "<h3>Trial</h3>" in page(few[:2], tmp_path)  # nothing else to show
+    assert "<h3>Trial</h3>" not in page([make_results("random")], tmp_path)
 
 
 def test_continuous_actions_are_no_arms():
@@ -396,6 +409,14 @@ def test_rows_of_a_benchmark_keep_their_names_and_their_studies_apart() -> None:
     rows = [changed(random, meta={**random.meta, "entry": path}) for path in paths]
     labels = [[entry.label for entry in group] for group in grouped(rows)]
     assert labels == [["naive (random)", "lvc (random)"], ["lvc (random)"]]
-    assert [entry.label for entry in one_group(rows)] == [f"{path} (random)" for path in paths]
+    assert [entry.label for entry in one_group(rows)] == [
+        "dense/naive (random)",
+        "dense/lvc (random)",
+        "paper/lvc (random)",
+    ]
     own = changed(random, meta={**random.meta, "entry": "nav/dense/random"})
     assert [entry.label for entry in one_group([own])] == ["random"]
+    twice = [changed(random, meta={**random.meta, "entry": f"nav/{study}/random"}) for study in ("a", "b")]
+    assert [entry.label for entry in one_group(twice)] == ["a/random", "b/random"]
+    variant = changed(random, meta={**random.meta, "entry": "nav/dense/random-slow"})
+    assert [entry.label for entry in one_group([variant])] == ["random-slow"]

@@ -97,13 +97,39 @@ def test_latex_uses_the_rules_of_booktabs():
         "  \\toprule",
         "  agent & $R_{k}$ & steps to 90 \\% \\\\",
         "  \\midrule",
-        "  meta\\_sgd|b & $-$1,234.57 [$-$1,300.00, $-$1,200.12] & not reached [4,000, not reached] \\\\",
+        "  meta\\_sgd\\textbar{}b & $-$1,234.57 [$-$1,300.00, $-$1,200.12] & not reached [4,000, not reached] \\\\",
         "  random & 0.10 & -- \\\\",
         "  \\bottomrule",
         "\\end{tabular}",
     ]
     assert latex_text("\u00b5s") == r"$\mu$s"
     assert latex_text("a\\b~{x}^#$&") == r"a\textbackslash{}b\textasciitilde{}\{x\}\textasciicircum{}\#\$\&"
+
+
+HOSTILE = ["a_b%c&d#e$f{g}h^i~j\\k<l>m|n", "[x] starts a row", "* too", "two\nlines\n\nof text", "\u00b5 \u2212", "}{"]
+MADE = r"\\text\w+\{\}|\\[&%$#_{}]|\$-\$|\$\\mu\$"  # what special characters become
+
+
+def test_latex_of_any_name_is_a_whole_table():
+    """Braces are balanced, each row has as many cells as columns, and nothing special is left unescaped."""
+    rows = [ROWS[0] | {"agent": name} for name in HOSTILE]
+    text = latex_file(COLUMNS, rows, "100 %\n\\caption{")
+    body = text.split("\\midrule\n")[1].split("  \\bottomrule")[0].splitlines()
+    assert len(body) == len(HOSTILE)
+    for line in body:
+        assert line.endswith(r" \\")
+        cells = re.sub(MADE, "", line.removesuffix(r" \\").strip())
+        assert cells.count("&") == len(COLUMNS) - 1
+        assert not re.search(r"[\\%$#_^~<>|]", cells)
+        assert not cells.startswith(("[", "*"))
+        assert not re.search(r"[{}]", cells.removeprefix("{}"))
+    assert all(line.startswith("%") for line in text.split("\\begin{tabular}")[0].splitlines())
+
+
+def test_markdown_of_any_name_is_a_whole_table():
+    lines = markdown_file(COLUMNS, [ROWS[0] | {"agent": name} for name in HOSTILE], "caption").splitlines()[4:]
+    assert len(lines) == 2 + len(HOSTILE)
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {len(COLUMNS) + 1}
 
 
 def test_markdown_is_the_same_table():

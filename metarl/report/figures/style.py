@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -25,6 +26,8 @@ from metarl.files import write_atomic
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
 MARKERS = "osD^vPX"
+LineStyle = Literal["solid", "dashed"] | tuple[float, Sequence[float]]
+DASHES: tuple[LineStyle, ...] = ("solid", (0, (3, 1.2)), (0, (1, 1)))  # of agents that share a color
 LINES: dict[Mode, Literal["solid", "dashed"]] = {"sampled": "solid", "deterministic": "dashed"}
 INK, GREY = "#3c4043", "#80868b"
 _GRID, _EDGE = "#e4e6e9", "#9aa0a6"
@@ -69,7 +72,13 @@ def rendered(figure: Figure, kind: str, fonttype: str = "path", clear: bool = Fa
     buffer = io.BytesIO()
     with matplotlib.rc_context({**STYLE, "svg.fonttype": fonttype}):
         figure.savefig(buffer, format=kind, dpi=200, transparent=clear, metadata=FILES[kind])
-    return buffer.getvalue()
+    whole = buffer.getvalue()
+    return re.sub(rb'(?<=<g) id="agent-\d+"', b"", whole) if kind == "svg" and not clear else whole
+
+
+def mark_agent(artist: Artist, number: int) -> None:
+    """Say which agent of its section an artist belongs to. A page has this number as `data-agent`."""
+    artist.set_gid(f"agent-{number}")
 
 
 def every_file(figure: Figure) -> dict[str, bytes]:
@@ -84,7 +93,8 @@ def inline_svg(figure: Figure, label: str) -> str:
     """The figure as part of a page: it scales with the page, up to 1.6 px for each point, and has the page's colors."""
     text = rendered(figure, "svg", "none", clear=True).decode()
     needless = r"<metadata>.*?</metadata>|<style.*?</style>|(?<=<g) id=\"[^\"]*\""
-    body = re.sub(needless, "", text[text.index("<svg") :], flags=re.S)
+    body = re.sub(r'<g id="agent-(\d+)"', r'<g data-agent="\1"', text[text.index("<svg") :])
+    body = re.sub(needless, "", body, flags=re.S)
     body = re.sub(r'style="[^"]*"', lambda style: re.sub(r"#[0-9a-f]{6}", _themed, style[0]), body)
     width, height = (figure.get_size_inches() * 72).round(2)
     opening = f'<svg viewBox="0 0 {width:g} {height:g}" style="max-width:{1.6 * width:.0f}px" role="img"'
@@ -95,11 +105,11 @@ def _themed(color: re.Match[str]) -> str:
     return THEME.get(color[0], color[0])
 
 
-def swatch(color: str, marker: str) -> Figure:
+def swatch(color: str, marker: str, line: LineStyle) -> Figure:
     """A short line with its marker, for the legend of a page."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(0.36, 0.15))
-        figure.add_artist(Line2D([0.05, 0.5, 0.95], [0.5] * 3, color=color, marker=marker, markevery=[1]))
+        figure.add_artist(Line2D([0.05, 0.5, 0.95], [0.5] * 3, color=color, marker=marker, ls=line, markevery=[1]))
     return figure
 
 
@@ -110,12 +120,50 @@ def plain(text: str) -> str:
 
 def name_lines(ax: Axes, heights: Mapping[str, float]) -> None:
     """Write the name of each horizontal line to the right of the axes. Names of close lines are moved apart."""
-    ordered = sorted(heights.items(), key=lambda item: item[1])
+    names = [(name.replace("_", "\n"), value) for name, value in sorted(heights.items(), key=lambda item: item[1])]
     low, high = ax.get_ylim()
-    for i, (name, value) in enumerate(ordered):
-        alone = all(abs(value - other) > 0.12 * (high - low) for j, (_, other) in enumerate(ordered) if j != i)
-        side = "center" if alone else "bottom" if i else "top"
-        ax.text(1.02, value, plain(name.replace("_", "\n")), transform=ax.get_yaxis_transform(), va=side, size=8)
+    inch = (high - low) * ax.figure.figure.dpi / ax.get_window_extent().height  # in units of the axis
+    sizes = [0.14 * (1 + name.count("\n")) * inch for name, _ in names]
+    places = apart([value for _, value in names], sizes)
+    for (name, _), place in zip(names, places, strict=True):
+        ax.text(1.02, place, plain(name), transform=ax.get_yaxis_transform(), va="center", size=8)
+
+
+def apart(places: Sequence[float], sizes: Sequence[float]) -> list[float]:
+    """Rising places, moved apart as little as is needed so that things of these sizes around them do not overlap."""
+    groups: list[tuple[list[float], list[float]]] = []  # places and sizes of things that touch
+    for place, size in zip(places, sizes, strict=True):
+        groups.append(([place], [size]))
+        while len(groups) > 1 and _start(*groups[-1]) < _start(*groups[-2]) + sum(groups[-2][1]):
+            last = groups.pop()
+            groups[-1][0].extend(last[0])
+            groups[-1][1].extend(last[1])
+    out: list[float] = []
+    for own, own_sizes in groups:
+        start = _start(own, own_sizes)
+        for size in own_sizes:
+            out.append(start + size / 2)
+            start += size
+    return out
+
+
+def _start(places: Sequence[float], sizes: Sequence[float]) -> float:
+    """Where things that stand one after the other begin, so that they are as near to their places as they can be."""
+    offsets = np.cumsum(sizes) - np.asarray(sizes) / 2
+    return float(np.mean(np.asarray(places) - offsets))
+
+
+def name_columns(ax: Axes, places: Mapping[str, float]) -> None:
+    """Write the name of each upright line above the axes, one above the other where two would overlap."""
+    low, high = ax.get_xlim()
+    width = ax.get_window_extent().width / ax.figure.figure.dpi  # inches
+    ends: list[float] = []  # right end of the last name of each level
+    for name, value in sorted(places.items(), key=lambda item: item[1]):
+        center, half = width * (value - low) / (high - low), 0.034 * len(name) + 0.04
+        level = next((i for i, end in enumerate(ends) if center - half >= end), len(ends))
+        ends[level:] = [center + half, *ends[level + 1 :]]
+        above: dict[str, Any] = {"xytext": (0, 2 + 10 * level), "textcoords": "offset points"}
+        ax.annotate(plain(name), (value, 1), xycoords=ax.get_xaxis_transform(), **above, ha="center", size=8)
 
 
 def draw_paths(ax: Axes, paths: Floats, landmarks: Floats | None, colors: Sequence[str]) -> None:

@@ -13,10 +13,10 @@ from matplotlib.patches import Rectangle
 
 from metarl.evaluation.comparison import improvement, improvement_interval
 from metarl.evaluation.results import Floats, Results
-from metarl.evaluation.statistics import performance_profile
-from metarl.report.curves import FEW, add_legend
+from metarl.evaluation.statistics import Profile, performance_profile
 from metarl.report.entries import Entry, one_group
-from metarl.report.figures import INK, PALETTE, STYLE, plain
+from metarl.report.figures.curves import FEW, add_legend, drawn_for
+from metarl.report.figures.style import INK, PALETTE, STYLE, plain
 
 MOST_PANELS = 3  # parameters of a task that are drawn
 MOST_POINTS = 20  # points of a line against a parameter
@@ -48,7 +48,8 @@ def draw_tasks(entries: Sequence[Entry], *, legend: bool = True) -> Figure | Non
             for entry in shown:
                 x, y = _sorted_scores(entry) if name is None else _against(entry, name)
                 every = (len(x) // 20, max(1, len(x) // 10)) if name is None else 1
-                ax.plot(x, y, color=entry.color, marker=entry.marker, markevery=every, linewidth=1.3)
+                with drawn_for(ax, entry):
+                    ax.plot(x, y, color=entry.color, ls=entry.line, marker=entry.marker, markevery=every, lw=1.3)
             ax.set_xlabel("share of tasks with at most this return" if name is None else plain(name))
         panels[0].set_ylabel("lifetime return" if all(e.one_step for e in shown) else "return after the last k")
         if legend:
@@ -108,17 +109,23 @@ def draw_profiles(entries: Sequence[Entry], *, legend: bool = True) -> Figure | 
         figure = Figure(figsize=(4.7, 3.7), layout="constrained")
         ax = figure.subplots()
         for entry, profile in shown:
-            if len(entries) <= FEW:
-                inside = (profile.share > 0) & (profile.share < 1)
-                ends = (profile.thresholds, profile.low, profile.high)
-                ax.fill_between(*ends, where=inside, color=entry.color, alpha=0.12, linewidth=0)
-            ax.plot(profile.thresholds, profile.share, color=entry.color, marker=entry.marker, markevery=(5, 15))
+            with drawn_for(ax, entry):
+                _draw_profile(ax, entry, profile, bands=len(entries) <= FEW)
         ax.set_xlabel("normalised score after the last k" if normalised else "return after the last k")
         ax.set_ylabel("share of runs with at least this score")
         ax.set_ylim(-0.03, 1.03)
         if legend:
             add_legend(figure, [e for e, _ in shown])
     return figure
+
+
+def _draw_profile(ax: Axes, entry: Entry, profile: Profile, *, bands: bool) -> None:
+    if bands:
+        inside = (profile.share > 0) & (profile.share < 1)
+        ends = (profile.thresholds, profile.low, profile.high)
+        ax.fill_between(*ends, where=inside, color=entry.color, alpha=0.12, linewidth=0)
+    x, y = profile.thresholds, profile.share
+    ax.plot(x, y, color=entry.color, ls=entry.line, marker=entry.marker, markevery=(5, 15))
 
 
 # --- probability of improvement --------------------------------------------------------------------------------------
@@ -176,11 +183,15 @@ def draw_improvements(entries: Sequence[Entry], rows: Sequence[dict[str, Any]]) 
     return figure
 
 
+def is_sure(row: dict[str, Any]) -> bool:
+    """Whether the 95 % interval of a row of `improvements` excludes one half."""
+    return bool(row["low"] > 0.5 or row["high"] < 0.5)
+
+
 def _draw_chance(ax: Axes, x: int, y: int, row: dict[str, Any]) -> None:
     """One cell: blue above one half, orange below, the stronger the farther from it."""
     chance = row["improvement"]
     color, depth = PALETTE[0 if chance > 0.5 else 1], 0.75 * abs(2 * chance - 1)
     ax.add_patch(Rectangle((x - 0.47, y - 0.47), 0.94, 0.94, facecolor=color, alpha=depth, linewidth=0))
-    sure = row["low"] > 0.5 or row["high"] < 0.5
     text = f"{chance:.0f}" if chance in (0, 1) else f"{chance:.2f}".removeprefix("0")
-    ax.text(x, y, text, ha="center", va="center", size=8, color=INK, weight="bold" if sure else "normal")
+    ax.text(x, y, text, ha="center", va="center", size=8, color=INK, weight="bold" if is_sure(row) else "normal")

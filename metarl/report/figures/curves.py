@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -17,7 +18,8 @@ from metarl.evaluation.intervals import interval, seed_parts
 from metarl.evaluation.modes import Mode
 from metarl.evaluation.results import Floats, Results
 from metarl.report.entries import Entry, Row, mean_references, one_group
-from metarl.report.figures import GREY, LINES, STYLE, name_lines, plain
+from metarl.report.figures.limits import BEYOND, Band, limit_returns
+from metarl.report.figures.style import GREY, LINES, STYLE, LineStyle, mark_agent, name_columns, name_lines, plain
 
 PANELS = {
     "k": "adaptation steps k",
@@ -64,8 +66,8 @@ def draw_adaptation(entries: Sequence[Entry], names: Sequence[str], *, legend: b
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=_size(entries, names), layout="constrained")
         for ax, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-            _draw_dots(ax, entries, name) if name in _DOTS else _draw_curves(ax, entries, name)
             ax.set_xlabel(PANELS[name])
+            _draw_dots(ax, entries, name) if name in _DOTS else _draw_curves(ax, entries, name)
         if legend and not set(names) <= set(_DOTS):  # panels of dots name the agents on their axis
             add_legend(figure, entries)
     return figure
@@ -80,53 +82,71 @@ def _size(entries: Sequence[Entry], names: Sequence[str]) -> tuple[float, float]
 
 def add_legend(figure: Figure | SubFigure, entries: Sequence[Entry]) -> None:
     """Name the agents below a figure, in as many columns as have room. The figure grows by the legend's height."""
-    handles = [Line2D([], [], color=e.color, marker=e.marker, label=plain(e.label)) for e in entries]
-    longest = 0.6 + 0.075 * max(len(e.label) for e in entries)  # inches
+    handles = [Line2D([], [], color=e.color, marker=e.marker, ls=e.line, label=plain(e.label)) for e in entries]
+    longest = 0.7 + 0.075 * max(len(e.label) for e in entries)  # inches
     root = figure.figure
     columns = max(1, int(figure.bbox.width / root.dpi / longest))
     root.set_figheight(root.get_figheight() + 0.18 * -(-len(handles) // columns))
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), columns))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), columns), handlelength=2.8)
+
+
+@contextmanager
+def drawn_for(ax: Axes, entry: Entry) -> Iterator[None]:
+    """Mark everything that is drawn within as the entry's: `mark_agent`."""
+    before = set(ax.get_children())
+    yield
+    for artist in ax.get_children():
+        if artist not in before:
+            mark_agent(artist, entry.number)
 
 
 # --- adaptation ------------------------------------------------------------------------------------------------------
 
 
 def _draw_curves(ax: Axes, entries: Sequence[Entry], x_name: str) -> None:
-    lines = [(entry, mode, entry.rows[mode]) for entry in entries for mode in _modes(entry, entries)]
+    lines = [(entry, mode, entry.rows[mode]) for entry in entries for mode in drawn_modes(entry, entries)]
     grid = sorted({row[x_name] for _, _, rows in lines for row in rows})
     gap = _log_axis(ax, entries) if x_name == "env_steps" else None
+    many = len(entries) > FEW
+    shown = []
     for i, (entry, mode, rows) in enumerate(lines):
         x, mean, low, high = (np.array([row[n] for row in rows]) for n in (x_name, "mean", "low", "high"))
         if len(grid) == 1:  # put the points side by side
             x = x + 0.1 * (i - (len(lines) - 1) / 2)
+        x_drawn = np.where(x > 0, x, gap) if gap else x
+        shown.append(Band(entry, x_drawn, mean, low, high))
         for part in [x > 0, x <= 0] if gap else [np.full(len(x), True)]:
-            _draw_line(ax, entry, mode, np.where(x > 0, x, gap)[part] if gap else x, (mean, low, high), part)
+            with drawn_for(ax, entry):
+                _draw_line(ax, shown[-1], entry.line if many else LINES[mode], part, 0.06 if many else 0.15)
     if gap is None:
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True) if len(grid) > 1 else FixedLocator(grid))
         ax.xaxis.set_major_formatter(_with_commas())
     modes = [mode for mode in LINES if any(mode == drawn for _, drawn, _ in lines)]
-    ax.set_title(", ".join(f"{LINES[mode]}: {mode} actions" for mode in modes), loc="left", size=8)
+    words = [f"{mode} actions" if many else f"{LINES[mode]}: {mode} actions" for mode in modes]
     ax.set_ylabel("return of a fresh episode")
     references = mean_references(entries)
     for value in references.values():
         ax.axhline(value, color=GREY, linewidth=1.1, linestyle=":", zorder=1)
+    words += [BEYOND] if limit_returns(ax, shown, list(references.values())) else []
+    ax.set_title(", ".join(words), loc="left", size=8)
     name_lines(ax, references)
 
 
-def _modes(entry: Entry, entries: Sequence[Entry]) -> list[Mode]:
-    """The modes of an entry that are drawn."""
+def drawn_modes(entry: Entry, entries: Sequence[Entry]) -> list[Mode]:
+    """The modes of an entry that curves of these entries show: the first alone if there are many entries."""
     return list(entry.rows) if len(entries) <= FEW else [entry.mode]
 
 
-def _draw_line(ax: Axes, entry: Entry, mode: Mode, x: Floats, ends: tuple[Floats, Floats, Floats], part: Any) -> None:
-    """Draw a part of a curve with its band; a part of one point has an upright line instead."""
-    mean, low, high = (values[part] for values in ends)
+def _draw_line(ax: Axes, band: Band, style: LineStyle, part: Any, alpha: float) -> None:
+    """Draw a part of a curve with its band, of this opacity; a part of one point has an upright line instead."""
+    entry, x = band.entry, band.x[part]
+    mean, low, high = band.mean[part], band.low[part], band.high[part]
     if len(x) == 1:
-        ax.vlines(x, low, high, color=entry.color, linestyles=LINES[mode])
+        ax.vlines(x, low, high, color=entry.color, linestyles=style)
     elif len(x):
-        ax.fill_between(x, low, high, color=entry.color, alpha=0.15, linewidth=0)
+        ax.fill_between(x, low, high, color=entry.color, alpha=alpha, linewidth=0)
     if len(x):
-        ax.plot(x, mean, ls=LINES[mode], color=entry.color, marker=entry.marker)
+        ax.plot(x, mean, ls=style, color=entry.color, marker=entry.marker)
 
 
 def _log_axis(ax: Axes, entries: Sequence[Entry]) -> float | None:
@@ -138,21 +158,31 @@ def _log_axis(ax: Axes, entries: Sequence[Entry]) -> float | None:
     ends = [float(e.results.env_steps[-1]) for e in entries if e.results.env_steps[-1] > 0]
     if not ends or max(ends) <= 10 * min(ends):
         return None
-    first = min(float(steps) for e in entries for steps in e.results.env_steps if steps > 0)
+    return log_axis(ax, [float(steps) for e in entries for steps in e.results.env_steps])
+
+
+def log_axis(ax: Axes, steps: Sequence[float]) -> float:
+    """Make an axis of environment steps logarithmic, from the first of `steps` above 0 to the last.
+
+    Returns:
+        where 0 steps are drawn, apart from the rest.
+    """
+    first, last = min(x for x in steps if x > 0), max(steps)
     gap = first / 3
     ax.set_xscale("log")
-    ax.xaxis.set_major_locator(FixedLocator([gap, *_decades(first, max(ends))]))
+    ax.xaxis.set_major_locator(FixedLocator([gap, *_decades(first, last)]))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(_with_commas(gap))
     ax.axvline(first / 3**0.5, color=GREY, linewidth=0.8, linestyle=(0, (1, 3)))
-    ax.set_xlim(gap / 1.5, max(ends) * 1.3)
+    ax.set_xlim(gap / 1.5, last * 1.3)
     return gap
 
 
 def _decades(low: float, high: float) -> list[float]:
-    """Powers of ten from `low` to `high`; with their double and fivefold if there are fewer than three."""
+    """Powers of ten from `low` to `high`; with multiples of them if there are fewer than three."""
     powers = [10.0**i for i in range(int(np.floor(np.log10(low))), 1 + int(np.log10(high)))]
-    factors = (1, 2, 5) if sum(low <= power for power in powers) < 3 else (1,)
+    few = (1, 2, 5) if high < 100 * low else (1, 3)
+    factors = few if sum(low <= power for power in powers) < 3 else (1,)
     return [f * power for power in powers for f in factors if low <= f * power <= high]
 
 
@@ -180,17 +210,23 @@ _DOTS: dict[str, Callable[[Entry], Row | None]] = {"last": _last, "lifetime": _l
 def _draw_dots(ax: Axes, entries: Sequence[Entry], name: str) -> None:
     """Draw the mean of each agent with its interval: agents from above to below, as they were given."""
     shown = [(e, row) for e in entries if (row := _DOTS[name](e))]
+    bands = []
     for y, (entry, row) in enumerate(shown):
-        ax.hlines(y, row["low"], row["high"], color=entry.color, linewidth=5, alpha=0.35)
-        ax.plot(row["mean"], y, color=entry.color, marker=entry.marker, markersize=7)
-    lines = {s["bayes_optimal"]: "Bayes optimum" for _, s in shown if "bayes_optimal" in s}
+        bands.append(Band(entry, np.array([y]), *(np.array([row[n]]) for n in ("mean", "low", "high"))))
+        with drawn_for(ax, entry):
+            ax.hlines(y, row["low"], row["high"], color=entry.color, linewidth=5, alpha=0.35)
+            ax.plot(row["mean"], y, color=entry.color, marker=entry.marker, markersize=7)
+    optima = [row["bayes_optimal"] for _, row in shown if "bayes_optimal" in row]
+    lines = {"Bayes optimum": optima[0]} if optima else {}
     if name == "last":
-        lines = {value: words.replace("_", " ") for words, value in mean_references(entries).items()}
-    for value, words in lines.items():
+        lines = {words.replace("_", " "): value for words, value in mean_references(entries).items()}
+    for value in lines.values():
         ax.axvline(value, color=GREY, linewidth=1.1, linestyle=":", zorder=1)
-        ax.text(value, 1.01, plain(words), transform=ax.get_xaxis_transform(), ha="center", size=8)
     ax.set_yticks(range(len(shown)), [plain(e.label) for e, _ in shown])
     ax.set_ylim(len(shown) - 0.4, -0.6)
+    if limit_returns(ax, bands, list(lines.values()), upright=False):
+        ax.set_xlabel(f"{ax.get_xlabel()}\n{BEYOND}")
+    name_columns(ax, lines)
 
 
 # --- meta-training ---------------------------------------------------------------------------------------------------
@@ -255,10 +291,11 @@ def draw_training(entries: Sequence[Entry], *, legend: bool = True) -> Figure | 
     if not shown:
         return None
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 3.9), layout="constrained")
+        figure = Figure(figsize=(5.2, 3.7), layout="constrained")
         ax = figure.subplots()
         for entry, training in shown:
-            _draw_growth(ax, entry, training)
+            with drawn_for(ax, entry):
+                _draw_growth(ax, entry, training)
         ax.set_xlabel("environment steps of meta-training")
         of = {f" ({t.tasks} of split {t.split!r})" for _, t in shown}
         ax.set_ylabel(plain(f"return on validation tasks{of.pop() if len(of) == 1 else ''}"))
@@ -275,7 +312,7 @@ def _draw_growth(ax: Axes, entry: Entry, training: Training) -> None:
     last = training.returns[..., -1]
     low, high = seed_band(last)
     ax.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
-    ax.plot(x, last.mean(0), color=color, marker=entry.marker, markevery=-(-len(x) // 10))
+    ax.plot(x, last.mean(0), color=color, ls=entry.line, marker=entry.marker, markevery=-(-len(x) // 10))
     if training.k[0] == 0 and len(training.k) > 1:
         ax.plot(x, training.returns[..., 0].mean(0), color=color, linewidth=0.8, linestyle="--")
 

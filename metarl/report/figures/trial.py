@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import matplotlib
@@ -13,9 +13,9 @@ from matplotlib.ticker import MaxNLocator
 
 from metarl.errors import InvalidValueError
 from metarl.evaluation.results import Floats, Results
-from metarl.report.curves import add_legend
-from metarl.report.entries import Entry, evenly, mean_references, one_group
-from metarl.report.figures import GREY, PALETTE, STYLE, draw_paths, frame, name_lines, plain
+from metarl.report.entries import Entry, evenly, mean_references, most_informative, one_group
+from metarl.report.figures.curves import add_legend, drawn_for
+from metarl.report.figures.style import GREY, PALETTE, STYLE, draw_paths, frame, name_lines, plain
 
 MOST_AGENTS = 4  # agents whose first trial is shown
 STEPS = (1, 2, 5, 10)  # distances between ticks, up to a power of ten
@@ -68,9 +68,9 @@ def trial_figure(results: Sequence[Results]) -> Figure:
     The dotted line is the mean informed optimum of these tasks. The dashed line is the expected return of the
     Bayes-optimal policy over all of the family's tasks, if it is known.
 
-    The right panels show the first task's trial of the first 4 agents, if the results hold it. If an episode is one
-    step, they show the arms (a filled dot is a positive reward). If observations are points, they show the paths of the
-    first, second and last episode.
+    The right panels show the first task's trial of the 4 agents with the highest scores, if the results hold it. If an
+    episode is one step, they show the arms (a filled dot is a positive reward). If observations are points, they show
+    the paths of the first, second and last episode.
 
     Args:
         results: results of agents on one family and split. Trials of only one episode are left out.
@@ -95,8 +95,8 @@ def with_trials(entries: Sequence[Entry]) -> list[Entry]:
 
 def draw_trial(entries: Sequence[Entry], *, legend: bool = True) -> Figure:
     """Draw the figure of `trial_figure`; all entries have trials."""
-    pulled = [(e, arms) for e in entries if (arms := _arms(e.results)) is not None][:MOST_AGENTS]
-    walked = [(e, points) for e in entries if (points := _points(e.results)) is not None][:MOST_AGENTS]
+    pulled = [(e, arms) for e in _shown(entries, _arms) if (arms := _arms(e.results)) is not None]
+    walked = [(e, points) for e in _shown(entries, _points) if (points := _points(e.results)) is not None]
     rows = 0 if pulled else len(walked)
     with matplotlib.rc_context(STYLE):
         size = (9.4 if pulled or walked else 5.2, max(3.7, 1.35 * rows + 0.5))
@@ -112,6 +112,11 @@ def draw_trial(entries: Sequence[Entry], *, legend: bool = True) -> Figure:
     return figure
 
 
+def _shown(entries: Sequence[Entry], part: Callable[[Results], object]) -> list[Entry]:
+    """The agents whose first trial is shown, of those that have this part of it: `most_informative`."""
+    return most_informative([e for e in entries if part(e.results) is not None], MOST_AGENTS)
+
+
 def trial_words(entries: Sequence[Entry]) -> str:
     """What the figure of `trial_figure` shows of these entries, which have trials."""
     results = [e.results for e in entries]
@@ -122,10 +127,14 @@ def trial_words(entries: Sequence[Entry]) -> str:
         words.append("The dotted line is the informed optimum of these tasks.")
     if any(r.bayes_episodes is not None for r in results):
         words.append("The dashed line is the Bayes-optimal policy's expected return over all of the family's tasks.")
+    right = "Right: the trial of the first task."
+    count = max(sum(part(r) is not None for r in results) for part in (_arms, _points))
+    if count > MOST_AGENTS:
+        right += f" Of {count} agents the {MOST_AGENTS} with the highest scores are shown, baselines last."
     if any(_arms(r) is not None for r in results):
-        words.append("Right: the trial of the first task. A filled dot is a positive reward, an open dot is not.")
+        words.append(f"{right} A filled dot is a positive reward, an open dot is not.")
     elif any(_points(r) is not None for r in results):
-        words.append("Right: the trial of the first task. The dot is the start, the star is the goal.")
+        words.append(f"{right} The dot is the start, the star is the goal.")
         words.append("The state after an episode's last step is not shown.")
     return " ".join(words)
 
@@ -148,10 +157,11 @@ def _draw_returns(ax: Axes, entries: Sequence[Entry]) -> None:
     for entry in entries:
         by_seed = entry.results.collected.mean(1)  # [seed, episode]
         x = np.arange(1, by_seed.shape[1] + 1)
-        if len(by_seed) > 1:
-            ax.fill_between(x, by_seed.min(0), by_seed.max(0), color=entry.color, alpha=0.15, linewidth=0)
         every = -(-len(x) // 10)
-        ax.plot(x, by_seed.mean(0), color=entry.color, marker=entry.marker, markevery=every)
+        with drawn_for(ax, entry):
+            if len(by_seed) > 1:
+                ax.fill_between(x, by_seed.min(0), by_seed.max(0), color=entry.color, alpha=0.15, linewidth=0)
+            ax.plot(x, by_seed.mean(0), color=entry.color, ls=entry.line, marker=entry.marker, markevery=every)
     names = {}
     if "informed_optimum" in (references := mean_references(entries)):
         names["informed_optimum"] = references["informed_optimum"]

@@ -1,0 +1,1 @@
+"""Figures of results: their style, curves, comparisons of agents, and trials."""
