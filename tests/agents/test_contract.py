@@ -26,6 +26,7 @@ SMALL["sb3"] = {"steps": 16, "algorithm_kwargs": PPO}
 SMALL["sb3_pretrained"] = SMALL["sb3"] | {"meta_batch_size": 2}
 SMALL["rl2"] = {"hidden": 8, "meta_batch_size": 8, "trial_episodes": 3}
 SMALL["varibad"] = SMALL["rl2"] | {"model_batch_size": 4, "model_updates": 2, "replay_trials": 20}
+SMALL["prototypes"] = {"hidden": (8,), "meta_batch_size": 4}
 SMALL["multi_task"] = SMALL["task_conditioned"] = {"hidden": (8,), "meta_batch_size": 16}
 
 
@@ -48,7 +49,9 @@ def refusal(name: str, family: str) -> metarl.InvalidValueError | None:
 IDS = contract_ids()
 NAMES = sorted(agents)
 CONTINUOUS = ("metarl/PointNavigation-v0",)
-DISCRETE = tuple(f"metarl/{name}-v0" for name in ("BernoulliBandit", "GaussianBandit", "TabularMDP", "GridNavi"))
+DISCRETE = tuple(
+    f"metarl/{name}-v0" for name in ("BernoulliBandit", "GaussianBandit", "TabularMDP", "GridNavi", "Digits")
+)
 OTHERS = ("rl2", "random", "sb3", "oracle")
 SWITCHING, META_WORLD = "metarl/Switching-v0", "metarl/MetaWorldML1-v0"
 

@@ -89,6 +89,14 @@ def bandits(memory: str, arms: int, seed: int) -> dict[str, float]:
     }
 
 
+def digits(seed: int) -> dict[str, float]:
+    """Of 15 labels of 3 classes, 5.0 are right by chance, and 13.83 at the Bayes optimum."""
+    agent = metarl.make_agent("prototypes", "metarl/Digits-v0", seed=seed)
+    metarl.train(agent, 150)
+    results = evaluate(agent, k=0, num_tasks=500, episodes=1, modes=["deterministic"], seed=seed, task_seed=seed)
+    return {"right": float(results.scores["deterministic"].mean())}
+
+
 def inference(seed: int) -> dict[str, float]:
     """Two arms, 20 pulls: the error is 1 under the prior, 2 / (m + 2) of an arm's posterior mean after m pulls."""
     settings = {"trial_episodes": 20, "meta_batch_size": 200, "hidden": 32, "minibatches": 4, "entropy_coef": 0.1}
@@ -199,6 +207,8 @@ LEARNING = {
     # trained 4.85, 0.64
     "pretrained": Learning(partial(navigation, "pretrained", 6, 3), {"trained": 1.8}),
     "task_conditioned": Learning(one_policy, {"trained": 0.0, "before multi_task": 0.0}),
+    # right 13.8, 0.027
+    "prototypes": Learning(digits, {"right": 13.6}),
     # lifetime 6.24, 0.1; below Bayes 0.419, 0.1; last pull 0.173, 0.021
     "rl2 gru": Learning(partial(bandits, "gru", 5), {"lifetime": 5.75, "last pull": 0.08, "below Bayes": -0.05}),
     # lifetime 5.81, 0.09; below Bayes 0.212, 0.09; last pull 0.103, 0.015

@@ -119,6 +119,8 @@ def family_of(name: str) -> Any:
     kind = agent_class(name).__module__
     if "classical" in kind:
         return BANDIT if kind.endswith(("bandits", "gittins")) else MDP
+    if name == "prototypes":
+        return "metarl/Digits-v0"
     return BANDIT if name in ("rl2", "varibad") else Reach()
 
 

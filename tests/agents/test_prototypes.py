@@ -62,5 +62,5 @@ def test_the_loss_of_a_step_does_not_see_its_own_label() -> None:
 
 def test_other_families_are_refused() -> None:
     for family in ("metarl/PointNavigation-v0", "metarl/Digits-v0:reward_only"):
-        with pytest.raises(metarl.InvalidValueError, match="family of prototypes is .* previous image's label"):
+        with pytest.raises(metarl.InvalidValueError, match=r"family of prototypes is .* previous image's label"):
             metarl.make_agent("prototypes", family)
