@@ -14,8 +14,10 @@ from metarl.benchmark.suite import Entry, Protocol, Study, Suite
 
 _RL2 = {"normalize_rewards": True, "gae_lambda": 0.8, "entropy_coef": 0.01, "hidden": 64}
 
-_VARIBAD: dict[str, Any] = {"normalize_rewards": True, "gae_lambda": 0.8, "entropy_coef": 0.01, "discount": 0.97, "learning_rate": 2e-3}
-_VARIBAD |= {"policy_hidden": (64, 64)}
+_VARIBAD: dict[str, Any] = {
+    **{"normalize_rewards": True, "discount": 0.97, "gae_lambda": 0.8, "entropy_coef": 0.01},
+    **{"learning_rate": 2e-3, "policy_hidden": (64, 64)},
+}
 
 
 def _study(family: str, episodes: int, batch: int, iterations: int, tasks: int, compact: bool = False) -> Study:
@@ -49,7 +51,7 @@ _INFERENCE = {
 suite = Suite(
     "grids",
     {
-        "grid_navi-n4": replace(_GRID_NAVI, entries=_GRID_NAVI.entries | _INFERENCE),
+        "grid_navi-n4": replace(_GRID_NAVI, entries={**_GRID_NAVI.entries, **_INFERENCE}),
         "grid_navi-ppo": _ppo("metarl/GridNavi-v0", 60),
         "dark_room-n8": _study("metarl/DarkRoom-v0", 8, 128, 200, 2000),
         "dark_key_to_door-n8": _study("metarl/DarkKeyToDoor-v0", 8, 64, 200, 2000),
