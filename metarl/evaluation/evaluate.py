@@ -21,7 +21,7 @@ import torch
 from metarl.agent_base import Agent, Budget
 from metarl.engine.pool import EnvironmentPool
 from metarl.engine.rollout import PoolTrials
-from metarl.engine.threads import map_in_threads
+from metarl.engine.threads import map_in_threads, one_torch_thread
 from metarl.errors import InvalidValueError, verbatim
 from metarl.evaluation.modes import MODES, Mode, check_mode
 from metarl.evaluation.playing import Part, join_paths, join_trials, one_episode_per_step, play_part
@@ -254,13 +254,10 @@ def _references(
         return known, "exact"
     if episodes < 1:
         return known, "unknown"
-    pool = EnvironmentPool(family, device)
-    try:
+    with closing(EnvironmentPool(family, device)) as pool, one_torch_thread():  # all operations are short
         budget = Budget(envs=episodes, episodes=1)
         agent, trials = RandomPlay(family, device=device), PoolTrials(pool, tasks, 1, seed, "floor")
         rollout, _ = trials.collect(agent, agent.begin(trials.rows), 0, budget, purpose="score")
-    finally:
-        pool.close()
     floor = rollout.episodes(rollout.reward)[0][:, :, 0].mean(1).cpu().numpy()
     return {"floor": floor, **known}, f"measured: {episodes} episodes of uniformly random actions in each task"
 
