@@ -197,8 +197,8 @@ def from_scratch(study: str) -> str:
     count = len(first.scores["deterministic"][0])
     return (
         f"Return of deterministic actions after three adaptation steps on the first {count} held-out goals, mean and "
-        "95 % interval over seeds and goals, and the environment steps after which Stable-Baselines3, which starts from "
-        "scratch in each goal, reaches this return; in brackets, those for the ends of the interval. One seed, "
+        "95 % interval over seeds and goals, and the environment steps after which Stable-Baselines3, which starts "
+        "from scratch in each goal, reaches this return; in brackets, those for the ends of the interval. One seed, "
         f"{count} goals, at most {limits} steps a goal. Command: `metarl benchmark navigation --only {study} "
         f"{study}-ppo {study}-sac`.\n\n"
         + table(["", "R_3", "adaptation steps used", *(f"steps of {n.upper()} from scratch" for n in found)], rows)
