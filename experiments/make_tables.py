@@ -30,7 +30,7 @@ from metarl.benchmark.card import CARD, card
 from metarl.benchmark.rows import RESULTS
 from metarl.evaluation.modes import MODES
 from metarl.evaluation.results import Results
-from metarl.evaluation.yardstick import Reached, common_tasks, match
+from metarl.evaluation.yardstick import Match, Reached, common_tasks, match
 from metarl.families import registry
 from metarl.files import write_atomic
 from metarl.report.figures.style import PALETTE
@@ -179,30 +179,34 @@ def from_scratch(study: str) -> str:
     found = {name: Results.load(file) for name, file in files.items() if file.exists()}
     if not found:
         return f"No results yet. Command: `metarl benchmark navigation --only {study} {study}-ppo {study}-sac`."
-    first = next(iter(found.values()))
     lines = []
     for row, entry in STUDIES[f"navigation/{study}"].entries.items():
         path = row_file(f"navigation/{study}", row)
-        if not entry.iterations or not path.exists():
-            continue
-        agent = Results.load(path)
-        matches = [match(agent, r, common_tasks(agent, r), "deterministic") for r in found.values()]
-        one = matches[0]
-        cells = [f"{one.mean:.2f} [{one.low:.2f}, {one.high:.2f}]", f"{one.env_steps:,.0f}"]
-        spans = [(steps(m.reached), steps(m.reached_low), steps(m.reached_high)) for m in matches]
-        cells += [mean if mean == low == high else f"{mean} [{low}, {high}]" for mean, low, high in spans]
-        lines.append((one.mean, [f"{row} (`{agent.agent}`)", *cells]))
+        if entry.iterations and path.exists():
+            agent, cells = Results.load(path), []
+            for mode in MODES:
+                matches = [match(agent, r, common_tasks(agent, r), mode) for r in found.values()]
+                mean, low, high = matches[0].mean, matches[0].low, matches[0].high
+                cells += [f"{mean:.2f} [{low:.2f}, {high:.2f}]", *map(spread, matches)]
+            lines.append((mean, [f"{row} (`{agent.agent}`)", *cells]))
     rows = [cells for _, cells in sorted(lines, key=lambda line: -line[0])]
+    first = next(iter(found.values()))
     limits = " and ".join(f"{r.env_steps[-1]:,.0f} ({name.upper()})" for name, r in found.items())
-    count = len(first.scores["deterministic"][0])
+    count = len(first.scores["sampled"][0])
+    head = [name for mode in MODES for name in (f"R_3, {mode}", *(f"steps of {n.upper()}" for n in found))]
     return (
-        f"Return of deterministic actions after three adaptation steps on the first {count} held-out goals, mean and "
+        f"Return after three adaptation steps (12,000 environment steps) on the first {count} held-out goals, mean and "
         "95 % interval over seeds and goals, and the environment steps after which Stable-Baselines3, which starts "
-        "from scratch in each goal, reaches this return; in brackets, those for the ends of the interval. One seed, "
-        f"{count} goals, at most {limits} steps a goal. Command: `metarl benchmark navigation --only {study} "
-        f"{study}-ppo {study}-sac`.\n\n"
-        + table(["", "R_3", "adaptation steps used", *(f"steps of {n.upper()} from scratch" for n in found)], rows)
+        "from scratch in each goal, reaches this return with the same kind of actions; in brackets, those for the ends "
+        f"of the interval. Stable-Baselines3: one seed, at most {limits} steps a goal. Command: `metarl benchmark "
+        f"navigation --only {study} {study}-ppo {study}-sac`.\n\n" + table(["", *head], rows)
     )
+
+
+def spread(found: Match) -> str:
+    """The steps from scratch to a mean, and to the ends of its interval."""
+    mean, low, high = steps(found.reached), steps(found.reached_low), steps(found.reached_high)
+    return mean if mean == low == high else f"{mean} [{low}, {high}]"
 
 
 def robot_results() -> dict[str, list[Results]]:

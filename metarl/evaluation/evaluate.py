@@ -119,6 +119,7 @@ def evaluate(
         **settings,
         "seeds": [a.seed for a in group],
         "config": asdict(group[0].config),
+        "adapts": _adapts(group[0]),
         "from_scratch": _learns_from_scratch(group[0]),
         "floor": floor,
         "train_equals_test": family.finite,
@@ -183,10 +184,14 @@ def default_rows(device: torch.device, width: int, threads: int = 1, total: int 
     return max(1, most if total is None else min(most, -(-total // threads)))
 
 
+def _adapts(agent: Agent) -> bool:
+    """Whether an agent learns in the task itself, and is not shown the task."""
+    return not agent.privileged and (adapts_between_episodes(type(agent)) or agent.is_recurrent)
+
+
 def _learns_from_scratch(agent: Agent) -> bool:
-    """Whether an agent that no training has prepared, and that is shown nothing, learns in the task itself."""
-    learned = getattr(agent, "has_learned", agent.learns)
-    return not (learned or agent.privileged) and (adapts_between_episodes(type(agent)) or agent.is_recurrent)
+    """Whether an agent that no training has prepared learns in the task itself."""
+    return _adapts(agent) and not getattr(agent, "has_learned", agent.learns)
 
 
 def _plays_every(family: Family, tasks: Tasks) -> bool:

@@ -59,8 +59,9 @@ def learns_from_scratch(results: Results) -> bool:
 
 
 def is_meta_trained(results: Results) -> bool:
-    """Whether results are of a meta-trained agent: not one without meta-updates, as random play or the optimum."""
-    return not results.meta.get("from_scratch") and bool(np.any(results.meta.get("iterations") or 0))
+    """Whether results are of a meta-trained agent that adapts: not random play, nor a policy that is shown the task."""
+    trained = bool(np.any(results.meta.get("iterations") or 0))
+    return trained and not results.meta.get("from_scratch") and bool(results.meta.get("adapts", True))
 
 
 def common_tasks(a: Results, b: Results) -> int:

@@ -478,17 +478,19 @@ def test_trials_are_saved_and_files_without_them_load(tmp_path: Path) -> None:
 
 def test_agents_that_learn_from_scratch_are_marked() -> None:
     """A yardstick is not prepared by training, is shown nothing, and learns in the task itself."""
-    for name, family, expected in (
-        ("scratch", "metarl/PointNavigation-v0", True),
-        ("sb3", "metarl/PointNavigation-v0", True),
-        ("thompson_sampling", "metarl/BernoulliBandit-v0", True),
-        ("maml", "metarl/PointNavigation-v0", False),
-        ("task_conditioned", "metarl/PointNavigation-v0", False),
-        ("oracle", "metarl/PointNavigation-v0", False),
-        ("random", "metarl/PointNavigation-v0", False),
+    for name, family, adapts, from_scratch in (
+        ("scratch", "metarl/PointNavigation-v0", True, True),
+        ("sb3", "metarl/PointNavigation-v0", True, True),
+        ("thompson_sampling", "metarl/BernoulliBandit-v0", True, True),
+        ("maml", "metarl/PointNavigation-v0", True, False),
+        ("rl2", "metarl/PointNavigation-v0", True, False),
+        ("multi_task", "metarl/PointNavigation-v0", False, False),
+        ("task_conditioned", "metarl/PointNavigation-v0", False, False),
+        ("oracle", "metarl/PointNavigation-v0", False, False),
+        ("random", "metarl/PointNavigation-v0", False, False),
     ):
-        results = evaluate(metarl.make_agent(name, family), k=0, num_tasks=1, episodes=1, modes=["sampled"])
-        assert results.meta["from_scratch"] is expected, name
+        meta = evaluate(metarl.make_agent(name, family), k=0, num_tasks=1, episodes=1, modes=["sampled"]).meta
+        assert (meta["adapts"], meta["from_scratch"]) == (adapts, from_scratch), name
     model = metarl.make_agent("sb3", "metarl/PointNavigation-v0").worker  # type: ignore[attr-defined]
     wrapped = metarl.sb3.wrap(model, "metarl/PointNavigation-v0")
     assert evaluate(wrapped, k=0, num_tasks=1, episodes=1).meta["from_scratch"] is False

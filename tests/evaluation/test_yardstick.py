@@ -113,7 +113,13 @@ def test_what_learns_from_scratch_and_what_was_meta_trained():
     assert not learns_from_scratch(scored(-4.0, -3.0, -2.0))
     assert is_meta_trained(scored(-4.0, meta={"iterations": [50, 50]}))
     assert is_meta_trained(scored(-4.0, meta={"iterations": 50}))
-    for meta in ({}, {"iterations": 0}, {"iterations": [0, 0]}, {"iterations": 50} | flag):
+    for meta in (
+        {},
+        {"iterations": 0},
+        {"iterations": [0, 0]},
+        {"iterations": 50} | flag,
+        {"iterations": 50, "adapts": False},
+    ):
         assert not is_meta_trained(scored(-4.0, meta=meta))
 
 
