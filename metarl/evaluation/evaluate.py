@@ -21,10 +21,11 @@ from metarl.agent_base import Agent, Budget, adapts_between_episodes
 from metarl.engine.pool import EnvironmentPool
 from metarl.engine.rollout import PoolTrials
 from metarl.errors import InvalidValueError, verbatim
+from metarl.evaluation.belief import Believer, belief_summary, join_beliefs, unit_of
 from metarl.evaluation.modes import MODES, Mode, check_mode
 from metarl.evaluation.playing import Part, join_paths, join_trials, one_episode_per_step, play_part
 from metarl.evaluation.results import Floats, Results
-from metarl.families.family import Family
+from metarl.families.family import Family, Queries
 from metarl.families.tasks import Tasks, content_hash
 from metarl.learning.random_play import RandomPlay
 from metarl.provenance import git_revision, versions
@@ -89,11 +90,12 @@ def evaluate(
     size = max(1, (rows_at_once or default_rows(group[0].device, width)) // trials)
     starts = range(0, len(tasks), size)
     tick = _Progress(len(group) * len(starts) * (grid[-1] + 1), progress)
+    queries = _queries(group[0], tasks, grid)
 
     def play(agent: Agent, pool: EnvironmentPool, start: int) -> Part:
         part_trials = PoolTrials(pool, tasks[slice(start, start + size)], trials, seed, "evaluate")
         keep = slice(0, max(0, min(size, paths - start)) * trials, trials)
-        return play_part(agent, part_trials, grid, episodes, modes, keep, tick)
+        return play_part(agent, part_trials, grid, episodes, modes, keep, tick, queries)
 
     outcomes: list[list[Part]] = []
     for agent in group:
@@ -103,6 +105,8 @@ def evaluate(
     settings = {"tasks": len(tasks), "task_seed": tasks.seed, "trials": trials, "episodes": episodes, "seed": seed}
     results = _assemble(group[0], tasks, grid, trials, outcomes, references)
     results.landmarks = _landmarks(family, tasks[slice(0, paths)]) if paths else None
+    if queries is not None:
+        results.belief = join_beliefs([[part.belief for part in parts] for parts in outcomes], trials, queries)
     results.meta = {
         **settings,
         "seeds": [a.seed for a in group],
@@ -115,6 +119,9 @@ def evaluate(
         "versions": versions(),
         "git": git_revision(),
     }
+    if queries is not None:
+        mean = belief_summary(results.belief, results.every_task)
+        results.meta["belief"] = {"unit": unit_of(queries), **mean}
     return results
 
 
@@ -206,6 +213,12 @@ class _Progress:
         self.done += 1
         if self.report is not None:
             self.report(self.done, self.total)
+
+
+def _queries(agent: Agent, tasks: Tasks, grid: list[int]) -> Queries | None:
+    """What the agent is asked about its belief; None if it tells none, or no exact posterior is known of the tasks."""
+    asked = isinstance(agent, Believer) and one_episode_per_step(agent) and grid[-1] > 0 and tasks.split in _PRIOR
+    return agent.family.queries() if asked else None
 
 
 def _landmarks(family: Family, tasks: Tasks) -> Floats | None:

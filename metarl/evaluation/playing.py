@@ -12,8 +12,10 @@ import torch
 from metarl.agent_base import Agent, AgentState, Budget, Rollout
 from metarl.engine.rollout import PoolTrials
 from metarl.evaluation.adaptation import adaptation
+from metarl.evaluation.belief import Believer, compare_beliefs
 from metarl.evaluation.modes import Mode
 from metarl.evaluation.results import Floats
+from metarl.families.family import Queries
 
 _MAX_OBS = 4  # largest size of the observations that a `Part` stores
 
@@ -32,6 +34,7 @@ class Part:
     paths: dict[int, Floats] = field(default_factory=dict)  # for each k of the grid: positions [path, t, 2]
     trial: list[dict[str, Floats]] = field(default_factory=list)  # for each adaptation step: see `_trial_arrays`
     failed: int = 0  # adaptation steps that failed
+    belief: dict[str, Floats] = field(default_factory=dict)  # what was believed in the trials: `compare_beliefs`
 
 
 def play_part(
@@ -42,6 +45,7 @@ def play_part(
     modes: Sequence[Mode],
     keep: slice,
     tick: Callable[[], None],
+    queries: Queries | None = None,
 ) -> Part:
     """Play every trial of some tasks, from k = 0 to the end of the grid.
 
@@ -53,7 +57,9 @@ def play_part(
         modes: the modes to score.
         keep: the rows whose paths and actions are stored.
         tick: called after each adaptation step.
+        queries: what a `Believer` is asked about each step of the trials; None for nothing.
     """
+    rollouts: list[Rollout] = []
     part = Part({m: [] for m in modes}, {m: [] for m in modes})
     begun, used = np.zeros(trials.rows), np.zeros(trials.rows)  # episodes and environment steps so far
     for adapted in adaptation(agent, trials, grid[-1]):
@@ -61,6 +67,8 @@ def play_part(
             begun += (adapted.rollout.episode_start & adapted.rollout.valid).sum((0, 2)).cpu().numpy()
             used += adapted.rollout.env_steps.cpu().numpy()
             _store_step(part, agent, adapted.rollout, adapted.seconds, keep)
+            if queries is not None:
+                rollouts.append(adapted.rollout)
         if adapted.k in grid:
             part.episodes.append(begun.copy())
             part.env_steps.append(used.copy())
@@ -73,6 +81,8 @@ def play_part(
                     part.paths[adapted.k] = _paths(scored.rollout, keep)
         tick()
     part.failed = int(adapted.state["failed"].sum()) if "failed" in adapted.state else 0
+    if queries is not None and isinstance(agent, Believer):
+        part.belief = compare_beliefs(agent, agent.family, rollouts, queries)
     return part
 
 

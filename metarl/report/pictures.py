@@ -8,6 +8,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from metarl.report.entries import Entry, is_baseline, most_informative
+from metarl.report.figures.belief import belief_words, draw_belief, with_beliefs
 from metarl.report.figures.comparison import (
     draw_improvements,
     draw_profiles,
@@ -77,7 +78,7 @@ class Picture(NamedTuple):
 
 def pictures_of(entries: Sequence[Entry]) -> list[Picture]:
     """All pictures that the results of a section have data for, in the page's order."""
-    makers = (_adaptation, _training, _tasks, _profiles, _improvement, _trial, _paths)
+    makers = (_adaptation, _training, _tasks, _profiles, _improvement, _trial, _belief, _paths)
     return [picture for maker in makers for picture in maker(entries)]
 
 
@@ -186,6 +187,14 @@ def _trial(entries: Sequence[Entry]) -> list[Picture]:
         return draw_trial(trials, legend=legend)
 
     return [Picture("Trial", "trial", "return of each episode of a trial", drawn, trial_words(trials), trials)]
+
+
+def _belief(entries: Sequence[Entry]) -> list[Picture]:
+    found = with_beliefs(entries)
+    if not found:
+        return []
+    label = "error of what agents believe"
+    return [_picture(found, "What the agent believes", "belief", label, draw_belief, belief_words(found))]
 
 
 def _paths(entries: Sequence[Entry]) -> list[Picture]:
