@@ -48,7 +48,7 @@ from metarl.agent import (
     sized,
 )
 
-_SAMPLES = 64  # draws of z over which what an agent believes is a mean
+_PAIRS = 8  # opposite draws of z, over which what an agent believes is a mean
 
 
 @dataclass(frozen=True)
@@ -150,8 +150,8 @@ class VariBAD(Agent[VariBADConfig]):
         encode, head = self.inputs.encode, self.head
         parts = (encode(queries.obs), head.encode(head.from_env(queries.action)), encode(queries.next_obs))
         x = torch.cat(parts, -1).unsqueeze(1).to(self.device)
-        noise = Rng(torch.tensor([make_key("varibad", "belief")])).normal(_SAMPLES, 1, self.config.latent)[0]
-        noise = noise.to(self.device)
+        noise = Rng(torch.tensor([make_key("varibad", "belief")])).normal(_PAIRS, 1, self.config.latent)[0]
+        noise = torch.cat([noise, -noise]).to(self.device)
 
         def told(features: Tensor) -> Tensor:
             z = Belief(*features.chunk(2, -1)).sample(noise)  # [samples, R, latent]

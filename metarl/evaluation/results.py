@@ -38,7 +38,7 @@ _OPTIONAL = ("landmarks", "bayes_episodes")
 # fields that are dicts of arrays
 _GROUPS = ("scores", "success", "references", "trial", "paths", "task_values", "belief")
 _SCORES = ("seed", "task", "k", "episode")
-_BELIEF = dict.fromkeys(("belief.error", "belief.prior"), ("seed", "task", "time in trial"))
+_BELIEF: dict[str, tuple[str, ...]] = dict.fromkeys(("belief.error", "belief.prior"), ("seed", "task", "time in trial"))
 _BELIEF |= dict.fromkeys(("belief.exact", "belief.decoded"), ("time in trial", "query"))
 _AXES: dict[str, tuple[str, ...]] = {  # axes of each array, by its name or its group
     "scores": _SCORES,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from metarl.families.family import History, Queries
 from metarl.learning.random_play import RandomPlay
 from metarl.rng import Rng
 
-FAMILIES = ['metarl/BernoulliBandit-v0{"k": 3}', "metarl/GridNavi-v0"]
+FAMILIES = ['metarl/BernoulliBandit-v0{"k": 3}', "metarl/GridNavi-v0", 'metarl/TabularMDP-v0{"states": 3}']
+FAMILIES += ["metarl/PointNavigation-v0", "metarl/PointNavigation-v0:semicircle"]
 
 
 def queries_of(family: Any) -> Queries:
@@ -29,7 +31,7 @@ def true_answers(family: Any, tasks: Any) -> Tensor:
     queries, values = queries_of(family), tasks.tensors()
     answers = []
     for i in range(len(queries.query)):
-        state = family.state_of(queries.obs[i]) if hasattr(family, "state_of") else queries.obs[i]
+        state = queries.obs[i].argmax() if "Tabular" in family.id else queries.obs[i]
         states = state.expand(len(tasks), *state.shape)
         actions = queries.action[i].expand(len(tasks), *queries.action[i].shape)
         _, reward, _, *info = family.step(states, actions, values, Rng(tasks.keys))
@@ -103,7 +105,52 @@ def test_an_arm_is_known_by_its_counts() -> None:
     torch.testing.assert_close(family.posterior(seen)[:, 0], torch.tensor(expected, dtype=torch.float64))
 
 
+def test_a_mean_reward_is_known_by_its_rewards() -> None:
+    """N(1, 1) before, and noise of deviation 1: rewards 4 and 1 of one action in one state make (1 + 5) / (1 + 2)."""
+    family: Any = metarl.make_family("metarl/TabularMDP-v0", states=2, actions=2)
+    state = torch.tensor([0, 1, 0, 0])
+    obs, action = torch.eye(2)[state].unsqueeze(1), torch.tensor([[1], [0], [1], [0]])
+    seen = History(obs, action, torch.tensor([[4.0], [-3.0], [1.0], [0.0]]), torch.ones(4, 1, dtype=torch.bool))
+    expected = [[1.0, 1.0, 1.0, 1.0], [1.0, 2.5, 1.0, 1.0], [1.0, 2.5, -1.0, 1.0], [1.0, 2.0, -1.0, 1.0]]
+    torch.testing.assert_close(family.posterior(seen)[:, 0], torch.tensor(expected, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("preset", ["", ":semicircle"])
+def test_a_point_knows_what_many_goals_that_tell_its_rewards_say(preset: str) -> None:
+    """The mean over those of thousands of goals that would have paid the same, to a hundredth."""
+    family: Any = metarl.make_family(f"metarl/PointNavigation-v0{preset}", horizon=20)
+    tasks, seen = histories(family, 5, 2)
+    if preset:  # one point walks along the semicircle, another straight up and beyond it
+        angle = torch.linspace(0.0, math.pi, 41)
+        seen.obs[:, 0] = torch.stack([angle.cos(), angle.sin()], -1)[:40]
+        seen.action[:, 0] = (seen.obs[:, 0].roll(-1, 0) - seen.obs[:, 0]) * 10
+        seen.obs[:, 1] = torch.stack([torch.zeros(40), 0.03 * torch.arange(40)], -1)
+        seen.action[:, 1] = torch.tensor([0.0, 0.3])
+        for row in (0, 1):
+            task = {k: v[row].expand(40, *v.shape[1:]) for k, v in tasks.tensors().items()}
+            seen.reward[:, row] = family.step(seen.obs[:, row], seen.action[:, row], task, Rng(torch.zeros(40)))[1]
+    found = family.posterior(seen)
+    many = family.tasks("train", 6000, seed=1)
+    values, goals = many.tensors(), family.goal(many.tensors())
+    answers, own = true_answers(family, many), true_answers(family, tasks)
+    slack = 0.0 if preset else 0.01
+    for row in range(5):
+        possible = torch.ones(len(goals), dtype=torch.bool)
+        for t in range(6 if not preset else 40):
+            if possible.sum() > 20:
+                error = (found[t, row] - answers[possible].mean(0)).abs().max()
+                assert error < 0.03 + 4 * answers[possible].std(0).max() / possible.sum().sqrt()
+            obs, action = seen.obs[t, row].expand(len(goals), 2), seen.action[t, row].expand(len(goals), 2)
+            paid = family.step(obs, action, values, Rng(torch.zeros(len(goals))))[1]
+            possible &= (paid - seen.reward[t, row]).abs() <= slack
+    known = found[-1] - own
+    assert known.abs().amax(1)[:1].max() < 0.03  # the goal is known, up to the lattice
+    if not preset:
+        assert known.abs().max() < 0.03
+
+
 def test_other_families_have_no_queries() -> None:
     assert metarl.make_family("metarl/Acrobot-v0").queries() is None
+    assert metarl.make_family("metarl/PointNavigation-v0:corners").queries() is None
     switching = metarl.switching("metarl/GridNavi-v0")
     assert switching.queries() is None
