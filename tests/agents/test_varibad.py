@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from metarl.agent import Decoded, Queries, adam_step, negative_elbo
 from metarl.agents.inference.varibad import VariBAD
 from metarl.engine.pool import EnvironmentPool
 from metarl.engine.rollout import PoolTrials
+from metarl.runs.checkpoints import load_checkpoint, save_checkpoint
 
 NAVIGATION = metarl.make_family("metarl/PointNavigation-v0", horizon=4)
 SMALL: dict[str, Any] = {"trial_episodes": 3, "meta_batch_size": 8, "hidden": 8, "policy_hidden": (8,)}
@@ -119,6 +121,18 @@ def test_a_training_goes_on_to_the_same_bits(state_coef: float) -> None:
     metarl.train(second, 4, start=2)
     found = second.tensors()
     assert all(torch.equal(v, found[k]) for k, v in whole.tensors().items())
+
+
+def test_a_checkpoint_holds_steps_with_negative_numbers(tmp_path: Path) -> None:
+    """Points and displacements in the plane have both signs."""
+    agent = varibad()
+    metarl.train(agent, 1)
+    assert (agent.replay.data["step"] < 0).any()
+    save_checkpoint(tmp_path / "checkpoint.json", agent, 1)
+    other = varibad()
+    load_checkpoint(tmp_path / "checkpoint.json", other)
+    again = other.tensors()
+    assert all(torch.equal(v, again[k]) for k, v in agent.tensors().items())
 
 
 def test_a_replay_that_is_too_large_is_refused_before_training() -> None:

@@ -96,18 +96,23 @@ def _unit(entries: Sequence[Entry]) -> str:
     return str(entries[0].results.meta.get("belief", {}).get("unit", "error"))
 
 
+def _draw_error(ax: Axes, entry: Entry, error: Floats) -> None:
+    """Draw the mean of an error `[seed, task, time]` at steps that every trial has, and its interval as a band."""
+    x = np.arange(1, error.shape[-1] + 1)
+    low, high = mean_interval(error, fixed_tasks=entry.results.every_task)
+    with drawn_for(ax, entry):
+        ax.fill_between(x, low, high, color=entry.color, alpha=0.15, linewidth=0)
+        every = -(-len(x) // 10)
+        ax.plot(x, error.mean((0, 1)), color=entry.color, ls=entry.line, marker=entry.marker, markevery=every)
+
+
 def _draw_errors(ax: Axes, entries: Sequence[Entry]) -> None:
     for entry in entries:
         results = entry.results
-        error, prior = results.belief["error"], results.belief["prior"]  # [seed, task, time]
-        shown = np.isfinite(error).all((0, 1))  # steps that every trial has
-        x, every = np.flatnonzero(shown) + 1, -(-int(shown.sum()) // 10)
-        low, high = mean_interval(error[..., shown], fixed_tasks=results.every_task)
+        _draw_error(ax, entry, results.belief["error"])
         with drawn_for(ax, entry):
-            ax.fill_between(x, low, high, color=entry.color, alpha=0.15, linewidth=0)
-            line = error[..., shown].mean((0, 1))
-            ax.plot(x, line, color=entry.color, ls=entry.line, marker=entry.marker, markevery=every)
-            ax.plot(x, prior[..., shown].mean((0, 1)), color=entry.color, ls=":", linewidth=1.3)
+            prior = results.belief["prior"].mean((0, 1))
+            ax.plot(np.arange(1, len(prior) + 1), prior, color=entry.color, ls=":", linewidth=1.3)
     ax.set_ylim(bottom=0)
     ax.set_title("mean over tasks; dotted: the prior", loc="left", size=8)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -153,7 +158,7 @@ def _draw_maps(figure: SubFigure, entry: Entry) -> None:
                 ax.plot(*walked[0].reshape(-1, 2)[t], "o", color=PALETTE[4], markersize=4, zorder=4)
             if results.landmarks is not None:
                 ax.plot(*results.landmarks[0], "*", color=PALETTE[1], markersize=9, markeredgecolor="white")
-            ax.set(aspect="equal", xticks=[], yticks=[])
+            ax.set(aspect="equal", xticks=[], yticks=[], anchor="S" if name == "exact" else "N")
             ax.grid(visible=False)
             for side in ax.spines.values():
                 side.set(visible=True, linewidth=0.6, color=GREY)
