@@ -113,19 +113,22 @@ def join_beliefs(parts: Sequence[Sequence[dict[str, Floats]]], trials: int, quer
         `decoded` of the first task's first trial and seed, `[time, query]`; and if observations are points in the
         plane, the `places` to which the queries' transitions lead, `[query, 2]`.
     """
-    out = {}
-    for name in ("error", "prior"):
-        rows = np.stack([np.concatenate([part[name] for part in seed]) for seed in parts])
-        by_trial = rows.reshape(len(parts), -1, trials, rows.shape[-1])
-        played = np.isfinite(by_trial)
-        count = played.sum(2)
-        total = np.where(played, by_trial, 0.0).sum(2)
-        out[name] = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    rows = {n: np.stack([np.concatenate([part[n] for part in seed]) for seed in parts]) for n in ("error", "prior")}
+    out = {name: task_means(values, trials) for name, values in rows.items()}
     out |= {name: parts[0][0][name][0] for name in ("exact", "decoded")}
     if queries.next_obs.shape[1:] == (2,):
         first = [int((queries.query == q).nonzero()[0]) for q in range(int(queries.query.max()) + 1)]
         out["places"] = queries.next_obs[first].double().numpy()
     return out
+
+
+def task_means(values: Floats, trials: int) -> Floats:
+    """Means over the trials of each task that have a value: `[seed, task * trial, time]` to `[seed, task, time]`."""
+    by_trial = values.reshape(len(values), -1, trials, values.shape[-1])
+    found = np.isfinite(by_trial)
+    count, total = found.sum(2), np.where(found, by_trial, 0.0).sum(2)
+    means: Floats = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return means
 
 
 def unit_of(queries: Queries) -> str:

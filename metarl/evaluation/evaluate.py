@@ -23,7 +23,15 @@ from metarl.engine.rollout import PoolTrials
 from metarl.errors import InvalidValueError, verbatim
 from metarl.evaluation.belief import Believer, belief_summary, join_beliefs, unit_of
 from metarl.evaluation.modes import MODES, Mode, check_mode
-from metarl.evaluation.playing import Part, join_paths, join_trials, one_episode_per_step, play_part
+from metarl.evaluation.playing import (
+    Part,
+    has_trial_features,
+    join_paths,
+    join_trials,
+    one_episode_per_step,
+    play_part,
+)
+from metarl.evaluation.probe import probe
 from metarl.evaluation.results import Floats, Results
 from metarl.families.family import Family, Queries
 from metarl.families.tasks import Tasks, content_hash
@@ -107,6 +115,10 @@ def evaluate(
     results.landmarks = _landmarks(family, tasks[slice(0, paths)]) if paths else None
     if queries is not None:
         results.belief = join_beliefs([[part.belief for part in parts] for parts in outcomes], trials, queries)
+    if has_trial_features(group[0]) and grid[-1]:
+        features = [np.concatenate([part.features for part in parts]) for parts in outcomes]
+        errors = probe(group, features, tasks, trials, grid[-1], seed, size * trials)
+        results.belief |= {} if errors is None else {"probe": errors}
     results.meta = {
         **settings,
         "seeds": [a.seed for a in group],

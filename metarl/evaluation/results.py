@@ -38,7 +38,8 @@ _OPTIONAL = ("landmarks", "bayes_episodes")
 # fields that are dicts of arrays
 _GROUPS = ("scores", "success", "references", "trial", "paths", "task_values", "belief")
 _SCORES = ("seed", "task", "k", "episode")
-_BELIEF: dict[str, tuple[str, ...]] = dict.fromkeys(("belief.error", "belief.prior"), ("seed", "task", "time in trial"))
+_BELIEF: dict[str, tuple[str, ...]] = {"belief.places": ("query", "x and y")}
+_BELIEF |= dict.fromkeys((f"belief.{n}" for n in ("error", "prior", "probe")), ("seed", "task", "time in trial"))
 _BELIEF |= dict.fromkeys(("belief.exact", "belief.decoded"), ("time in trial", "query"))
 _AXES: dict[str, tuple[str, ...]] = {  # axes of each array, by its name or its group
     "scores": _SCORES,
@@ -53,7 +54,6 @@ _AXES: dict[str, tuple[str, ...]] = {  # axes of each array, by its name or its 
     "bayes_episodes": ("step",),
     "landmarks": ("path", "x and y"),
     "trial": ("path", "step", "time"),
-    "belief.places": ("query", "x and y"),
     **_BELIEF,
 }
 _GRID = Kind(
@@ -103,8 +103,8 @@ class Results:
         bayes_episodes: expected return of each episode of the trial, `[episode]`, under a policy that attains
             `bayes_optimal`; None if it is not known.
         task_values: the tasks' parameters that are numbers, `[task]`, or vectors of at most 4 numbers, `[task, d]`.
-        belief: what agents that tell it believed about the tasks, beside the exact posterior: `join_beliefs` in
-            `metarl.evaluation.belief`. Empty if one of the two is not known.
+        belief: what agents that tell it believed about the tasks, beside the exact posterior if that is known:
+            `join_beliefs` in `metarl.evaluation.belief`; and the errors of a `probe`, `[seed, task, time]`.
     """
 
     agent: str
@@ -359,14 +359,8 @@ def _check_names(names: set[str], k: list[int]) -> None:
     modes = [mode for mode in MODES if f"scores.{mode}" in names]
     needed = {*_PLAIN, *(f"scores.{mode}" for mode in modes or ["sampled"])}
     needed |= {"trial.action", "trial.reward"} if any(name.startswith("trial.") for name in names) else set()
-    needed |= set(_BELIEF) if any(name.startswith("belief.") for name in names) else set()
-    known = (
-        needed
-        | {"belief.places"}
-        | {*_OPTIONAL, "trial.obs"}
-        | {f"paths.{i}" for i in k}
-        | {f"success.{mode}" for mode in modes}
-    )
+    known = needed | {*_OPTIONAL, *_BELIEF, "trial.obs"} | {f"paths.{i}" for i in k}
+    known |= {f"success.{mode}" for mode in modes}
     free = ("references.", "task_values.")
     wrong = (needed - names) | {name for name in names - known if not name.startswith(free)}
     if wrong:

@@ -10,7 +10,8 @@ from made_results import bandit, make_results, page
 
 from metarl.evaluation.intervals import mean_interval
 from metarl.evaluation.results import Results
-from metarl.report.figures.belief import belief_figure, lattice, stages
+from metarl.report.entries import grouped
+from metarl.report.figures.belief import belief_figure, draw_probe, lattice, stages
 
 
 def believer(agent: str = "varibad", queries: int = 3, **changes: Any) -> Results:
@@ -65,6 +66,14 @@ def test_maps_show_steps_at_which_the_exact_answers_have_changed() -> None:
     exact = np.repeat([0.0, 1.0, 1.0, 2.0, 3.0, 4.0, 5.0, 5.0, np.nan], 2).reshape(9, 2)
     assert stages(exact) == [0, 3, 4, 6, 7]  # of the changes 0, 1, 3, 4, 5, 6 four; and the last step that was played
     assert stages(np.zeros((3, 2))) == [0, 2]
+
+
+def test_errors_of_a_probe_have_a_picture_of_their_own(tmp_path: Path) -> None:
+    probed = bandit("varibad", belief={"probe": np.full((2, 3, 3), 0.5)})
+    assert belief_figure([probed]) is None
+    (ax,) = draw_probe(grouped([probed])[0]).axes
+    assert [line.get_ydata()[0] for line in ax.lines] == [0.5, 1.0]
+    assert "by a regression that was fitted in train tasks" in page([probed], tmp_path)
 
 
 def test_a_page_tells_the_mean_error_and_the_priors(tmp_path: Path) -> None:

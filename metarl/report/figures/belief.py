@@ -37,7 +37,7 @@ def belief_figure(results: Sequence[Results]) -> Figure | None:
 
 def with_beliefs(entries: Sequence[Entry]) -> list[Entry]:
     """Entries whose results hold what the agent believed."""
-    return [e for e in entries if e.results.belief]
+    return [e for e in entries if {"error", "prior", "exact", "decoded"} <= e.results.belief.keys()]
 
 
 def draw_belief(entries: Sequence[Entry], *, legend: bool = True) -> Figure:
@@ -55,6 +55,23 @@ def draw_belief(entries: Sequence[Entry], *, legend: bool = True) -> Figure:
             _draw_maps(parts[1], best)
         elif lines:
             _draw_lines(parts[1], best)
+    return figure
+
+
+def draw_probe(entries: Sequence[Entry], *, legend: bool = True) -> Figure:
+    """Draw the errors of the probes of entries that have them, against the steps of a trial."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 3.7), layout="constrained")
+        ax = figure.subplots()
+        for entry in entries:
+            _draw_error(ax, entry, entry.results.belief["probe"])
+        ax.axhline(1.0, color=GREY, linewidth=1.1, linestyle=":", zorder=1)
+        ax.set_ylim(bottom=0)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.set_xlabel("step of the trial")
+        ax.set_ylabel("squared error / variance")
+        if legend:
+            add_legend(figure, entries)
     return figure
 
 
