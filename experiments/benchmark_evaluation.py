@@ -1,12 +1,13 @@
-"""Time of an evaluation by its number of tasks, with batches that fit the processor's cache and with large ones.
+"""Time of an evaluation by its number of tasks, as `evaluate` divides it and in other divisions.
 
-    python experiments/benchmark_evaluation.py [--tasks 10 100 1000] [--repeats 3] [--threads 2] [--small]
+    python experiments/benchmark_evaluation.py [--tasks 10 100 1000] [--long 10000] [--repeats 3] [--threads 2]
 
 `maml` is evaluated on held-out tasks of metarl/PointNavigation-v0 at k = 0, ..., 3: 20 scored episodes with sampled
-actions for each k. One side plays as many trials in parallel as `evaluate` chooses, the other as many as have 65,536
-environments. Both sides run in turns. A number is the median over repeats after an evaluation of a few tasks. Seconds
-are those of the wall clock, and of the processor over all threads (user and system): other processes add to the first,
-and less to the second. `--long 10000` evaluates that many tasks once, without the other side.
+actions for each k. One side plays batches of trials as `evaluate` does, one in each thread. The second side plays one
+batch at a time, and all threads share each operation. The third side does so too, with batches of 65,536 environments.
+The sides run in turns. A number is the median over repeats after an evaluation of a few tasks. Seconds are those of the
+wall clock, and of the processor over all threads (user and system): other processes add to the first, and less to the
+second. `--long 10000` evaluates that many tasks once, without the other sides.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import json
 import statistics
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import tyro
@@ -30,9 +33,9 @@ from metarl.agent import Agent
 from metarl.files import write_atomic
 
 OUT = results_file("speed", "speed_evaluation")
-LARGE = 65_536  # environments at once of the other side
+LARGE = 65_536  # environments at once of the third side
 WARM_UP = 10  # tasks of the evaluation that is not timed
-SIDES = {"default": "metarl", "large": f"batches of {LARGE:,}"}
+SIDES = {"default": "metarl", "one": "one batch at a time", "large": f"batches of {LARGE:,}"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Options:
     tasks: tuple[int, ...] = (10, 100, 1000)
     """Numbers of tasks."""
     long: int | None = None
-    """A number of tasks that is evaluated once, without the other side."""
+    """A number of tasks that is evaluated once, without the other sides."""
     repeats: int = 3
     """Timed repeats of each side."""
     threads: int = 2
@@ -61,28 +64,33 @@ def main(options: Options) -> None:
     agent = make_agent(
         "maml", "metarl/PointNavigation-v0", **({"hidden": (4,), "eval_steps": 100} if options.small else {})
     )
-    width = max(agent.budget.envs, options.episodes)
-    rows = {"default": None, "large": LARGE // width}
     cases = []
     for tasks in options.tasks:
-        sides = {name: side(agent, tasks, at_once, options) for name, at_once in rows.items()}
+        sides = {name: side(agent, tasks, name, options) for name in SIDES}
         cases.append({"tasks": tasks, **interleave(sides, options.repeats)})
         print(line_of(cases[-1]), flush=True)
     if options.long is not None:
-        cases.append({"tasks": options.long, **interleave({"default": side(agent, options.long, None, options)}, 1)})
+        sides = {"default": side(agent, options.long, "default", options)}
+        cases.append({"tasks": options.long, **interleave(sides, 1)})
         print(line_of(cases[-1]), flush=True)
-    settings = asdict(options) | {"out": options.out.name}
+    settings, width = asdict(options) | {"out": options.out.name}, max(agent.budget.envs, options.episodes)
     report = {"options": settings, **machine(), "environments_per_trial": width, "cases": cases}
     write_atomic(options.out, (json.dumps(report, indent=1) + "\n").encode())
 
 
-def side(agent: Agent, tasks: int, rows_at_once: int | None, options: Options) -> Side:
+def side(agent: Agent, tasks: int, name: str, options: Options) -> Side:
     """One side of a case: seconds of the wall clock and of the processor."""
+    width = max(agent.budget.envs, options.episodes)
+    settings = {"k": 3, "episodes": options.episodes, "paths": 0, "modes": ["sampled"]}
+    if name == "large":
+        settings["rows_at_once"] = LARGE // width
 
     def work(i: int) -> Sample:
         start = time.perf_counter(), time.process_time()
-        count, settings = (tasks if i else min(tasks, WARM_UP)), {"k": 3, "episodes": options.episodes, "paths": 0}
-        evaluate(agent, num_tasks=count, modes=["sampled"], rows_at_once=rows_at_once, **settings)
+        count = tasks if i else min(tasks, WARM_UP)
+        in_turn = mock.patch("metarl.evaluation.evaluate.parts_at_once", return_value=1)
+        with nullcontext() if name == "default" else in_turn:
+            evaluate(agent, num_tasks=count, **settings)
         return {"seconds": time.perf_counter() - start[0], "processor_seconds": time.process_time() - start[1]}
 
     return work
@@ -95,16 +103,29 @@ def medians(case: dict[str, Any], name: str) -> tuple[float, float] | None:
     return statistics.median(case[name]["seconds"]), statistics.median(case[name]["processor_seconds"])
 
 
-def cells(case: dict[str, Any]) -> Iterator[str]:
+def cells(case: dict[str, Any], sides: list[str]) -> Iterator[str]:
     """A case's cells of the table."""
     yield f"{case['tasks']:,}"
-    ours, theirs = (medians(case, name) for name in SIDES)
-    for found in (ours, theirs):
+    ours = medians(case, "default")
+    assert ours is not None
+    for name in sides:
+        found = medians(case, name)
         yield from (f"{value:.3g}" for value in found) if found else ("", "")
-    yield f"{theirs[1] / ours[1]:.2f} x" if ours and theirs else ""
+        if name != "default":
+            yield from (f"{value / own:.2f} x" for value, own in zip(found, ours, strict=True)) if found else ("", "")
 
 
-HEAD = ["tasks", "metarl [s]", "processor [s]", f"batches of {LARGE:,} [s]", "processor [s]", "ratio"]
+def head(sides: list[str]) -> list[str]:
+    """The head of the table."""
+    names = ["tasks"]
+    for name in sides:
+        names += [f"{SIDES[name]} [s]", "processor [s]", *(["ratio", "processor"] if name != "default" else [])]
+    return names
+
+
+def sides_of(cases: list[dict[str, Any]]) -> list[str]:
+    """The sides that were measured in some case."""
+    return [name for name in SIDES if any(name in case for case in cases)]
 
 
 def table_of(report: dict[str, Any]) -> str:
@@ -115,15 +136,17 @@ def table_of(report: dict[str, Any]) -> str:
         f"episodes, sampled actions; medians of {options['repeats']} interleaved repeats with {options['threads']} "
         f"thread{'s' if options['threads'] > 1 else ''} on {report['cpu']}, {report['cores']} cores, load "
         f"{report['load_average'][0]:.1f}. The wall clock and the processor's time, which other processes disturb "
-        "less; the ratio is that of the processor's times. Command: `python experiments/benchmark_evaluation.py "
-        f"--threads {options['threads']} --repeats {options['repeats']}`."
+        "less; a ratio is the other side's time by that of metarl. Command: `python experiments/benchmark_evaluation.py"
+        f" --threads {options['threads']} --repeats {options['repeats']}`."
     )
-    return about + "\n\n" + table(HEAD, [list(cells(case)) for case in report["cases"]])
+    sides = sides_of(report["cases"])
+    return about + "\n\n" + table(head(sides), [list(cells(case, sides)) for case in report["cases"]])
 
 
 def line_of(case: dict[str, Any]) -> str:
     """A case as a line of text."""
-    return "; ".join(f"{head}: {cell}" for head, cell in zip(HEAD, cells(case), strict=True) if cell)
+    sides = sides_of([case])
+    return "; ".join(f"{name}: {cell}" for name, cell in zip(head(sides), cells(case, sides), strict=True) if cell)
 
 
 if __name__ == "__main__":

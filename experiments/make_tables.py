@@ -30,6 +30,7 @@ from metarl.benchmark.card import CARD, card
 from metarl.benchmark.rows import RESULTS
 from metarl.evaluation.modes import MODES
 from metarl.evaluation.results import Results
+from metarl.evaluation.yardstick import Reached, common_tasks, match
 from metarl.families import registry
 from metarl.files import write_atomic
 from metarl.report.figures.style import PALETTE
@@ -163,6 +164,44 @@ def comparison(study: str) -> str:
         f"{best:.2f}. Failed adaptation steps: "
         f"{failed}. Command: `metarl benchmark navigation --only {study}`.\n\n"
         + table(["", "k = 0", "1", "2", "3", "3, deterministic actions"], rows)
+    )
+
+
+def steps(reached: Reached) -> str:
+    """A number of environment steps, with what is known of it."""
+    words = {"": "", "<": "fewer than ", ">": "more than "}[reached.bound]
+    return f"{words}{reached.steps:,.0f}"
+
+
+def from_scratch(study: str) -> str:
+    """Table of the steps that Stable-Baselines3 needs in a task to match what each method returns after adapting."""
+    files = {name: row_file(f"navigation/{study}-{name}", name) for name in ("ppo", "sac")}
+    found = {name: Results.load(file) for name, file in files.items() if file.exists()}
+    if not found:
+        return f"No results yet. Command: `metarl benchmark navigation --only {study} {study}-ppo {study}-sac`."
+    first = next(iter(found.values()))
+    lines = []
+    for row, entry in STUDIES[f"navigation/{study}"].entries.items():
+        path = row_file(f"navigation/{study}", row)
+        if not entry.iterations or not path.exists():
+            continue
+        agent = Results.load(path)
+        matches = [match(agent, r, common_tasks(agent, r), "deterministic") for r in found.values()]
+        one = matches[0]
+        cells = [f"{one.mean:.2f} [{one.low:.2f}, {one.high:.2f}]", f"{one.env_steps:,.0f}"]
+        spans = [(steps(m.reached), steps(m.reached_low), steps(m.reached_high)) for m in matches]
+        cells += [mean if mean == low == high else f"{mean} [{low}, {high}]" for mean, low, high in spans]
+        lines.append((one.mean, [f"{row} (`{agent.agent}`)", *cells]))
+    rows = [cells for _, cells in sorted(lines, key=lambda line: -line[0])]
+    limits = " and ".join(f"{r.env_steps[-1]:,.0f} ({name.upper()})" for name, r in found.items())
+    count = len(first.scores["deterministic"][0])
+    return (
+        f"Return of deterministic actions after three adaptation steps on the first {count} held-out goals, mean and "
+        "95 % interval over seeds and goals, and the environment steps after which Stable-Baselines3, which starts "
+        "from scratch in each goal, reaches this return; in brackets, those for the ends of the interval. One seed, "
+        f"{count} goals, at most {limits} steps a goal. Command: `metarl benchmark navigation --only {study} "
+        f"{study}-ppo {study}-sac`.\n\n"
+        + table(["", "R_3", "adaptation steps used", *(f"steps of {n.upper()} from scratch" for n in found)], rows)
     )
 
 
@@ -422,7 +461,9 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/results.md": {
         "dense": lambda: comparison("dense"),
+        "dense from scratch": lambda: from_scratch("dense"),
         "sparse": lambda: comparison("sparse"),
+        "sparse from scratch": lambda: from_scratch("sparse"),
         "robots": robot_table,
     },
 }

@@ -11,6 +11,7 @@ from typing import Any
 from results_files import STUDIES, length, results_file, row_file
 
 from metarl.agents.memory.rl2 import RL2Config
+from metarl.benchmark.suite import agent_of
 from metarl.benchmark.suites.bandits import CLASSICAL as BANDITS
 from metarl.benchmark.suites.mdps import CLASSICAL as MDPS
 from metarl.evaluation.results import Results
@@ -242,21 +243,24 @@ def grid_navi() -> str:
     name = "grids/grid_navi-n4"
     rows = []
     best: dict[str, Any] = {}
-    for row in ("rl2", "random", "oracle"):
+    for row, entry in STUDIES[name].entries.items():
+        if (life := lifetime(name, row)) is None:
+            continue
         results = Results.load(row_file(name, row))
-        life = results.lifetime_summary()
-        assert life is not None
-        episodes = [f"{v:.2f}" for v in results.collected.mean((0, 1))]
         best = {"total": results.bayes_optimal, "episodes": results.bayes_episodes}
-        reached = {"rl2": share(name, "rl2", "strongest"), "random": "0.0%"}.get(row, "")
-        rows.append([f"`{row}`", *episodes, with_interval(life, 2), reached])
+        per_iteration = agent_of(STUDIES[name], entry, 0).train_env_steps or 0
+        trained = f"{entry.iterations * per_iteration / 1e6:.1f}" if entry.iterations else ""
+        episodes = [f"{v:.2f}" for v in results.collected.mean((0, 1))]
+        reached = "" if row in ("oracle", "task_conditioned") else share(name, row, "strongest")
+        rows.append([f"{row} (`{entry.agent}`)", trained, *episodes, with_interval(life, 2), reached])
     optimum = [f"{v:.2f}" for v in best["episodes"]]
-    rows.append(["Bayes optimum, exact", *optimum, f"{best['total']:.2f}", "100.0%"])
+    rows.append(["Bayes optimum, exact", "", *optimum, f"{best['total']:.2f}", "100.0%"])
     return (
         f"Mean return of each of 4 episodes on GridNavi (train = test), {tasks_played([name])} trials, sampled "
-        f"actions; {seeds([(name, 'rl2')])} seeds of RL2, trained on {steps(name, 'rl2'):.0f} million steps. The "
-        "oracle is shown the goal. Command: `metarl benchmark grids --only grid_navi-n4`.\n\n"
-        + table(["", "episode 1", "2", "3", "4", "whole trial", "share of the gap"], rows)
+        f"actions; {seeds([(name, 'rl2')])} seeds of each agent that is trained. Zintgraf et al. train on 20 million "
+        "steps. `oracle` and `task_conditioned` are shown the goal. Command: `metarl benchmark grids --only "
+        "grid_navi-n4`.\n\n"
+        + table(["", "million steps", "episode 1", "2", "3", "4", "whole trial", "share of the gap"], rows)
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,6 +104,12 @@ def test_no_room_and_no_file_outgrows_its_page() -> None:
     assert not crowded
     lines = {module: len(path.read_text().splitlines()) for module, path in FILES.items()}
     assert not {module for module, count in lines.items() if count > MOST_LINES}
+
+
+def test_a_wheel_has_every_folder() -> None:
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {"metarl"} | {"metarl." + m.rpartition(".")[0] for m in FILES if "." in m}
+    assert set(packages) == folders
 
 
 def test_every_folder_of_tests_mirrors_a_room() -> None:

@@ -7,13 +7,14 @@ the next episode, and `final_obs` is the last observation of the episode that en
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from metarl.agent_base import SimulatorState
+from metarl.engine.threads import one_torch_thread
 from metarl.families.family import Family, TorchFamily
 from metarl.families.tasks import Tasks
 
@@ -64,12 +65,5 @@ def engine_threads(family: Family) -> Iterator[None]:
     PyTorch's idle threads spin and occupy the cores that the family's threads need. With two threads of each on two
     cores, 256 HalfCheetahs ran at 58 % of the speed.
     """
-    threads = torch.get_num_threads()
-    limited = isinstance(family, TorchFamily) and family.on_host and threads > 1
-    if limited:
-        torch.set_num_threads(1)
-    try:
+    with one_torch_thread() if isinstance(family, TorchFamily) and family.on_host else nullcontext():
         yield
-    finally:
-        if limited:
-            torch.set_num_threads(threads)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ import torch
 from metarl.agent_base import Agent, Budget, adapts_between_episodes
 from metarl.engine.pool import EnvironmentPool
 from metarl.engine.rollout import PoolTrials
+from metarl.engine.threads import map_in_threads, one_torch_thread
 from metarl.errors import InvalidValueError, verbatim
 from metarl.evaluation.belief import Believer, belief_summary, join_beliefs, unit_of
 from metarl.evaluation.modes import MODES, Mode, check_mode
@@ -33,7 +35,7 @@ from metarl.evaluation.playing import (
 )
 from metarl.evaluation.probe import probe
 from metarl.evaluation.results import Floats, Results
-from metarl.families.family import Family, Queries
+from metarl.families.family import Family, Queries, TorchFamily
 from metarl.families.tasks import Tasks, content_hash
 from metarl.learning.random_play import RandomPlay
 from metarl.provenance import git_revision, versions
@@ -41,6 +43,7 @@ from metarl.provenance import git_revision, versions
 _TASKS = 40  # default number of tasks
 _MOST_VALUES = 4  # the longest vector of a task's parameter that results keep
 _CACHED = 8_192  # environments at once on a CPU: their activations fit the cache
+_LEAST = 256  # environments that are worth a thread: Python runs in one thread at a time
 _AT_ONCE = 65_536  # environments at once on another device, which needs many to be busy
 _PRIOR = ("train", "test")  # splits whose tasks follow the family's prior, for which the Bayes optimum holds
 
@@ -78,11 +81,11 @@ def evaluate(
         modes: a list of "sampled" and "deterministic".
         seed: seed of all random draws of the evaluation.
         floor_episodes: random episodes per task that measure the floor, if the family does not know it; 0 for no floor.
-        rows_at_once: number of trials played in parallel; it changes rounding and memory alone. By default as many as
-            have 8,192 environments on a CPU, or 65,536 on a GPU.
+        rows_at_once: number of trials of a batch; it changes rounding and memory alone. By default the batches that are
+            played at once have 8,192 environments on a CPU, or 65,536 on a GPU.
         paths: number of tasks whose first trial is stored for pictures: paths, actions and rewards.
         allow_train_tasks: whether to accept tasks that training can draw.
-        progress: called with the number of adaptation steps done and their total number.
+        progress: called with the number of adaptation steps done and their total number, perhaps by another thread.
 
     Raises:
         InvalidValueError: an argument is out of range, or training can draw one of the tasks.
@@ -95,7 +98,9 @@ def evaluate(
     counts = {"trials": (trials, 1), "episodes": (episodes, 1), "floor_episodes": (floor_episodes, 0)}
     _check(group[0], family, tasks, counts, modes, allow_train_tasks)
     width = max(group[0].budget.envs, 1 if group[0].is_recurrent else episodes)
-    size = max(1, (rows_at_once or default_rows(group[0].device, width)) // trials)
+    total = len(group) * len(tasks) * trials
+    threads = parts_at_once(group[0], total * width)
+    size = max(1, (rows_at_once or default_rows(group[0].device, width, threads, total)) // trials)
     starts = range(0, len(tasks), size)
     tick = _Progress(len(group) * len(starts) * (grid[-1] + 1), progress)
     queries = _queries(group[0], tasks, grid)
@@ -105,13 +110,20 @@ def evaluate(
         keep = slice(0, max(0, min(size, paths - start)) * trials, trials)
         return play_part(agent, part_trials, grid, episodes, modes, keep, tick, queries)
 
-    outcomes: list[list[Part]] = []
-    for agent in group:
-        with closing(EnvironmentPool(family, agent.device)) as pool:
-            outcomes.append([play(agent, pool, start) for start in starts])
+    parts = [(agent, start) for agent in group for start in starts]
+    threads = min(threads, len(parts))
+    if threads > 1:
+        played = map_in_threads(lambda part: play(part[0], EnvironmentPool(family), part[1]), parts, threads)
+        outcomes = [played[i : i + len(starts)] for i in range(0, len(played), len(starts))]
+    else:
+        outcomes = []
+        for agent in group:
+            with closing(EnvironmentPool(family, agent.device)) as pool:
+                outcomes.append([play(agent, pool, start) for start in starts])
     references, floor = _references(family, tasks, group[0].device, floor_episodes, seed)
     settings = {"tasks": len(tasks), "task_seed": tasks.seed, "trials": trials, "episodes": episodes, "seed": seed}
     results = _assemble(group[0], tasks, grid, trials, outcomes, references)
+    results.seconds = results.seconds / threads  # parts that were played at once took the same time
     results.landmarks = _landmarks(family, tasks[slice(0, paths)]) if paths else None
     if queries is not None:
         results.belief = join_beliefs([[part.belief for part in parts] for parts in outcomes], trials, queries)
@@ -160,9 +172,34 @@ def default_tasks(family: Family, split: str) -> int:
     return -(-_TASKS // count) * count
 
 
-def default_rows(device: torch.device, width: int) -> int:
-    """The default number of trials played in parallel, each in `width` environments."""
-    return max(1, (_CACHED if device.type == "cpu" else _AT_ONCE) // width)
+def parts_at_once(agent: Agent, environments: int) -> int:
+    """Number of parts of an evaluation that are played at once on a CPU, each in one of PyTorch's threads.
+
+    Only `capturable` agents and families are played so, because their functions use nothing but the state. Families
+    with processes or threads of their own use the cores without it.
+
+    Args:
+        agent: the agent.
+        environments: number of environments of the evaluation.
+    """
+    family = agent.family
+    pure = isinstance(family, TorchFamily) and family.capturable and not family.on_host and agent.capturable
+    if agent.device.type != "cpu" or not pure:
+        return 1
+    return max(1, min(torch.get_num_threads(), environments // _LEAST))
+
+
+def default_rows(device: torch.device, width: int, threads: int = 1, total: int | None = None) -> int:
+    """The default number of trials of a part.
+
+    Args:
+        device: the agents' device.
+        width: environments of each trial.
+        threads: number of parts that are played at once. Together their environments fit the cache.
+        total: number of all trials, of which every thread gets a part; None if there are many.
+    """
+    most = (_CACHED if device.type == "cpu" else _AT_ONCE) // (threads * width)
+    return max(1, most if total is None else min(most, -(-total // threads)))
 
 
 def _learns_from_scratch(agent: Agent) -> bool:
@@ -220,11 +257,13 @@ class _Progress:
 
     def __init__(self, total: int, report: Callable[[int, int], None] | None) -> None:
         self.done, self.total, self.report = 0, total, report
+        self.lock = Lock()  # several threads count
 
     def __call__(self) -> None:
-        self.done += 1
-        if self.report is not None:
-            self.report(self.done, self.total)
+        with self.lock:
+            self.done += 1
+            if self.report is not None:
+                self.report(self.done, self.total)
 
 
 def _queries(agent: Agent, tasks: Tasks, grid: list[int]) -> Queries | None:
@@ -247,13 +286,10 @@ def _references(
         return known, "exact"
     if episodes < 1:
         return known, "unknown"
-    pool = EnvironmentPool(family, device)
-    try:
+    with closing(EnvironmentPool(family, device)) as pool, one_torch_thread():  # all operations are short
         budget = Budget(envs=episodes, episodes=1)
         agent, trials = RandomPlay(family, device=device), PoolTrials(pool, tasks, 1, seed, "floor")
         rollout, _ = trials.collect(agent, agent.begin(trials.rows), 0, budget, purpose="score")
-    finally:
-        pool.close()
     floor = rollout.episodes(rollout.reward)[0][:, :, 0].mean(1).cpu().numpy()
     return {"floor": floor, **known}, f"measured: {episodes} episodes of uniformly random actions in each task"
 

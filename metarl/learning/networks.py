@@ -18,7 +18,7 @@ from metarl.learning.ppo import Given, Outputs
 from metarl.rng import Rng
 
 Params = dict[str, Tensor]
-ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
+ACTIVATIONS = {"relu": torch.relu_, "tanh": torch.tanh_}  # in place: a layer's sums are not needed
 
 
 def init_mlp(sizes: Sequence[int], rng: Rng, final_gain: float = 1.0) -> Params:

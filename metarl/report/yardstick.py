@@ -105,16 +105,17 @@ def headlines(yardstick: Yardstick) -> list[str]:
 def _headline(row: Cells) -> str:
     target = f"{row['agent']} after k = {row['k']} ({number_text(row['env_steps'], 0)} steps)"
     steps, bound, times = row["scratch"], row["scratch_bound"], row.get("times")
+    who = row["learner"] if "scratch" in row["learner"] else f"{row['learner']} from scratch"
     ratio = f" ({number_text(times, 1)}\u00d7)" if times is not None else ""
     if bound == ">":
-        return f"{row['learner']} from scratch does not match {target} within {number_text(steps, 0)} steps{ratio}."
+        return f"{who} does not match {target} within {number_text(steps, 0)} steps{ratio}."
     if not steps:
-        return f"{row['learner']} from scratch matches {target} before its first step."
+        return f"{who} matches {target} before its first step."
     ends = {(row[f"scratch{end}"], row[f"scratch{end}_bound"]) for end in ("_low", "_high")}
     spread = [number_text(row[f"scratch{end}"], 0, row[f"scratch{end}_bound"]) for end in ("_low", "_high")]
     between = "" if ends == {(steps, bound)} else f", between {spread[0]} and {spread[1]}"
     needed = number_text(steps, 0, bound)
-    return f"{row['learner']} from scratch needs {needed} steps{ratio} to match {target}{between}."
+    return f"{who} needs {needed} steps{ratio} to match {target}{between}."
 
 
 def yardstick_words(yardstick: Yardstick) -> list[str]:

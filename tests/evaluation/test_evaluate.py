@@ -15,7 +15,7 @@ from torch import Tensor
 import metarl
 from metarl.agent import Agent, Budget, Feedback, Rollout, Step
 from metarl.engine.pool import make_environments
-from metarl.evaluation.evaluate import default_rows, evaluate
+from metarl.evaluation.evaluate import default_rows, evaluate, parts_at_once
 from metarl.evaluation.results import Results
 from metarl.rng import fold_in, make_key
 
@@ -158,6 +158,46 @@ def test_batches_fit_the_cache_of_a_processor() -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert [default_rows(cpu, width) for width in (1, 40, 10**6)] == [8192, 204, 1]
     assert default_rows(gpu, 40) == 1638
+    # batches that are played at once share the cache, and every thread gets one
+    assert [default_rows(cpu, 40, 2, total) for total in (1000, 100, 7)] == [102, 50, 4]
+
+
+class Pure(Counter):
+    """A counter whose parts may be played at once."""
+
+    name = "pure"
+    capturable = True
+
+
+def test_parts_are_played_at_once_where_threads_are_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """300 tasks in 2 environments each are worth 600 // 256 = 2 of 3 threads; results are those of one thread."""
+    settings: dict[str, Any] = {"k": 2, "num_tasks": 300, "episodes": 2, "paths": 200}
+    agents, counts = [Pure(Offset(), Nothing(), seed) for seed in (0, 1)], list[tuple[int, int]]()
+    threads: set[int] = set()
+
+    def progress(done: int, total: int) -> None:
+        threads.add(torch.get_num_threads())
+        counts.append((done, total))
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    alone = evaluate(agents[0], **settings)
+    monkeypatch.undo()
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert [parts_at_once(agents[0], n) for n in (255, 600, 10_000)] == [1, 2, 3]
+        assert parts_at_once(counter(), 10_000) == 1  # it remembers what it saw
+        together = evaluate(agents[0], **settings, progress=progress)
+        two_seeds = evaluate(agents, **settings)
+    finally:
+        torch.set_num_threads(before)
+    assert threads == {1}
+    assert counts == [(i, 6) for i in range(1, 7)]  # 2 parts of 3 steps
+    for mode in ("sampled", "deterministic"):
+        np.testing.assert_allclose(together.scores[mode], alone.scores[mode], rtol=1e-6)
+        np.testing.assert_allclose(two_seeds.scores[mode][1], alone.scores[mode][0], rtol=1e-6)
+    np.testing.assert_array_equal(together.paths[1], alone.paths[1])
+    assert two_seeds.scores["sampled"].shape == (2, 300, 3, 2)
 
 
 def test_lifetime_is_all_that_the_trial_collected() -> None:

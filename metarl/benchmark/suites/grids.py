@@ -7,9 +7,17 @@ tasks from scratch, with 1, 10 and 100 times the environment steps of a trial.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from metarl.benchmark.suite import Entry, Protocol, Study, Suite
 
 _RL2 = {"normalize_rewards": True, "gae_lambda": 0.8, "entropy_coef": 0.01, "hidden": 64}
+
+_VARIBAD: dict[str, Any] = {
+    **{"normalize_rewards": True, "discount": 0.97, "gae_lambda": 0.8, "entropy_coef": 0.01},
+    **{"learning_rate": 2e-3, "policy_hidden": (64, 64)},
+}
 
 
 def _study(family: str, episodes: int, batch: int, iterations: int, tasks: int, compact: bool = False) -> Study:
@@ -32,13 +40,21 @@ def _ppo(family: str, steps: int) -> Study:
     return Study(family, {"ppo": entry}, Protocol(k=(0, 1, 3, 10, 30, 100), tasks=20, episodes=20), (0,))
 
 
+_GRID_NAVI = _study("metarl/GridNavi-v0", 4, 320, 200, 20_000, compact=True)
+# half of the 20 million steps of Zintgraf et al.
+_LONG = {"trial_episodes": 4, "anneal_iterations": 500, "meta_batch_size": 320}
+_INFERENCE = {
+    "varibad": Entry("varibad", _VARIBAD | _LONG, 500),
+    "rl2-500": Entry("rl2", _RL2 | _LONG, 500),
+}
+
 suite = Suite(
     "grids",
     {
-        "grid_navi-n4": _study("metarl/GridNavi-v0", 4, 320, 200, 20_000, compact=True),
+        "grid_navi-n4": replace(_GRID_NAVI, entries={**_GRID_NAVI.entries, **_INFERENCE}),
         "grid_navi-ppo": _ppo("metarl/GridNavi-v0", 60),
         "dark_room-n8": _study("metarl/DarkRoom-v0", 8, 128, 200, 2000),
         "dark_key_to_door-n8": _study("metarl/DarkKeyToDoor-v0", 8, 64, 200, 2000),
     },
-    "RL2 on grids with a hidden goal",
+    "RL2 and VariBAD on grids with a hidden goal",
 )
