@@ -21,7 +21,7 @@ from metarl.agent_base import (
 )
 from metarl.config import Range
 from metarl.errors import DivergedWarning, InvalidValueError, did_you_mean
-from metarl.families.family import Family, TorchFamily
+from metarl.families.family import Family, Queries, TorchFamily
 from metarl.families.tasks import Tasks
 from metarl.global_rng import seeded
 from metarl.learning.action_distributions import Categorical, Distribution, Gaussian, PolicyHead
@@ -77,6 +77,7 @@ __all__ = [
     "PPOConfig",
     "Params",
     "PolicyHead",
+    "Queries",
     "Range",
     "RecurrentEncoder",
     "Rng",

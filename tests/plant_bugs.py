@@ -77,6 +77,35 @@ BUGS = (
         "agents/test_varibad",
     ),
     Bug(
+        "the exact posterior is not reset between trials",
+        "metarl/families/family.py",
+        "possible & (agrees | ~seen.valid[t].unsqueeze(1))",
+        "possible & (agrees | ~seen.valid[t].unsqueeze(1)).all(0)",
+        "envs/test_posteriors",
+    ),
+    Bug(
+        "the exact posterior knows what the step before which it is compared pays",
+        "envs/bandits/bernoulli_bandit.py",
+        "(counts.cumsum(0) - counts for counts in (pulled, paid))",
+        "(counts.cumsum(0) for counts in (pulled, paid))",
+        "envs/test_posteriors",
+    ),
+    Bug(
+        "beliefs are compared one step late",
+        "metarl/evaluation/belief.py",
+        "agent.believed_rewards(r, queries) for r in rollouts])",
+        "agent.believed_rewards(r, queries) for r in rollouts]).roll(1, 0)",
+        "evaluation/test_belief",
+    ),
+    Bug(
+        "the exact posterior forgets a trial's earlier episodes",
+        "metarl/evaluation/belief.py",
+        "exact = family.posterior(",
+        "exact = (lambda h: torch.cat([family.posterior(History(*(v[t : t + family.horizon] for v in h)))"
+        " for t in range(0, len(h.valid), family.horizon)]))(",
+        "evaluation/test_belief",
+    ),
+    Bug(
         "a prototype holds the image that it is compared with",
         "agents/inference/prototypes.py",
         "example.cumsum(0) - example, label.cumsum(0) - label",

@@ -20,11 +20,13 @@ from metarl.agent import (
     PPO,
     Agent,
     AgentState,
+    Belief,
     Budget,
     Decoded,
     Family,
     Feedback,
     FeedForward,
+    Queries,
     Range,
     RecurrentEncoder,
     Rng,
@@ -45,6 +47,8 @@ from metarl.agent import (
     net_tensors,
     sized,
 )
+
+_PAIRS = 8  # opposite draws of z, over which what an agent believes is a mean
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,28 @@ class VariBAD(Agent[VariBADConfig]):
     def observe(self, state: AgentState, feedback: Feedback, active: Tensor | None) -> AgentState:
         """Keep the encoder's memory, and what the next step is given."""
         return self.trial_memory.observe(state, feedback, active)
+
+    # --- what it believes --------------------------------------------------------------------------------------------
+
+    def belief_features(self, rollout: Rollout) -> Tensor:
+        """Mean and log-variance of z before each step, `[T, R, 2 latent]`, as the policy was given them."""
+        return rollout.extras["x"][:, :, 0, self.inputs.encode.size :]
+
+    @torch.no_grad()
+    def believed_rewards(self, rollout: Rollout, queries: Queries) -> Tensor:
+        """The decoder's rewards of N transitions before each step, a mean over z of the belief: `[T, R, N]`."""
+        encode, head = self.inputs.encode, self.head
+        parts = (encode(queries.obs), head.encode(head.from_env(queries.action)), encode(queries.next_obs))
+        x = torch.cat(parts, -1).unsqueeze(1).to(self.device)
+        noise = Rng(torch.tensor([make_key("varibad", "belief")])).normal(_PAIRS, 1, self.config.latent)[0]
+        noise = torch.cat([noise, -noise]).to(self.device)
+
+        def told(features: Tensor) -> Tensor:
+            z = Belief(*features.chunk(2, -1)).sample(noise)  # [samples, R, latent]
+            rewards: Tensor = self.model["reward"](z, x)
+            return rewards[..., 0].mean(0).T
+
+        return torch.stack([told(features) for features in self.belief_features(rollout)])
 
     # --- training ----------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from metarl.errors import InvalidValueError
 from metarl.families.distributions import Uniform
-from metarl.families.family import TorchFamily
+from metarl.families.family import History, Queries, TorchFamily
 from metarl.families.tasks import Tasks
 from metarl.rng import Rng
 
@@ -78,6 +78,18 @@ class BernoulliBandit(TorchFamily):
     def bayes_optimal_return(self, episodes: int) -> float | None:
         """The exact value by `bayes_value`; None if it would have more than `MAX_BAYES_STATES` states."""
         return bayes_value(episodes, self.k) if bayes_states(episodes, self.k) <= MAX_BAYES_STATES else None
+
+    def queries(self) -> Queries:
+        """A pull of each arm."""
+        obs, arms = torch.zeros(self.k, 1), torch.arange(self.k)
+        return Queries(obs, arms, obs, arms)
+
+    def posterior(self, seen: History) -> Tensor:
+        """The means (s + 1) / (n + 2) of the Beta distributions of arms that paid 1 in s of n pulls."""
+        pulled = torch.nn.functional.one_hot(seen.action, self.k).double() * seen.valid.unsqueeze(-1)
+        paid = pulled * seen.reward.unsqueeze(-1)
+        n, s = (counts.cumsum(0) - counts for counts in (pulled, paid))  # before the step
+        return (s + 1.0) / (n + 2.0)
 
     def draw(self, axes: Axes, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
         """Draw the arms' probabilities, the best one in orange."""

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from metarl.errors import InvalidValueError
 from metarl.families.distributions import Choice
-from metarl.families.family import TorchFamily
+from metarl.families.family import History, Queries, TorchFamily, mean_of_possible
 from metarl.families.tasks import Tasks
 from metarl.rng import Rng
 
@@ -105,6 +105,30 @@ class GridNavi(TorchFamily):
         """Expected return of each episode, `[episodes]`, under a policy with the largest expected sum."""
         path = optimal_search(self.size, self.horizon, self.goals, episodes)
         return None if path is None else search_returns(path, self.horizon, self.goals)
+
+    def queries(self) -> Queries:
+        """Moves to each cell that may be the goal, from all cells beside it.
+
+        Staying is not asked about: an agent that plays well stays at the goal alone, and what it was trained on does
+        not tell what staying elsewhere pays.
+        """
+        cells = torch.cartesian_prod(*(torch.arange(float(self.size)),) * 2)
+        obs, action = cells.repeat_interleave(len(MOVES), 0), torch.arange(len(MOVES)).repeat(len(cells))
+        after = move(obs, action, self.size)
+        leads = (after.unsqueeze(1) == torch.tensor(self.goals, dtype=torch.float32)).all(-1)  # [transition, goal]
+        some = leads.any(1) & (after != obs).any(1)
+        return Queries(obs[some], action[some], after[some], leads[some].long().argmax(1), (-0.1, 1.0))
+
+    def posterior(self, seen: History) -> Tensor:
+        """The goal is in one of the cells that no step has ended in, all equally likely, until a step finds it."""
+        goals = torch.tensor(self.goals, dtype=torch.float32, device=seen.obs.device)
+
+        def told(t: int) -> Tensor:
+            cell = move(seen.obs[t], seen.action[t], self.size)
+            return torch.where((cell.unsqueeze(1) == goals).all(-1), 1.0, -0.1)
+
+        one = torch.eye(len(goals), device=goals.device)
+        return mean_of_possible(told, seen, 1.1 * one - 0.1)
 
     def landmarks(self, tasks: Tasks) -> npt.NDArray[np.float32]:
         """The goals."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from metarl.errors import InvalidValueError
 from metarl.families.distributions import FlatDirichlet, Normal
-from metarl.families.family import TorchFamily
+from metarl.families.family import History, Queries, TorchFamily
 from metarl.families.tasks import Tasks
 from metarl.rng import Rng
 
@@ -99,6 +99,21 @@ class TabularMDP(TorchFamily):
         for _ in range(self.horizon):
             value = reward + torch.einsum("nst,nt->ns", transition, value)
         return {"floor": value[:, 0].numpy(), "informed_optimum": best.numpy()}
+
+    def queries(self) -> Queries:
+        """Each action in each state, in a step that stays in the state (where a step leads does not matter)."""
+        state = torch.eye(self.states).repeat_interleave(self.actions, 0)
+        action = torch.arange(self.actions).repeat(self.states)
+        return Queries(state, action, state, torch.arange(len(action)))
+
+    def posterior(self, seen: History) -> Tensor:
+        """The normal posterior's means (1 + sum of rewards) / (1 + n) of R(s, a), if the noise's deviation is 1."""
+        pair = seen.obs.argmax(-1) * self.actions + seen.action
+        taken = torch.nn.functional.one_hot(pair, self.states * self.actions).double() * seen.valid.unsqueeze(-1)
+        paid = taken * seen.reward.unsqueeze(-1)
+        n, total = (v.cumsum(0) - v for v in (taken, paid))  # before the step
+        noise = self.reward_std**2
+        return (1.0 + total / noise) / (1.0 + n / noise)
 
     def draw(self, axes: Axes, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
         """Draw the states on a circle, with a ring around the present one.

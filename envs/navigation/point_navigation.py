@@ -23,7 +23,7 @@ from torch import Tensor
 
 from metarl.errors import InvalidValueError, did_you_mean
 from metarl.families.distributions import Choice, Distribution, Uniform
-from metarl.families.family import TorchFamily
+from metarl.families.family import History, Queries, TorchFamily, mean_of_possible
 from metarl.families.tasks import Tasks
 from metarl.rng import Rng
 
@@ -36,6 +36,8 @@ SPARSE_RADIUS = 0.2  # semi-circle: reward 1 - distance inside, 0 outside
 CORNER = 2.0
 CORNER_REST = 0.5  # corners: the reward is 0 where the 1-norm of the position is below it
 CORNER_START = 0.2
+_SIDE, _ANGLES = 51, 1001  # of the lattices of goals in the square and on the semicircle
+_EXACT = "donot_use_mm_for_euclid_dist"
 SEMICIRCLE = {"reward": "sparse", "goals": "semicircle", "max_action": 1.0, "step_size": 0.1, "horizon": 20}
 
 
@@ -106,7 +108,7 @@ class PointNavigation(TorchFamily):
     def step(self, state: Tensor, action: Tensor, task: dict[str, Tensor], rng: Rng) -> tuple[Tensor, Tensor, Tensor]:
         """Move. The reward depends on the new position."""
         goal = self.goal(task)
-        x = torch.add(state, action.clamp(-self.max_action, self.max_action), alpha=self.step_size)
+        x = self._moved(state, action)
         to_goal = x - goal
         distance = to_goal.norm(dim=-1)
         never = torch.zeros_like(distance, dtype=torch.bool)
@@ -118,6 +120,10 @@ class PointNavigation(TorchFamily):
         nearest = (x * goal >= 0).all(-1)  # in the goal's quadrant, no other corner is nearer
         rewarded = (x.abs().sum(-1) >= CORNER_REST) & nearest
         return x, torch.where(rewarded, progress, torch.zeros_like(distance)), never
+
+    def _moved(self, state: Tensor, action: Tensor) -> Tensor:
+        """The next positions, `[..., 2]`."""
+        return torch.add(state, action.clamp(-self.max_action, self.max_action), alpha=self.step_size)
 
     def optimal_action(self, state: Tensor, task: dict[str, Tensor], t: Tensor) -> Tensor:
         """Move toward the goal on each axis as far as possible, which is the nearest position at every later step."""
@@ -141,6 +147,49 @@ class PointNavigation(TorchFamily):
         inside = (left < GOAL_WINDOW).all(-1)
         before = np.concatenate([np.zeros_like(inside[:, :1]), inside[:, :-1]], axis=1)  # steps after the end
         return {"informed_optimum": -(distance * ~before).sum(1)}
+
+    def queries(self) -> Queries | None:
+        """Steps of full size, straight away from the origin, to a lattice of points 0.1 apart; None for corners.
+
+        They lead to the square of goals, or less than .2 off the semicircle of goals.
+        """
+        if self.reward == "progress" or self.goals == "corners":
+            return None
+        points = torch.cartesian_prod(*(torch.arange(-12, 13) / 10,) * 2)
+        if self.goals == "square":
+            points = points[points.abs().amax(1) <= 0.5]
+        else:
+            near = ((points.norm(dim=1) - 1.0).abs() < SPARSE_RADIUS) & (points[:, 1] >= 0)
+            points = points[near]
+        action = self.max_action * points / points.abs().amax(1, keepdim=True).clamp_min(1e-6)
+        return Queries(points - self.step_size * action, action, points, torch.arange(len(points)))
+
+    def posterior(self, seen: History) -> Tensor:
+        """Equally likely goals on a fine lattice, of which those stay that are near a goal which tells all rewards.
+
+        A goal of the lattice stays if the rewards allow a goal at most as far from it as half the lattice's distance
+        (half the diagonal in the square), so the answers are exact up to this distance: .0139 in the square, .0016 on
+        the semicircle.
+        """
+        queries = self.queries()
+        assert queries is not None
+        device, slack = seen.obs.device, math.pi / (2 * _ANGLES)
+        angle = math.pi * (torch.arange(_ANGLES, device=device) + 0.5) / _ANGLES
+        goals = torch.stack([angle.cos(), angle.sin()], -1)
+        if self.goals == "square":
+            axis = (torch.arange(_SIDE, device=device) + 0.5) / _SIDE - 0.5
+            goals, slack = torch.cartesian_prod(axis, axis), 0.5 * math.sqrt(2.0) / _SIDE
+
+        def told(t: int) -> Tensor:
+            distance = torch.cdist(self._moved(seen.obs[t], seen.action[t]), goals, compute_mode=_EXACT)
+            if self.reward == "dense":
+                return -distance
+            outside = (distance > SPARSE_RADIUS - slack).float() - 1.0  # 0 where no reward is possible
+            return torch.where(seen.reward[t].unsqueeze(1) > 0, 1.0 - distance, outside)
+
+        distance = torch.cdist(goals, queries.next_obs.to(device), compute_mode=_EXACT)
+        answers = -distance if self.reward == "dense" else (1.0 - distance) * (distance <= SPARSE_RADIUS)
+        return mean_of_possible(told, seen, answers, slack + 1e-4)
 
     def landmarks(self, tasks: Tasks) -> npt.NDArray[np.float32]:
         """The goals."""

@@ -34,7 +34,7 @@ from metarl.contract.family_probe import (
 )
 from metarl.contract.notes import visible_tasks
 from metarl.contract.picture_checks import pictures
-from metarl.contract.reference_checks import expected_rewards, references
+from metarl.contract.reference_checks import expected_rewards, posteriors, references
 from metarl.errors import FamilyWarning, InvalidValueError
 from metarl.families.family import Family
 from metarl.families.registry import make_family
@@ -88,5 +88,5 @@ STAGES = (
     (interface, task_sets, task_data),
     (hidden_randomness, pure_functions, no_host_reads),
     (reset_keeps_task, no_trace),
-    (parameters, batch_equals_singles, devices_agree, references, expected_rewards, pictures),
+    (parameters, batch_equals_singles, devices_agree, references, expected_rewards, posteriors, pictures),
 )

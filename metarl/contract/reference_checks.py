@@ -16,6 +16,7 @@ from metarl.contract.family_probe import (
     MAX_STEPS,
     Subject,
 )
+from metarl.families.family import History
 from metarl.rng import Rng, fold_in
 
 STANDARD_ERRORS = 5.0
@@ -48,6 +49,25 @@ def references(subject: Subject) -> Iterator[str]:
         yield from _compare_returns(subject, "informed_optimum", best, reached, "optimal_action")
     elif best is not None and chance.mean() > best.mean():
         yield from _compare_returns(subject, "informed_optimum", best, chance, "random actions (at least)")
+
+
+def posteriors(subject: Subject) -> Iterator[str]:
+    """An exact posterior answers each query before each step, and before a trial's first step knows nothing of it."""
+    queries = subject.family.queries()
+    if queries is None:
+        return
+    tape = subject.rollout()
+    played = torch.ones_like(tape.terminated)
+    found = subject.family.posterior(History(tape.observation[:-1], tape.action, tape.reward, played))
+    shape = (*tape.reward.shape, int(queries.query.max()) + 1)
+    if tuple(found.shape) != shape or not bool(torch.isfinite(found).all()):
+        what = f"of shape {tuple(found.shape)}" if tuple(found.shape) != shape else "not finite everywhere"
+        yield subject.say("posterior(seen)", what, f"{shape}, an answer to each query before each step", "return means")
+    elif bool((found[0] != found[0, :1]).any()):
+        expected = "the prior's mean in all of them"
+        yield subject.say(
+            "posterior before the first step", "not the same in all trials", expected, "leave out its step"
+        )
 
 
 def _compare_returns(

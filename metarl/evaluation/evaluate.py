@@ -23,10 +23,19 @@ from metarl.engine.pool import EnvironmentPool
 from metarl.engine.rollout import PoolTrials
 from metarl.engine.threads import map_in_threads, one_torch_thread
 from metarl.errors import InvalidValueError, verbatim
+from metarl.evaluation.belief import Believer, belief_summary, join_beliefs, unit_of
 from metarl.evaluation.modes import MODES, Mode, check_mode
-from metarl.evaluation.playing import Part, join_paths, join_trials, one_episode_per_step, play_part
+from metarl.evaluation.playing import (
+    Part,
+    has_trial_features,
+    join_paths,
+    join_trials,
+    one_episode_per_step,
+    play_part,
+)
+from metarl.evaluation.probe import probe
 from metarl.evaluation.results import Floats, Results
-from metarl.families.family import Family, TorchFamily
+from metarl.families.family import Family, Queries, TorchFamily
 from metarl.families.tasks import Tasks, content_hash
 from metarl.learning.random_play import RandomPlay
 from metarl.provenance import git_revision, versions
@@ -94,11 +103,12 @@ def evaluate(
     size = max(1, (rows_at_once or default_rows(group[0].device, width, threads, total)) // trials)
     starts = range(0, len(tasks), size)
     tick = _Progress(len(group) * len(starts) * (grid[-1] + 1), progress)
+    queries = _queries(group[0], tasks, grid)
 
     def play(agent: Agent, pool: EnvironmentPool, start: int) -> Part:
         part_trials = PoolTrials(pool, tasks[slice(start, start + size)], trials, seed, "evaluate")
         keep = slice(0, max(0, min(size, paths - start)) * trials, trials)
-        return play_part(agent, part_trials, grid, episodes, modes, keep, tick)
+        return play_part(agent, part_trials, grid, episodes, modes, keep, tick, queries)
 
     parts = [(agent, start) for agent in group for start in starts]
     threads = min(threads, len(parts))
@@ -115,6 +125,12 @@ def evaluate(
     results = _assemble(group[0], tasks, grid, trials, outcomes, references)
     results.seconds = results.seconds / threads  # parts that were played at once took the same time
     results.landmarks = _landmarks(family, tasks[slice(0, paths)]) if paths else None
+    if queries is not None:
+        results.belief = join_beliefs([[part.belief for part in parts] for parts in outcomes], trials, queries)
+    if has_trial_features(group[0]) and grid[-1]:
+        features = [np.concatenate([part.features for part in parts]) for parts in outcomes]
+        errors = probe(group, features, tasks, trials, grid[-1], seed, size * trials)
+        results.belief |= {} if errors is None else {"probe": errors}
     results.meta = {
         **settings,
         "seeds": [a.seed for a in group],
@@ -128,6 +144,9 @@ def evaluate(
         "versions": versions(),
         "git": git_revision(),
     }
+    if queries is not None:
+        mean = belief_summary(results.belief, results.every_task)
+        results.meta["belief"] = {"unit": unit_of(queries), **mean}
     return results
 
 
@@ -250,6 +269,12 @@ class _Progress:
             self.done += 1
             if self.report is not None:
                 self.report(self.done, self.total)
+
+
+def _queries(agent: Agent, tasks: Tasks, grid: list[int]) -> Queries | None:
+    """What the agent is asked about its belief; None if it tells none, or no exact posterior is known of the tasks."""
+    asked = isinstance(agent, Believer) and one_episode_per_step(agent) and grid[-1] > 0 and tasks.split in _PRIOR
+    return agent.family.queries() if asked else None
 
 
 def _landmarks(family: Family, tasks: Tasks) -> Floats | None:

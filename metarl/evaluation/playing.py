@@ -12,8 +12,11 @@ import torch
 from metarl.agent_base import Agent, AgentState, Budget, Rollout
 from metarl.engine.rollout import PoolTrials
 from metarl.evaluation.adaptation import adaptation
+from metarl.evaluation.belief import Believer, compare_beliefs
 from metarl.evaluation.modes import Mode
+from metarl.evaluation.probe import HasFeatures, trial_features
 from metarl.evaluation.results import Floats
+from metarl.families.family import Queries
 
 _MAX_OBS = 4  # largest size of the observations that a `Part` stores
 
@@ -32,6 +35,8 @@ class Part:
     paths: dict[int, Floats] = field(default_factory=dict)  # for each k of the grid: positions [path, t, 2]
     trial: list[dict[str, Floats]] = field(default_factory=list)  # for each adaptation step: see `_trial_arrays`
     failed: int = 0  # adaptation steps that failed
+    belief: dict[str, Floats] = field(default_factory=dict)  # what was believed in the trials: `compare_beliefs`
+    features: Floats | None = None  # what beliefs held in the trials: `trial_features`
 
 
 def play_part(
@@ -42,6 +47,7 @@ def play_part(
     modes: Sequence[Mode],
     keep: slice,
     tick: Callable[[], None],
+    queries: Queries | None = None,
 ) -> Part:
     """Play every trial of some tasks, from k = 0 to the end of the grid.
 
@@ -53,7 +59,9 @@ def play_part(
         modes: the modes to score.
         keep: the rows whose paths and actions are stored.
         tick: called after each adaptation step.
+        queries: what a `Believer` is asked about each step of the trials; None for nothing.
     """
+    rollouts: list[Rollout] = []
     part = Part({m: [] for m in modes}, {m: [] for m in modes})
     begun, used = np.zeros(trials.rows), np.zeros(trials.rows)  # episodes and environment steps so far
     for adapted in adaptation(agent, trials, grid[-1]):
@@ -61,6 +69,8 @@ def play_part(
             begun += (adapted.rollout.episode_start & adapted.rollout.valid).sum((0, 2)).cpu().numpy()
             used += adapted.rollout.env_steps.cpu().numpy()
             _store_step(part, agent, adapted.rollout, adapted.seconds, keep)
+            if has_trial_features(agent) or queries is not None:
+                rollouts.append(adapted.rollout)
         if adapted.k in grid:
             part.episodes.append(begun.copy())
             part.env_steps.append(used.copy())
@@ -73,6 +83,10 @@ def play_part(
                     part.paths[adapted.k] = _paths(scored.rollout, keep)
         tick()
     part.failed = int(adapted.state["failed"].sum()) if "failed" in adapted.state else 0
+    if queries is not None and isinstance(agent, Believer):
+        part.belief = compare_beliefs(agent, agent.family, rollouts, queries)
+    if rollouts and isinstance(agent, HasFeatures):
+        part.features = trial_features(agent, rollouts, agent.family.horizon)
     return part
 
 
@@ -145,6 +159,11 @@ def join_paths(paths: list[Floats]) -> Floats:
 def one_episode_per_step(agent: Agent) -> bool:
     """Whether an adaptation step is one episode in one environment, so that a trial is a sequence of episodes."""
     return agent.budget == Budget(envs=1, episodes=1)
+
+
+def has_trial_features(agent: Agent) -> bool:
+    """Whether the agent shows what its belief holds, in trials that are sequences of episodes."""
+    return isinstance(agent, HasFeatures) and one_episode_per_step(agent)
 
 
 def _trial_arrays(agent: Agent, rollout: Rollout) -> dict[str, Floats]:

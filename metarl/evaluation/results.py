@@ -35,8 +35,12 @@ from metarl.lock import directory_lock
 FORMAT = "metarl-results-3"
 _PLAIN = ("collected", "lifetime", "episodes", "env_steps", "seconds")  # fields that are one array each
 _OPTIONAL = ("landmarks", "bayes_episodes")
-_GROUPS = ("scores", "success", "references", "trial", "paths", "task_values")  # fields that are dicts of arrays
+# fields that are dicts of arrays
+_GROUPS = ("scores", "success", "references", "trial", "paths", "task_values", "belief")
 _SCORES = ("seed", "task", "k", "episode")
+_BELIEF: dict[str, tuple[str, ...]] = {"belief.places": ("query", "x and y")}
+_BELIEF |= dict.fromkeys((f"belief.{n}" for n in ("error", "prior", "probe")), ("seed", "task", "time in trial"))
+_BELIEF |= dict.fromkeys(("belief.exact", "belief.decoded"), ("time in trial", "query"))
 _AXES: dict[str, tuple[str, ...]] = {  # axes of each array, by its name or its group
     "scores": _SCORES,
     "success": _SCORES,
@@ -50,6 +54,7 @@ _AXES: dict[str, tuple[str, ...]] = {  # axes of each array, by its name or its 
     "bayes_episodes": ("step",),
     "landmarks": ("path", "x and y"),
     "trial": ("path", "step", "time"),
+    **_BELIEF,
 }
 _GRID = Kind(
     "a rising list of whole numbers from 0 on",
@@ -61,7 +66,7 @@ _OPTIMUM = Kind(
 _HEAD = {name: TEXT for name in ("agent", "family", "split", "task_hash", "arrays_sha256")}
 _HEAD |= {"k": _GRID, "bayes_optimal": _OPTIMUM, "meta": OBJECT, "arrays": TEXTS}
 _META = dict.fromkeys(("tasks", "trials", "episodes"), whole(1)) | {"seeds": SEEDS}
-_META |= dict.fromkeys(("config", "versions"), OBJECT)
+_META |= dict.fromkeys(("config", "versions", "belief"), OBJECT)
 
 
 @dataclass(repr=False)
@@ -98,6 +103,8 @@ class Results:
         bayes_episodes: expected return of each episode of the trial, `[episode]`, under a policy that attains
             `bayes_optimal`; None if it is not known.
         task_values: the tasks' parameters that are numbers, `[task]`, or vectors of at most 4 numbers, `[task, d]`.
+        belief: what agents that tell it believed about the tasks, beside the exact posterior if that is known:
+            `join_beliefs` in `metarl.evaluation.belief`; and the errors of a `probe`, `[seed, task, time]`.
     """
 
     agent: str
@@ -120,6 +127,7 @@ class Results:
     trial: dict[str, Floats] = field(default_factory=dict)
     bayes_episodes: Floats | None = None
     task_values: dict[str, Floats] = field(default_factory=dict)
+    belief: dict[str, Floats] = field(default_factory=dict)
 
     def summary(self, mode: Mode | None = None) -> list[dict[str, float]]:
         """One row per k: mean and interquartile mean of R_k with 95 % intervals, steps used, and normalised score.
@@ -351,7 +359,8 @@ def _check_names(names: set[str], k: list[int]) -> None:
     modes = [mode for mode in MODES if f"scores.{mode}" in names]
     needed = {*_PLAIN, *(f"scores.{mode}" for mode in modes or ["sampled"])}
     needed |= {"trial.action", "trial.reward"} if any(name.startswith("trial.") for name in names) else set()
-    known = needed | {*_OPTIONAL, "trial.obs"} | {f"paths.{i}" for i in k} | {f"success.{mode}" for mode in modes}
+    known = needed | {*_OPTIONAL, *_BELIEF, "trial.obs"} | {f"paths.{i}" for i in k}
+    known |= {f"success.{mode}" for mode in modes}
     free = ("references.", "task_values.")
     wrong = (needed - names) | {name for name in names - known if not name.startswith(free)}
     if wrong:
@@ -364,7 +373,7 @@ def _axes(name: str, dims: int) -> tuple[str, ...]:
     if group == "paths":
         return ("path", f"time after {own}", "x and y")
     vector = (dims == 4 and name in ("trial.action", "trial.obs")) or (dims == 2 and group == "task_values")
-    return (*_AXES[group], f"{own} vector") if vector else _AXES[group]
+    return (*_AXES[group], f"{own} vector") if vector else _AXES.get(name) or _AXES[group]
 
 
 def _check_axes(name: str, shape: tuple[int, ...], axes: tuple[str, ...], sizes: dict[str, int]) -> None:

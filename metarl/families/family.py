@@ -7,9 +7,9 @@ splits, references and horizon in the same way. In neither form does `reset` dra
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,64 @@ if TYPE_CHECKING:
 
 State = Any  # a tensor, or a dict or tuple of tensors, each with leading axis N
 _SIDES = {"train": 0, "test": 1}
+
+
+class Queries(NamedTuple):
+    """What a belief about the task is asked: the expected rewards of N transitions, which belong to Q queries.
+
+    Attributes:
+        obs: `[N, *obs]`, observation before the step.
+        action: `[N, *action]`, action of the environment.
+        next_obs: `[N, *obs]`, observation after the step.
+        query: `int64 [N]`, the query that the transition belongs to, 0, ..., Q - 1. Its transitions have the same
+            expected reward in every task.
+        one_pays: if in every task exactly one query pays the second of two rewards and the others the first, these two
+            rewards; else None.
+    """
+
+    obs: Tensor
+    action: Tensor
+    next_obs: Tensor
+    query: Tensor
+    one_pays: tuple[float, float] | None = None
+
+
+class History(NamedTuple):
+    """What whole trials have shown, time first, from their first step on; a row is a trial.
+
+    Attributes:
+        obs: `[T, R, *obs]`, observation before the step.
+        action: `[T, R, *action]`, action of the environment.
+        reward: `float32 [T, R]`.
+        valid: `bool [T, R]`, False where no step was played.
+    """
+
+    obs: Tensor
+    action: Tensor
+    reward: Tensor
+    valid: Tensor
+
+
+def mean_of_possible(told: Callable[[int], Tensor], seen: History, answers: Tensor, tolerance: float = 1e-4) -> Tensor:
+    """The exact posterior mean if rewards are not random: of equally likely hypotheses, those stay that tell them all.
+
+    Args:
+        told: the reward of step t under each hypothesis, `[R, H]`.
+        seen: the trials so far.
+        answers: what each hypothesis answers to each query, `[H, Q]`.
+        tolerance: largest difference of a told reward from the one seen.
+
+    Returns:
+        `float64 [T, R, Q]`, before each step.
+    """
+    possible = seen.valid.new_ones(seen.valid.shape[1], len(answers))
+    means = []
+    for t in range(len(seen.valid)):
+        weight = possible.double()
+        means.append(weight @ answers.double() / weight.sum(1, keepdim=True))
+        agrees = (told(t) - seen.reward[t].unsqueeze(1)).abs() <= tolerance
+        possible = possible & (agrees | ~seen.valid[t].unsqueeze(1))
+    return torch.stack(means)
 
 
 class Family:
@@ -137,6 +195,18 @@ class Family:
     def bayes_optimal_episodes(self, episodes: int) -> npt.NDArray[np.float64] | None:
         """Expected return of each episode, `[episodes]`, of a Bayes-optimal policy; None if not computed."""
         return None
+
+    def queries(self) -> Queries | None:
+        """What beliefs about the task are asked; None if the exact posterior is not known."""
+        return None
+
+    def posterior(self, seen: History) -> Tensor:
+        """The exact posterior mean reward of each of the `queries` before each step, `float64 [T, R, Q]`.
+
+        It is given what the trial has shown before the step, its earlier episodes included, and the task space as the
+        prior.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.posterior")
 
     def landmarks(self, tasks: Tasks) -> npt.NDArray[np.float32] | None:
         """One point per task, `[N, 2]`, that pictures of 2-D observations mark; None if there is none."""

@@ -151,6 +151,12 @@ class PolicyHead:
         # the second clamp corrects rounding: centre + half may be slightly outside the box
         return torch.addcmul(self._center, action.clamp(-1.0, 1.0), self._half).clamp(self._low, self._high)
 
+    def from_env(self, action: Tensor) -> Tensor:
+        """The policy's actions for actions of the environment, the inverse of `to_env` within the box."""
+        if self.discrete or self._center is None or self._half is None:
+            return action
+        return (action - self._center.to(action.device)) / self._half.to(action.device)
+
     def uniform(self, rng: Rng) -> Tensor:
         """Random actions, one for each key of `rng`: uniform on the space, or standard normal if it is unbounded."""
         if self.discrete:

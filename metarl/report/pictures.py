@@ -8,6 +8,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from metarl.report.entries import Entry, is_baseline, most_informative
+from metarl.report.figures.belief import belief_words, draw_belief, draw_probe, with_beliefs
 from metarl.report.figures.comparison import (
     draw_improvements,
     draw_profiles,
@@ -48,6 +49,11 @@ TOO_FEW = (
     " A 0 or 1 that is not bold: all runs agree in all tasks, but so few seeds could agree by chance, and the "
     "interval, of as many draws as there are seeds, holds one half."
 )
+PROBE = (
+    "How well the task’s parameters can be read from the belief before each step of a trial, by a regression that was "
+    "fitted in train tasks: squared error divided by the parameters’ variance, mean over parameters and tasks. 1 "
+    "(dotted): nothing is known; 0: all. Bands: 95&nbsp;% intervals."
+)
 YARDSTICK = (
     "Lines: agents that learn each task from scratch. Points: R<sub>k</sub> of meta-trained agents after their last k, "
     "at the environment steps that they used in the task. Band and upright bars: 95&nbsp;% intervals."
@@ -77,7 +83,7 @@ class Picture(NamedTuple):
 
 def pictures_of(entries: Sequence[Entry]) -> list[Picture]:
     """All pictures that the results of a section have data for, in the page's order."""
-    makers = (_adaptation, _training, _tasks, _profiles, _improvement, _trial, _paths)
+    makers = (_adaptation, _training, _tasks, _profiles, _improvement, _trial, _belief, _paths)
     return [picture for maker in makers for picture in maker(entries)]
 
 
@@ -186,6 +192,18 @@ def _trial(entries: Sequence[Entry]) -> list[Picture]:
         return draw_trial(trials, legend=legend)
 
     return [Picture("Trial", "trial", "return of each episode of a trial", drawn, trial_words(trials), trials)]
+
+
+def _belief(entries: Sequence[Entry]) -> list[Picture]:
+    heading, told = "What the agent believes", with_beliefs(entries)
+    probed = [e for e in entries if "probe" in e.results.belief]
+    pictures = []
+    if told:
+        label = "error of what agents believe"
+        pictures.append(_picture(told, heading, "belief", label, draw_belief, belief_words(told)))
+    if probed:
+        pictures.append(_picture(probed, heading, "belief-probe", "error of a probe", draw_probe, PROBE))
+    return pictures
 
 
 def _paths(entries: Sequence[Entry]) -> list[Picture]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,10 +10,11 @@ import torch
 from torch import Tensor
 
 import metarl
-from metarl.agent import Decoded, adam_step, negative_elbo
+from metarl.agent import Decoded, Queries, adam_step, negative_elbo
 from metarl.agents.inference.varibad import VariBAD
 from metarl.engine.pool import EnvironmentPool
 from metarl.engine.rollout import PoolTrials
+from metarl.runs.checkpoints import load_checkpoint, save_checkpoint
 
 NAVIGATION = metarl.make_family("metarl/PointNavigation-v0", horizon=4)
 SMALL: dict[str, Any] = {"trial_episodes": 3, "meta_batch_size": 8, "hidden": 8, "policy_hidden": (8,)}
@@ -121,6 +123,40 @@ def test_a_training_goes_on_to_the_same_bits(state_coef: float) -> None:
     assert all(torch.equal(v, found[k]) for k, v in whole.tensors().items())
 
 
+def test_a_checkpoint_holds_steps_with_negative_numbers(tmp_path: Path) -> None:
+    """Points and displacements in the plane have both signs."""
+    agent = varibad()
+    metarl.train(agent, 1)
+    assert (agent.replay.data["step"] < 0).any()
+    save_checkpoint(tmp_path / "checkpoint.json", agent, 1)
+    other = varibad()
+    load_checkpoint(tmp_path / "checkpoint.json", other)
+    again = other.tensors()
+    assert all(torch.equal(v, again[k]) for k, v in agent.tensors().items())
+
+
 def test_a_replay_that_is_too_large_is_refused_before_training() -> None:
     with pytest.raises(metarl.InvalidValueError, match=r"varibad\.replay_trials is 1000000000, expected at most about"):
         varibad(replay_trials=10**9)
+
+
+def test_what_it_believes_is_what_the_decoder_tells_of_z() -> None:
+    """A mean over z of the belief before each step; with a narrow belief, the decoder's answer to its mean."""
+    agent = varibad()
+    with torch.no_grad():
+        agent.encoder.log_var.weight.zero_()
+        agent.encoder.log_var.bias.fill_(-40.0)
+    _, rollout = played(agent)
+    obs, action = torch.tensor([[0.1, 0.2], [0.3, -0.1]]), torch.tensor([[0.1, 0.0], [-0.05, 0.1]])
+    found = agent.believed_rewards(rollout, Queries(obs, action, obs + action, torch.arange(2)))
+    assert found.shape == (12, 8, 2)
+    z = agent.belief_features(rollout)[..., : agent.config.latent]
+    for t, row, i in ((0, 0, 0), (11, 3, 1), (5, 7, 0)):
+        step = torch.cat([obs[i], action[i] / 0.1, obs[i] + action[i]])  # actions of the box as the policy's
+        expected = agent.model["reward"](z[t, row].view(1, 1, -1), step.view(1, 1, -1))
+        torch.testing.assert_close(found[t, row, i], expected.detach().squeeze())
+    with torch.no_grad():
+        agent.encoder.log_var.bias.fill_(3.0)
+    _, rollout = played(agent)
+    wide = agent.believed_rewards(rollout, Queries(obs, action, obs + action, torch.arange(2)))
+    assert ((wide - found).abs() > 1e-3).any()

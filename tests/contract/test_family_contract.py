@@ -16,6 +16,7 @@ from gymnasium.spaces import Box, Dict
 
 import metarl
 from metarl.contract.family_contract import check_family
+from metarl.families.family import Queries
 from metarl.families.tasks import sample_tasks
 from metarl.global_rng import random_states
 
@@ -83,7 +84,18 @@ class LateGoal(Reach):
         return {}
 
 
-@pytest.mark.parametrize("family", [Reach, TwoReaches, LateGoal])
+class Believed(Reach):
+    """What an action of 0 from 0 pays, by its mean over tasks, whatever was seen."""
+
+    def queries(self):
+        nothing = torch.zeros(1, 1)
+        return Queries(nothing, nothing, nothing, torch.tensor([0]))
+
+    def posterior(self, seen):
+        return torch.full((*seen.reward.shape, 1), -1 / 3, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("family", [Reach, TwoReaches, LateGoal, Believed])
 def test_a_good_family_is_clean(family):
     assert check_family(family()) == []
 
@@ -448,6 +460,18 @@ class OneReference(Reach):
         return {"informed_optimum": np.zeros(1)}
 
 
+class Squeezed(Believed):
+    def posterior(self, seen):
+        return super().posterior(seen)[..., 0]
+
+
+class Foresight(Believed):
+    """Knows the reward of the step that is to come."""
+
+    def posterior(self, seen):
+        return super().posterior(seen) + 0.1 * seen.reward.unsqueeze(-1)
+
+
 class NearOod(Reach):
     ood: ClassVar = {"hard": {"goal": metarl.Uniform(0.4, 0.5)}}
 
@@ -492,6 +516,8 @@ class Redrawn(Reach):
         (Pessimist, ("references()['informed_optimum'] is -100 on average", "the return of random actions (at least)")),
         (WrongFloor, ("references()['floor'] is -0.5 on average", "the return of random actions")),
         (OneReference, ("references()['informed_optimum'] is of shape (1,), expected 64 finite numbers",)),
+        (Squeezed, ("posterior(seen) is of shape (", "an answer to each query before each step")),
+        (Foresight, ("posterior before the first step is not the same in all trials", "the prior's mean")),
         (NearOod, ("ood['hard'] is a split where a train draw could produce", "tasks that train cannot draw")),
         (Lenient, ("make_tasks is taking goal = 1e+30, expected only a number in [-1, 1]",)),
         (Redrawn, ("tasks('train', ...) is other tasks when drawn again", "do not override tasks_at")),

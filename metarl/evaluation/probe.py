@@ -1,0 +1,150 @@
+"""A probe: how well the task's parameters can be read from what an agent's belief holds, before each step of a trial.
+
+For each step of a trial, ridge regression maps the features of the belief (and, if there are at most 20, the products
+of two) to the task's parameters. It is fitted to trials in train tasks and changes nothing in the agent. Its weight of
+the ridge has the smallest leave-one-out error; features and predictions are clipped to the range of the train trials.
+The error in a task is
+
+    mean over parameters of (predicted - true)^2 / variance in these train tasks,
+
+so 1 is the error of predicting the mean always, and 0 that of knowing the task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from metarl.agent_base import Agent, Rollout
+from metarl.engine.pool import EnvironmentPool
+from metarl.engine.rollout import PoolTrials
+from metarl.evaluation.adaptation import adaptation
+from metarl.evaluation.belief import task_means
+from metarl.evaluation.intervals import Floats
+from metarl.families.tasks import Tasks
+
+TASKS = 200  # train tasks that a probe is fitted to
+MOST_PARAMETERS = 50  # numbers of a parameter up to which it is read
+_MOST_PRODUCTS = 20  # features up to which their products are features too
+_RIDGES = np.logspace(-2, 4, 13)
+
+
+@runtime_checkable
+class HasFeatures(Protocol):
+    """An agent that shows what its belief holds, from a rollout's `extras`."""
+
+    def belief_features(self, rollout: Rollout) -> Tensor:
+        """What the belief holds before each step, `[T, R, F]`."""
+        ...
+
+
+def probe(
+    agents: Sequence[Agent], features: Sequence[Floats], tasks: Tasks, trials: int, last: int, seed: int, rows: int
+) -> Floats | None:
+    """The errors of a probe of each agent, means over trials, `[seed, task, time]`.
+
+    Args:
+        agents: agents with features, each of its own seed.
+        features: of each agent, `trial_features` in the trials of the test tasks; the trials of a task are neighbours.
+        tasks: the test tasks.
+        trials: number of trials per task.
+        last: number of adaptation steps in a trial.
+        seed: seed of the draws in train tasks.
+        rows: number of trials played at once.
+
+    Returns:
+        the errors; None if the task switches within a trial, or no parameter has few numbers.
+    """
+    family, train = agents[0].family, agents[0].family.tasks("train", TASKS)
+    truth, expected = parameters_of(train), np.repeat(parameters_of(tasks), trials, 0)
+    if family.switches or not truth.size:
+        return None
+    errors = []
+    for agent, test in zip(agents, features, strict=True):
+        assert isinstance(agent, HasFeatures)
+        shown = []
+        with closing(EnvironmentPool(family, agent.device)) as pool:
+            for start in range(0, TASKS, rows):
+                played = PoolTrials(pool, train[slice(start, start + rows)], 1, seed, "probe")
+                rollouts = [a.rollout for a in adaptation(agent, played, last) if a.rollout is not None]
+                shown.append(trial_features(agent, rollouts, family.horizon))
+        errors.append(probe_errors(np.concatenate(shown), truth, test, expected))
+    return task_means(np.stack(errors), trials)
+
+
+def parameters_of(tasks: Tasks) -> Floats:
+    """The tasks' parameters that have few numbers, side by side, `[N, D]`."""
+    leaves = [np.asarray(v, np.float64).reshape(len(tasks), -1) for _, v in sorted(tasks.values.items())]
+    small = [leaf for leaf in leaves if leaf.shape[1] <= MOST_PARAMETERS]
+    return np.concatenate(small, 1) if small else np.zeros((len(tasks), 0))
+
+
+def trial_features(agent: HasFeatures, rollouts: Sequence[Rollout], horizon: int) -> Floats:
+    """The features in whole trials of K episodes of at most H steps, `[R, K H, F]`; NaN where no step was played."""
+    shown = [agent.belief_features(r).double().cpu().numpy() for r in rollouts]  # [T, R, F]
+    out = np.full((shown[0].shape[1], len(rollouts) * horizon, shown[0].shape[2]), np.nan)
+    for k, (features, rollout) in enumerate(zip(shown, rollouts, strict=True)):
+        features[~rollout.valid[:, :, 0].cpu().numpy()] = np.nan
+        out[:, k * horizon : k * horizon + len(features)] = features.swapaxes(0, 1)
+    return out
+
+
+def probe_errors(train: Floats, truth: Floats, test: Floats, expected: Floats) -> Floats:
+    """The error in each test trial before each step.
+
+    Args:
+        train: features in trials of train tasks, `[N, time, F]`.
+        truth: their tasks' parameters, `[N, D]`.
+        test: features in trials of test tasks, `[R, time, F]`.
+        expected: their tasks' parameters, `[R, D]`.
+
+    Returns:
+        `[R, time]`; NaN where a trial has no such step, or too few train trials have it to fit a probe.
+    """
+    out = np.full(test.shape[:2], np.nan)
+    for t in range(test.shape[1]):
+        fitted, played = (np.isfinite(features[:, t]).all(1) for features in (train, test))
+        if fitted.sum() >= 20 and played.any():
+            predicted = _predict(train[fitted, t], truth[fitted], test[played, t])
+            variance = np.maximum(truth.var(0), 1e-12)
+            out[played, t] = (np.square(predicted - expected[played]) / variance).mean(1)
+    return out
+
+
+def _predict(train: Floats, truth: Floats, test: Floats) -> Floats:
+    """Ridge regression of `truth` `[N, D]` on features `[N, F]`: predictions for `test` `[R, F]`, `[R, D]`."""
+    x, z = _standardised(*(_with_products(v) for v in _standardised(train, test)))
+    mean = truth.mean(0)
+    u, s, vt = np.linalg.svd(x, full_matrices=False)
+    target, best, chosen = u.T @ (truth - mean), np.inf, np.zeros((len(s), truth.shape[1]))
+    for ridge in _RIDGES:
+        shrunk = s**2 / (s**2 + ridge)
+        left = 1 - 1 / len(x) - np.square(u) @ shrunk  # the mean is fitted too
+        error = np.square((truth - mean - u @ (shrunk[:, None] * target)) / left[:, None]).mean()
+        if error < best:
+            best, chosen = error, (s / (s**2 + ridge))[:, None] * target
+    predicted: Floats = mean + z @ vt.T @ chosen
+    return np.clip(predicted, truth.min(0), truth.max(0))
+
+
+def _standardised(train: Floats, test: Floats) -> tuple[Floats, Floats]:
+    """Both with the means and deviations of `train`, and clipped to its range: no probe extrapolates.
+
+    Features that do not vary in `train` become 0.
+    """
+    mean, std = train.mean(0), train.std(0)
+    scale = np.divide(1.0, std, out=np.zeros_like(std), where=std > 1e-6)
+    return (train - mean) * scale, (np.clip(test, train.min(0), train.max(0)) - mean) * scale
+
+
+def _with_products(x: npt.NDArray[np.float64]) -> Floats:
+    """Features `[N, F]`, and the products of two if F is small."""
+    if x.shape[1] > _MOST_PRODUCTS:
+        return x
+    i, j = np.triu_indices(x.shape[1])
+    return np.concatenate([x, x[:, i] * x[:, j]], 1)
