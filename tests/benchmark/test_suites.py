@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import metarl
 from metarl.benchmark.jobs import plan
+from metarl.benchmark.rows import _evaluated
 from metarl.benchmark.suite import Entry, Protocol, Study, Suite, built_in_suites, check_suite, load_suite
 
 POINT = "metarl/PointNavigation-v0"
@@ -135,3 +137,13 @@ def test_a_training_that_begins_with_another_waits_for_it() -> None:
     jobs = {job.label: job for job in plan(suite, ("later",))}
     assert list(jobs) == ["points/maml/seed1", "later/long/seed1", "later/long"]
     assert jobs["later/long/seed1"].needs == ("points/maml/seed1",)
+
+
+def test_compact_results_keep_the_beliefs_of_some_tasks() -> None:
+    small = {"trial_episodes": 2, "hidden": 8, "replay_trials": 10}
+    agent = metarl.make_agent("varibad", "metarl/GridNavi-v0", **small)
+    protocol = Protocol(k=(2,), tasks=211, episodes=1, modes=("sampled",), compact=True)
+    results = _evaluated([agent], protocol)
+    assert results.belief["error"].shape == (1, 210, 30)
+    assert results.meta["belief"]["mean"] == pytest.approx(np.nanmean(results.belief["error"]))
+    assert results.scores["sampled"].shape == (1, 211, 1, 1)
