@@ -39,6 +39,7 @@ from metarl.learning.inference.decoders import Decoded, StepDecoder, negative_el
 from metarl.learning.inference.trial_replay import TrialReplay
 from metarl.learning.memory import GRU, LSTM, Transformer, make_memory
 from metarl.learning.networks import FeedForward, Params, init_mlp, mlp
+from metarl.learning.off_policy.sac import SAC, SACBatch, SACConfig, SquashedGaussian
 from metarl.learning.off_policy.transitions import TransitionReplay
 from metarl.learning.ppo import PPO, AuxiliaryLoss, Given, Outputs, TrialBatch, clipped_surrogate
 from metarl.learning.ppo_config import PPOConfig, TrialPPOConfig, sized
@@ -50,6 +51,7 @@ __all__ = [
     "GRU",
     "LSTM",
     "PPO",
+    "SAC",
     "AdamEpochs",
     "Agent",
     "AgentState",
@@ -82,10 +84,13 @@ __all__ = [
     "RecurrentEncoder",
     "Rng",
     "Rollout",
+    "SACBatch",
+    "SACConfig",
     "Schedule",
     "SimulatorState",
     "SizePerParameter",
     "SizePerTensorAndStep",
+    "SquashedGaussian",
     "Step",
     "StepDecoder",
     "StepSizes",
