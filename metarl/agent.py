@@ -36,6 +36,7 @@ from metarl.learning.gradient.policy_gradient import Batch, prepare
 from metarl.learning.gradient.step_sizes import FixedSizes, Schedule, SizePerParameter, SizePerTensorAndStep, StepSizes
 from metarl.learning.inference.beliefs import Belief, RecurrentEncoder
 from metarl.learning.inference.decoders import Decoded, StepDecoder, negative_elbo
+from metarl.learning.inference.products import Factors, ProductEncoder
 from metarl.learning.inference.trial_replay import TrialReplay
 from metarl.learning.memory import GRU, LSTM, Transformer, make_memory
 from metarl.learning.networks import FeedForward, Params, init_mlp, mlp
@@ -64,6 +65,7 @@ __all__ = [
     "Decoded",
     "Distribution",
     "DivergedWarning",
+    "Factors",
     "Family",
     "FeedForward",
     "Feedback",
@@ -80,6 +82,7 @@ __all__ = [
     "PPOConfig",
     "Params",
     "PolicyHead",
+    "ProductEncoder",
     "Range",
     "RecurrentEncoder",
     "Rng",
