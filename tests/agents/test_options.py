@@ -72,6 +72,7 @@ CHANGED: dict[str, Any] = {
     "varibad.elbo_terms": 2,
     "policy_hidden": (5,),
     "decoder_hidden": (5,),
+    "encoder_hidden": (5,),
     "replay_trials": 3,
     "anneal_iterations": 5,
     "minibatches": 2,
