@@ -190,7 +190,9 @@ class SAC:
         modules = {"actor": self.actor, "critics": nn.ModuleDict(trained)}
         if config.learn_temperature:
             modules["temperature"] = self.log_temperature
-        self._trained = {n: (m, torch.optim.Adam(m.parameters(), config.learning_rate)) for n, m in modules.items()}
+        self._trained = {
+            n: (m, torch.optim.Adam(m.parameters(), config.learning_rate, fused=True)) for n, m in modules.items()
+        }
 
     @property
     def temperature(self) -> Tensor:
