@@ -34,6 +34,7 @@ from metarl.learning.gradient.outer_optimizers import AdamEpochs, OuterOptimizer
 from metarl.learning.gradient.policies import MLPPolicy
 from metarl.learning.gradient.policy_gradient import Batch, prepare
 from metarl.learning.gradient.step_sizes import FixedSizes, Schedule, SizePerParameter, SizePerTensorAndStep, StepSizes
+from metarl.learning.inference.belief_model import BeliefConfig, BeliefModel
 from metarl.learning.inference.beliefs import Belief, RecurrentEncoder
 from metarl.learning.inference.decoders import Decoded, StepDecoder, negative_elbo
 from metarl.learning.inference.products import Factors, ProductEncoder
@@ -59,6 +60,8 @@ __all__ = [
     "AuxiliaryLoss",
     "Batch",
     "Belief",
+    "BeliefConfig",
+    "BeliefModel",
     "Budget",
     "Categorical",
     "ClippedLoss",

@@ -59,7 +59,7 @@ BUGS = (
         "the policy's gradient flows into the encoder",
         "agents/inference/varibad.py",
         "self.ppo = PPO(self.name, family, config, self.net)",
-        "self.net.encoder = encoder; self.ppo = PPO(self.name, family, config, self.net)",
+        "self.net.encoder = self.model.encoder; self.ppo = PPO(self.name, family, config, self.net)",
         "agents/test_varibad",
     ),
     Bug(
@@ -71,7 +71,7 @@ BUGS = (
     ),
     Bug(
         "decoders see the next episode's start as where a step led",
-        "agents/inference/varibad.py",
+        "metarl/learning/inference/belief_model.py",
         'encode(rollout.extras["final_obs"])',
         "encode(torch.cat([rollout.obs[1:], rollout.last_obs.unsqueeze(0)]))",
         "agents/test_varibad",

@@ -44,7 +44,7 @@ def test_the_policy_acts_on_the_observation_and_the_belief_of_all_that_came_befo
     agent = varibad()
     _, rollout = played(agent)
     x = rollout.extras["x"][:, :, 0]
-    belief = agent.encoder(agent.inputs.of(rollout))
+    belief = agent.model.encoder(agent.inputs.of(rollout))
     torch.testing.assert_close(x[..., 2:], belief.features.detach(), atol=1e-5, rtol=1e-4)
     assert torch.equal(x[..., :2], rollout.obs[:, :, 0])
     first = x[0, :, 2:]
@@ -65,17 +65,17 @@ def test_ppo_does_not_train_the_encoder() -> None:
 def test_the_belief_model_does_not_train_the_policy() -> None:
     agent = varibad()
     _, rollout = played(agent)
-    agent.replay.add(agent._kept(rollout))
-    before, policy = copied(agent.encoder), copied(agent.net)
-    agent._train_model(0)
-    assert moved(before, agent.encoder)
+    agent.model.replay.add(agent.model.kept(rollout))
+    before, policy = copied(agent.model.encoder), copied(agent.net)
+    agent.model.fit(0)
+    assert moved(before, agent.model.encoder)
     assert not moved(policy, agent.net)
 
 
 def test_decoders_see_where_a_step_led_also_at_an_episodes_end() -> None:
     agent = varibad()
     _, rollout = played(agent)
-    kept = agent._kept(rollout)
+    kept = agent.model.kept(rollout)
     before, after = kept["step"][..., :2], kept["step"][..., -2:]
     torch.testing.assert_close(before, rollout.obs[:, :, 0])
     ended = rollout.ended[:, :, 0]
@@ -91,17 +91,17 @@ def test_a_belief_tells_more_at_the_end_of_a_trial_than_at_its_start() -> None:
     for split, count in (("train", 1000), ("test", 400)):
         trials = PoolTrials(EnvironmentPool(agent.family), agent.family.tasks(split, count))
         rollout = trials.collect(agent, agent.begin(count), 0, metarl.Budget(episodes=20), final_obs=True)[0]
-        kept = agent._kept(rollout)
+        kept = agent.model.kept(rollout)
         if split == "train":
-            agent.replay.add(kept)
+            agent.model.replay.add(kept)
     for update in range(200):
-        loss, _ = agent.model_loss(agent.replay.sample(64, update), 0, update)
-        adam_step(agent.optimizer, loss)
+        loss, _ = agent.model.loss(agent.model.replay.sample(64, update), 0, update)
+        adam_step(agent.model.optimizer, loss)
     reward: Any = agent.model["reward"]
     decoded = [Decoded(reward, kept["step"], kept["reward"], 1.0)]
 
     def error(term: int) -> float:
-        belief, valid = agent.encoder(kept["x"]), kept["valid"][..., 0]
+        belief, valid = agent.model.encoder(kept["x"]), kept["valid"][..., 0]
         noise = torch.zeros(1, count, agent.config.latent)
         return negative_elbo(belief, decoded, valid, noise, 0.0, torch.tensor([term]))[0].item()
 
