@@ -58,7 +58,7 @@ class PEARLConfig(SACConfig):
     The authors scale rewards by 5 (sparse point robot: 100) and have a temperature of 1; here rewards are as they are.
     """
 
-    hidden: tuple[Annotated[int, Range(1, 1e9)], ...] = (300, 300, 300)
+    policy_hidden: tuple[Annotated[int, Range(1, 1e9)], ...] = (300, 300, 300)
     """Widths of the hidden layers of the policy and of the critics."""
     latent: Annotated[int, Range(1, 1024)] = 5
     """Size of z."""

@@ -26,9 +26,16 @@ SMALL["sb3"] = {"steps": 16, "algorithm_kwargs": PPO}
 SMALL["sb3_pretrained"] = SMALL["sb3"] | {"meta_batch_size": 2}
 SMALL["rl2"] = {"hidden": 8, "meta_batch_size": 8, "trial_episodes": 3}
 SMALL["varibad"] = SMALL["rl2"] | {"model_batch_size": 4, "model_updates": 2, "replay_trials": 20}
-SMALL["pearl"] = {"hidden": (8,), "encoder_hidden": (8,), "meta_batch_size": 2, "prior_episodes": 2, "updates": 2}
+SMALL["pearl"] = {
+    "policy_hidden": (8,),
+    "encoder_hidden": (8,),
+    "meta_batch_size": 2,
+    "prior_episodes": 2,
+    "updates": 2,
+}
 SMALL["pearl"] |= {"posterior_episodes": 1, "replay_tasks": 3, "tasks_per_update": 2, "batch_size": 4}
 SMALL["pearl"] |= {"context_size": 2}
+SMALL["varibad_off_policy"] = SMALL["varibad"] | {"policy_hidden": (8,), "updates": 2, "batch_trials": 2}
 SMALL["prototypes"] = {"hidden": (8,), "meta_batch_size": 4}
 SMALL["multi_task"] = SMALL["task_conditioned"] = {"hidden": (8,), "meta_batch_size": 16}
 

@@ -94,7 +94,7 @@ PEARL: dict[str, Any] = {"learning_rate": 3e-3, "tasks_per_update": 16, "batch_s
 
 def posterior_navigation(seed: int) -> dict[str, float]:
     """Returns of 20 steps towards held-out goals: gained by training, and then by inferring the goal."""
-    settings = PEARL | {"hidden": (64, 64), "encoder_hidden": (64, 64), "latent": 6, "meta_batch_size": 10}
+    settings = PEARL | {"policy_hidden": (64, 64), "encoder_hidden": (64, 64), "latent": 6, "meta_batch_size": 10}
     settings |= {"prior_episodes": 2, "posterior_episodes": 2, "context_size": 40, "replay_tasks": 300, "updates": 40}
     settings |= {"discount": 0.5, "temperature": 0.03, "kl_coef": 1e-4}
     family = metarl.make_family("metarl/PointNavigation-v0", horizon=20)
@@ -110,7 +110,13 @@ def posterior_navigation(seed: int) -> dict[str, float]:
 
 def posterior_bandits(seed: int) -> dict[str, float]:
     """Of 10 pulls of two arms random play collects 5.0, the Bayes optimum 6.02."""
-    settings = PEARL | {"hidden": (32,), "encoder_hidden": (16,), "latent": 3, "meta_batch_size": 20, "updates": 20}
+    settings = PEARL | {
+        "policy_hidden": (32,),
+        "encoder_hidden": (16,),
+        "latent": 3,
+        "meta_batch_size": 20,
+        "updates": 20,
+    }
     settings |= {"prior_episodes": 10, "posterior_episodes": 5, "context_size": 5, "replay_tasks": 400}
     settings |= {"discount": 0.0, "temperature": 0.02, "kl_coef": 0.01}
     agent = metarl.make_agent("pearl", 'metarl/BernoulliBandit-v0{"k": 2}', seed=seed, **settings)

@@ -15,7 +15,7 @@ from metarl.engine.pool import EnvironmentPool
 from metarl.engine.rollout import PoolTrials
 
 NAVIGATION = metarl.make_family("metarl/PointNavigation-v0", horizon=4)
-SMALL: dict[str, Any] = {"hidden": (8,), "encoder_hidden": (8,), "meta_batch_size": 3, "replay_tasks": 6}
+SMALL: dict[str, Any] = {"policy_hidden": (8,), "encoder_hidden": (8,), "meta_batch_size": 3, "replay_tasks": 6}
 SMALL |= {"prior_episodes": 2, "posterior_episodes": 1, "updates": 2, "tasks_per_update": 2, "batch_size": 4}
 SMALL |= {"context_size": 4}
 
@@ -75,7 +75,7 @@ def test_steps_after_an_episodes_end_tell_nothing() -> None:
 
 def test_z_is_one_for_an_episode_and_another_for_the_next() -> None:
     """With a policy that tells z: its mean is the first two entries."""
-    agent = pearl(latent=2, hidden=(), temperature=1e-9)
+    agent = pearl(latent=2, policy_hidden=(), temperature=1e-9)
     with torch.no_grad():
         for values in agent.sac.actor.values():
             values.zero_()

@@ -163,7 +163,13 @@ def test_twin_critics_are_two_networks() -> None:
 
 # --- soft actor-critic: learning -------------------------------------------------------------------------------------
 
-TOY: dict[str, Any] = {"hidden": (16,), "learning_rate": 0.01, "discount": 0.5, "target_rate": 0.05, "temperature": 0.5}
+TOY: dict[str, Any] = {
+    "policy_hidden": (16,),
+    "learning_rate": 0.01,
+    "discount": 0.5,
+    "target_rate": 0.05,
+    "temperature": 0.5,
+}
 CPU = torch.device("cpu")
 
 

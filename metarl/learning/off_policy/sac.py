@@ -33,7 +33,7 @@ _DISCRETE_TARGET = 0.98  # of the largest entropy, as in Christodoulou's paper
 class SACConfig:
     """Hyperparameters of soft actor-critic."""
 
-    hidden: tuple[Annotated[int, Range(1, 1e9)], ...] = (256, 256)
+    policy_hidden: tuple[Annotated[int, Range(1, 1e9)], ...] = (256, 256)
     """Widths of the hidden layers of the policy and of the critics."""
     discount: Annotated[float, Range(0, 1)] = 0.99
     """Discount factor. The horizon does not end a return, because the critics do not see the time."""
@@ -179,9 +179,11 @@ class SAC:
             raise InvalidValueError(f"action space of {name}", head.space, "a Box with bounds or a Discrete space")
         self.head, self.config = head, config
         outputs = head.size if head.discrete else 2 * head.size
-        self.actor = nn.ParameterDict(init_mlp((inputs, *config.hidden, outputs), rng, final_gain=0.01)).to(device)
-        self.critics = Critics(head, inputs, config.hidden, rng).to(device)
-        self.targets = Critics(head, inputs, config.hidden, rng).to(device).requires_grad_(False)
+        self.actor = nn.ParameterDict(init_mlp((inputs, *config.policy_hidden, outputs), rng, final_gain=0.01)).to(
+            device
+        )
+        self.critics = Critics(head, inputs, config.policy_hidden, rng).to(device)
+        self.targets = Critics(head, inputs, config.policy_hidden, rng).to(device).requires_grad_(False)
         self.targets.load_state_dict(self.critics.state_dict())
         start = torch.tensor(math.log(config.temperature), device=device)
         self.log_temperature = nn.ParameterDict({"log": nn.Parameter(start, config.learn_temperature)})
