@@ -1,8 +1,9 @@
 """Off-policy VariBAD: the beliefs of VariBAD, and soft actor-critic on them in place of PPO.
 
 Dorfman, Shenfeld and Tamar (2021, arXiv:2008.02598), in the online form that their code has for comparison; beliefs as
-in Zintgraf et al. (2020, arXiv:1910.08348). A step's features are the observation and the belief before it. Values run
-through the episodes of a trial and stop at its end, so what an episode finds out is worth what later ones make of it.
+in Zintgraf et al. (2020, arXiv:1910.08348). A step's features are the observation, the belief before it, and how much of
+a trial has passed (the authors' have no time). Values run through the episodes of a trial and stop at its end, so what
+an episode finds out is worth what later ones make of it. In longer trials than those of training, time stops there.
 
 The authors store the beliefs that a trial was played with. Here trials are stored, and each gradient step computes
 their beliefs with the encoder as it is, so that they never grow old.
@@ -71,26 +72,33 @@ class OffPolicyVariBAD(Agent[OffPolicyVariBADConfig]):
         rng = Rng(torch.tensor([make_key("varibad_off_policy", "init", seed)]))
         self.model = BeliefModel(self.name, family, config, config.trial_episodes, rng, self.device)
         self.head = self.model.inputs.head
-        self.sac = SAC(self.name, self.head, self.model.features, config, rng, self.device)
+        self.steps = config.trial_episodes * family.horizon
+        self.sac = SAC(self.name, self.head, self.model.features + 1, config, rng, self.device)
 
     # --- acting ------------------------------------------------------------------------------------------------------
 
     def begin(self, rows: int, tasks: Tasks | None = None) -> AgentState:
-        """The encoder's empty memory."""
-        return self.model.trial_memory.begin(rows, self.device)
+        """The encoder's empty memory, and no steps so far."""
+        return self.model.trial_memory.begin(rows, self.device) | {"time": torch.zeros(rows, 1, device=self.device)}
 
     def act(
         self, state: AgentState, step: Step, rng: Rng, deterministic: bool
     ) -> tuple[Tensor, dict[str, Tensor], AgentState]:
-        """One step of the encoder, and an action on the observation and the belief."""
-        x, state = self.model.step(state, step)
-        policy = self.sac.policy(x)
+        """One step of the encoder, and an action on the observation, the belief and the time."""
+        time = state["time"]
+        x, state = self.model.step({k: v for k, v in state.items() if k != "time"}, step)
+        policy = self.sac.policy(torch.cat([x, self._passed(time)], -1))
         action = policy.mode if deterministic else policy.sample(rng)
-        return action.detach().unsqueeze(1), {}, state
+        return action.detach().unsqueeze(1), {}, state | {"time": time}
 
     def observe(self, state: AgentState, feedback: Feedback, active: Tensor | None) -> AgentState:
         """Keep the encoder's memory, and what the next step is given."""
-        return self.model.trial_memory.observe(state, feedback, active)
+        time = state["time"] + (1.0 if active is None else active.float())
+        return self.model.trial_memory.observe(state, feedback, active) | {"time": time}
+
+    def _passed(self, time: Tensor) -> Tensor:
+        """Which part of a trial of training has passed after so many steps, from 0 to 1 at its last step."""
+        return (time / max(1, self.steps - 1)).clamp(max=1.0)
 
     # --- training ----------------------------------------------------------------------------------------------------
 
@@ -118,7 +126,9 @@ class OffPolicyVariBAD(Agent[OffPolicyVariBADConfig]):
     def transitions(self, trials: dict[str, Tensor]) -> SACBatch:
         """The transitions of trials `[T, R, ...]` of the replay, from each step to the next, also between episodes."""
         obs = self.model.inputs.encode.size
-        x = torch.cat([trials["step"][..., :obs], self.model.encoder(trials["x"]).features], -1)
+        belief = self.model.encoder(trials["x"]).features
+        time = torch.arange(len(belief), device=self.device).view(-1, 1, 1).expand(-1, belief.shape[1], 1)
+        x = torch.cat([trials["step"][..., :obs], belief, self._passed(time)], -1)
         valid = trials["valid"][..., 0] > 0
         follows = torch.cat([valid[1:], torch.zeros_like(valid[:1])])
         action = trials["step"][..., obs:-obs][valid]

@@ -45,12 +45,28 @@ def test_transitions_lead_from_each_belief_to_the_next_also_between_episodes(fam
     assert torch.equal(next_x[:-1], x[1:])
     assert torch.equal(x[..., :obs], agent.model.inputs.encode(rollout.obs)[:, :, 0])
     beliefs = agent.model.encoder(agent.model.inputs.of(rollout)).features.detach()
-    torch.testing.assert_close(x[..., obs:], beliefs)
+    torch.testing.assert_close(x[..., obs:-1], beliefs)
+    steps = len(x)
+    torch.testing.assert_close(x[..., -1], torch.linspace(0, 1, steps).unsqueeze(1).expand(-1, 8))
     ended = by_step(agent, batch.terminated)
     assert ended[-1].all()  # the trial's end
     assert not ended[:-1].any()  # and no episode's
     torch.testing.assert_close(by_step(agent, batch.action), rollout.action[:, :, 0])
     assert torch.equal(by_step(agent, batch.reward), rollout.reward[:, :, 0])
+
+
+def test_the_policy_acts_on_what_it_is_trained_on() -> None:
+    """Also on the time of the trial, which stands still after as many steps as a trial of training has."""
+    agent, given = made(), []
+    policy = agent.sac.policy
+    agent.sac.policy = lambda x: (given.append(x), policy(x))[1]  # type: ignore[method-assign]
+    rollout = played(agent)
+    batch = agent.transitions(agent.model.kept(rollout))
+    torch.testing.assert_close(torch.stack(given), by_step(agent, batch.x), atol=1e-5, rtol=1e-4)
+    trials = PoolTrials(EnvironmentPool(NAVIGATION), NAVIGATION.tasks("test", 2))
+    given.clear()
+    trials.collect(agent, agent.begin(2), 0, metarl.Budget(episodes=4))
+    assert [x[0, -1].item() for x in given[10:]] == pytest.approx([10 / 11, *[1.0] * 5])
 
 
 def test_steps_after_a_trials_end_are_no_transitions() -> None:
