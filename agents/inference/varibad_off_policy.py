@@ -1,9 +1,9 @@
 """Off-policy VariBAD: the beliefs of VariBAD, and soft actor-critic on them in place of PPO.
 
 Dorfman, Shenfeld and Tamar (2021, arXiv:2008.02598), in the online form that their code has for comparison; beliefs as
-in Zintgraf et al. (2020, arXiv:1910.08348). A step's features are the observation, the belief before it, and how much of
-a trial has passed (the authors' have no time). Values run through the episodes of a trial and stop at its end, so what
-an episode finds out is worth what later ones make of it. In longer trials than those of training, time stops there.
+in Zintgraf et al. (2020, arXiv:1910.08348). A step's features are the observation, the belief before it, and how much
+of a trial has passed (the authors' have no time). Values run through the episodes of a trial and stop at its end, so
+what an episode finds out is worth what later ones make of it. In longer trials than those of training time stops.
 
 The authors store the beliefs that a trial was played with. Here trials are stored, and each gradient step computes
 their beliefs with the encoder as it is, so that they never grow old.
