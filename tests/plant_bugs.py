@@ -91,6 +91,20 @@ BUGS = (
         "agents/test_pearl",
     ),
     Bug(
+        "off-policy values stop at every episode's end",
+        "agents/inference/varibad_off_policy.py",
+        "terminated=~follows[valid],",
+        "terminated=(torch.arange(1, len(x) + 1) % self.family.horizon == 0).unsqueeze(1).expand_as(valid)[valid],",
+        "agents/test_varibad_off_policy",
+    ),
+    Bug(
+        "a transition leads to the belief that it began with",
+        "agents/inference/varibad_off_policy.py",
+        "next_x=torch.cat([x[1:], x[:1]])[valid],",
+        "next_x=x[valid],",
+        "agents/test_varibad_off_policy",
+    ),
+    Bug(
         "z is drawn anew at every step",
         "agents/inference/pearl.py",
         "Rng(fold_in(rng.keys, _Z)).normal(self.config.latent)",
