@@ -17,6 +17,7 @@ from metarl.agents.gradient.maml import MAML
 from metarl.engine.pool import EnvironmentPool
 from metarl.engine.rollout import PoolTrials
 from metarl.families.registry import agent_class, agents
+from metarl.global_rng import random_states
 
 TINY = {"hidden": (8,), "eval_steps": 60, "episodes": 2, "meta_batch_size": 2}
 SMALL: dict[str, dict[str, Any]] = {name: TINY for name in agents if issubclass(agent_class(name), MAML)}
@@ -202,6 +203,15 @@ def test_configs_are_frozen_dataclasses_with_help(name: str) -> None:
 @pytest.mark.parametrize("family", [f for f in IDS if f != SWITCHING])
 def test_every_family_is_for_most_agents(family: str) -> None:
     assert all(refusal(name, family) is None for name in ("maml", "rl2", "random"))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("sb3")])
+def test_making_an_agent_leaves_the_global_generators_alone(name: str) -> None:
+    family = fitting(name)[0]
+    before = random_states()
+    small(name, family)
+    after = random_states()
+    assert not [kind for kind in before if before[kind] != after[kind]]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -129,9 +129,9 @@ def beliefs_off_policy(seed: int) -> dict[str, float]:
     settings: dict[str, Any] = {"trial_episodes": 10, "hidden": 32, "latent": 3, "decoder_hidden": (16,)}
     settings |= {"meta_batch_size": 100, "replay_trials": 5000, "model_learning_rate": 1e-2, "model_batch_size": 50}
     settings |= {"policy_hidden": (32,), "learning_rate": 3e-3, "target_rate": 0.01, "temperature": 0.03}
-    settings |= {"discount": 0.9, "updates": 40, "batch_trials": 50}
+    settings |= {"discount": 0.9, "updates": 40, "batch_trials": 40}
     agent = metarl.make_agent("varibad_off_policy", "metarl/BernoulliBandit-v0", seed=seed, **settings)
-    metarl.train(agent, 30)
+    metarl.train(agent, 60)
     return pulls(agent, seed)
 
 

@@ -74,7 +74,9 @@ class BeliefModel(nn.ModuleDict):
     ) -> None:
         inputs = TrialInputs(family, name)
         obs = inputs.encode.size
-        encoder = RecurrentEncoder(inputs.size, config.hidden, config.latent)
+        with torch.device("meta"):  # PyTorch's own initialisation would draw from its global generator
+            encoder = RecurrentEncoder(inputs.size, config.hidden, config.latent)
+        encoder.to_empty(device="cpu")
         encoder.initialise(rng)
         features = 2 * obs + inputs.head.features
         modules = {"encoder": encoder, "reward": StepDecoder(config.latent, features, config.decoder_hidden, 1, rng)}
