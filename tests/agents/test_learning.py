@@ -266,7 +266,8 @@ LEARNING = {
     "pearl": Learning(posterior_navigation, {"trained": 1.0, "adapted": 1.0}),
     # lifetime 5.91, 0.092; last pull 0.125, 0.016 (seeds 0, ..., 7)
     "pearl bandits": Learning(posterior_bandits, {"lifetime": 5.4, "last pull": 0.02}),
-    "varibad_off_policy": Learning(beliefs_off_policy, {"lifetime": 5.6, "last pull": 0.02}),
+    # lifetime 6.31, 0.095; last pull 0.183, 0.025 (seeds 0, ..., 7)
+    "varibad_off_policy": Learning(beliefs_off_policy, {"lifetime": 5.8, "last pull": 0.06}),
     # right 13.8, 0.027
     "prototypes": Learning(digits, {"right": 13.6}),
     # lifetime 6.24, 0.1; below Bayes 0.419, 0.1; last pull 0.173, 0.021
