@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from metarl.engine.pool import EnvironmentPool
 from metarl.engine.rollout import PoolTrials
 from metarl.families.registry import agent_class, agents
 from metarl.global_rng import random_states
+from metarl.runs.checkpoints import load_checkpoint, save_checkpoint
 
 TINY = {"hidden": (8,), "eval_steps": 60, "episodes": 2, "meta_batch_size": 2}
 SMALL: dict[str, dict[str, Any]] = {name: TINY for name in agents if issubclass(agent_class(name), MAML)}
@@ -215,7 +217,7 @@ def test_making_an_agent_leaves_the_global_generators_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_agents_that_learn_say_what_changes(name: str) -> None:
+def test_agents_that_learn_say_what_changes(name: str, tmp_path: Path) -> None:
     agent = small(name, fitting(name)[0])
     assert agent.learns == bool(agent.tensors())
     if not agent.learns:
@@ -225,5 +227,7 @@ def test_agents_that_learn_say_what_changes(name: str) -> None:
     before = {k: v.clone() for k, v in agent.tensors().items()}
     metarl.train(agent, 2)
     assert any(not torch.equal(before[k], v) for k, v in agent.tensors().items())
+    save_checkpoint(tmp_path / "checkpoint", agent, 2)
+    assert load_checkpoint(tmp_path / "checkpoint", small(name, fitting(name)[0])) == 2
     agent.load_tensors(before)
     assert all(torch.equal(before[k], v) for k, v in agent.tensors().items())
