@@ -34,11 +34,15 @@ from metarl.learning.gradient.outer_optimizers import AdamEpochs, OuterOptimizer
 from metarl.learning.gradient.policies import MLPPolicy
 from metarl.learning.gradient.policy_gradient import Batch, prepare
 from metarl.learning.gradient.step_sizes import FixedSizes, Schedule, SizePerParameter, SizePerTensorAndStep, StepSizes
+from metarl.learning.inference.belief_model import BeliefConfig, BeliefModel
 from metarl.learning.inference.beliefs import Belief, RecurrentEncoder
 from metarl.learning.inference.decoders import Decoded, StepDecoder, negative_elbo
+from metarl.learning.inference.products import Factors, ProductEncoder
 from metarl.learning.inference.trial_replay import TrialReplay
 from metarl.learning.memory import GRU, LSTM, Transformer, make_memory
 from metarl.learning.networks import FeedForward, Params, init_mlp, mlp
+from metarl.learning.off_policy.sac import SAC, SACBatch, SACConfig, SquashedGaussian
+from metarl.learning.off_policy.transitions import TransitionReplay
 from metarl.learning.ppo import PPO, AuxiliaryLoss, Given, Outputs, TrialBatch, clipped_surrogate
 from metarl.learning.ppo_config import PPOConfig, TrialPPOConfig, sized
 from metarl.learning.returns import discounted_returns, gae, standardize
@@ -49,18 +53,22 @@ __all__ = [
     "GRU",
     "LSTM",
     "PPO",
+    "SAC",
     "AdamEpochs",
     "Agent",
     "AgentState",
     "AuxiliaryLoss",
     "Batch",
     "Belief",
+    "BeliefConfig",
+    "BeliefModel",
     "Budget",
     "Categorical",
     "ClippedLoss",
     "Decoded",
     "Distribution",
     "DivergedWarning",
+    "Factors",
     "Family",
     "FeedForward",
     "Feedback",
@@ -77,15 +85,19 @@ __all__ = [
     "PPOConfig",
     "Params",
     "PolicyHead",
+    "ProductEncoder",
     "Queries",
     "Range",
     "RecurrentEncoder",
     "Rng",
     "Rollout",
+    "SACBatch",
+    "SACConfig",
     "Schedule",
     "SimulatorState",
     "SizePerParameter",
     "SizePerTensorAndStep",
+    "SquashedGaussian",
     "Step",
     "StepDecoder",
     "StepSizes",
@@ -94,6 +106,7 @@ __all__ = [
     "Tasks",
     "TorchFamily",
     "Transformer",
+    "TransitionReplay",
     "TrialBatch",
     "TrialInputs",
     "TrialMemory",

@@ -125,6 +125,11 @@ class PolicyHead:
             raise InvalidValueError(f"action space of {user}", space, "a Box with one axis or a Discrete space")
 
     @property
+    def bounded(self) -> bool:
+        """Whether the space is a Box with finite bounds."""
+        return not self.discrete and self._center is not None
+
+    @property
     def action_shape(self) -> tuple[int, ...]:
         """Shape of one action of the policy."""
         return () if self.discrete else (self.size,)

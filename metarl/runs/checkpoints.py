@@ -31,8 +31,7 @@ FORMAT = "metarl-run-2"
 COUNT = whole(0)
 _HEAD = dict.fromkeys(("agent", "family", "file", "tensors_sha256"), TEXT) | {"iteration": COUNT}
 _OPTIONAL = {"env_steps": COUNT}  # older checkpoints have none
-_NEVER_NEGATIVE = ("exp_avg_sq", "max_exp_avg_sq")  # second moments
-_COUNTS = ("step", "updates")  # if they are one number
+_SECOND_MOMENTS, _COUNTS = ("exp_avg_sq", "max_exp_avg_sq"), ("step", "updates")  # they are never negative
 TEMPORARY = re.compile(r"\.metarl-[0-9a-f]+\.part")  # a temporary file that a killed process may leave
 
 
@@ -114,9 +113,9 @@ def _check_tensors(tensors: dict[str, Tensor], expected: dict[str, Tensor], wher
             raise InvalidValueError(f"tensor {name!r} {where}", found, f"{tuple(want.shape)} of {want.dtype}")
         if not bool(torch.isfinite(values).all()):
             raise InvalidValueError(f"tensor {name!r} {where}", verbatim("not finite"), "finite numbers")
-        own = re.split(r"[./]", name)[-1]
-        counts = own in _COUNTS and not values.dim()  # a replay may hold steps, with any numbers
-        if (own in _NEVER_NEGATIVE or counts) and bool((values < 0).any()):
+        last = re.split(r"[./]", name)[-1]
+        counts = last in _COUNTS and values.dim() == 0  # a replay may have a `step` too
+        if (counts or last in _SECOND_MOMENTS) and bool((values < 0).any()):
             raise InvalidValueError(f"tensor {name!r} {where}", verbatim("negative"), "numbers from 0 on")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from metarl.agents.gradient.maml import MAML
 from metarl.engine.pool import EnvironmentPool
 from metarl.engine.rollout import PoolTrials
 from metarl.families.registry import agent_class, agents
+from metarl.global_rng import random_states
+from metarl.runs.checkpoints import load_checkpoint, save_checkpoint
 
 TINY = {"hidden": (8,), "eval_steps": 60, "episodes": 2, "meta_batch_size": 2}
 SMALL: dict[str, dict[str, Any]] = {name: TINY for name in agents if issubclass(agent_class(name), MAML)}
@@ -26,6 +29,16 @@ SMALL["sb3"] = {"steps": 16, "algorithm_kwargs": PPO}
 SMALL["sb3_pretrained"] = SMALL["sb3"] | {"meta_batch_size": 2}
 SMALL["rl2"] = {"hidden": 8, "meta_batch_size": 8, "trial_episodes": 3}
 SMALL["varibad"] = SMALL["rl2"] | {"model_batch_size": 4, "model_updates": 2, "replay_trials": 20}
+SMALL["pearl"] = {
+    "policy_hidden": (8,),
+    "encoder_hidden": (8,),
+    "meta_batch_size": 2,
+    "prior_episodes": 2,
+    "updates": 2,
+}
+SMALL["pearl"] |= {"posterior_episodes": 1, "replay_tasks": 3, "tasks_per_update": 2, "batch_size": 4}
+SMALL["pearl"] |= {"context_size": 2}
+SMALL["varibad_off_policy"] = SMALL["varibad"] | {"policy_hidden": (8,), "updates": 2, "batch_trials": 2}
 SMALL["prototypes"] = {"hidden": (8,), "meta_batch_size": 4}
 SMALL["multi_task"] = SMALL["task_conditioned"] = {"hidden": (8,), "meta_batch_size": 16}
 
@@ -194,8 +207,17 @@ def test_every_family_is_for_most_agents(family: str) -> None:
     assert all(refusal(name, family) is None for name in ("maml", "rl2", "random"))
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("sb3")])
+def test_making_an_agent_leaves_the_global_generators_alone(name: str) -> None:
+    family = fitting(name)[0]
+    before = random_states()
+    small(name, family)
+    after = random_states()
+    assert not [kind for kind in before if before[kind] != after[kind]]
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_agents_that_learn_say_what_changes(name: str) -> None:
+def test_agents_that_learn_say_what_changes(name: str, tmp_path: Path) -> None:
     agent = small(name, fitting(name)[0])
     assert agent.learns == bool(agent.tensors())
     if not agent.learns:
@@ -205,5 +227,7 @@ def test_agents_that_learn_say_what_changes(name: str) -> None:
     before = {k: v.clone() for k, v in agent.tensors().items()}
     metarl.train(agent, 2)
     assert any(not torch.equal(before[k], v) for k, v in agent.tensors().items())
+    save_checkpoint(tmp_path / "checkpoint", agent, 2)
+    assert load_checkpoint(tmp_path / "checkpoint", small(name, fitting(name)[0])) == 2
     agent.load_tensors(before)
     assert all(torch.equal(before[k], v) for k, v in agent.tensors().items())

@@ -69,9 +69,11 @@ CHANGED: dict[str, Any] = {
     "inner_kl_coef": 10.0,
     "rl2.hidden": 12,
     "varibad.hidden": 12,
-    "varibad.elbo_terms": 2,
+    "varibad_off_policy.hidden": 12,
+    "elbo_terms": 2,
     "policy_hidden": (5,),
     "decoder_hidden": (5,),
+    "encoder_hidden": (5,),
     "replay_trials": 3,
     "anneal_iterations": 5,
     "minibatches": 2,
@@ -121,7 +123,7 @@ def family_of(name: str) -> Any:
         return BANDIT if kind.endswith(("bandits", "gittins")) else MDP
     if name == "prototypes":
         return "metarl/Digits-v0"
-    return BANDIT if name in ("rl2", "varibad") else Reach()
+    return BANDIT if name in ("rl2", "varibad", "varibad_off_policy") else Reach()
 
 
 def small(name: str) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def test_the_policy_acts_on_the_observation_and_the_belief_of_all_that_came_befo
     agent = varibad()
     _, rollout = played(agent)
     x = rollout.extras["x"][:, :, 0]
-    belief = agent.encoder(agent.inputs.of(rollout))
+    belief = agent.model.encoder(agent.model.inputs.of(rollout))
     torch.testing.assert_close(x[..., 2:], belief.features.detach(), atol=1e-5, rtol=1e-4)
     assert torch.equal(x[..., :2], rollout.obs[:, :, 0])
     first = x[0, :, 2:]
@@ -67,17 +67,17 @@ def test_ppo_does_not_train_the_encoder() -> None:
 def test_the_belief_model_does_not_train_the_policy() -> None:
     agent = varibad()
     _, rollout = played(agent)
-    agent.replay.add(agent._kept(rollout))
-    before, policy = copied(agent.encoder), copied(agent.net)
-    agent._train_model(0)
-    assert moved(before, agent.encoder)
+    agent.model.replay.add(agent.model.kept(rollout))
+    before, policy = copied(agent.model.encoder), copied(agent.net)
+    agent.model.fit(0)
+    assert moved(before, agent.model.encoder)
     assert not moved(policy, agent.net)
 
 
 def test_decoders_see_where_a_step_led_also_at_an_episodes_end() -> None:
     agent = varibad()
     _, rollout = played(agent)
-    kept = agent._kept(rollout)
+    kept = agent.model.kept(rollout)
     before, after = kept["step"][..., :2], kept["step"][..., -2:]
     torch.testing.assert_close(before, rollout.obs[:, :, 0])
     ended = rollout.ended[:, :, 0]
@@ -93,17 +93,17 @@ def test_a_belief_tells_more_at_the_end_of_a_trial_than_at_its_start() -> None:
     for split, count in (("train", 1000), ("test", 400)):
         trials = PoolTrials(EnvironmentPool(agent.family), agent.family.tasks(split, count))
         rollout = trials.collect(agent, agent.begin(count), 0, metarl.Budget(episodes=20), final_obs=True)[0]
-        kept = agent._kept(rollout)
+        kept = agent.model.kept(rollout)
         if split == "train":
-            agent.replay.add(kept)
+            agent.model.replay.add(kept)
     for update in range(200):
-        loss, _ = agent.model_loss(agent.replay.sample(64, update), 0, update)
-        adam_step(agent.optimizer, loss)
+        loss, _ = agent.model.loss(agent.model.replay.sample(64, update), 0, update)
+        adam_step(agent.model.optimizer, loss)
     reward: Any = agent.model["reward"]
     decoded = [Decoded(reward, kept["step"], kept["reward"], 1.0)]
 
     def error(term: int) -> float:
-        belief, valid = agent.encoder(kept["x"]), kept["valid"][..., 0]
+        belief, valid = agent.model.encoder(kept["x"]), kept["valid"][..., 0]
         noise = torch.zeros(1, count, agent.config.latent)
         return negative_elbo(belief, decoded, valid, noise, 0.0, torch.tensor([term]))[0].item()
 
@@ -127,7 +127,7 @@ def test_a_checkpoint_holds_steps_with_negative_numbers(tmp_path: Path) -> None:
     """Points and displacements in the plane have both signs."""
     agent = varibad()
     metarl.train(agent, 1)
-    assert (agent.replay.data["step"] < 0).any()
+    assert (agent.model.replay.data["step"] < 0).any()
     save_checkpoint(tmp_path / "checkpoint.json", agent, 1)
     other = varibad()
     load_checkpoint(tmp_path / "checkpoint.json", other)
@@ -144,8 +144,8 @@ def test_what_it_believes_is_what_the_decoder_tells_of_z() -> None:
     """A mean over z of the belief before each step; with a narrow belief, the decoder's answer to its mean."""
     agent = varibad()
     with torch.no_grad():
-        agent.encoder.log_var.weight.zero_()
-        agent.encoder.log_var.bias.fill_(-40.0)
+        agent.model.encoder.log_var.weight.zero_()
+        agent.model.encoder.log_var.bias.fill_(-40.0)
     _, rollout = played(agent)
     obs, action = torch.tensor([[0.1, 0.2], [0.3, -0.1]]), torch.tensor([[0.1, 0.0], [-0.05, 0.1]])
     found = agent.believed_rewards(rollout, Queries(obs, action, obs + action, torch.arange(2)))
@@ -156,7 +156,7 @@ def test_what_it_believes_is_what_the_decoder_tells_of_z() -> None:
         expected = agent.model["reward"](z[t, row].view(1, 1, -1), step.view(1, 1, -1))
         torch.testing.assert_close(found[t, row, i], expected.detach().squeeze())
     with torch.no_grad():
-        agent.encoder.log_var.bias.fill_(3.0)
+        agent.model.encoder.log_var.bias.fill_(3.0)
     _, rollout = played(agent)
     wide = agent.believed_rewards(rollout, Queries(obs, action, obs + action, torch.arange(2)))
     assert ((wide - found).abs() > 1e-3).any()

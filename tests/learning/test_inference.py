@@ -8,7 +8,17 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 import metarl
-from metarl.agent import Belief, Decoded, RecurrentEncoder, StepDecoder, TrialReplay, mlp, negative_elbo
+from metarl.agent import (
+    Belief,
+    Decoded,
+    Factors,
+    ProductEncoder,
+    RecurrentEncoder,
+    StepDecoder,
+    TrialReplay,
+    mlp,
+    negative_elbo,
+)
 from metarl.rng import Rng
 
 
@@ -112,6 +122,48 @@ def test_steps_after_the_end_count_for_nothing() -> None:
     # step 0: trials of 3 and of 1 steps; step 1 and 2: the first trial alone
     assert bound(mean, reward, valid, [0]).item() == 2 * (3 + 1) / 2
     assert bound(mean, reward, valid, [1, 2]).item() == 2 * 3
+
+
+# --- products of factors ---------------------------------------------------------------------------------------------
+
+
+def test_a_product_of_normal_distributions_by_hand() -> None:
+    """N(0, 1) and N(6, 1/2): precisions 1 and 2, so the mean is 6 * 2 / 3 and the variance 1 / 3."""
+    first = Factors(torch.tensor([1.0]), torch.tensor([0.0]))
+    belief = first.times(Factors(torch.tensor([2.0]), torch.tensor([12.0]))).belief
+    torch.testing.assert_close(belief.mean, torch.tensor([4.0]))
+    torch.testing.assert_close(belief.log_var.exp(), torch.tensor([1 / 3]))
+
+
+def test_without_factors_the_belief_is_the_standard_normal_distribution() -> None:
+    belief = Factors(torch.zeros(2, 3), torch.zeros(2, 3)).belief
+    assert not belief.mean.any()
+    assert not belief.log_var.any()
+
+
+def test_a_factor_is_what_the_network_says_of_a_transition() -> None:
+    encoder, x = ProductEncoder(3, (6,), 2, rng()), draw(4, 1, 3)
+    belief = encoder(x).belief
+    mean, raw = mlp(dict(encoder.layers.items()), x[:, 0]).chunk(2, -1)
+    torch.testing.assert_close(belief.mean, mean)
+    torch.testing.assert_close(belief.log_var.exp(), nn.functional.softplus(raw))
+
+
+def test_the_order_of_transitions_does_not_matter_and_parts_multiply() -> None:
+    encoder, x = ProductEncoder(3, (6,), 2, rng()), draw(4, 7, 3)
+    whole = encoder(x)
+    for other in (encoder(x.flip(1)), encoder(x[:, :3]).times(encoder(x[:, 3:]))):
+        torch.testing.assert_close(other.precision, whole.precision)
+        torch.testing.assert_close(other.weighted_mean, whole.weighted_mean)
+
+
+def test_transitions_that_do_not_count_are_no_factors() -> None:
+    encoder, x = ProductEncoder(3, (6,), 2, rng()), draw(2, 5, 3)
+    valid = torch.tensor([[True, True, False, False, False], [False] * 5])
+    found = encoder(x, valid)
+    torch.testing.assert_close(found.precision[0], encoder(x[:1, :2]).precision[0])
+    torch.testing.assert_close(found.weighted_mean[0], encoder(x[:1, :2]).weighted_mean[0])
+    assert not found.precision[1].any()
 
 
 # --- replay ----------------------------------------------------------------------------------------------------------

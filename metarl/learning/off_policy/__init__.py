@@ -1,0 +1,1 @@
+"""Off-policy learning: a replay of transitions, and soft actor-critic."""
