@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
+from test_contract import SMALL as OTHERS
 
 import metarl
 from metarl import Agent, Budget
@@ -137,12 +138,13 @@ PPO = {
 SMALL: dict[str, dict[str, Any]] = {name: TINY for name in agents if issubclass(agent_class(name), MAML)}
 SMALL |= {"sb3": PPO, "sb3_pretrained": PPO, "rl2": {"hidden": 8, "trial_episodes": 3}}
 SMALL["scratch"] = {"hidden": (8,), "eval_steps": 20}
+SMALL |= {name: OTHERS[name] for name in ("pearl", "prototypes", "varibad", "varibad_off_policy")}
 
 
 @pytest.mark.parametrize("name", sorted(agents))
 def test_built_in_agents_are_clean(name: str) -> None:
     said = []
-    for family in (BANDIT, MDP):
+    for family in (BANDIT, MDP, "metarl/Digits-v0"):
         with contextlib.suppress(metarl.InvalidValueError):  # it is not for this family
             said.append(check_agent(name, family, **SMALL.get(name, {})))
             break
@@ -280,6 +282,8 @@ class WrongFork(Linear):
 
 
 class NoBox(Linear):
+    """Its actions may leave the box."""
+
     def to_env(self, action):
         return action
 
