@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import shutil
 import tempfile
@@ -83,6 +85,8 @@ def empty_temporary_folder(pytestconfig: pytest.Config) -> Iterator[None]:
 @pytest.fixture
 def scratch_registry():
     """The registries of metarl and Gymnasium; what a test adds to them is taken out again."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("minigrid")  # it registers its ids when it is imported for the first time
     held = [(table, dict(table)) for table in (registry.families, registry.agents, gym.registry)]
     yield registry
     for table, before in held:
