@@ -14,6 +14,7 @@ from metarl.benchmark.suite import Entry, Protocol, Study, Suite
 
 _RL2 = {"normalize_rewards": True, "gae_lambda": 0.8, "entropy_coef": 0.01, "hidden": 64}
 
+# of a first search; some seeds stop exploring too early (experiments/LOG.md)
 _VARIBAD: dict[str, Any] = {
     **{"normalize_rewards": True, "discount": 0.97, "gae_lambda": 0.8, "entropy_coef": 0.01},
     **{"learning_rate": 2e-3, "policy_hidden": (64, 64)},
