@@ -49,6 +49,8 @@ class VariBADConfig(BeliefConfig, TrialPPOConfig):
     """Lambda of generalised advantage estimation."""
     policy_hidden: tuple[Annotated[int, Range(1, 1e9)], ...] = (32,)
     """Widths of the hidden layers of the policy and of the value."""
+    normalize_features: bool = True
+    """The policy and the value are given observations and beliefs standardised by all that training has seen."""
 
 
 class VariBAD(Agent[VariBADConfig]):
@@ -66,7 +68,9 @@ class VariBAD(Agent[VariBADConfig]):
         rng = Rng(torch.tensor([make_key("varibad", "init", seed)]))
         self.model = BeliefModel(self.name, family, config, config.trial_episodes, rng, self.device)
         self.head = self.model.inputs.head
-        self.net = FeedForward(self.head, self.model.features, config.policy_hidden, rng).to(self.device)
+        self.net = FeedForward(
+            self.head, self.model.features, config.policy_hidden, rng, normalize=config.normalize_features
+        ).to(self.device)
         self.ppo = PPO(self.name, family, config, self.net)
 
     # --- acting ------------------------------------------------------------------------------------------------------
@@ -122,6 +126,8 @@ class VariBAD(Agent[VariBADConfig]):
         x = rollout.extras["x"][:, :, 0]
         time = torch.linspace(0.0, 1.0, len(x), device=self.device).view(-1, 1, 1).expand(-1, x.shape[1], 1)
         metrics = self.ppo.update(rollout, {"x": x, "time": time}, trials.key)
+        if self.net.norm is not None:
+            self.net.norm.update(x, rollout.valid[:, :, 0])
         self.model.replay.add(self.model.kept(rollout))
         metrics |= self.model.fit(trials.key)
         total = float((rollout.reward * rollout.valid).sum((0, 2)).double().mean())

@@ -224,7 +224,7 @@ def rl2_agent(case: Case, memory: str, device: str) -> RL2:
     return agent
 
 
-def metarl_side(agent: RL2) -> Callable[[], Any]:
+def metarl_side(agent: Any) -> Callable[[], Any]:
     """One of its updates at each call, on tasks of its own."""
     iterations, pool, trials = (
         itertools.count(),

@@ -18,6 +18,7 @@ from metarl.learning.ppo import Given, Outputs
 from metarl.rng import Rng
 
 Params = dict[str, Tensor]
+_LARGEST_FEATURE, _LEAST_FEATURE_VARIANCE = 10.0, 1e-8  # as in the authors' code of VariBAD
 ACTIVATIONS = {"relu": torch.relu_, "tanh": torch.tanh_}  # in place: a layer's sums are not needed
 
 
@@ -58,6 +59,42 @@ def mlp(params: Params, x: Tensor, activation: str = "relu") -> Tensor:
     return x
 
 
+class RunningNorm(nn.Module):
+    """Standardises features by their mean and variance over all that `update` was given; before that they are as given.
+
+    Its tensors are part of the module's state. Evaluation does not change them.
+
+    Args:
+        size: number of features.
+    """
+
+    mean: Tensor
+    var: Tensor
+    count: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("var", torch.ones(size))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Standardised features `[..., size]`, in [-10, 10]."""
+        return ((x - self.mean) * (self.var + _LEAST_FEATURE_VARIANCE).rsqrt()).clamp(-_LARGEST_FEATURE, _LARGEST_FEATURE)
+
+    @torch.no_grad()
+    def update(self, x: Tensor, valid: Tensor) -> None:
+        """Take features `[..., size]` into account, where `valid` `bool [...]` (Chan et al. 1979)."""
+        new = x[valid].double()
+        total = self.count + len(new)
+        shift = new.mean(0) - self.mean
+        share = len(new) / total
+        squares = self.var * (1.0 - share) + new.var(0, correction=0) * share
+        self.var.copy_(squares + shift.square() * share * (1.0 - share))
+        self.mean.add_(shift * share)
+        self.count.copy_(total)
+
+
 class FeedForward(nn.Module):
     """Two networks with tanh layers, which PPO trains: a policy, and a value that is also given the time.
 
@@ -66,10 +103,14 @@ class FeedForward(nn.Module):
         inputs: features per step.
         hidden: widths of the hidden layers.
         rng: draws of the initial weights.
+        normalize: whether both networks are given standardised features.
     """
 
-    def __init__(self, head: PolicyHead, inputs: int, hidden: Sequence[int], rng: Rng) -> None:
+    def __init__(
+        self, head: PolicyHead, inputs: int, hidden: Sequence[int], rng: Rng, normalize: bool = False
+    ) -> None:
         super().__init__()
+        self.norm = RunningNorm(inputs) if normalize else None
         self.head = head
         self.policy = nn.ParameterDict(init_mlp((inputs, *hidden, head.size), rng, final_gain=0.01))
         self.value = nn.ParameterDict(init_mlp((inputs + 1, *hidden, 1), rng))
@@ -77,11 +118,14 @@ class FeedForward(nn.Module):
 
     def distribution(self, x: Tensor) -> Distribution:
         """The policy at features `[..., inputs]`."""
-        return self.head.distribution(mlp(dict(self.policy.items()), x, "tanh"), self.log_std)
+        return self.head.distribution(mlp(dict(self.policy.items()), self._inputs(x), "tanh"), self.log_std)
 
     def values(self, given: Given) -> Tensor:
         """The values `[T, B]` of features `x` `[T, B, inputs]` at times `time` `[T, B, 1]`."""
-        return mlp(dict(self.value.items()), torch.cat([given["x"], given["time"]], -1), "tanh").squeeze(-1)
+        return mlp(dict(self.value.items()), torch.cat([self._inputs(given["x"]), given["time"]], -1), "tanh").squeeze(-1)
+
+    def _inputs(self, x: Tensor) -> Tensor:
+        return x if self.norm is None else self.norm(x)
 
     def forward(self, given: Given) -> Outputs:
         """The policy and the values."""
