@@ -80,7 +80,9 @@ class RunningNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Standardised features `[..., size]`, in [-10, 10]."""
-        return ((x - self.mean) * (self.var + _LEAST_FEATURE_VARIANCE).rsqrt()).clamp(-_LARGEST_FEATURE, _LARGEST_FEATURE)
+        return ((x - self.mean) * (self.var + _LEAST_FEATURE_VARIANCE).rsqrt()).clamp(
+            -_LARGEST_FEATURE, _LARGEST_FEATURE
+        )
 
     @torch.no_grad()
     def update(self, x: Tensor, valid: Tensor) -> None:
@@ -106,9 +108,7 @@ class FeedForward(nn.Module):
         normalize: whether both networks are given standardised features.
     """
 
-    def __init__(
-        self, head: PolicyHead, inputs: int, hidden: Sequence[int], rng: Rng, normalize: bool = False
-    ) -> None:
+    def __init__(self, head: PolicyHead, inputs: int, hidden: Sequence[int], rng: Rng, normalize: bool = False) -> None:
         super().__init__()
         self.norm = RunningNorm(inputs) if normalize else None
         self.head = head
@@ -122,7 +122,9 @@ class FeedForward(nn.Module):
 
     def values(self, given: Given) -> Tensor:
         """The values `[T, B]` of features `x` `[T, B, inputs]` at times `time` `[T, B, 1]`."""
-        return mlp(dict(self.value.items()), torch.cat([self._inputs(given["x"]), given["time"]], -1), "tanh").squeeze(-1)
+        return mlp(dict(self.value.items()), torch.cat([self._inputs(given["x"]), given["time"]], -1), "tanh").squeeze(
+            -1
+        )
 
     def _inputs(self, x: Tensor) -> Tensor:
         return x if self.norm is None else self.norm(x)
