@@ -63,6 +63,20 @@ BUGS = (
         "agents/test_varibad",
     ),
     Bug(
+        "the variance of features leaves out how far the means of two batches are apart",
+        "metarl/learning/networks.py",
+        "self.var.copy_(squares + shift.square() * share * (1.0 - share))",
+        "self.var.copy_(squares)",
+        "learning/test_networks",
+    ),
+    Bug(
+        "the value is given raw features where the policy's are standardised",
+        "metarl/learning/networks.py",
+        'torch.cat([self._inputs(given["x"]), given["time"]], -1)',
+        'torch.cat([given["x"], given["time"]], -1)',
+        "agents/test_varibad",
+    ),
+    Bug(
         "the belief is not reset between episodes' trials",
         "metarl/learning/trial_memory.py",
         "**self.memory.begin(rows, device)}",

@@ -64,6 +64,27 @@ def test_ppo_does_not_train_the_encoder() -> None:
     assert not moved(before, agent.model)
 
 
+def test_the_policy_is_given_standardised_features_of_what_training_saw() -> None:
+    agent = varibad()
+    assert agent.net.norm is not None
+    metarl.train(agent, 2)
+    assert float(agent.net.norm.count) == 2 * 8 * 12  # steps: two meta-updates of 8 trials of 3 episodes of 4
+    _, rollout = played(agent)
+    before = agent.net.norm.mean.clone()
+    metarl.evaluate(agent, k=3, num_tasks=2)
+    assert torch.equal(agent.net.norm.mean, before)  # evaluation does not change them
+    x = rollout.extras["x"]
+    log_prob = agent.net.distribution(x).log_prob(rollout.action)
+    torch.testing.assert_close(log_prob, rollout.extras["log_prob"], rtol=1e-4, atol=1e-5)
+    given = {"x": x[:, :, 0], "time": torch.zeros(*x.shape[:2], 1)}
+    values = agent.net.values(given)
+    torch.testing.assert_close(agent.net(given).value, values)
+    agent.net.norm = None
+    assert not torch.allclose(agent.net.values(given), values, atol=1e-4)
+    assert not torch.allclose(agent.net.distribution(x).log_prob(rollout.action), log_prob, atol=1e-4)
+    assert varibad(normalize_features=False).net.norm is None
+
+
 def test_the_belief_model_does_not_train_the_policy() -> None:
     agent = varibad()
     _, rollout = played(agent)

@@ -13,7 +13,7 @@ from scipy import stats
 from metarl.errors import InvalidValueError
 from metarl.learning.action_distributions import Categorical, Gaussian, PolicyHead
 from metarl.learning.encoders import ObservationEncoder
-from metarl.learning.networks import init_mlp, mlp
+from metarl.learning.networks import RunningNorm, init_mlp, mlp
 from metarl.rng import Rng, fold_in, make_key
 
 
@@ -228,3 +228,21 @@ def test_unsupported_spaces_are_named(build, space, words):
 def test_log_2_pi():
     # an entropy of a unit normal is .5 (log(2 pi) + 1) = 1.4189
     assert float(Gaussian(torch.zeros(1), torch.zeros(1)).entropy()) == pytest.approx(0.5 * (math.log(2 * math.pi) + 1))
+
+
+def test_running_norm_knows_the_moments_of_all_that_it_saw():
+    norm, parts = RunningNorm(3), [numbers(f"norm {i}", 7, 4 + i, 3) * 2.0 + 5.0 for i in range(3)]
+    valid = [numbers(f"valid {i}", 7, 4 + i) > -0.5 for i in range(3)]
+    x = numbers("x", 6, 3)
+    assert torch.equal(norm(x), (x * (1.0 / (1.0 + 1e-8)) ** 0.5).clamp(-10, 10))  # nothing seen yet: as it is
+    for part, ok in zip(parts, valid, strict=True):
+        norm.update(part, ok)
+    seen = torch.cat([part[ok] for part, ok in zip(parts, valid, strict=True)])
+    assert float(norm.count) == len(seen)
+    torch.testing.assert_close(norm.mean, seen.mean(0))
+    torch.testing.assert_close(norm.var, seen.var(0, correction=0))
+    torch.testing.assert_close(norm(seen).std(0, correction=0), torch.ones(3), atol=1e-3, rtol=0)
+    assert norm(1e6 * torch.ones(3)).tolist() == [10.0] * 3
+    before = {k: v.clone() for k, v in norm.state_dict().items()}
+    norm(seen)
+    assert all(torch.equal(v, before[k]) for k, v in norm.state_dict().items())
