@@ -18,6 +18,7 @@ from typing import Any
 
 import benchmark_evaluation
 import gradient_bias
+import inference_tables
 import interval_coverage
 import numpy as np
 import trial_tables
@@ -463,6 +464,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "grid_navi": trial_tables.grid_navi,
         "settings": trial_tables.settings,
     },
+    "docs/inference.md": {"inference": inference_tables.inference, "few_shot": inference_tables.few_shot},
     "docs/results.md": {
         "dense": lambda: comparison("dense"),
         "dense from scratch": lambda: from_scratch("dense"),

@@ -1,0 +1,106 @@
+"""Tables of agents that infer the task, of the suites `grids`, `bandits`, `navigation` and `few_shot`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import few_shot_accuracy
+import numpy as np
+from results_files import STUDIES, row_file
+from trial_tables import table, with_interval
+
+from metarl.benchmark.suite import agent_of
+from metarl.evaluation.results import Results
+from metarl.families.registry import make_family
+
+
+@dataclass(frozen=True)
+class Part:
+    """A study of the table of task inference.
+
+    Attributes:
+        name: what is played.
+        rows: the rows of the study, in the order of the table.
+        published: million environment steps of training in the paper; 0 where it names none.
+    """
+
+    name: str
+    rows: tuple[str, ...]
+    published: float = 0.0
+
+
+PARTS = {
+    "grids/grid_navi-n4": Part("GridNavi, 4 episodes", ("varibad", "rl2", "rl2-500"), 20.0),
+    "few_shot/digits-n25-k5": Part("Digits, 25 images of 5 classes", ("prototypes", "rl2")),
+    "few_shot/digits-n5-k5": Part("Digits, 5 images of 5 classes", ("prototypes", "rl2")),
+}
+
+
+def measured(study: str, row: str) -> tuple[Results, dict[str, float]] | None:
+    """Results of a row, and the mean of the return of its whole trials with its interval; None without a file.
+
+    A trial of no episode before the score is the scored episode itself, with deterministic actions.
+    """
+    if not (path := row_file(study, row)).exists():
+        return None
+    results = Results.load(path)
+    life = results.summary("deterministic")[0] if results.k == [0] else results.lifetime_summary()
+    assert life is not None, f"{path} has no return of whole trials"
+    return results, life
+
+
+def best_of(results: Results, study: str) -> tuple[str, float]:
+    """The largest return that a player can expect: of the Bayes-optimal one, or of one that is shown the task."""
+    exact = results.bayes_optimal
+    if exact is None:
+        exact = make_family(STUDIES[study].family).bayes_optimal_return(max(1, results.k[-1]))
+    if exact is not None:
+        return "Bayes", exact
+    informed = measured(study, "oracle")
+    assert informed is not None, f"{study} has no row oracle"
+    return "informed", informed[1]["mean"]
+
+
+def inference() -> str:
+    """Table of the agents that infer the task: the return of whole trials, and its share of what is possible."""
+    rows = []
+    for study, part in PARTS.items():
+        floor = measured(study, "random")
+        for row in part.rows:
+            if (found := measured(study, row)) is None or floor is None:
+                continue
+            (results, life), entry = found, STUDIES[study].entries[row]
+            kind, best = best_of(results, study)
+            steps = entry.iterations * (agent_of(STUDIES[study], entry, 0).train_env_steps or 0) / 1e6
+            budget = f"{steps:.1f}" + (f" ({steps / part.published:.0%})" if part.published else "")
+            share = (life["mean"] - floor[1]["mean"]) / (best - floor[1]["mean"])
+            text = [with_interval(life, 2), f"{floor[1]['mean']:.2f}", f"{best:.2f}, {kind}", f"{share:.1%}"]
+            rows.append([f"{part.name}: `{row}`", str(len(results.meta["seeds"])), budget, *text])
+    head = ["", "seeds", "million steps", "return of the trial", "random", "optimum", "share of the gap"]
+    return (
+        "Return of whole trials in held-out tasks (GridNavi: all 21 tasks), exploration included; mean and 95 % "
+        "interval over seeds and tasks. The million environment steps of a seed's training are followed by their share "
+        "of the paper's. The optimum is that of a Bayes-optimal player, who must find out the task, or of a player who "
+        "is shown it. Actions are sampled; deterministic on digits. Commands: `metarl benchmark grids`, `metarl "
+        "benchmark few_shot`."
+        "\n\n" + table(head, rows)
+    )
+
+
+def few_shot() -> str:
+    """Table of the accuracy on digits by the number of examples."""
+    report, rows = json.loads(few_shot_accuracy.OUT.read_text()), []
+    for name, by_seed in report["rows"].items():
+        _, study, row = name.split("/")
+        mean, deviation = np.mean(by_seed, 0), np.std(by_seed, 0, ddof=1)
+        cells = [f"{m:.1%} ({d:.1%})" for m, d in zip(mean, deviation, strict=True) if not np.isnan(m)]
+        rows.append([f"{study}: `{row}`", *cells, *[""] * (len(mean) - len(cells))])
+    most = few_shot_accuracy.MOST
+    return (
+        "Share of correct labels by the number of labelled images of the same class before, deterministic actions, "
+        f"{report['tasks']:,} held-out tasks; means over seeds, and their deviation in brackets. The best expected "
+        "share without an example is that of a guess among the classes not seen yet, and 100 % afterwards. Command: "
+        "`python experiments/few_shot_accuracy.py`.\n\n"
+        + table(["examples", *(str(n) for n in range(most)), f"{most} or more"], rows)
+    )
