@@ -26,6 +26,7 @@ from metarl.agent import (
     Family,
     Feedback,
     FeedForward,
+    HyperFeedForward,
     Queries,
     Range,
     Rng,
@@ -49,6 +50,9 @@ class VariBADConfig(BeliefConfig, TrialPPOConfig):
     """Lambda of generalised advantage estimation."""
     policy_hidden: tuple[Annotated[int, Range(1, 1e9)], ...] = (32,)
     """Widths of the hidden layers of the policy and of the value."""
+    hypernetwork: bool = False
+    """Whether the belief generates the weights of the policy and of the value, which then see the observation alone
+    (Beck et al. 2022, arXiv:2210.11348), instead of being their input."""
 
 
 class VariBAD(Agent[VariBADConfig]):
@@ -66,8 +70,14 @@ class VariBAD(Agent[VariBADConfig]):
         rng = Rng(torch.tensor([make_key("varibad", "init", seed)]))
         self.model = BeliefModel(self.name, family, config, config.trial_episodes, rng, self.device)
         self.head = self.model.inputs.head
-        self.net = FeedForward(self.head, self.model.features, config.policy_hidden, rng).to(self.device)
+        self.net = self._network(rng).to(self.device)
         self.ppo = PPO(self.name, family, config, self.net)
+
+    def _network(self, rng: Rng) -> FeedForward | HyperFeedForward:
+        obs, features, hidden = self.model.inputs.encode.size, self.model.features, self.config.policy_hidden
+        if self.config.hypernetwork:
+            return HyperFeedForward(self.head, obs, features - obs, hidden, rng)
+        return FeedForward(self.head, features, hidden, rng)
 
     # --- acting ------------------------------------------------------------------------------------------------------
 
@@ -114,9 +124,11 @@ class VariBAD(Agent[VariBADConfig]):
         """Play whole trials, PPO on them with the beliefs that they were played with, then train the belief model.
 
         Raises:
-            InvalidValueError: the learning rate has fallen to 0.
+            InvalidValueError: the training pass over a minibatch of trials would not fit into memory, or the learning
+                rate has fallen to 0.
         """
         self.check_iterations(self.ppo.updates + 1)
+        self.ppo.check_memory(trials.rows, self.net.floats_kept, self.model.features)
         budget = Budget(envs=1, episodes=self.config.trial_episodes)
         rollout, _ = trials.collect(self, self.begin(trials.rows), 0, budget, final_obs=True)
         x = rollout.extras["x"][:, :, 0]

@@ -160,3 +160,34 @@ def test_what_it_believes_is_what_the_decoder_tells_of_z() -> None:
     _, rollout = played(agent)
     wide = agent.believed_rewards(rollout, Queries(obs, action, obs + action, torch.arange(2)))
     assert ((wide - found).abs() > 1e-3).any()
+
+
+def test_a_hypernetwork_begins_with_one_policy_for_all_beliefs() -> None:
+    agent = varibad(hypernetwork=True)
+    _, rollout = played(agent)
+    x = rollout.extras["x"][:, :, 0]
+    other = torch.cat([x[..., :2], -5.0 * x[..., 2:]], -1)
+    assert (x != other).any()
+    time = torch.zeros(*x.shape[:2], 1)
+
+    def outputs() -> list[Tensor]:
+        found = [agent.net({"x": v, "time": time}) for v in (x, other)]
+        return [part for out in found for part in (out.policy.mean, out.value)]
+
+    mean, value, other_mean, other_value = outputs()
+    assert torch.equal(mean, other_mean)
+    assert torch.equal(value, other_value)
+    metarl.train(agent, 3)
+    mean, value, other_mean, other_value = outputs()
+    assert not torch.allclose(mean, other_mean)
+    assert not torch.allclose(value, other_value)
+
+
+def test_a_pass_that_would_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """8 trials of 12 steps in 8 minibatches: 4 x 12 x (kept + 3 x 8 x features)."""
+    for hypernetwork in (False, True):
+        agent = varibad(hypernetwork=hypernetwork)
+        need = 4 * 12 * (agent.net.floats_kept + 3 * 8 * agent.model.features)
+        monkeypatch.setattr("metarl.learning.ppo.free_bytes", lambda device, need=need: need - 1)
+        with pytest.raises(metarl.InvalidValueError, match=r"varibad.trial_episodes is 3, expected at most about 2"):
+            metarl.train(agent, 1)
