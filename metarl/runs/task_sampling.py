@@ -37,7 +37,7 @@ EDGE = 0.02  # least distance of a mean from 0 and 1, and share of a choice's pr
 MOST_WEIGHT = 5.0  # likelihood ratios are clipped to [1 / this, this]
 FEWEST = 5  # tasks in a meta-update
 _MOVED = (Uniform, LogUniform, Integers, Choice)
-_REDRAWS, _TRIES = 256, 64
+_REDRAWS, _BLOCKS, _PROPOSALS = 256, 8, 8
 
 
 class CrossEntropySampler:
@@ -218,12 +218,15 @@ def beta(rng: Rng, mean: Floats) -> Floats:
     A proposal is accepted with a probability of at least 1/2. After 64 rejections the draw is m.
     """
     out, left, n = mean.copy(), np.ones(mean.shape, dtype=bool), mean.shape[1]
-    for attempt in range(_TRIES):
-        u, v = np.split(exact.uniform(rng.seek(attempt).bits(2 * n)), 2, axis=1)
-        x, y = (exact.exp(np.maximum(exact.log(part) / p, -700.0)) for part, p in ((u, 2 * mean), (v, 2 - 2 * mean)))
-        accepted = left & (x + y <= 1.0)
-        out[accepted] = x[accepted] / (x + y)[accepted]
-        left &= ~accepted
+    power = np.stack([2.0 * mean, 2.0 - 2.0 * mean], 1)[:, :, None]  # [N, 2, 1, n]
+    for block in range(_BLOCKS):
+        u = exact.uniform(rng.seek(block).bits(2 * _PROPOSALS * n)).reshape(-1, 2, _PROPOSALS, n)
+        x, y = np.moveaxis(exact.exp(np.maximum(exact.log(u) / power, -700.0)), 1, 0)  # [N, proposals, n] each
+        accepted = x + y <= 1.0
+        first = np.take_along_axis(x / (x + y), accepted.argmax(1)[:, None], 1)[:, 0]
+        new = left & accepted.any(1)
+        out[new] = first[new]
+        left &= ~new
         if not left.any():
             break
     return out
