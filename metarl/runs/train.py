@@ -86,7 +86,7 @@ def _env_steps(agent: Agent, trials: PoolTrials, metrics: Mapping[str, float]) -
 
 
 def _train_tasks(
-    agent: Agent, start: int, iterations: int, task_sampler: CrossEntropySampler | None
+    agent: Agent, start: int, iterations: int, task_sampler: CrossEntropySampler | None = None
 ) -> Iterator[Tasks]:
     """The tasks of each iteration. With a GPU, the host draws the next tasks during the current iteration.
 
