@@ -244,8 +244,10 @@ def _check(agent: Agent) -> None:
         expected = f"'family' for {family.id}: its parameter {name} is a {found}, and one of {kinds} can be moved"
         raise InvalidValueError("task_sampler", "cem", expected)
     if agent.meta_batch_size < FEWEST:
-        expected = f"at least {FEWEST} with task_sampler 'cem'"
-        raise InvalidValueError(f"{agent.name}.meta_batch_size", agent.meta_batch_size, expected)
+        expected = (
+            f"'family' for {agent.name} with {agent.meta_batch_size} train tasks in a meta-update, or at least {FEWEST}"
+        )
+        raise InvalidValueError("task_sampler", "cem", expected)
 
 
 def _can_move(dist: Distribution) -> bool:

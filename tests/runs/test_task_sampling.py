@@ -260,7 +260,12 @@ def test_a_run_without_it_has_no_trace_of_it(tmp_path: Path) -> None:
         ("rl2", "metarl/TabularMDP-v0", {}, r"'family' for metarl/TabularMDP-v0: its parameter \w+ is a \w+, and one"),
         ("rl2", "metarl/GaussianBandit-v0", {}, "its parameter mean is a Normal, and one of Uniform, LogUniform"),
         ("rl2", 'metarl/Switching-v0{"family": "metarl/GridNavi-v0"}', {}, "is not drawn from its task_space"),
-        ("rl2", "metarl/BernoulliBandit-v0", {"meta_batch_size": 4, "minibatches": 1}, "rl2.meta_batch_size is 4"),
+        (
+            "rl2",
+            "metarl/BernoulliBandit-v0",
+            {"meta_batch_size": 4, "minibatches": 1},
+            "'family' for rl2 with 4 train tasks",
+        ),
     ],
 )
 def test_what_cannot_be_moved_is_named(agent: str, family: str, settings: Any, words: str) -> None:
