@@ -40,7 +40,7 @@ from metarl.learning.inference.decoders import Decoded, StepDecoder, negative_el
 from metarl.learning.inference.products import Factors, ProductEncoder
 from metarl.learning.inference.trial_replay import TrialReplay
 from metarl.learning.memory import GRU, LSTM, Transformer, make_memory
-from metarl.learning.networks import FeedForward, Params, init_mlp, mlp
+from metarl.learning.networks import FeedForward, HyperFeedForward, Hypernetwork, Params, RunningNorm, init_mlp, mlp
 from metarl.learning.off_policy.sac import SAC, SACBatch, SACConfig, SquashedGaussian
 from metarl.learning.off_policy.transitions import TransitionReplay
 from metarl.learning.ppo import PPO, AuxiliaryLoss, Given, Outputs, TrialBatch, clipped_surrogate
@@ -75,6 +75,8 @@ __all__ = [
     "FixedSizes",
     "Gaussian",
     "Given",
+    "HyperFeedForward",
+    "Hypernetwork",
     "InnerLoop",
     "InvalidValueError",
     "MLPPolicy",
@@ -91,6 +93,7 @@ __all__ = [
     "RecurrentEncoder",
     "Rng",
     "Rollout",
+    "RunningNorm",
     "SACBatch",
     "SACConfig",
     "Schedule",

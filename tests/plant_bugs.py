@@ -35,6 +35,55 @@ class Bug(NamedTuple):
 
 BUGS = (
     Bug(
+        "the cross-entropy method moves to the best tasks",
+        "metarl/runs/task_sampling.py",
+        "elite = known & (scores <= threshold)",
+        "elite = known & (scores >= threshold)",
+        "runs/test_task_sampling",
+    ),
+    Bug(
+        "the cross-entropy method draws no task of the family's distribution",
+        "metarl/runs/task_sampling.py",
+        "np.where(original[:, None], _original(dist), place)",
+        "np.where(original[:, None], place, place)",
+        "runs/test_task_sampling",
+    ),
+    Bug(
+        "the cross-entropy method draws held-out tasks",
+        "metarl/runs/task_sampling.py",
+        "pending[self.family.held_out(tasks)]",
+        "pending[:0]",
+        "runs/test_task_sampling",
+    ),
+    Bug(
+        "a resumed run begins with the family's distribution of tasks again",
+        "metarl/runs/recording.py",
+        "if sampler is not None and start:",
+        "if sampler is not None and start < 0:",
+        "runs/test_task_sampling",
+    ),
+    Bug(
+        "a hypernetwork whose weights do not begin at 0",
+        "metarl/learning/networks.py",
+        "self.weight.zero_()",
+        "self.weight.fill_(0.01)",
+        "learning/test_networks",
+    ),
+    Bug(
+        "a hypernetwork's networks begin at 0",
+        "metarl/learning/networks.py",
+        "torch.addmm(self.bias, knowledge, self.weight)",
+        "(knowledge @ self.weight)",
+        "learning/test_networks",
+    ),
+    Bug(
+        "generated parameters do not count as memory",
+        "agents/memory/rl2_network.py",
+        "self.floats_kept += sum(",
+        "self.floats_kept += 0 * sum(",
+        "agents/test_rl2",
+    ),
+    Bug(
         "the oracle policy is given another row's task in training",
         "agents/baselines/multi_task.py",
         'self._given(rollout, state["given"])',
@@ -70,10 +119,10 @@ BUGS = (
         "learning/test_networks",
     ),
     Bug(
-        "the value is given raw features where the policy's are standardised",
-        "metarl/learning/networks.py",
-        'torch.cat([self._inputs(given["x"]), given["time"]], -1)',
-        'torch.cat([given["x"], given["time"]], -1)',
+        "PPO is given raw features where acting standardises them",
+        "agents/inference/varibad.py",
+        '{"x": self._inputs(x), "time": time}',
+        '{"x": x, "time": time}',
         "agents/test_varibad",
     ),
     Bug(

@@ -26,10 +26,12 @@ from metarl.agent import (
     Family,
     Feedback,
     FeedForward,
+    HyperFeedForward,
     Queries,
     Range,
     Rng,
     Rollout,
+    RunningNorm,
     Step,
     Tasks,
     TrialPPOConfig,
@@ -51,6 +53,9 @@ class VariBADConfig(BeliefConfig, TrialPPOConfig):
     """Widths of the hidden layers of the policy and of the value."""
     normalize_features: bool = True
     """The policy and the value are given observations and beliefs standardised by all that training has seen."""
+    hypernetwork: bool = False
+    """Whether the belief generates the weights of the policy and of the value, which then see the observation alone
+    (Beck et al. 2022, arXiv:2210.11348), instead of being their input."""
 
 
 class VariBAD(Agent[VariBADConfig]):
@@ -68,10 +73,18 @@ class VariBAD(Agent[VariBADConfig]):
         rng = Rng(torch.tensor([make_key("varibad", "init", seed)]))
         self.model = BeliefModel(self.name, family, config, config.trial_episodes, rng, self.device)
         self.head = self.model.inputs.head
-        self.net = FeedForward(
-            self.head, self.model.features, config.policy_hidden, rng, normalize=config.normalize_features
-        ).to(self.device)
+        self.net = self._network(rng).to(self.device)
+        self.norm = RunningNorm(self.model.features).to(self.device) if config.normalize_features else None
         self.ppo = PPO(self.name, family, config, self.net)
+
+    def _network(self, rng: Rng) -> FeedForward | HyperFeedForward:
+        obs, features, hidden = self.model.inputs.encode.size, self.model.features, self.config.policy_hidden
+        if self.config.hypernetwork:
+            return HyperFeedForward(self.head, obs, features - obs, hidden, rng)
+        return FeedForward(self.head, features, hidden, rng)
+
+    def _inputs(self, x: Tensor) -> Tensor:
+        return x if self.norm is None else self.norm(x)
 
     # --- acting ------------------------------------------------------------------------------------------------------
 
@@ -84,7 +97,7 @@ class VariBAD(Agent[VariBADConfig]):
     ) -> tuple[Tensor, dict[str, Tensor], AgentState]:
         """One step of the encoder, and an action on the observation and the belief."""
         x, state = self.model.step(state, step)
-        policy = self.net.distribution(x)
+        policy = self.net.distribution(self._inputs(x))
         action = policy.mode if deterministic else policy.sample(rng)
         extras = {"log_prob": policy.log_prob(action).unsqueeze(1), "x": x.unsqueeze(1)}
         return action.unsqueeze(1), extras, state
@@ -118,16 +131,18 @@ class VariBAD(Agent[VariBADConfig]):
         """Play whole trials, PPO on them with the beliefs that they were played with, then train the belief model.
 
         Raises:
-            InvalidValueError: the learning rate has fallen to 0.
+            InvalidValueError: the training pass over a minibatch of trials would not fit into memory, or the learning
+                rate has fallen to 0.
         """
         self.check_iterations(self.ppo.updates + 1)
+        self.ppo.check_memory(trials.rows, self.net.floats_kept, self.model.features)
         budget = Budget(envs=1, episodes=self.config.trial_episodes)
         rollout, _ = trials.collect(self, self.begin(trials.rows), 0, budget, final_obs=True)
         x = rollout.extras["x"][:, :, 0]
         time = torch.linspace(0.0, 1.0, len(x), device=self.device).view(-1, 1, 1).expand(-1, x.shape[1], 1)
-        metrics = self.ppo.update(rollout, {"x": x, "time": time}, trials.key)
-        if self.net.norm is not None:
-            self.net.norm.update(x, rollout.valid[:, :, 0])
+        metrics = self.ppo.update(rollout, {"x": self._inputs(x), "time": time}, trials.key)
+        if self.norm is not None:
+            self.norm.update(x, rollout.valid[:, :, 0])
         self.model.replay.add(self.model.kept(rollout))
         metrics |= self.model.fit(trials.key)
         total = float((rollout.reward * rollout.valid).sum((0, 2)).double().mean())
@@ -137,11 +152,14 @@ class VariBAD(Agent[VariBADConfig]):
 
     def tensors(self) -> dict[str, Tensor]:
         """The networks, what PPO keeps, and the replay."""
-        policy = {f"net.{k}": v for k, v in self.net.state_dict().items()} | self.ppo.tensors()
-        return self.model.tensors() | policy
+        parts = {"net": self.net} if self.norm is None else {"net": self.net, "norm": self.norm}
+        policy = {f"{name}.{k}": v for name, part in parts.items() for k, v in part.state_dict().items()}
+        return self.model.tensors() | policy | self.ppo.tensors()
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """The inverse of `tensors`."""
         self.model.load_tensors(tensors)
         self.net.load_state_dict({k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")})
+        if self.norm is not None:
+            self.norm.load_state_dict({k.removeprefix("norm."): v for k, v in tensors.items() if k.startswith("norm.")})
         self.ppo.load_tensors(tensors)

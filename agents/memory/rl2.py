@@ -58,6 +58,10 @@ class RL2Config(TrialPPOConfig):
     """"gru", "lstm" or "transformer" (which looks back one trial of training)."""
     hidden: Annotated[int, Range(1, 1024)] = 128
     """Units of the memory (the paper: 256)."""
+    hypernetwork: bool = False
+    """Whether the memory generates the weights of the policy and of the value, networks with a hidden layer of 32 units
+    (the paper: two) on the observation (Beck et al. 2022, arXiv:2210.11348), instead of being the input of linear
+    heads. With `value_sees_task` only those of the policy."""
     separate_value: bool = False
     """A value network with a memory of its own (the paper has one), instead of a second head on the policy's."""
     reward_coef: Annotated[float, Range(0, 1e3)] = 0.0
@@ -109,6 +113,7 @@ class RL2(Agent[RL2Config]):
                 task=task if config.value_sees_task else 0,
                 inferred=task if config.task_coef else 0,
                 rewarded=config.reward_coef > 0,
+                generated=inputs.encode.size if config.hypernetwork else 0,
             )
         net.to_empty(device="cpu")
         net.initialise(rng)
@@ -125,11 +130,14 @@ class RL2(Agent[RL2Config]):
     ) -> tuple[Tensor, dict[str, Tensor], AgentState]:
         """One step of the memory. The new memory is kept in `new.*` until `observe` commits it."""
         h, state = self.trial_memory.step(state, step)
-        policy = self.net.distribution(h)
+        obs = step.obs[:, 0]  # linear heads do not look at it
+        if self.config.hypernetwork:
+            obs = self.trial_memory.inputs.encode(obs)
+        policy = self.net.distribution(h, obs)
         action = policy.mode if deterministic else policy.sample(rng)
         extras = {"log_prob": policy.log_prob(action).unsqueeze(1)}
         if self.net.critic is None and not self.config.value_sees_task:
-            extras["value"] = self.net.value(h)
+            extras["value"] = self.net.value_of(h, obs).unsqueeze(1)
         return action.unsqueeze(1), extras, state
 
     def observe(self, state: AgentState, feedback: Feedback, active: Tensor | None) -> AgentState:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from metarl.agent import Distribution, Given, Outputs, PolicyHead, Rng, TrialBatch, make_memory
+from metarl.agent import Distribution, Given, Hypernetwork, Outputs, PolicyHead, Rng, TrialBatch, make_memory
+
+# Features of the memory that generate networks, and hidden layers of these; Beck et al. (2022) have 25 and (32, 32).
+KNOWLEDGE, GENERATED = 25, (32,)
 
 
 class JointHead(nn.Module):
@@ -25,6 +28,20 @@ class JointHead(nn.Module):
         return self.out(wide.relu())  # type: ignore[no-any-return]
 
 
+class GeneratedHead(nn.Module):
+    """A network on the observation, whose parameters are generated from a linear embedding of the memory's features."""
+
+    def __init__(self, hidden: int, obs: int, outputs: int, final_gain: float = 1.0) -> None:
+        super().__init__()
+        self.obs = obs
+        self.embed = nn.Linear(hidden, KNOWLEDGE)
+        self.hypernetwork = Hypernetwork(KNOWLEDGE, (obs, *GENERATED, outputs), final_gain)
+
+    def forward(self, h: Tensor, x: Tensor) -> Tensor:
+        """Map features `[..., hidden]` and a step's `x`, which begins with its observation's, to `[..., outputs]`."""
+        return self.hypernetwork(x[..., : self.obs], self.embed(h))  # type: ignore[no-any-return]
+
+
 class RL2Network(nn.Module):
     """A memory with a policy head and a value head, and optional heads that predict the reward and the task.
 
@@ -38,6 +55,8 @@ class RL2Network(nn.Module):
         task: number of task features that are inputs of the value head; 0 for none.
         inferred: number of task features that a head infers from the memory; 0 for none.
         rewarded: whether a head predicts rewards from the memory and the action.
+        generated: number of features of an observation, the first ones of a step, if the memory generates the networks
+            of the policy and of the value on the observation; 0 if their heads are linear.
     """
 
     def __init__(
@@ -51,37 +70,47 @@ class RL2Network(nn.Module):
         task: int = 0,
         inferred: int = 0,
         rewarded: bool = False,
+        generated: int = 0,
     ) -> None:
         super().__init__()
         self.head, self.sees_task = head, task > 0
         self.memory = make_memory(memory, inputs, hidden, window)
         self.critic = make_memory(memory, inputs, hidden, window) if separate_value else None
-        self.policy = nn.Linear(hidden, head.size)
-        self.value = JointHead(hidden, task) if task else nn.Linear(hidden, 1)
+        self.policy: nn.Module = nn.Linear(hidden, head.size)
+        self.value: nn.Module = JointHead(hidden, task) if task else nn.Linear(hidden, 1)
+        if generated:
+            self.policy = GeneratedHead(hidden, generated, head.size, final_gain=0.01)
+            self.value = self.value if task else GeneratedHead(hidden, generated, 1)
         self.reward = JointHead(hidden, head.features) if rewarded else None
         self.task = JointHead(hidden, 0, inferred) if inferred else None
         self.log_std = None if head.discrete else nn.Parameter(torch.empty(head.size))
         self.floats_kept = self.memory.floats_kept * (2 if separate_value else 1) + 2 * inferred
+        self.floats_kept += sum(m.floats_kept for m in self.modules() if isinstance(m, Hypernetwork))
         """Lower estimate of the numbers that one step of a trial stores for the backward pass."""
 
     def forward(self, given: Given) -> Outputs:
         """Outputs for whole trials. `given` holds `x` `[T, R, inputs]` and, if it is used, `task` `[1, R, task]`."""
-        h = self.memory(given["x"])
-        value = self._value_of(h if self.critic is None else self.critic(given["x"]), given)
-        return Outputs(self.distribution(h), value, h)
+        x = given["x"]
+        h = self.memory(x)
+        value = self.value_of(h if self.critic is None else self.critic(x), x, given)
+        return Outputs(self.distribution(h, x), value, h)
 
     def values(self, given: Given) -> Tensor:
         """The values alone, `[T, R]`."""
         memory = self.memory if self.critic is None else self.critic
-        return self._value_of(memory(given["x"]), given)
+        return self.value_of(memory(given["x"]), given["x"], given)
 
-    def _value_of(self, h: Tensor, given: Given) -> Tensor:
-        out: Tensor = self.value(h, given["task"]) if self.sees_task else self.value(h)
+    def value_of(self, h: Tensor, x: Tensor, given: Given | None = None) -> Tensor:
+        """The value `[...]` at features `[..., hidden]`; `x` begins with the observation's. Others are in `given`."""
+        if self.sees_task and given is not None:
+            return self.value(h, given["task"]).squeeze(-1)  # type: ignore[no-any-return]
+        out: Tensor = self.value(h, x) if isinstance(self.value, GeneratedHead) else self.value(h)
         return out.squeeze(-1)
 
-    def distribution(self, h: Tensor) -> Distribution:
-        """The policy at features `[..., hidden]`."""
-        return self.head.distribution(self.policy(h), self.log_std)
+    def distribution(self, h: Tensor, x: Tensor) -> Distribution:
+        """The policy at features `[..., hidden]`; `x` begins with those of the observation."""
+        out = self.policy(h, x) if isinstance(self.policy, GeneratedHead) else self.policy(h)
+        return self.head.distribution(out, self.log_std)
 
     def reward_errors(self, h: Tensor, trials: TrialBatch) -> Tensor:
         """Squared errors `[T, R]` of the rewards that are predicted from the memory and the action."""
@@ -103,8 +132,10 @@ class RL2Network(nn.Module):
             if memory is not None:
                 memory.initialise(rng)
         for head in (self.policy, self.value, self.reward, self.task):
+            if isinstance(head, GeneratedHead):
+                head.hypernetwork.initialise(rng)
             for layer in () if head is None else (m for m in head.modules() if isinstance(m, nn.Linear)):
-                scale = 0.01 * bound if head is self.policy else bound
+                scale = 0.01 * bound if layer is self.policy else bound
                 layer.weight.copy_((2.0 * rng.uniform(*layer.weight.shape)[0] - 1.0) * scale)
                 layer.bias.zero_()
         if self.log_std is not None:

@@ -13,6 +13,7 @@ from metarl.agent_base import Device
 from metarl.errors import InvalidValueError, verbatim
 from metarl.evaluation.modes import Mode
 from metarl.runs.run import Checkpoint
+from metarl.runs.task_sampling import SamplerName
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,9 @@ class TrainOptions:
     """Device to train on."""
     checkpoint_every: int = 10
     """Iterations between checkpoints."""
+    task_sampler: SamplerName = "family"
+    """What draws the train tasks: family, the family's distribution, or cem, a distribution that the cross-entropy
+    method moves to the tasks with the lowest returns (RoML, arXiv:2301.11147)."""
     eval_every: int = 0
     """Iterations between validations, which give the learning curve and the best checkpoint; 0 for none."""
     eval_tasks: int | None = None

@@ -53,12 +53,12 @@ def _seeds(options: TrainOptions) -> tuple[int, ...]:
     return options.seeds or (options.seed,)
 
 
-def _validation(options: TrainOptions) -> dict[str, Any]:
-    return {"eval_every": options.eval_every, "eval_tasks": options.eval_tasks}
+def _settings(options: TrainOptions) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in ("eval_every", "eval_tasks", "task_sampler")}
 
 
 def _new_run(path: Path, agent: Agent, notes: Sequence[str], options: TrainOptions) -> Run:
-    run = Run.create(path, agent, options.iterations, options.checkpoint_every, loaded, **_validation(options))
+    run = Run.create(path, agent, options.iterations, options.checkpoint_every, loaded, **_settings(options))
     run.write_notes(notes)
     run.wandb = options.wandb
     return run
@@ -101,9 +101,7 @@ def _runs_of_seeds(out: Path, agents: Sequence[Agent], notes: Sequence[str], opt
     for agent in agents:
         if (path := out / f"seed{agent.seed}").joinpath("config.json").exists():
             found[agent.seed] = _opened(path, options)
-            found[agent.seed].check_settings(
-                agent, options.iterations, options.checkpoint_every, **_validation(options)
-            )
+            found[agent.seed].check_settings(agent, options.iterations, options.checkpoint_every, **_settings(options))
     runs: list[Run] = []
     try:
         for agent in agents:

@@ -105,12 +105,10 @@ class FeedForward(nn.Module):
         inputs: features per step.
         hidden: widths of the hidden layers.
         rng: draws of the initial weights.
-        normalize: whether both networks are given standardised features.
     """
 
-    def __init__(self, head: PolicyHead, inputs: int, hidden: Sequence[int], rng: Rng, normalize: bool = False) -> None:
+    def __init__(self, head: PolicyHead, inputs: int, hidden: Sequence[int], rng: Rng) -> None:
         super().__init__()
-        self.norm = RunningNorm(inputs) if normalize else None
         self.head = head
         self.policy = nn.ParameterDict(init_mlp((inputs, *hidden, head.size), rng, final_gain=0.01))
         self.value = nn.ParameterDict(init_mlp((inputs + 1, *hidden, 1), rng))
@@ -118,16 +116,101 @@ class FeedForward(nn.Module):
 
     def distribution(self, x: Tensor) -> Distribution:
         """The policy at features `[..., inputs]`."""
-        return self.head.distribution(mlp(dict(self.policy.items()), self._inputs(x), "tanh"), self.log_std)
+        return self.head.distribution(mlp(dict(self.policy.items()), x, "tanh"), self.log_std)
 
     def values(self, given: Given) -> Tensor:
         """The values `[T, B]` of features `x` `[T, B, inputs]` at times `time` `[T, B, 1]`."""
-        return mlp(dict(self.value.items()), torch.cat([self._inputs(given["x"]), given["time"]], -1), "tanh").squeeze(
-            -1
-        )
+        return mlp(dict(self.value.items()), torch.cat([given["x"], given["time"]], -1), "tanh").squeeze(-1)
 
-    def _inputs(self, x: Tensor) -> Tensor:
-        return x if self.norm is None else self.norm(x)
+    @property
+    def floats_kept(self) -> int:
+        """Lower estimate of the numbers that one step of a trial stores for the backward pass."""
+        nets = (self.policy, self.value)
+        return sum(len(b) for net in nets for name, b in net.items() if name.startswith("b"))
+
+    def forward(self, given: Given) -> Outputs:
+        """The policy and the values."""
+        return Outputs(self.distribution(given["x"]), self.values(given), given["x"])
+
+
+class Hypernetwork(nn.Module):
+    """A fully connected network with tanh layers, whose parameters are a linear function of what is known of the task.
+
+    Beck, Jackson, Vuorio and Whiteson (2022, arXiv:2210.11348): parameters = bias + knowledge @ weight. Bias-HyperInit
+    (section 4) begins with an ordinary network in every task: `weight` is 0, and `bias` is that network's
+    initialisation.
+
+    Args:
+        knowledge: features of what is known of the task, of a memory or a belief.
+        sizes: widths of all layers of the generated network, input and output included.
+        final_gain: factor on the last layer's initial weights.
+    """
+
+    def __init__(self, knowledge: int, sizes: Sequence[int], final_gain: float = 1.0) -> None:
+        super().__init__()
+        self.sizes, self.final_gain = tuple(sizes), final_gain
+        pairs = list(enumerate(itertools.pairwise(sizes)))
+        self.shapes = {name: shape for i, (m, n) in pairs for name, shape in ((f"w{i}", (m, n)), (f"b{i}", (n,)))}
+        total = sum(math.prod(shape) for shape in self.shapes.values())
+        self.weight, self.bias = nn.Parameter(torch.zeros(knowledge, total)), nn.Parameter(torch.zeros(total))
+
+    @property
+    def floats_kept(self) -> int:
+        """Lower estimate of the numbers that one step of a trial stores for the backward pass: its parameters."""
+        return len(self.bias)
+
+    def generate(self, knowledge: Tensor) -> Params:
+        """The parameters of N networks, as `mlp` takes them, from `[N, knowledge]`."""
+        sizes = [math.prod(shape) for shape in self.shapes.values()]
+        parts = torch.addmm(self.bias, knowledge, self.weight).split_with_sizes(sizes, 1)
+        return {name: part.view(-1, *shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+
+    def forward(self, x: Tensor, knowledge: Tensor) -> Tensor:
+        """Outputs `[..., out]` of `x` `[..., in]`, each by the network of its `knowledge` `[..., knowledge]`."""
+        out = mlp(self.generate(knowledge.reshape(-1, len(self.weight))), x.reshape(-1, 1, self.sizes[0]), "tanh")
+        return out.view(*x.shape[:-1], self.sizes[-1])
+
+    @torch.no_grad()
+    def initialise(self, rng: Rng) -> None:
+        """Draw the first network with keys; what is known of the task does not change it."""
+        self.weight.zero_()
+        self.bias.copy_(torch.cat([p.flatten() for p in init_mlp(self.sizes, rng, self.final_gain).values()]))
+
+
+class HyperFeedForward(nn.Module):
+    """`FeedForward` with both networks generated from what is known of the task; they are given the observation alone.
+
+    Args:
+        head: makes action distributions.
+        inputs: features of an observation, the first ones of a step.
+        knowledge: features of what is known of the task, those that follow.
+        hidden: widths of the hidden layers.
+        rng: draws of the initial weights.
+    """
+
+    def __init__(self, head: PolicyHead, inputs: int, knowledge: int, hidden: Sequence[int], rng: Rng) -> None:
+        super().__init__()
+        self.head, self.inputs = head, inputs
+        self.policy = Hypernetwork(knowledge, (inputs, *hidden, head.size), final_gain=0.01)
+        self.value = Hypernetwork(knowledge, (inputs + 1, *hidden, 1))
+        self.log_std = None if head.discrete else nn.Parameter(torch.zeros(head.size))
+        for net in (self.policy, self.value):
+            net.initialise(rng)
+
+    @property
+    def floats_kept(self) -> int:
+        """Lower estimate of the numbers that one step of a trial stores for the backward pass."""
+        return self.policy.floats_kept + self.value.floats_kept
+
+    def distribution(self, x: Tensor) -> Distribution:
+        """The policy at features `[..., inputs + knowledge]`."""
+        return self.head.distribution(self.policy(x[..., : self.inputs], x[..., self.inputs :]), self.log_std)
+
+    def values(self, given: Given) -> Tensor:
+        """The values `[T, B]` of features `x` `[T, B, inputs + knowledge]` at times `time` `[T, B, 1]`."""
+        obs, knowledge = given["x"][..., : self.inputs], given["x"][..., self.inputs :]
+        value: Tensor = self.value(torch.cat([obs, given["time"]], -1), knowledge)
+        return value.squeeze(-1)
 
     def forward(self, given: Given) -> Outputs:
         """The policy and the values."""

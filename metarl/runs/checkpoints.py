@@ -15,6 +15,7 @@ from metarl.errors import InvalidValueError, verbatim
 from metarl.files import (
     LARGEST_ARRAYS,
     LARGEST_HEAD,
+    OBJECT,
     TEXT,
     JsonObject,
     check_fields,
@@ -30,12 +31,14 @@ from metarl.files import (
 FORMAT = "metarl-run-2"
 COUNT = whole(0)
 _HEAD = dict.fromkeys(("agent", "family", "file", "tensors_sha256"), TEXT) | {"iteration": COUNT}
-_OPTIONAL = {"env_steps": COUNT}  # older checkpoints have none
+_OPTIONAL = {"env_steps": COUNT, "task_sampler": OBJECT}  # older checkpoints have no env_steps
 _SECOND_MOMENTS, _COUNTS = ("exp_avg_sq", "max_exp_avg_sq"), ("step", "updates")  # they are never negative
 TEMPORARY = re.compile(r"\.metarl-[0-9a-f]+\.part")  # a temporary file that a killed process may leave
 
 
-def save_checkpoint(path: Path, agent: Agent, iteration: int, env_steps: int = 0) -> None:
+def save_checkpoint(
+    path: Path, agent: Agent, iteration: int, env_steps: int = 0, task_sampler: JsonObject | None = None
+) -> None:
     """Write the tensors, then `path.json` with the tensors' file name and hash. So an incomplete pair is detected.
 
     Args:
@@ -43,11 +46,14 @@ def save_checkpoint(path: Path, agent: Agent, iteration: int, env_steps: int = 0
         agent: the agent.
         iteration: number of finished iterations.
         env_steps: environment steps of these iterations.
+        task_sampler: the state of the run's task sampler, if it has one.
     """
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in agent.tensors().items()}
     data = safetensors.torch.save(tensors)
     head: JsonObject = {"format": FORMAT, "agent": agent.name, "family": agent.family.id}
     head |= {"iteration": iteration, "env_steps": env_steps}
+    if task_sampler is not None:
+        head["task_sampler"] = task_sampler
     name = f"{path.name}-{iteration}.safetensors"
     write_atomic(path.with_name(name), data)
     files = path.parent.glob(f"{path.name}-*.safetensors")

@@ -11,11 +11,12 @@ import torch
 
 from metarl.agent_base import Agent
 from metarl.engine.workers import ProcessesEndedError
-from metarl.files import JsonObject
-from metarl.runs.checkpoints import save_checkpoint
+from metarl.files import JsonObject, reading
+from metarl.runs.checkpoints import read_head, save_checkpoint
 from metarl.runs.directory import MadeFiles
 from metarl.runs.metrics_log import Metrics
 from metarl.runs.stop_requests import StopRequests
+from metarl.runs.task_sampling import CrossEntropySampler, make_sampler
 from metarl.runs.train import train
 from metarl.runs.validation import Validation, Validator
 
@@ -57,6 +58,8 @@ class RecordedTraining:
         self.start = self.done = self.saved = start  # iterations: before, finished, in the last checkpoint
         self.env_steps = env_steps  # of the finished iterations
         self.tensors = _copied_tensors(agent)  # after the last finished iteration
+        self.sampler = _sampler(path, config, agent, start)
+        self.sampler_state = None if self.sampler is None else self.sampler.state()  # likewise
         self.is_between = True  # whether the agent is between two iterations
         self.validator: Validator | None = None
 
@@ -107,6 +110,7 @@ class RecordedTraining:
             self.total,
             start=self.start,
             env_steps=self.env_steps,
+            task_sampler=self.sampler,
             on_iteration=self._on_iteration,
             should_stop=lambda: self.stop.requested,
         )
@@ -117,6 +121,7 @@ class RecordedTraining:
             self.log.write(iteration, metrics)
             self.done, self.env_steps = iteration + 1, int(metrics["env_steps"])
             self.tensors, self.is_between = _copied_tensors(self.agent), True
+            self.sampler_state = None if self.sampler is None else self.sampler.state()
             if self.done % self.checkpoint_every == 0:
                 self._save()
         self._validate()
@@ -136,7 +141,7 @@ class RecordedTraining:
         return self.validator is not None and self.validator.is_due(self.done, self.total)
 
     def _save(self) -> None:
-        save_checkpoint(self.path / "checkpoint", self.agent, self.done, self.env_steps)
+        save_checkpoint(self.path / "checkpoint", self.agent, self.done, self.env_steps, self.sampler_state)
         self.saved = self.done
 
     def _go_back(self) -> None:
@@ -145,6 +150,15 @@ class RecordedTraining:
             self.done = self.saved
         else:
             self.agent.load_tensors(self.tensors)
+
+
+def _sampler(path: Path, config: JsonObject, agent: Agent, start: int) -> CrossEntropySampler | None:
+    """The task sampler of a run after `start` iterations; None if the family draws the tasks."""
+    sampler = make_sampler(config.get("task_sampler", "family"), agent)
+    if sampler is not None and start:
+        with reading("checkpoint", str(file := path / "checkpoint.json"), "a whole metarl checkpoint"):
+            sampler.load_state(read_head(file).get("task_sampler"), str(file))
+    return sampler
 
 
 def _copied_tensors(agent: Agent) -> dict[str, torch.Tensor] | None:

@@ -13,7 +13,8 @@
 
 JSON files contain a hash of their content. A file that was edited is refused.
 
-Every draw is keyed by the iteration, so a checkpoint is the agent's tensors and the number of iterations.
+Every draw is keyed by the iteration, so a checkpoint is the agent's tensors and the number of iterations, and where the
+distribution of a task sampler is.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ from metarl.runs.metrics_log import wandb_run
 from metarl.runs.recording import Progress, RecordedTraining
 from metarl.runs.run_config import new_config, read_config, refuse_other_settings
 from metarl.runs.stop_requests import StopRequests
+from metarl.runs.task_sampling import SamplerName
 from metarl.runs.train import Interrupted
 
 Checkpoint = Literal["last", "best"]
@@ -90,6 +92,7 @@ class Run:
         *,
         eval_every: int = 0,
         eval_tasks: int | None = None,
+        task_sampler: SamplerName = "family",
         begins_with: str | None = None,
     ) -> Run:
         """Make the directory and write `config.json`. If several processes try this, exactly one succeeds.
@@ -105,6 +108,8 @@ class Run:
             eval_tasks: number of tasks of a validation; by default 20, or more for agents with a memory if episodes are
                 short. They are tasks of the split "valid" if the family has one, else train tasks, and never test
                 tasks.
+            task_sampler: what draws the train tasks: "family", the family's distribution, or "cem", a distribution
+                that moves to hard tasks (`metarl.runs.task_sampling`).
             begins_with: name of the training whose networks the agent begins with, "" for none. A benchmark records it.
 
         Raises:
@@ -112,7 +117,7 @@ class Run:
         """
         path = Path(path)
         check_free(path)
-        config = new_config(agent, iterations, checkpoint_every, load, eval_every, eval_tasks)
+        config = new_config(agent, iterations, checkpoint_every, load, eval_every, eval_tasks, task_sampler)
         if begins_with is not None:
             config["begins_with"] = begins_with
         run = cls(path, config)
@@ -146,13 +151,14 @@ class Run:
         *,
         eval_every: int = 0,
         eval_tasks: int | None = None,
+        task_sampler: SamplerName = "family",
     ) -> None:
         """Refuse to continue this run if `Run.create` with these arguments would make another one.
 
         Raises:
             InvalidValueError: a setting is another one.
         """
-        wanted = new_config(agent, iterations, checkpoint_every, (), eval_every, eval_tasks)
+        wanted = new_config(agent, iterations, checkpoint_every, (), eval_every, eval_tasks, task_sampler)
         refuse_other_settings(self.path, self.config, wanted)
 
     def discard(self) -> None:

@@ -16,17 +16,24 @@ from metarl.families.registry import base_id, families
 from metarl.files import OBJECT, SEED, TEXT, TEXTS, JsonObject, Kind, check_fields, read_json, whole
 from metarl.provenance import git_revision, versions
 from metarl.runs.checkpoints import COUNT, FORMAT
+from metarl.runs.task_sampling import make_sampler
 from metarl.runs.validation import Validation
 
 _CONFIG = dict.fromkeys(("agent", "family", "device"), TEXT) | dict.fromkeys(("config", "versions"), OBJECT)
 _CONFIG |= {"seed": SEED, "iterations": COUNT, "checkpoint_every": whole(1), "threads": whole(1)}
 _CONFIG |= {"git": Kind("text or null", lambda value: value is None or isinstance(value, str))}
 _BEFORE = Kind("a list of objects", lambda value: isinstance(value, list) and all(map(OBJECT.holds, value)))
-_SETTINGS = ("agent", "family", "seed", "config", "iterations", "checkpoint_every", "validation")
+_SETTINGS = ("agent", "family", "seed", "config", "iterations", "checkpoint_every", "validation", "task_sampler")
 
 
 def new_config(
-    agent: Agent, iterations: int, checkpoint_every: int, load: Sequence[str], eval_every: int, eval_tasks: int | None
+    agent: Agent,
+    iterations: int,
+    checkpoint_every: int,
+    load: Sequence[str],
+    eval_every: int,
+    eval_tasks: int | None,
+    task_sampler: str,
 ) -> JsonObject:
     """The content of `config.json` of a new run; the arguments are those of `Run.create`.
 
@@ -60,6 +67,8 @@ def new_config(
         raise InvalidValueError("eval_tasks", eval_tasks, "no value without eval_every")
     if eval_every:
         config["validation"] = dataclasses.asdict(Validation.of_agent(agent, eval_every, eval_tasks))
+    if make_sampler(task_sampler, agent) is not None:
+        config["task_sampler"] = task_sampler
     check_fields(config, _CONFIG, "the run")
     return config
 
@@ -73,7 +82,8 @@ def read_config(path: Path) -> JsonObject:
     advice = "other settings are a new run (metarl train), and more iterations are metarl train --resume RUN"
     config = read_json(path / "config.json", FORMAT, f"{advice} --iterations N")
     check_fields(config, _CONFIG, str(path))
-    check_fields(config, {"load": TEXTS, "before": _BEFORE, "begins_with": TEXT}, str(path), optional=True)
+    optional = {"load": TEXTS, "before": _BEFORE, "begins_with": TEXT, "task_sampler": TEXT}
+    check_fields(config, optional, str(path), optional=True)
     Validation.of_run(config, str(path))
     return config
 

@@ -11,6 +11,7 @@ from metarl.engine.pool import EnvironmentPool
 from metarl.engine.rollout import PoolTrials, clock
 from metarl.errors import InvalidValueError
 from metarl.families.tasks import Tasks
+from metarl.runs.task_sampling import CrossEntropySampler, ScoredTrials
 
 
 class Interrupted(Exception):
@@ -27,6 +28,7 @@ def train(
     *,
     start: int = 0,
     env_steps: int = 0,
+    task_sampler: CrossEntropySampler | None = None,
     on_iteration: Callable[[int, dict[str, float]], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> int:
@@ -37,6 +39,8 @@ def train(
         iterations: number of iterations in total; the last iteration is `iterations` - 1.
         start: number of the first iteration.
         env_steps: environment steps of the iterations before `start`.
+        task_sampler: draws the train tasks; None draws them from the family's distribution. Its threshold is the metric
+            `hard_return`.
         on_iteration: called after each iteration with its number and its metrics: those of the agent's `train_step`,
             the environment steps since iteration 0, and the seconds of sampling and of the rest.
         should_stop: called after each iteration; True ends the training.
@@ -50,13 +54,16 @@ def train(
         raise InvalidValueError("iterations", iterations, "0 or more")
     pool = EnvironmentPool(agent.family, agent.device)
     try:
-        for iteration, tasks in enumerate(_train_tasks(agent, start, iterations), start):
-            trials = PoolTrials(pool, tasks, seed=agent.seed, purpose="train", iteration=iteration)
+        for iteration, tasks in enumerate(_train_tasks(agent, start, iterations, task_sampler), start):
+            kind = PoolTrials if task_sampler is None else ScoredTrials
+            trials = kind(pool, tasks, seed=agent.seed, purpose="train", iteration=iteration)
             start_time = clock(agent.device)
             metrics = agent.train_step(trials)
             seconds = clock(agent.device) - start_time
             env_steps += _env_steps(agent, trials, metrics)
             metrics |= {"env_steps": env_steps}
+            if task_sampler is not None and isinstance(trials, ScoredTrials):
+                metrics |= {"hard_return": task_sampler.update(trials.returns)}
             metrics |= {"seconds_sampling": trials.seconds, "seconds_optimisation": seconds - trials.seconds}
             if on_iteration is not None:
                 on_iteration(iteration, metrics)
@@ -78,15 +85,20 @@ def _env_steps(agent: Agent, trials: PoolTrials, metrics: Mapping[str, float]) -
     return int(trials.played) or agent.train_env_steps or 0
 
 
-def _train_tasks(agent: Agent, start: int, iterations: int) -> Iterator[Tasks]:
-    """The tasks of each iteration. With a GPU, the host draws the next tasks during the current iteration."""
+def _train_tasks(
+    agent: Agent, start: int, iterations: int, task_sampler: CrossEntropySampler | None = None
+) -> Iterator[Tasks]:
+    """The tasks of each iteration. With a GPU, the host draws the next tasks during the current iteration.
+
+    A task sampler cannot draw ahead, because its distribution follows the returns.
+    """
 
     def draw(iteration: int) -> Tasks:
         size = agent.meta_batch_size
         return agent.family.tasks("train", size, agent.seed, iteration * size)
 
-    if agent.device.type == "cpu":
-        yield from map(draw, range(start, iterations))
+    if agent.device.type == "cpu" or task_sampler is not None:
+        yield from map(draw if task_sampler is None else task_sampler.draw, range(start, iterations))
         return
     with ThreadPoolExecutor(1) as ahead:
         following = ahead.submit(draw, start) if start < iterations else None

@@ -403,3 +403,38 @@ def test_a_value_that_sees_the_task_trains_saves_and_acts_without_it(tmp_path: P
     assert all(torch.equal(v, agent.net.state_dict()[k]) for k, v in loaded.net.state_dict().items())
     results = [evaluate(a, a.family.tasks("test", 3), k=(4,), episodes=1) for a in (agent, loaded)]
     assert np.array_equal(results[0].lifetime, results[1].lifetime)
+
+
+@pytest.mark.parametrize("more", [{}, {"separate_value": True}, {"value_sees_task": True}])
+def test_a_hypernetwork_begins_with_one_policy_for_all_memories(more: dict[str, Any]) -> None:
+    """It depends on the observation alone until it is trained, and acting equals the training pass."""
+    agent = walk_agent(hypernetwork=True, max_grad_norm=1e9, **more)
+    x = torch.randn(8, 3, 4, generator=torch.Generator().manual_seed(0))
+    other = torch.cat([x[..., :1], -x[..., 1:]], -1)  # the same observations after other actions and rewards
+    given, changed = ({"x": v, "task": torch.zeros(1, 3, 1)} for v in (x, other))
+    a, b = agent.net(given), agent.net(changed)
+    assert torch.equal(a.policy.mean, b.policy.mean)
+    assert torch.equal(a.value, b.value) != ("value_sees_task" in more)
+    assert (a.policy.mean[0] != a.policy.mean[1]).any()
+    metarl.train(agent, 2)
+    assert not torch.allclose(agent.net(given).policy.mean, agent.net(changed).policy.mean)
+    rollout, _ = trial(agent, [2, 4, 3])
+    policy, value, _ = agent.net(agent.given(rollout, agent.family.make_tasks(length=np.float32([2, 4, 3]))))
+    log_prob, valid = policy.log_prob(rollout.action[:, :, 0]), rollout.valid[:, :, 0]
+    torch.testing.assert_close(log_prob[valid], rollout.extras["log_prob"][:, :, 0][valid], rtol=0, atol=1e-5)
+    if "value" in rollout.extras:
+        torch.testing.assert_close(value[valid], rollout.extras["value"][:, :, 0][valid], rtol=0, atol=1e-5)
+
+
+def test_generated_parameters_count_as_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """3 trials of 8 steps with 4 inputs. Linear heads: 4 x 8 x (3 x 5 x 8 + 3 x 3 x 4) = 4,992 bytes are enough.
+
+    Policy and value on one observation have 1 x 32 + 32 + 32 + 1 = 97 parameters each.
+    """
+    for hypernetwork, need in ((False, 4_992), (True, 4_992 + 4 * 8 * 3 * 2 * 97)):
+        agent = walk_agent(hypernetwork=hypernetwork)
+        monkeypatch.setattr("metarl.learning.ppo.free_bytes", lambda device, need=need: need)
+        metarl.train(agent, 1)
+        monkeypatch.setattr("metarl.learning.ppo.free_bytes", lambda device, need=need: need - 1)
+        with pytest.raises(metarl.InvalidValueError, match=r"rl2.trial_episodes is 2, expected at most about 1"):
+            metarl.train(agent, 1)

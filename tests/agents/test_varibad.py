@@ -66,23 +66,22 @@ def test_ppo_does_not_train_the_encoder() -> None:
 
 def test_the_policy_is_given_standardised_features_of_what_training_saw() -> None:
     agent = varibad()
-    assert agent.net.norm is not None
+    assert agent.norm is not None
+    seen: list[Tensor] = []
+    update = agent.ppo.update
+    agent.ppo.update = lambda rollout, given, key: seen.append(given["x"]) or update(rollout, given, key)  # type: ignore[assignment,func-returns-value]
     metarl.train(agent, 2)
-    assert float(agent.net.norm.count) == 2 * 8 * 12  # steps: two meta-updates of 8 trials of 3 episodes of 4
+    assert float(agent.norm.count) == 2 * 8 * 12  # steps: two meta-updates of 8 trials of 3 episodes of 4
     _, rollout = played(agent)
-    before = agent.net.norm.mean.clone()
+    before = agent.norm.mean.clone()
     metarl.evaluate(agent, k=3, num_tasks=2)
-    assert torch.equal(agent.net.norm.mean, before)  # evaluation does not change them
+    assert torch.equal(agent.norm.mean, before)  # evaluation does not change them
     x = rollout.extras["x"]
-    log_prob = agent.net.distribution(x).log_prob(rollout.action)
-    torch.testing.assert_close(log_prob, rollout.extras["log_prob"], rtol=1e-4, atol=1e-5)
-    given = {"x": x[:, :, 0], "time": torch.zeros(*x.shape[:2], 1)}
-    values = agent.net.values(given)
-    torch.testing.assert_close(agent.net(given).value, values)
-    agent.net.norm = None
-    assert not torch.allclose(agent.net.values(given), values, atol=1e-4)
+    log_prob = rollout.extras["log_prob"]
+    torch.testing.assert_close(agent.net.distribution(agent.norm(x)).log_prob(rollout.action), log_prob)
     assert not torch.allclose(agent.net.distribution(x).log_prob(rollout.action), log_prob, atol=1e-4)
-    assert varibad(normalize_features=False).net.norm is None
+    assert float(seen[1].mean((0, 1)).abs().max()) < 1.0 < float(x.mean((0, 1)).abs().max())  # PPO trains on them too
+    assert varibad(normalize_features=False).norm is None
 
 
 def test_the_belief_model_does_not_train_the_policy() -> None:
@@ -181,3 +180,34 @@ def test_what_it_believes_is_what_the_decoder_tells_of_z() -> None:
     _, rollout = played(agent)
     wide = agent.believed_rewards(rollout, Queries(obs, action, obs + action, torch.arange(2)))
     assert ((wide - found).abs() > 1e-3).any()
+
+
+def test_a_hypernetwork_begins_with_one_policy_for_all_beliefs() -> None:
+    agent = varibad(hypernetwork=True)
+    _, rollout = played(agent)
+    x = rollout.extras["x"][:, :, 0]
+    other = torch.cat([x[..., :2], -5.0 * x[..., 2:]], -1)
+    assert (x != other).any()
+    time = torch.zeros(*x.shape[:2], 1)
+
+    def outputs() -> list[Tensor]:
+        found = [agent.net({"x": v, "time": time}) for v in (x, other)]
+        return [part for out in found for part in (out.policy.mean, out.value)]
+
+    mean, value, other_mean, other_value = outputs()
+    assert torch.equal(mean, other_mean)
+    assert torch.equal(value, other_value)
+    metarl.train(agent, 3)
+    mean, value, other_mean, other_value = outputs()
+    assert not torch.allclose(mean, other_mean)
+    assert not torch.allclose(value, other_value)
+
+
+def test_a_pass_that_would_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """8 trials of 12 steps in 8 minibatches: 4 x 12 x (kept + 3 x 8 x features)."""
+    for hypernetwork in (False, True):
+        agent = varibad(hypernetwork=hypernetwork)
+        need = 4 * 12 * (agent.net.floats_kept + 3 * 8 * agent.model.features)
+        monkeypatch.setattr("metarl.learning.ppo.free_bytes", lambda device, need=need: need - 1)
+        with pytest.raises(metarl.InvalidValueError, match=r"varibad.trial_episodes is 3, expected at most about 2"):
+            metarl.train(agent, 1)

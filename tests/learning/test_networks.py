@@ -13,7 +13,7 @@ from scipy import stats
 from metarl.errors import InvalidValueError
 from metarl.learning.action_distributions import Categorical, Gaussian, PolicyHead
 from metarl.learning.encoders import ObservationEncoder
-from metarl.learning.networks import RunningNorm, init_mlp, mlp
+from metarl.learning.networks import FeedForward, HyperFeedForward, Hypernetwork, RunningNorm, init_mlp, mlp
 from metarl.rng import Rng, fold_in, make_key
 
 
@@ -246,3 +246,72 @@ def test_running_norm_knows_the_moments_of_all_that_it_saw():
     before = {k: v.clone() for k, v in norm.state_dict().items()}
     norm(seen)
     assert all(torch.equal(v, before[k]) for k, v in norm.state_dict().items())
+
+
+# --- hypernetworks ---------------------------------------------------------------------------------------------------
+
+
+def hypernetwork():
+    net = Hypernetwork(4, (3, 8, 2), final_gain=0.5)
+    net.initialise(envs(1, "hyper"))
+    return net
+
+
+def test_every_generated_network_begins_as_the_same_ordinary_one():
+    """Bias-HyperInit: the weights are 0 and the bias is an ordinary initialisation, so nothing depends on the task."""
+    net, ordinary = hypernetwork(), init_mlp((3, 8, 2), envs(1, "hyper"), final_gain=0.5)
+    generated = net.generate(10.0 * numbers("knowledge", 6, 4))
+    assert list(generated) == list(ordinary)
+    assert all(torch.equal(p, ordinary[name].expand_as(p)) for name, p in generated.items())
+    x, knowledge = numbers("x", 5, 6, 3), 10.0 * numbers("known", 5, 6, 4)
+    out = net(x, knowledge)
+    assert torch.equal(out, net(x, -knowledge))
+    torch.testing.assert_close(out, mlp(ordinary, x, "tanh"), rtol=0, atol=1e-6)
+    assert out.abs().max() > 0.01
+
+
+def test_each_step_has_the_network_of_what_is_known_there_by_hand():
+    """One unit: w = 1 + 2 known, b = 3 + known. At 0: 1 x + 3; at 2: 5 x + 5."""
+    net = Hypernetwork(1, (1, 1))
+    with torch.no_grad():
+        net.bias.copy_(torch.tensor([1.0, 3.0]))
+        net.weight.copy_(torch.tensor([[2.0, 1.0]]))
+    x, known = torch.tensor([[[10.0], [10.0]], [[1.0], [-1.0]]]), torch.tensor([[[0.0], [2.0]], [[2.0], [0.0]]])
+    assert net(x, known).squeeze(-1).tolist() == [[13.0, 55.0], [10.0, 2.0]]
+
+
+def test_a_hypernetwork_learns_to_tell_tasks_apart():
+    net, x, known = hypernetwork(), numbers("x", 6, 3), numbers("known", 6, 4)
+    net(x, known).square().sum().backward()
+    with torch.no_grad():
+        for p in net.parameters():
+            p -= 0.1 * p.grad
+    assert not torch.allclose(net(x, known), net(x, -known))
+
+
+def test_what_a_hypernetwork_keeps_is_what_is_declared():
+    """`floats_kept` is an estimate from below, and not by more than a quarter."""
+    net, kept = Hypernetwork(16, (4, 32, 32, 2)), {}
+
+    def pack(t):
+        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        net(torch.zeros(200, 4), torch.zeros(200, 16))
+    found = sum(kept.values()) / (4 * 200)
+    assert net.floats_kept <= found <= 1.25 * net.floats_kept
+
+
+def test_a_feed_forward_pair_can_be_generated():
+    """It begins as the pair on the observation alone, whatever is known of the task."""
+    head = PolicyHead(spaces.Discrete(3), "test")
+    made = HyperFeedForward(head, 2, 4, (8,), envs(1, "pair"))
+    plain = FeedForward(head, 2, (8,), envs(1, "pair"))
+    x, time = numbers("x", 5, 6, 6), numbers("time", 5, 6, 1)
+    policy, value, features = made({"x": x, "time": time})
+    other, expected, _ = plain({"x": x[..., :2], "time": time})
+    torch.testing.assert_close(policy.logits, other.logits, rtol=0, atol=1e-6)
+    torch.testing.assert_close(value, expected, rtol=0, atol=1e-6)
+    assert features is x
+    assert 0 < plain.floats_kept < made.floats_kept
