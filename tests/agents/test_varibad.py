@@ -80,7 +80,7 @@ def test_the_policy_is_given_standardised_features_of_what_training_saw() -> Non
     log_prob = rollout.extras["log_prob"]
     torch.testing.assert_close(agent.net.distribution(agent.norm(x)).log_prob(rollout.action), log_prob)
     assert not torch.allclose(agent.net.distribution(x).log_prob(rollout.action), log_prob, atol=1e-4)
-    assert float(seen[1].mean((0, 1)).abs().max()) < 1.0 < float(x.mean((0, 1)).abs().max())  # PPO trains on them too
+    assert float(seen[1].square().mean()) > 0.3 > float(x.square().mean())  # PPO trains on them too
     assert varibad(normalize_features=False).norm is None
 
 
