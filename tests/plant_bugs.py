@@ -176,6 +176,20 @@ BUGS = (
         "agents/test_prototypes",
     ),
     Bug(
+        "a treasure pays at every step of an episode",
+        "envs/grids/dark_treasure_rooms.py",
+        '"taken": state["taken"] | here}',
+        '"taken": state["taken"]}',
+        "envs/test_dark_treasure_rooms",
+    ),
+    Bug(
+        "the informed optimum walks past treasures in its way",
+        "envs/grids/dark_treasure_rooms.py",
+        "torch.where((subset >> i & 1).bool(), taken, 0)",
+        "taken",
+        "envs/test_dark_treasure_rooms",
+    ),
+    Bug(
         "1 evaluator takes one step whatever k",
         "metarl/evaluation/playing.py",
         "in adaptation(agent, trials, grid[-1]):",
