@@ -111,10 +111,9 @@ class DarkTreasureRooms(TorchFamily):
         """Draw the agent (disc) and the treasures (squares: green pays, red costs; taken ones are faded)."""
         draw_grid(axes, self.size, state["cell"], {})
         reach, side = max(HIGH, abs(self.low)), (200 / self.size) ** 2
-        colors = {"cmap": "RdYlGn", "vmin": -reach, "vmax": reach, "zorder": 0, "marker": "s"}
-        for taken, alpha in ((False, 1.0), (True, 0.25)):
-            which = state["taken"] == taken
-            axes.scatter(*task["cell"][which].T, s=side, c=task["reward"][which], alpha=alpha, **colors)
+        style: dict[str, Any] = {"cmap": "RdYlGn", "vmin": -reach, "vmax": reach, "marker": "s", "zorder": 0}
+        x, y = task["cell"].T
+        axes.scatter(x, y, side, task["reward"], alpha=np.where(state["taken"], 0.25, 1.0), **style)
 
 
 @lru_cache(maxsize=16)
@@ -147,11 +146,11 @@ def best_returns(start: Tensor, treasure: Tensor, reward: Tensor, left: Tensor, 
         left: steps that are left, at least 1, `int64 [N]`.
         size: cells on a side.
     """
-    parts = zip(*(v.split(_PART) for v in (start, treasure, reward, left)), strict=True)
-    return torch.cat([_best_returns(*part, size) for part in parts])
+    parts = [slice(i, i + _PART) for i in range(0, len(start), _PART)]
+    return torch.cat([_search(start[part], treasure[part], reward[part], left[part], size) for part in parts])
 
 
-def _best_returns(start: Tensor, treasure: Tensor, reward: Tensor, left: Tensor, size: int) -> Tensor:
+def _search(start: Tensor, treasure: Tensor, reward: Tensor, left: Tensor, size: int) -> Tensor:
     (n, m), device = reward.shape, reward.device
     row, subset = torch.arange(n, device=device), torch.arange(1 << m, device=device)
     x, y = treasure.long().unbind(-1)  # [N, M] each
