@@ -23,7 +23,7 @@ follows the training.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import torch
@@ -36,18 +36,21 @@ from metarl.agent import (
     Budget,
     Family,
     Feedback,
+    Given,
     InvalidValueError,
     Range,
     Rng,
     Rollout,
     Step,
     Tasks,
+    TrialBatch,
     TrialInputs,
     TrialMemory,
     TrialPPOConfig,
     Trials,
     make_key,
     sized,
+    standardised,
 )
 from metarl.agents.memory.first_explore_network import FirstExploreNetwork
 
@@ -91,7 +94,13 @@ def trial_returns(explored: Tensor, exploited: Tensor, episodes: int) -> Tensor:
 
 
 class EpisodePPO(PPO):
-    """PPO on payments, whose returns stop at every episode's end."""
+    """PPO on payments, whose returns stop at every episode's end. Each policy's advantages are standardised apart."""
+
+    def prepare(self, rollout: Rollout, given: Given) -> TrialBatch:
+        """As `PPO.prepare`: exploring earns less and less, and would soon count for nothing beside exploiting."""
+        batch, exploring = super().prepare(rollout, given), exploring_steps(rollout).float()
+        parts = [standardised(batch.advantage, kind) for kind in (exploring, batch.valid - exploring)]
+        return replace(batch, advantage=parts[0] + parts[1])
 
     def learning_rewards(self, rollout: Rollout) -> Tensor:
         """The pay of an exploring episode in its last step, and the rewards of exploiting ones: `[T, R]`."""

@@ -112,8 +112,9 @@ class DarkTreasureRooms(TorchFamily):
         draw_grid(axes, self.size, state["cell"], {})
         reach, side = max(HIGH, abs(self.low)), (200 / self.size) ** 2
         style: dict[str, Any] = {"cmap": "RdYlGn", "vmin": -reach, "vmax": reach, "marker": "s", "zorder": 0}
+        style["alpha"] = np.where(state["taken"], 0.25, 1.0)
         x, y = task["cell"].T
-        axes.scatter(x, y, side, task["reward"], alpha=np.where(state["taken"], 0.25, 1.0), **style)
+        axes.scatter(x, y, side, task["reward"], **style)
 
 
 @lru_cache(maxsize=16)
