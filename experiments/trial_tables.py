@@ -281,8 +281,9 @@ def first_explore() -> str:
     return (
         "Lifetime return of 100 pulls of `DeceptiveBandit` and of 10 episodes of `DarkTreasureRooms`, held-out tasks, "
         "exploration included, sampled actions, with 95 % intervals. c of UCB1 was chosen on train tasks "
-        f"(`experiments/tuned.json`), or is 1. Paper: {paper['source']}. Commands: `python experiments/tune.py --studies "
-        "bandits/deceptive bandits/deceptive_control`, `metarl benchmark bandits`, `metarl benchmark grids`.\n\n"
+        f"(`experiments/tuned.json`), or is 1. Paper: {paper['source']}. Commands: `python experiments/tune.py "
+        "--studies bandits/deceptive bandits/deceptive_control`, `metarl benchmark bandits`, `metarl benchmark "
+        "grids`.\n\n"
         + table(["", *(NAMES[c] for c in columns)], rows)
     )
 

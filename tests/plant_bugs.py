@@ -218,6 +218,13 @@ BUGS = (
         "agents/test_first_explore",
     ),
     Bug(
+        "the advantages of exploring and exploiting are standardised together",
+        "agents/memory/first_explore.py",
+        "return replace(batch, advantage=parts[0] + parts[1])",
+        "return batch",
+        "agents/test_first_explore",
+    ),
+    Bug(
         "Gaussian Thompson sampling takes every arm for a hidden one",
         "envs/bandits/gaussian_bandit.py",
         "self.mean_std * hidden, self.noise_std * hidden",

@@ -139,7 +139,7 @@ class GaussianThompsonSamplingConfig:
 
 
 class GaussianThompsonSampling(BanditAgent):
-    """Thompson sampling on arms with normal rewards, with the family's own prior; arms that it knows are not tried.
+    """Thompson sampling on arms with normal rewards, with the family's own prior.
 
     In the deterministic mode the agent pulls the arm with the largest posterior mean.
     """

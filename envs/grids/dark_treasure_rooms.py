@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 HIGH = 2.0  # the most that a treasure pays
 MOST_TREASURES = 8  # the informed optimum looks at all their subsets
-_PART = 256  # tasks searched together
+_PART = 64  # tasks searched together
 
 State = dict[str, Tensor]
 

@@ -102,6 +102,17 @@ def test_training_is_paid_episode_by_episode(family: Any) -> None:
             assert float(advantage[exploit, row][0]) == pytest.approx(returns[2 * i + 1], abs=1e-5)
 
 
+def test_the_advantages_of_each_kind_have_deviation_1() -> None:
+    """However little exploring improves."""
+    agent = made()
+    rollout, _ = trained_on(agent, rows=20)
+    given = agent.given(rollout)
+    batch = agent.ppo.prepare(rollout, given)
+    for kind in (given["exploring"], given["exploiting"]):
+        assert float(batch.advantage[kind].mean()) == pytest.approx(0.0, abs=1e-5)
+        assert float(batch.advantage[kind].square().mean()) == pytest.approx(1.0, abs=1e-4)
+
+
 @pytest.mark.parametrize("family", ["metarl/DarkTreasureRooms-v0", "metarl/PointNavigation-v0", Corridor()])
 def test_training_sees_what_acting_saw(family: Any) -> None:
     made_family = metarl.make_family(family)

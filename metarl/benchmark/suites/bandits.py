@@ -31,10 +31,10 @@ _SHOWN = {"expected_rewards": True, "value_sees_task": True, "task_coef": 1.0, "
 _SHORT = _GRU | {"meta_batch_size": 1000, "entropy_coef": 0.01, "entropy_anneal": 0.5}
 _LONG = _GRU | {"meta_batch_size": 500}
 _TRANSFORMER = {"memory": "transformer", "hidden": 64, "minibatches": 4, "learning_rate": 1e-3, "reward_coef": 1.0}
-# at most 20 of the 100 pulls explore; every exploring one is paid by what it improves, and soon nothing is left
+# at most 20 of the 100 pulls explore
 _FIRST_EXPLORE: dict[str, Any] = {
     **{"trial_episodes": 100, "explore_episodes": 20, "anneal_iterations": 600, "meta_batch_size": 500},
-    **{"hidden": 64, "normalize_rewards": True, "expected_rewards": True, "entropy_coef": 0.05},
+    **{"hidden": 64, "normalize_rewards": True, "expected_rewards": True, "entropy_coef": 0.03},
 }
 
 
