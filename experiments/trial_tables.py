@@ -283,8 +283,7 @@ def first_explore() -> str:
         "exploration included, sampled actions, with 95 % intervals. c of UCB1 was chosen on train tasks "
         f"(`experiments/tuned.json`), or is 1. Paper: {paper['source']}. Commands: `python experiments/tune.py "
         "--studies bandits/deceptive bandits/deceptive_control`, `metarl benchmark bandits`, `metarl benchmark "
-        "grids`.\n\n"
-        + table(["", *(NAMES[c] for c in columns)], rows)
+        "grids`.\n\n" + table(["", *(NAMES[c] for c in columns)], rows)
     )
 
 
