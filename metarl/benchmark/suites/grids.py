@@ -23,7 +23,7 @@ _VARIBAD: dict[str, Any] = {
 }
 # as many exploring episodes as in the authors' published training
 _FIRST_EXPLORE: dict[str, Any] = {
-    **{"explore_episodes": 5, "hidden": 128, "normalize_rewards": True, "entropy_coef": 0.02},
+    **{"explore_episodes": 5, "hidden": 64, "normalize_rewards": True, "entropy_coef": 0.02},
 }
 
 
