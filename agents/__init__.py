@@ -8,6 +8,7 @@ from metarl.families.registry import register_agent
 register_agent("anil", "metarl.agents.gradient.anil:ANIL", kind="gradient")
 register_agent("cavia", "metarl.agents.gradient.cavia:CAVIA", kind="gradient")
 register_agent("e_maml", "metarl.agents.gradient.e_maml:EMAML", kind="gradient")
+register_agent("first_explore", "metarl.agents.memory.first_explore:FirstExplore", kind="memory")
 register_agent("fomaml", "metarl.agents.gradient.fomaml:FOMAML", kind="gradient")
 register_agent("maml", "metarl.agents.gradient.maml:MAML", kind="gradient")
 register_agent("maml_pp", "metarl.agents.gradient.maml_pp:MAMLPlusPlus", kind="gradient")
@@ -36,6 +37,11 @@ register_agent("opsrl", "metarl.agents.classical.tabular:OPSRL", kind="classical
 register_agent("psrl", "metarl.agents.classical.tabular:PSRL", kind="classical MDPs")
 register_agent("ucrl2", "metarl.agents.classical.ucrl2:UCRL2", kind="classical MDPs")
 register_agent("thompson_sampling", "metarl.agents.classical.bandits:ThompsonSampling", kind="classical bandits")
+register_agent(
+    "gaussian_thompson_sampling",
+    "metarl.agents.classical.bandits:GaussianThompsonSampling",
+    kind="classical bandits",
+)
 register_agent(
     "optimistic_thompson_sampling",
     "metarl.agents.classical.bandits:OptimisticThompsonSampling",

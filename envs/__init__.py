@@ -13,6 +13,9 @@ register_family("metarl/TabularMDP-v0", "metarl.envs.grids.tabular_mdp:TabularMD
 register_family("metarl/GridNavi-v0", "metarl.envs.grids.grid_navi:GridNavi", kind="MDPs and grids")
 register_family("metarl/DarkRoom-v0", "metarl.envs.grids.dark_room:DarkRoom", kind="MDPs and grids")
 register_family("metarl/DarkKeyToDoor-v0", "metarl.envs.grids.dark_room:DarkKeyToDoor", kind="MDPs and grids")
+register_family(
+    "metarl/DarkTreasureRooms-v0", "metarl.envs.grids.dark_treasure_rooms:DarkTreasureRooms", kind="MDPs and grids"
+)
 register_family("metarl/GaussianBandit-v0", "metarl.envs.bandits.gaussian_bandit:GaussianBandit", kind="bandits")
 register_family("metarl/DeceptiveBandit-v0", "metarl.envs.bandits.gaussian_bandit:DeceptiveBandit", kind="bandits")
 register_family("metarl/SwitchingBandit-v0", "metarl.envs.bandits.switching_bandit:SwitchingBandit", kind="bandits")

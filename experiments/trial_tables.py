@@ -27,6 +27,8 @@ NAMES = {
     "optimistic_thompson_sampling": "OTS",
     "optimistic_thompson_sampling-5": "OTS, 5 draws",
     "ucb1": "UCB1",
+    "ucb1-c1": "UCB1, c = 1",
+    "gaussian_thompson_sampling": "TS",
     "epsilon_greedy": "e-greedy",
     "greedy": "greedy",
     "psrl": "PSRL",
@@ -38,6 +40,8 @@ NAMES = {
     "rl2": "RL2",
     "rl2-transformer": "RL2, transformer",
     "snail": "SNAIL",
+    "varibad": "VariBAD",
+    "first_explore": "First-Explore",
     "oracle": "informed optimum",
 }
 # figures in docs: a study, and the rows to draw
@@ -48,6 +52,8 @@ FIGURES = {
 }
 KINDS = {"bandits": "bandit", "mdps": "mdp", "grids": "grid_navi"}  # what published.json calls them
 RL2_ROWS = ("rl2", "rl2-transformer")
+BERNOULLI = "bandits/n"  # how the names of studies of Bernoulli bandits begin
+FIRST_EXPLORE = ("bandits/deceptive", "grids/dark_treasure_rooms")  # and of those in which exploring costs
 Life = Mapping[str, float]
 
 
@@ -153,7 +159,7 @@ def bound_of(best: Mapping[str, Any]) -> str:
 
 def bandits() -> str:
     """Table of bandits: for each cell, a line of metarl's results and a line of the paper's."""
-    studies = [s for s in STUDIES if s.startswith("bandits/") and lifetime(s, "random")]
+    studies = [s for s in STUDIES if s.startswith(BERNOULLI) and lifetime(s, "random")]
     bounds = json.loads(results_file("bandits", "bounds").read_text())["cells"]
     columns = ["random", *BANDITS]
     rows = []
@@ -200,7 +206,7 @@ def seeds(rows: Sequence[tuple[str, str]]) -> str:
 def bandit_variants() -> str:
     """Table of changed algorithms that reproduce published columns."""
     rows = []
-    for study in (s for s in STUDIES if s.startswith("bandits/")):
+    for study in (s for s in STUDIES if s.startswith(BERNOULLI)):
         changed = [r for r in STUDIES[study].entries if "-" in r and r not in RL2_ROWS and lifetime(study, r)]
         paper = PUBLISHED["bandit"].get(bandit_name(study))
         for row in changed if paper else []:
@@ -264,6 +270,23 @@ def grid_navi() -> str:
     )
 
 
+def first_explore() -> str:
+    """Table of problems in which exploring costs: a line of metarl's results and a line of the paper's for each."""
+    studies, paper = [s for s in STUDIES if s.startswith(FIRST_EXPLORE)], PUBLISHED["first_explore"]
+    columns = ["random", "ucb1-c1", "ucb1", "gaussian_thompson_sampling", "rl2", "varibad", "first_explore", "oracle"]
+    rows = []
+    for study in (s for s in studies if lifetime(s, "random")):
+        rows.append([study.split("/")[1], *(with_interval(lifetime(study, c), 1) for c in columns)])
+        rows.append(["- paper", *(f"{paper[study][c]:.1f}" if c in paper[study] else "" for c in columns)])
+    return (
+        "Lifetime return of 100 pulls of `DeceptiveBandit` and of 10 episodes of `DarkTreasureRooms`, held-out tasks, "
+        "exploration included, sampled actions, with 95 % intervals. c of UCB1 was chosen on train tasks "
+        f"(`experiments/tuned.json`), or is 1. Paper: {paper['source']}. Commands: `python experiments/tune.py "
+        "--studies bandits/deceptive bandits/deceptive_control`, `metarl benchmark bandits`, `metarl benchmark "
+        "grids`.\n\n" + table(["", *(NAMES[c] for c in columns)], rows)
+    )
+
+
 def settings() -> str:
     """Table of the training of rl2 for each row, from the results files."""
     default = asdict(RL2Config())
@@ -297,7 +320,7 @@ def settings() -> str:
 def beside_the_paper() -> list[list[str]]:
     """Rows of RL2 that the paper has too: the bandit, and the returns of the paper, metarl and the Gittins index."""
     rows = []
-    for study, row in trained([study for study in STUDIES if study.startswith("bandits/")]):
+    for study, row in trained([study for study in STUDIES if study.startswith(BERNOULLI)]):
         paper = PUBLISHED["bandit"].get(bandit_name(study), {})
         if paper and row == "rl2":
             (pulls, arms), digits = bandit_name(study).split(","), 2 if study.startswith("bandits/n10-") else 1
@@ -310,7 +333,8 @@ def summary() -> str:
     """Table of RL2's rows."""
     rows = []
     played: list[tuple[str, str]] = []
-    for study in (s for s in STUDIES if s.partition("/")[0] in KINDS and trained([s])):
+    shown = [s for s in STUDIES if s.partition("/")[0] in KINDS and not s.startswith(FIRST_EXPLORE)]
+    for study in (s for s in shown if trained([s])):
         suite, name = study.split("/")
         kind = KINDS[suite]
         digits = 2 if study.startswith(("grids/", "bandits/n10-")) else 1

@@ -43,7 +43,7 @@ from metarl.learning.memory import GRU, LSTM, Transformer, make_memory
 from metarl.learning.networks import FeedForward, HyperFeedForward, Hypernetwork, Params, RunningNorm, init_mlp, mlp
 from metarl.learning.off_policy.sac import SAC, SACBatch, SACConfig, SquashedGaussian
 from metarl.learning.off_policy.transitions import TransitionReplay
-from metarl.learning.ppo import PPO, AuxiliaryLoss, Given, Outputs, TrialBatch, clipped_surrogate
+from metarl.learning.ppo import PPO, AuxiliaryLoss, Given, Outputs, TrialBatch, clipped_surrogate, standardised
 from metarl.learning.ppo_config import PPOConfig, TrialPPOConfig, sized
 from metarl.learning.returns import discounted_returns, gae, standardize
 from metarl.learning.trial_memory import TrialInputs, TrialMemory
@@ -138,6 +138,7 @@ __all__ = [
     "probability_ratio",
     "seeded",
     "sized",
+    "standardised",
     "standardize",
     "warn_of_failed",
 ]

@@ -7,6 +7,7 @@ of its pulls, t the number of all pulls so far. A keyed draw breaks ties between
 
 Thompson sampling (Thompson 1933, Biometrika 25): draws theta_a ~ Beta(1 + s_a, 1 + n_a - s_a) and
 pulls the arm with the largest theta_a.
+Gaussian Thompson sampling: the same with the posteriors of arms with normal rewards, N(m_a, v_a).
 Optimistic Thompson sampling (May et al. 2012, JMLR 13): raises theta_a to the posterior mean where it is smaller.
 UCB1 (Auer et al. 2002, Machine Learning 47, figure 1): pulls each arm once, then the arm with the largest
 mean + c sqrt(2 ln t / n_a).
@@ -130,6 +131,53 @@ class ThompsonSampling(BanditAgent):
         """The posterior means."""
         a, b = self.posterior(paid, pulls)
         return a / (a + b)
+
+
+@dataclass(frozen=True)
+class GaussianThompsonSamplingConfig:
+    """Gaussian Thompson sampling has no hyperparameters: the prior and the noise are those of the family."""
+
+
+class GaussianThompsonSampling(BanditAgent):
+    """Thompson sampling on arms with normal rewards, with the family's own prior.
+
+    In the deterministic mode the agent pulls the arm with the largest posterior mean.
+    """
+
+    name = "gaussian_thompson_sampling"
+    Config = GaussianThompsonSamplingConfig
+    takes: ClassVar[str] = "a bandit with normal rewards: a method `prior`, as that of metarl/GaussianBandit-v0"
+
+    def __init__(
+        self,
+        family: Family,
+        config: GaussianThompsonSamplingConfig,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(family, config, seed, device)
+        if not hasattr(family, "prior"):
+            raise InvalidValueError(f"family of {self.name}", family.id, self.takes)
+        self.mean, self.std, self.noise = (v.to(self.device) for v in family.prior())
+
+    def posterior(self, paid: Tensor, pulls: Tensor) -> tuple[Tensor, Tensor]:
+        """The means and the standard deviations of the arms' means, `[R, arms]` each.
+
+        After n pulls, the mean of the rewards has the share n std^2 / (n std^2 + noise^2) in the posterior mean.
+        """
+        evidence = pulls * self.std.square()
+        share = evidence / (evidence + self.noise.square()).clamp_min(1e-12)
+        mean = self.mean + share * (paid / pulls.clamp_min(1.0) - self.mean)
+        return mean, self.std * (1.0 - share).sqrt()
+
+    def sample(self, paid: Tensor, pulls: Tensor, rng: Rng) -> Tensor:
+        """The arm with the largest draw from its posterior."""
+        mean, std = self.posterior(paid, pulls)
+        return (mean + std * rng.normal(self.arms)).argmax(-1)
+
+    def mean_score(self, paid: Tensor, pulls: Tensor) -> Tensor:
+        """The posterior means."""
+        return self.posterior(paid, pulls)[0]
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,11 @@ class GaussianBandit(TorchFamily):
         """The prior mean, 0, if the agent can learn nothing of use; otherwise no exact value is known."""
         return 0.0 if episodes == 1 or self.k == 1 else None
 
+    def prior(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each arm: its mean's mean and standard deviation over tasks, and that of its rewards; `[k]` each."""
+        one = torch.ones(self.k)
+        return 0.0 * one, self.mean_std * one, self.noise_std * one
+
     def draw(self, axes: Axes, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
         """Draw the arms' means, the best one in orange, with a standard deviation of their rewards to both sides."""
         _draw(axes, task["mean"], np.full(self.k, self.noise_std), 3.0 * self.mean_std + self.noise_std)
@@ -147,6 +152,11 @@ class DeceptiveBandit(TorchFamily):
     def bayes_optimal_return(self, episodes: int) -> float | None:
         """For one pull, the better one of the safe arm and the prior mean, 0; otherwise no exact value is known."""
         return max(self.safe, 0.0) if episodes == 1 else None
+
+    def prior(self) -> tuple[Tensor, Tensor, Tensor]:
+        """As in `GaussianBandit`. The safe arm is known: its standard deviations are 0."""
+        hidden = (torch.arange(self.k) > 0).float()
+        return self.safe * (1.0 - hidden), self.mean_std * hidden, self.noise_std * hidden
 
     def draw(self, axes: Axes, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
         """Draw the arms as in `GaussianBandit`, with a line at the reward of the safe arm, which is the left one."""

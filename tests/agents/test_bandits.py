@@ -22,7 +22,7 @@ from metarl.envs.bandits.bernoulli_bandit import bayes_value
 from metarl.rng import fold_in, make_key
 
 NAMES = ["thompson_sampling", "optimistic_thompson_sampling", "ucb1", "epsilon_greedy", "greedy", "gittins"]
-BANDIT = "metarl/BernoulliBandit-v0"
+BANDIT, DECEPTIVE = "metarl/BernoulliBandit-v0", "metarl/DeceptiveBandit-v0"
 
 
 def keyed(n):
@@ -106,6 +106,34 @@ class TestAlgorithms:
         assert choices("optimistic_thompson_sampling", [2, 0], [3, 1], 20_000)[0] == frequency(0.888128, 20_000)
         # averages of many draws are the means: 3/5 beats 1/3 but in the far tail
         assert choices("optimistic_thompson_sampling", [2, 0], [3, 1], 1000, samples=100)[0] > 0.99
+
+    def test_gaussian_thompson_sampling_has_the_familys_posterior(self):
+        agent = metarl.make_agent("gaussian_thompson_sampling", metarl.make_family(DECEPTIVE, k=4))
+        # noise of variance .25: after 3 pulls that paid 6, the share of their mean 2 is 3 / (3 + .25) = 12/13, and the
+        # variance is 1/13; after 1 pull 1 / 1.25 = .8 and .2; the safe arm is known to pay .5, whatever was seen
+        mean, std = agent.posterior(torch.tensor([[9.0, 6.0, 0.0, -1.0]]), torch.tensor([[2.0, 3.0, 0.0, 1.0]]))
+        assert mean[0].tolist() == pytest.approx([0.5, 24 / 13, 0.0, -0.8])
+        assert std[0].square().tolist() == pytest.approx([0.0, 1 / 13, 1.0, 0.2])
+        # beside it, an untried arm is drawn above .5 with probability 1 - Phi(.5) = .308538
+        state = {"paid": torch.tensor([[0.0, -90.0, 0.0, -90.0]]), "pulls": torch.tensor([[0.0, 90.0, 0.0, 90.0]])}
+        state, step = {k: v.expand(20_000, 4) for k, v in state.items()}, Step(torch.zeros(20_000, 1, 1), None)
+        action = agent.act(state, step, keyed(20_000), False)[0][:, 0]
+        assert torch.bincount(action, minlength=4)[2] / 20_000 == frequency(0.308538, 20_000)
+        assert (agent.act(state, step, keyed(20_000), True)[0] == 0).all()
+        plain = metarl.make_agent("gaussian_thompson_sampling", "metarl/GaussianBandit-v0", device="cpu")
+        mean, std = plain.posterior(torch.full((1, 10), 3.0), torch.full((1, 10), 2.0))
+        assert (mean[0].tolist(), std[0].square().tolist()) == ([1.0] * 10, pytest.approx([1 / 3] * 10))
+
+    def test_gaussian_thompson_sampling_without_noise_believes_one_pull(self):
+        agent = metarl.make_agent("gaussian_thompson_sampling", metarl.make_family(DECEPTIVE, k=3, noise_std=0.0))
+        mean, std = agent.posterior(torch.tensor([[0.0, 2.0, 0.0]]), torch.tensor([[0.0, 1.0, 0.0]]))
+        assert (mean[0].tolist(), std[0].tolist()) == ([0.5, 2.0, 0.0], [0.0, 0.0, 1.0])
+
+    def test_gaussian_thompson_sampling_needs_a_prior(self):
+        with pytest.raises(
+            InvalidValueError, match=r"family of gaussian_thompson_sampling is .*expected a bandit with n"
+        ):
+            agent_of("gaussian_thompson_sampling")
 
     @pytest.mark.parametrize("name", NAMES)
     def test_equal_arms_are_pulled_equally_often(self, name):

@@ -28,6 +28,7 @@ PPO = {"n_steps": 16, "batch_size": 16, "n_epochs": 1, "policy_kwargs": {"net_ar
 SMALL["sb3"] = {"steps": 16, "algorithm_kwargs": PPO}
 SMALL["sb3_pretrained"] = SMALL["sb3"] | {"meta_batch_size": 2}
 SMALL["rl2"] = {"hidden": 8, "meta_batch_size": 8, "trial_episodes": 3}
+SMALL["first_explore"] = SMALL["rl2"] | {"explore_episodes": 1}
 SMALL["varibad"] = SMALL["rl2"] | {"model_batch_size": 4, "model_updates": 2, "replay_trials": 20}
 SMALL["pearl"] = {
     "policy_hidden": (8,),

@@ -135,6 +135,19 @@ def beliefs_off_policy(seed: int) -> dict[str, float]:
     return pulls(agent, seed)
 
 
+def deceived(seed: int) -> dict[str, float]:
+    """20 pulls: the safe arm pays 10.0 in all, Thompson sampling of it and three others 15.0."""
+    settings: dict[str, Any] = {"trial_episodes": 20, "explore_episodes": 6, "hidden": 32, "meta_batch_size": 300}
+    settings |= {"minibatches": 4, "normalize_rewards": True, "entropy_coef": 0.05, "expected_rewards": True}
+    agent = metarl.make_agent("first_explore", 'metarl/DeceptiveBandit-v0{"k": 4}', seed=seed, **settings)
+    metarl.train(agent, 50)
+    results = evaluate(agent, k=20, num_tasks=3000, episodes=1, modes=["sampled"], seed=seed, task_seed=seed, paths=0)
+    lifetime = results.lifetime_summary()
+    assert lifetime is not None
+    collected = results.collected.mean((0, 1))  # of each pull
+    return {"lifetime": lifetime["mean"], "last pull": collected[-1], "first pull": collected[0]}
+
+
 def pulls(agent: Any, seed: int) -> dict[str, float]:
     """What 10 pulls collect, and by how much the last is better than the first."""
     results = evaluate(agent, k=10, num_tasks=2000, episodes=1, modes=["sampled"], seed=seed, task_seed=seed, paths=0)
@@ -268,6 +281,8 @@ LEARNING = {
     "pearl bandits": Learning(posterior_bandits, {"lifetime": 5.4, "last pull": 0.02}),
     # lifetime 6.31, 0.095; last pull 0.183, 0.025 (seeds 0, ..., 7)
     "varibad_off_policy": Learning(beliefs_off_policy, {"lifetime": 5.8, "last pull": 0.06}),
+    # lifetime 14, 0.39; last pull 0.788, 0.042; first pull 0.006, 0.021 (seeds 0, ..., 7)
+    "first_explore": Learning(deceived, {"lifetime": 11.0, "last pull": 0.6}, {"first pull": 0.4}),
     # right 13.8, 0.027
     "prototypes": Learning(digits, {"right": 13.6}),
     # lifetime 6.24, 0.1; below Bayes 0.419, 0.1; last pull 0.173, 0.021

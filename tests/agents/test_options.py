@@ -67,6 +67,7 @@ CHANGED: dict[str, Any] = {
     "schedule_iterations": 1,
     "clip": 0.001,
     "inner_kl_coef": 10.0,
+    "first_explore.hidden": 12,
     "rl2.hidden": 12,
     "varibad.hidden": 12,
     "varibad_off_policy.hidden": 12,

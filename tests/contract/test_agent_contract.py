@@ -137,6 +137,7 @@ PPO = {
 }
 SMALL: dict[str, dict[str, Any]] = {name: TINY for name in agents if issubclass(agent_class(name), MAML)}
 SMALL |= {"sb3": PPO, "sb3_pretrained": PPO, "rl2": {"hidden": 8, "trial_episodes": 3}}
+SMALL["first_explore"] = SMALL["rl2"]
 SMALL["scratch"] = {"hidden": (8,), "eval_steps": 20}
 SMALL |= {name: OTHERS[name] for name in ("pearl", "prototypes", "varibad", "varibad_off_policy")}
 
@@ -144,7 +145,7 @@ SMALL |= {name: OTHERS[name] for name in ("pearl", "prototypes", "varibad", "var
 @pytest.mark.parametrize("name", sorted(agents))
 def test_built_in_agents_are_clean(name: str) -> None:
     said = []
-    for family in (BANDIT, MDP, "metarl/Digits-v0"):
+    for family in (BANDIT, MDP, "metarl/GaussianBandit-v0", "metarl/Digits-v0"):
         with contextlib.suppress(metarl.InvalidValueError):  # it is not for this family
             said.append(check_agent(name, family, **SMALL.get(name, {})))
             break

@@ -128,6 +128,22 @@ def test_rl2_rollouts_stay_on_the_device(family: str, memory: str) -> None:
     assert played_on_meta(agent, made, Budget(episodes=2)) == []
 
 
+@pytest.mark.parametrize("family", ["metarl/BernoulliBandit-v0", "metarl/PointNavigation-v0"])
+def test_first_explore_stays_on_the_device(family: str) -> None:
+    """Its rollouts, and the gradient steps through its two kinds of episodes."""
+    made = metarl.make_family(family)
+    made.horizon = min(made.horizon, 5)
+    settings = {"trial_episodes": 4, "meta_batch_size": 2, "minibatches": 1, "hidden": 16}
+    agent = on_meta(metarl.make_agent("first_explore", made, **settings))
+    assert played_on_meta(agent, made, Budget(episodes=4)) == []
+    steps, whole = 4 * made.horizon, torch.ones(4 * made.horizon, 2, device=META)
+    given = {"x": torch.ones(steps, 2, agent.trial_memory.inputs.size, device=META)}
+    given |= {"exploring": whole > 0, "exploiting": whole > 0, "pair": whole.long(), "time": whole.long()}
+    with Watch() as watch:
+        agent.net(given)
+    assert watch.copies == []
+
+
 @pytest.mark.parametrize("memory", MEMORIES)
 def test_rl2_gradient_steps_stay_on_the_device(memory: str) -> None:
     """Everything that `update` records but Adam's step, whose fused kernel the meta device has not."""
@@ -190,7 +206,7 @@ def test_graphs_are_kept_apart_by_the_names_of_their_inputs_and_large_ones_are_n
         recorder("key", run, {"x": [a]})
 
 
-@pytest.mark.parametrize("name", [n for n in RECORDABLE if n != "rl2"])
+@pytest.mark.parametrize("name", [n for n in RECORDABLE if n not in ("rl2", "first_explore")])
 def test_rollouts_of_policy_gradient_agents_stay_on_the_device(name: str) -> None:
     family = metarl.make_family("metarl/PointNavigation-v0")
     agent = metarl.make_agent(name, family, hidden=(8,))

@@ -4,6 +4,9 @@ The bandits, the classical agents and the cells are those of Duan et al. (2016, 
 played on 20,000 held-out bandits with sampled actions; at n = 10 each has ten trials, because 20,000 trials have an
 interval of .016. The classical agents learn each task from scratch, so they are the yardstick of this suite; `oracle`
 is shown the task. Hyperparameters of the classical agents were chosen on train tasks (`python experiments/tune.py`).
+
+The studies whose names begin with "deceptive" are the bandits with one fixed arm of Norman and Clune (2024,
+arXiv:2307.02276, table 1), in which exploring costs at first. Thompson sampling is given their prior.
 """
 
 from __future__ import annotations
@@ -28,6 +31,11 @@ _SHOWN = {"expected_rewards": True, "value_sees_task": True, "task_coef": 1.0, "
 _SHORT = _GRU | {"meta_batch_size": 1000, "entropy_coef": 0.01, "entropy_anneal": 0.5}
 _LONG = _GRU | {"meta_batch_size": 500}
 _TRANSFORMER = {"memory": "transformer", "hidden": 64, "minibatches": 4, "learning_rate": 1e-3, "reward_coef": 1.0}
+# at most 20 of the 100 pulls explore
+_FIRST_EXPLORE: dict[str, Any] = {
+    **{"trial_episodes": 100, "explore_episodes": 20, "anneal_iterations": 600, "meta_batch_size": 500},
+    **{"hidden": 64, "normalize_rewards": True, "expected_rewards": True, "entropy_coef": 0.03},
+}
 
 
 def _rl2(n: int, settings: Mapping[str, Any], iterations: int) -> Entry:
@@ -66,8 +74,25 @@ def _study(n: int, k: int) -> Study:
     return Study(family, _entries(n, k), protocol, _SEEDS, checkpoint_every=50)
 
 
+def _deceptive(study: str, preset: str) -> Study:
+    """100 pulls of a safe arm and nine hidden ones, with normal rewards."""
+    entries = {
+        "rl2": _rl2(100, _LONG, 300),
+        "first_explore": Entry("first_explore", _FIRST_EXPLORE, 600),
+        "gaussian_thompson_sampling": Entry("gaussian_thompson_sampling"),
+        "ucb1": Entry("ucb1", tuned(f"bandits/{study}", "ucb1")),
+        "ucb1-c1": Entry("ucb1", {"c": 1.0}),
+    }
+    entries |= {"random": Entry("random"), "oracle": Entry("oracle")}
+    protocol = Protocol(k=(100,), tasks=20_000, episodes=1, modes=("sampled",), compact=True)
+    return Study(f"metarl/DeceptiveBandit-v0{preset}", entries, protocol, _SEEDS, checkpoint_every=50)
+
+
+_DECEPTIVE = {"deceptive-n100": "", "deceptive_control-n100": ":control"}
+
 suite = Suite(
     "bandits",
-    {f"n{n}-k{k}": _study(n, k) for n in (10, 100, 500) for k in (5, 10, 50)},
-    "RL2 and six classical agents on n pulls of k arms, beside the Gittins index",
+    {f"n{n}-k{k}": _study(n, k) for n in (10, 100, 500) for k in (5, 10, 50)}
+    | {study: _deceptive(study, preset) for study, preset in _DECEPTIVE.items()},
+    "RL2 and six classical agents on n pulls of k arms, beside the Gittins index; First-Explore on deceptive bandits",
 )

@@ -1,5 +1,7 @@
 """Grid worlds with a hidden goal: GridNavi (Zintgraf et al. 2020, arXiv:1910.08348), DarkRoom and DarkKeyToDoor.
 
+And DarkTreasureRooms (Norman and Clune 2024, arXiv:2307.02276), in which exploring costs at first if rho is -4.
+
 The score is the return of each episode of a trial and of the whole trial, with sampled actions. `task_conditioned` is
 a policy that is shown the goal. The study grid_navi-ppo is the yardstick: Stable-Baselines3 learns 20 of the held-out
 tasks from scratch, with 1, 10 and 100 times the environment steps of a trial.
@@ -19,6 +21,10 @@ _VARIBAD: dict[str, Any] = {
     **{"normalize_rewards": True, "discount": 0.97, "gae_lambda": 0.8, "entropy_coef": 0.04, "entropy_anneal": 0.5},
     **{"learning_rate": 2e-3, "policy_hidden": (64, 64)},
 }
+# as many exploring episodes as in the authors' published training
+_FIRST_EXPLORE: dict[str, Any] = {
+    **{"explore_episodes": 5, "hidden": 64, "normalize_rewards": True, "entropy_coef": 0.02},
+}
 
 
 def _study(family: str, episodes: int, batch: int, iterations: int, tasks: int, compact: bool = False) -> Study:
@@ -32,6 +38,20 @@ def _study(family: str, episodes: int, batch: int, iterations: int, tasks: int, 
     }
     protocol = Protocol(k=(episodes,), tasks=tasks, episodes=1, modes=("sampled",), compact=compact)
     return Study(family, entries, protocol, checkpoint_every=50)
+
+
+def _treasures(preset: str) -> Study:
+    """Ten episodes of Dark Treasure Rooms, agents of three kinds."""
+    sizes = {"trial_episodes": 10, "anneal_iterations": 500, "meta_batch_size": 320}
+    entries = {
+        "rl2": Entry("rl2", _RL2 | sizes, 500),
+        "varibad": Entry("varibad", _VARIBAD | sizes, 500),
+        "first_explore": Entry("first_explore", _FIRST_EXPLORE | sizes, 500),
+        "random": Entry("random"),
+        "oracle": Entry("oracle"),
+    }
+    protocol = Protocol(k=(10,), tasks=2000, episodes=1, modes=("sampled",))
+    return Study(f"metarl/DarkTreasureRooms-v0{preset}", entries, protocol, checkpoint_every=50)
 
 
 def _ppo(family: str, steps: int) -> Study:
@@ -53,6 +73,8 @@ suite = Suite(
         "grid_navi-ppo": _ppo("metarl/GridNavi-v0", 60),
         "dark_room-n8": _study("metarl/DarkRoom-v0", 8, 128, 200, 2000),
         "dark_key_to_door-n8": _study("metarl/DarkKeyToDoor-v0", 8, 64, 200, 2000),
+        "dark_treasure_rooms-n10": _treasures(""),
+        "dark_treasure_rooms_rho0-n10": _treasures(":rho0"),
     },
-    "RL2 and VariBAD on grids with a hidden goal",
+    "RL2, VariBAD and First-Explore on grids with hidden goals",
 )
