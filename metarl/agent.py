@@ -37,6 +37,7 @@ from metarl.learning.gradient.step_sizes import FixedSizes, Schedule, SizePerPar
 from metarl.learning.inference.belief_model import BeliefConfig, BeliefModel
 from metarl.learning.inference.beliefs import Belief, RecurrentEncoder
 from metarl.learning.inference.decoders import Decoded, StepDecoder, negative_elbo
+from metarl.learning.inference.metric import Distance, EmbeddingSum, MeanEncoder, metric_loss
 from metarl.learning.inference.products import Factors, ProductEncoder
 from metarl.learning.inference.trial_replay import TrialReplay
 from metarl.learning.memory import GRU, LSTM, Transformer, make_memory
@@ -66,8 +67,10 @@ __all__ = [
     "Categorical",
     "ClippedLoss",
     "Decoded",
+    "Distance",
     "Distribution",
     "DivergedWarning",
+    "EmbeddingSum",
     "Factors",
     "Family",
     "FeedForward",
@@ -78,6 +81,7 @@ __all__ = [
     "InnerLoop",
     "InvalidValueError",
     "MLPPolicy",
+    "MeanEncoder",
     "ObservationEncoder",
     "OuterLoss",
     "OuterOptimizer",
@@ -128,6 +132,7 @@ __all__ = [
     "make_agent",
     "make_key",
     "make_memory",
+    "metric_loss",
     "mlp",
     "negative_elbo",
     "net_tensors",
