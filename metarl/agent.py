@@ -42,6 +42,7 @@ from metarl.learning.inference.products import Factors, ProductEncoder
 from metarl.learning.inference.trial_replay import TrialReplay
 from metarl.learning.memory import GRU, LSTM, Transformer, make_memory
 from metarl.learning.networks import FeedForward, Params, init_mlp, mlp
+from metarl.learning.off_policy.context_sac import ContextConfig, ContextInputs, ContextSAC
 from metarl.learning.off_policy.sac import SAC, SACBatch, SACConfig, SquashedGaussian
 from metarl.learning.off_policy.transitions import TransitionReplay
 from metarl.learning.ppo import PPO, AuxiliaryLoss, Given, Outputs, TrialBatch, clipped_surrogate
@@ -66,6 +67,9 @@ __all__ = [
     "Budget",
     "Categorical",
     "ClippedLoss",
+    "ContextConfig",
+    "ContextInputs",
+    "ContextSAC",
     "Decoded",
     "Distance",
     "Distribution",
