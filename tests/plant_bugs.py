@@ -127,6 +127,13 @@ BUGS = (
         "agents/test_focal",
     ),
     Bug(
+        "a context sees the dense reward",
+        "metarl/learning/off_policy/context_sac.py",
+        "self.context.add(places, kept, valid)",
+        'self.context.add(places, kept | {"reward": self._learning_reward(rollout)}, valid)',
+        "agents/test_contexts",
+    ),
+    Bug(
         "contexts of one task are pushed apart",
         "metarl/learning/inference/metric.py",
         "torch.where(same, 0.0, 1.0 / (d + _FAR))",

@@ -152,3 +152,46 @@ def test_episodes_are_those_of_400_steps_unless_they_are_said(name: str) -> None
 def test_sizes_that_do_not_fit_are_refused_before_training(name: str, settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(metarl.InvalidValueError, match=rf"{name}\.{sentence}"):
         made(name, **settings)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_context_has_the_sparse_reward_and_training_the_dense_one(name: str) -> None:
+    """From 0 a point cannot come within .2 of the semicircle in 4 steps of .1, so all sparse rewards are 0."""
+    family = metarl.make_family("metarl/PointNavigation-v0:semicircle", horizon=4)
+    for dense in (False, True):
+        agent = made(name, family, dense_reward=dense, posterior_context=True)
+        log: list[dict[str, float]] = []
+        metarl.train(agent, 1, on_iteration=lambda _, metrics, log=log: log.append(metrics))  # type: ignore[misc]
+        replay, context = agent.learner.replay.data, agent.learner.context.data
+        assert not context["reward"].any()
+        angle = family.tasks("train", 3).tensors()["angle"]
+        goal = torch.stack([angle.cos(), angle.sin()], -1).unsqueeze(1)
+        distance = (replay["next_obs"][:3] - goal).norm(dim=-1)
+        expected = -distance if dense else torch.zeros_like(distance)
+        torch.testing.assert_close(replay["reward"][:3], expected)
+        assert torch.equal(context["obs"], replay["obs"])
+        _, (rollout,), _ = after(agent, 1)
+        assert not agent.inputs.of(rollout)[0][..., 4].any()
+        assert log[0]["return_0"] == 0.0
+        assert not metarl.evaluate(agent, k=1, num_tasks=2, episodes=1).scores["sampled"].any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_family_without_dense_rewards_is_named(name: str) -> None:
+    agent = made(name, dense_reward=True)
+    sentence = rf"{name}\.dense_reward is True, expected False: metarl/PointNavigation-v0.* reports no info"
+    with pytest.raises(metarl.InvalidValueError, match=sentence):
+        metarl.train(agent, 1)
+
+
+def test_dense_rewards_that_are_missing_in_some_steps_are_refused() -> None:
+    class Partly(type(NAVIGATION)):  # type: ignore[misc]
+        id = "toy/Partly-v0"
+
+        def step(self, *args: Any) -> Any:
+            x, reward, *rest = super().step(*args)
+            return x, reward, rest[0], {"dense_reward": torch.where(x[:, 0] > 0, reward, torch.nan)}
+
+    agent = made("focal", Partly(horizon=4), dense_reward=True)
+    with pytest.raises(metarl.InvalidValueError, match=r"focal\.dense_reward .* missing in some steps, or not finite"):
+        metarl.train(agent, 1)

@@ -65,6 +65,9 @@ class ContextConfig(SACConfig):
     """Transitions of each of them for soft actor-critic."""
     context_size: Annotated[int, Range(1, 1e6)] = 64
     """Transitions of each of them for its context."""
+    dense_reward: bool = False
+    """Soft actor-critic is trained on the dense reward that the family reports beside a sparse one. The context has
+    the sparse one (PEARL's sparse point robot)."""
 
     def for_horizon(self, horizon: int) -> Self:
         """A number of episodes of 0 is replaced by as many as 400 steps have."""
@@ -166,7 +169,7 @@ class ContextSAC:
         if config.replay_tasks < config.meta_batch_size:
             expected = f"at least meta_batch_size, which is {config.meta_batch_size}"
             raise InvalidValueError(f"{name}.replay_tasks", config.replay_tasks, expected)
-        self.name, self.inputs, self.config = name, inputs, config
+        self.name, self.family, self.inputs, self.config = name, family, inputs, config
         self.sac = SAC(name, inputs.head, inputs.encode.size + config.latent, config, rng, device, further=encoder)
         self.replay, self.context = (
             TransitionReplay(f"{name}.replay_tasks", config.replay_tasks, capacity, inputs.example(), device)
@@ -216,11 +219,27 @@ class ContextSAC:
                     state = infer(self.sample_context(places, trials.key))
             rollout, _ = trials.collect(agent, state, number, Budget(envs=episodes, episodes=1), final_obs=True)
             kept, valid = self.inputs.transitions(rollout), rollout.by_row(rollout.valid)
-            self.replay.add(places, kept, valid)
+            self.replay.add(places, kept | {"reward": self._learning_reward(rollout)}, valid)
             if number == 0 or config.posterior_context:
                 self.context.add(places, kept, valid)
             returns[f"return_{number}"] = float(rollout.mean_return().mean())
         return returns
+
+    def _learning_reward(self, rollout: Rollout) -> Tensor:
+        """What soft actor-critic is trained on, `[R, T * E]`: the rewards as they are, or the dense ones if asked for.
+
+        Raises:
+            InvalidValueError: the family does not report dense rewards, or not in every step.
+        """
+        if not self.config.dense_reward:
+            return rollout.by_row(rollout.reward)
+        if rollout.dense_reward is None:
+            expected = f"False: {self.family.id} reports no info['dense_reward'] (its rewards may not be sparse)"
+            raise InvalidValueError(f"{self.name}.dense_reward", True, expected)
+        if not bool(rollout.dense_reward[rollout.valid].isfinite().all()):
+            expected = f"False: info['dense_reward'] of {self.family.id} is missing in some steps, or not finite"
+            raise InvalidValueError(f"{self.name}.dense_reward", True, expected)
+        return rollout.by_row(rollout.dense_reward)
 
     def sample_context(self, places: Tensor, *key: int | str) -> Tensor:
         """Some of the context of tasks in the replay, `[B, context_size, size]`."""
