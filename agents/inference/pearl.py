@@ -10,7 +10,9 @@ meta-update plays new ones, and training draws from the transitions of the last 
 new ones per meta-update, a context is at most 20 meta-updates old; in the authors' code 20 is the mean. The
 deterministic mode is given the belief's mean as z.
 
-    metarl train pearl --family metarl/PointNavigation-v0:semicircle --discount .9 --temperature .01 --kl-coef .0016
+The authors' sparse point robot, with `--discount .9 --temperature .01` besides:
+
+    metarl train pearl --family metarl/PointNavigation-v0:semicircle --dense-reward --posterior-context --kl-coef .0016
 """
 
 from __future__ import annotations

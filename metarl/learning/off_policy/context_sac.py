@@ -58,7 +58,7 @@ class ContextConfig(SACConfig):
     replay_tasks: Annotated[int, Range(1, 1e9)] = 100
     """Latest train tasks whose transitions are kept."""
     updates: Annotated[int, Range(0, 1e6)] = 200
-    """Gradient steps per meta-update (the authors: 2000)."""
+    """Gradient steps per meta-update (PEARL: 2000)."""
     tasks_per_update: Annotated[int, Range(1, 1e6)] = 16
     """Tasks in a gradient step."""
     batch_size: Annotated[int, Range(1, 1e6)] = 256
