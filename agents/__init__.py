@@ -24,6 +24,7 @@ register_agent("sb3", "metarl.agents.baselines.sb3:SB3", kind="Stable-Baselines3
 register_agent("sb3_pretrained", "metarl.agents.baselines.sb3:SB3Pretrained", kind="Stable-Baselines3")
 register_agent("scratch", "metarl.agents.gradient.scratch:Scratch", kind="baselines")
 register_agent("task_conditioned", "metarl.agents.baselines.multi_task:TaskConditioned", kind="baselines")
+register_agent("focal", "metarl.agents.inference.focal:FOCAL", kind="task inference")
 register_agent("pearl", "metarl.agents.inference.pearl:PEARL", kind="task inference")
 register_agent("prototypes", "metarl.agents.inference.prototypes:Prototypes", kind="task inference")
 register_agent("varibad", "metarl.agents.inference.varibad:VariBAD", kind="task inference")

@@ -37,10 +37,12 @@ from metarl.learning.gradient.step_sizes import FixedSizes, Schedule, SizePerPar
 from metarl.learning.inference.belief_model import BeliefConfig, BeliefModel
 from metarl.learning.inference.beliefs import Belief, RecurrentEncoder
 from metarl.learning.inference.decoders import Decoded, StepDecoder, negative_elbo
+from metarl.learning.inference.metric import Distance, EmbeddingSum, MeanEncoder, metric_loss
 from metarl.learning.inference.products import Factors, ProductEncoder
 from metarl.learning.inference.trial_replay import TrialReplay
 from metarl.learning.memory import GRU, LSTM, Transformer, make_memory
 from metarl.learning.networks import FeedForward, HyperFeedForward, Hypernetwork, Params, RunningNorm, init_mlp, mlp
+from metarl.learning.off_policy.context_sac import ContextConfig, ContextInputs, ContextSAC
 from metarl.learning.off_policy.sac import SAC, SACBatch, SACConfig, SquashedGaussian
 from metarl.learning.off_policy.transitions import TransitionReplay
 from metarl.learning.ppo import PPO, AuxiliaryLoss, Given, Outputs, TrialBatch, clipped_surrogate, standardised
@@ -65,9 +67,14 @@ __all__ = [
     "Budget",
     "Categorical",
     "ClippedLoss",
+    "ContextConfig",
+    "ContextInputs",
+    "ContextSAC",
     "Decoded",
+    "Distance",
     "Distribution",
     "DivergedWarning",
+    "EmbeddingSum",
     "Factors",
     "Family",
     "FeedForward",
@@ -80,6 +87,7 @@ __all__ = [
     "InnerLoop",
     "InvalidValueError",
     "MLPPolicy",
+    "MeanEncoder",
     "ObservationEncoder",
     "OuterLoss",
     "OuterOptimizer",
@@ -131,6 +139,7 @@ __all__ = [
     "make_agent",
     "make_key",
     "make_memory",
+    "metric_loss",
     "mlp",
     "negative_elbo",
     "net_tensors",

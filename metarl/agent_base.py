@@ -33,6 +33,7 @@ Device = Literal["auto", "cpu", "cuda"]  # "auto": CUDA where there is one
 REPORTED: dict[str, tuple[torch.dtype, np.generic]] = {
     "success": (torch.bool, np.False_),
     "expected_reward": (torch.float32, np.float32("nan")),
+    "dense_reward": (torch.float32, np.float32("nan")),
 }
 
 AgentState = dict[str, Tensor]
@@ -97,6 +98,7 @@ class Rollout:
         last_obs: `[R, E, *obs]`, observation after the last step.
         success: `bool [T, R, E]`, or None if the family does not report it.
         expected_reward: `float32 [T, R, E]`, mean of the random reward, or None if the family does not report it.
+        dense_reward: `float32 [T, R, E]`, a denser reward for training alone, or None if the family does not report it.
         extras: `[T, R, E, ...]`, the further tensors that the agent's `act` returned.
     """
 
@@ -109,6 +111,7 @@ class Rollout:
     last_obs: Tensor
     success: Tensor | None = None
     expected_reward: Tensor | None = None
+    dense_reward: Tensor | None = None
     extras: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -164,12 +167,10 @@ class Rollout:
 
     def rows(self, which: slice | Tensor) -> Rollout:
         """A subset of the rows."""
-        names = ("obs", "action", "reward", "terminated", "truncated", "valid")
-        required = {n: getattr(self, n)[:, which] for n in names}
-        reported = {n: getattr(self, n) for n in REPORTED}
-        reported = {n: None if v is None else v[:, which] for n, v in reported.items()}
+        names = ("obs", "action", "reward", "terminated", "truncated", "valid", *REPORTED)
+        parts: dict[str, Any] = {n: None if (v := getattr(self, n)) is None else v[:, which] for n in names}
         extras = {k: v[:, which] for k, v in self.extras.items()}
-        return Rollout(**required, last_obs=self.last_obs[which], **reported, extras=extras)
+        return Rollout(**parts, last_obs=self.last_obs[which], extras=extras)
 
 
 class Trials(ABC):
@@ -361,9 +362,8 @@ def build_agent(
     if not isinstance(config, cls.Config):
         raise InvalidValueError("config", config, f"a {cls.__name__}.Config")
     known = {f.name for f in fields(config)}
-    for key in overrides:
-        if key not in known:
-            raise InvalidValueError(f"hyperparameter of {name}", key, did_you_mean(key, known))
+    for key in (k for k in overrides if k not in known):
+        raise InvalidValueError(f"hyperparameter of {name}", key, did_you_mean(key, known))
     built = make_family(family)
     if built.switches and adapts_between_episodes(cls):
         expected = f"one whose task stays: each adaptation step of {name} would begin the schedule of tasks anew"

@@ -45,7 +45,8 @@ class PointNavigation(TorchFamily):
     """A point in the plane moves to a hidden goal: x' = x + step_size * clip(action).
 
     Args:
-        reward: "dense": -||x' - g||; "sparse": 1 - ||x' - g|| within .2 of the goal, else 0; "progress":
+        reward: "dense": -||x' - g||; "sparse": 1 - ||x' - g|| within .2 of the goal, else 0, with the dense one as
+            info["dense_reward"], which training may use; "progress":
             ||x - g|| - ||x' - g|| if the 1-norm of x' is at least .5 and no other corner is nearer to x' than the goal,
             else 0 (as in ProMP's public code, point_env_2d_corner).
         goals: "square" (uniform on [-.5, .5]^2), "semicircle" (radius 1, angle uniform on [0, pi]) or "corners" (+-2).
@@ -105,8 +106,10 @@ class PointNavigation(TorchFamily):
         """The position."""
         return state
 
-    def step(self, state: Tensor, action: Tensor, task: dict[str, Tensor], rng: Rng) -> tuple[Tensor, Tensor, Tensor]:
-        """Move. The reward depends on the new position."""
+    def step(
+        self, state: Tensor, action: Tensor, task: dict[str, Tensor], rng: Rng
+    ) -> tuple[Tensor, Tensor, Tensor] | tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """Move. The reward depends on the new position. Beside a sparse one, the dense reward is reported."""
         goal = self.goal(task)
         x = self._moved(state, action)
         to_goal = x - goal
@@ -115,7 +118,8 @@ class PointNavigation(TorchFamily):
         if self.reward == "dense":
             return x, -distance, to_goal.abs().amax(-1) < GOAL_WINDOW
         if self.reward == "sparse":
-            return x, torch.where(distance <= SPARSE_RADIUS, 1.0 - distance, torch.zeros_like(distance)), never
+            reward = torch.where(distance <= SPARSE_RADIUS, 1.0 - distance, torch.zeros_like(distance))
+            return x, reward, never, {"dense_reward": -distance}
         progress = (state - goal).norm(dim=-1) - distance
         nearest = (x * goal >= 0).all(-1)  # in the goal's quadrant, no other corner is nearer
         rewarded = (x.abs().sum(-1) >= CORNER_REST) & nearest

@@ -29,6 +29,7 @@ class Transition(NamedTuple):
     final_obs: Tensor  # observation after the step, before any restart
     success: Tensor | None  # bool; None if the family does not report it
     expected_reward: Tensor | None = None  # float32: mean of the random reward; None if the family does not report it
+    dense_reward: Tensor | None = None  # float32: a denser reward for training; None if the family does not report it
 
 
 class Environments(Protocol):

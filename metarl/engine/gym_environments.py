@@ -56,18 +56,21 @@ class GymEnvironments:
         if ended.any():
             obs, _ = self.envs.reset(seed=self._seeds(), options={"reset_mask": ended})
             next_obs = self._tensor(obs)
-        success, mean = info.get("success"), info.get("expected_reward")
-        if mean is not None:
-            mean = np.where(info["_expected_reward"], mean, REPORTED["expected_reward"][1])
         return Transition(
             obs=next_obs,
             reward=self._tensor(reward).float(),
             terminated=self._tensor(terminated),
             truncated=self._tensor(truncated & ~terminated),
             final_obs=final_obs,
-            success=None if success is None else self._tensor(success).bool(),
-            expected_reward=None if mean is None else self._tensor(mean).float(),
+            **{name: self._reported(name, info) for name in REPORTED},
         )
+
+    def _reported(self, name: str, info: dict[str, Any]) -> Tensor | None:
+        """What the environments report by a name; None if none of them does."""
+        if name not in info:
+            return None
+        dtype, missing = REPORTED[name]
+        return self._tensor(np.where(info[f"_{name}"], info[name], missing)).to(dtype)
 
     def _seeds(self) -> list[int | None]:
         return list((fold_in(self.keys, self.clock) & 0x7FFFFFFF).tolist())

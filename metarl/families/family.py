@@ -261,7 +261,9 @@ class TorchFamily(Family):
         """Take one step and return the new state, `reward` `float32 [N]`, `terminated` `bool [N]`, and optionally info.
 
         Info may hold `success`, `bool [N]`. If rewards are random, it may hold `expected_reward`, `float32 [N]`: the
-        mean of this step's reward given the state, the action and the task. Training may use it; `act` never sees it.
+        mean of this step's reward given the state, the action and the task. If rewards are sparse, it may hold
+        `dense_reward`, `float32 [N]`: another reward of this step with the same aim. Training may use both; `act` never
+        sees them.
         """
         raise NotImplementedError(f"{type(self).__name__}.step")
 

@@ -35,7 +35,7 @@ class Reach(metarl.TorchFamily):
     def step(self, state: Tensor, action: Tensor, task: dict[str, Tensor], rng: metarl.Rng) -> Any:
         state = state + action[:, 0]
         reward = -(state - task["goal"]).abs()
-        info = {"expected_reward": reward}
+        info = {"expected_reward": reward, "dense_reward": -(state - task["goal"]).square()}
         return state, reward + rng.normal(1)[:, 0], torch.zeros_like(state, dtype=torch.bool), info
 
 

@@ -464,7 +464,7 @@ class Reaching(gym.Env):
         self.t += 1
         info = {"is_success": self.skill > 0.5} if self.t == 4 else {}
         if self.t % 2 and self.skill > 0.5:
-            info["expected_reward"] = 0.1 * self.t
+            info |= {"expected_reward": 0.1 * self.t, "dense_reward": -0.1 * self.t}
         return np.zeros(1, np.float32), 1.0, self.t == 4, False, info
 
 
@@ -486,7 +486,7 @@ def test_success_reported_at_the_end_only(monkeypatch):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_expected_rewards_of_gymnasium_environments(processes):
+def test_expected_and_dense_rewards_of_gymnasium_environments(processes):
     """Told in steps 1 and 3 by one of two environments: a number there, and NaN wherever nothing was told."""
     family = GymFamily(Reaching, {"skill": metarl.Uniform(0.0, 1.0)}, apply="attrs", horizon=9)
     tasks = family.make_tasks(skill=[0.0, 1.0])
@@ -501,6 +501,9 @@ def test_expected_rewards_of_gymnasium_environments(processes):
     for t in (0, 2):
         assert np.isnan(told[t][0])
         assert told[t][1] == pytest.approx(0.1 * (t + 1))
+        dense = steps[t].dense_reward.tolist()
+        assert np.isnan(dense[0])
+        assert dense[1] == pytest.approx(-0.1 * (t + 1))
     assert steps[3].success.tolist() == [False, True]
     assert steps[0].success is None
 

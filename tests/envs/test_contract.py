@@ -27,7 +27,7 @@ def keyed(n):
 def move(family, task, x, action):
     """One step: next position, reward, terminated."""
     tasks = {k: torch.tensor([v], dtype=torch.float32) for k, v in task.items()}
-    state, reward, terminated = family.step(torch.tensor([x]), torch.tensor([action]), tasks, keyed(1))
+    state, reward, terminated, *_ = family.step(torch.tensor([x]), torch.tensor([action]), tasks, keyed(1))
     return state[0].tolist(), float(reward), bool(terminated)
 
 
@@ -87,6 +87,10 @@ class TestPointNavigation:
         # the radius is .2: at .19 it pays .81, at .21 nothing
         assert move(family, up, [0.0, 0.81], [0.0, 0.0])[1] == pytest.approx(0.81, abs=1e-6)
         assert move(family, up, [0.0, 0.79], [0.0, 0.0])[1] == 0.0
+        # beside both, the dense reward is reported
+        position = torch.tensor([[0.0, 0.81], [0.0, 0.79]])
+        info = family.step(position, torch.zeros(2, 2), {"angle": torch.tensor([np.pi / 2] * 2)}, keyed(2))[3]
+        torch.testing.assert_close(info["dense_reward"].double(), torch.tensor([-0.19, -0.21]).double())
         # on the goal it pays 1 and goes on
         _, reward, terminated = move(family, left, [-1.0, 0.0], [0.0, 0.0])
         assert reward == pytest.approx(1.0, abs=1e-6)
@@ -141,7 +145,7 @@ class TestPointNavigation:
         task = {"goal": torch.tensor([goal]).expand(len(which), 2)}
         x, total, over = torch.zeros(len(which), 2), torch.zeros(len(which)), torch.zeros(len(which), dtype=torch.bool)
         for t in range(3):
-            x, reward, terminated = family.step(x, grid[which[:, t]], task, keyed(1))
+            x, reward, terminated, *_ = family.step(x, grid[which[:, t]], task, keyed(1))
             total = torch.where(over, total, total + reward)
             over = over | terminated
         best = float(family.references(family.make_tasks(goal=goal))["informed_optimum"][0])
