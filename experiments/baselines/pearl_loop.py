@@ -44,13 +44,13 @@ class Loop:
     """
 
     def __init__(self, agent: PEARL) -> None:
-        self.config, sac = agent.config, agent.sac
+        self.config, learner, sac = agent.config, agent.learner, agent.learner.sac
         self.actor, self.encoder = modules(dict(sac.actor.items()))[0], modules(dict(agent.encoder.layers.items()))[0]
         self.critics = modules(dict(sac.critics.layers.items()))
         self.targets = modules(dict(sac.targets.layers.items()))
-        self.buffers = self._copied(agent.replay.data), self._copied(agent.context.data)
-        self.filled = agent.replay.added.numpy(), agent.context.added.numpy()
-        self.tasks = agent.replay.size
+        self.buffers = self._copied(learner.replay.data), self._copied(learner.context.data)
+        self.filled = learner.replay.added.numpy(), learner.context.added.numpy()
+        self.tasks = learner.replay.size
         parts = [self.actor, *self.critics, self.encoder]
         self.optimizers = [torch.optim.Adam(part.parameters(), lr=self.config.learning_rate) for part in parts]
         self.temperature, self.numbers = self.config.temperature, np.random.default_rng(0)
@@ -149,7 +149,7 @@ def measure_case(family: str, settings: Mapping[str, Any], repeats: int) -> tupl
         seconds, _ = timed("cpu", lambda: agent.train_step(trials))
         return seconds, trials.seconds
 
-    while agent.replay.opened < agent.config.tasks_per_update:
+    while agent.learner.replay.opened < agent.config.tasks_per_update:
         train()
     loop = Loop(agent)
 

@@ -116,16 +116,17 @@ def test_loss_of_the_pearl_loop_is_metarls():
     agent = metarl.make_agent("pearl", "metarl/PointNavigation-v0", kl_coef=0.5, **sizes)
     assert isinstance(agent, PEARL)
     agent.train_step(trials_of(agent, agent.config.meta_batch_size))
-    loop, places, key = pearl_loop.Loop(agent), agent.replay.sample_tasks(3, 7), 7
-    batch, context = agent.replay.sample(places, 4, key), agent.context.sample(places, 64, key, "context")
+    loop, places, key = pearl_loop.Loop(agent), agent.learner.replay.sample_tasks(3, 7), 7
+    learner = agent.learner
+    batch, context = learner.replay.sample(places, 4, key), learner.context.sample(places, 64, key, "context")
     z_noise = Rng(fold_in(make_key(key, "z"), torch.arange(3))).normal(5)
     noise = Rng(torch.tensor([make_key(key, "sac")])).normal(2, 12, 2)[0]
     loss = loop.losses(batch, context, z_noise, noise[0])
-    belief = agent.encoder(agent._context_features(context)).belief
+    belief = agent.encoder(learner.inputs.features(context)).belief
     z = belief.sample(z_noise).unsqueeze(1).expand(-1, 4, -1)
     x, next_x = (torch.cat([batch[name], z], -1).flatten(0, 1) for name in ("obs", "next_obs"))
     flat = {name: batch[name].flatten(0, 1) for name in ("action", "reward", "terminated")}
-    metrics = agent.sac.update(SACBatch(x, flat["action"], flat["reward"], next_x.detach(), flat["terminated"]), key)
+    metrics = learner.sac.update(SACBatch(x, flat["action"], flat["reward"], next_x.detach(), flat["terminated"]), key)
     kl = belief.kl(type(belief)(torch.zeros(3, 5), torch.zeros(3, 5))).mean()
     torch.testing.assert_close(loss, 2.0 * metrics["critic_loss"] + 0.5 * kl, rtol=1e-4, atol=1e-5)
 
