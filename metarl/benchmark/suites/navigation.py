@@ -9,6 +9,9 @@ are policies that do not adapt, trained on as many environment steps as the meth
 The studies -ppo and -sac are the yardstick: Stable-Baselines3 learns 10 of the held-out goals from scratch, with 1, 10
 and 100 times the 12,000 environment steps of three adaptation steps (SAC, which is slower, with 1 and 10 times). Its
 settings were chosen on two train goals.
+
+`semicircle-n3` is the sparse point robot of Rakelly et al. (2019, arXiv:1903.08254) with the 100 steps and the three
+episodes of Zintgraf et al. (2020, arXiv:1910.08348), for agents that live through a trial.
 """
 
 from __future__ import annotations
@@ -62,6 +65,23 @@ def _methods() -> dict[str, Entry]:
     }
 
 
+_TRIALS = {"trial_episodes": 3, "meta_batch_size": 64, "normalize_rewards": True, "gae_lambda": 0.95}
+_TRIALS |= {"entropy_coef": 0.005, "learning_rate": 1e-3}
+
+
+def _semicircle() -> Study:
+    """Agents that find the goal in the first episode and go straight to it in the second and third."""
+    entries = {
+        "rl2": Entry("rl2", _TRIALS | {"hidden": 64, "anneal_iterations": 600}, 600),
+        "varibad": Entry(
+            "varibad", _TRIALS | {"policy_hidden": (64, 64), "kl_coef": 0.1, "anneal_iterations": 400}, 400
+        ),
+        "random": Entry("random"),
+        "oracle": Entry("oracle"),
+    }
+    return Study(_SPARSE, entries, Protocol(k=(3,), tasks=400, episodes=1, modes=("sampled",)), checkpoint_every=50)
+
+
 suite = Suite(
     "navigation",
     {
@@ -87,10 +107,11 @@ suite = Suite(
         ),
         "dense": Study(_DENSE, _methods(), Protocol(k=3, tasks=40, episodes=20), _SEEDS),
         "sparse": Study(_SPARSE, _methods(), Protocol(k=3, tasks=40, episodes=20), _SEEDS),
+        "semicircle-n3": _semicircle(),
         "dense-ppo": _from_scratch(_DENSE, "ppo", _PPO, (1, 3, 10, 30, 100, 300)),
         "dense-sac": _from_scratch(_DENSE, "sac", _SAC, (1, 3, 10, 30)),
         "sparse-ppo": _from_scratch(_SPARSE, "ppo", _PPO, (1, 3, 10, 30, 100, 300)),
         "sparse-sac": _from_scratch(_SPARSE, "sac", _SAC, (1, 3, 10, 30)),
     },
-    "MAML by its paper's protocol, and the gradient-based methods with dense and with sparse rewards",
+    "MAML by its paper's protocol, the gradient-based methods with dense and with sparse rewards, RL2 and VariBAD",
 )
