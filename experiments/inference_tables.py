@@ -33,9 +33,6 @@ class Part:
 PARTS = {
     "grids/grid_navi-n4": Part("GridNavi, 4 episodes", ("varibad", "rl2"), 20.0),
     "navigation/semicircle-n3": Part("sparse point robot, 3 episodes", ("varibad", "rl2"), 50.0),
-    "grids/dark_treasure_rooms-n10": Part("Dark Treasure Rooms, rho -4", ("first_explore", "varibad", "rl2")),
-    "grids/dark_treasure_rooms_rho0-n10": Part("Dark Treasure Rooms, rho 0", ("first_explore", "varibad", "rl2")),
-    "bandits/deceptive-n100": Part("10 arms, one of them safe, 100 pulls", ("first_explore", "rl2")),
     "few_shot/digits-n25-k5": Part("Digits, 25 images of 5 classes", ("prototypes", "rl2")),
     "few_shot/digits-n5-k5": Part("Digits, 5 images of 5 classes", ("prototypes", "rl2")),
 }
@@ -87,7 +84,7 @@ def inference() -> str:
         "interval over seeds and tasks. The million environment steps of a seed's training are followed by their share "
         "of the paper's. The optimum is that of a Bayes-optimal player, who must find out the task, or of a player who "
         "is shown it. Actions are sampled; deterministic on digits. Commands: `metarl benchmark grids`, and "
-        "`navigation`, `bandits`, `few_shot` alike."
+        "`navigation`, `few_shot` alike."
         "\n\n" + table(head, rows)
     )
 

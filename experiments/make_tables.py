@@ -462,6 +462,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "bandit_variants": trial_tables.bandit_variants,
         "mdps": trial_tables.mdps,
         "grid_navi": trial_tables.grid_navi,
+        "dark_room": trial_tables.dark_room,
         "first_explore": trial_tables.first_explore,
         "settings": trial_tables.settings,
     },

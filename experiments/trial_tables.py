@@ -244,29 +244,48 @@ def mdps() -> str:
     )
 
 
-def grid_navi() -> str:
-    """Table of GridNavi: the return of each episode, and that of the Bayes-optimal policy."""
-    name = "grids/grid_navi-n4"
+def episodes(name: str) -> list[list[str]]:
+    """Lines of a study of grids: million steps, the return of each episode and of the whole trial of each row."""
     rows = []
-    best: dict[str, Any] = {}
     for row, entry in STUDIES[name].entries.items():
         if (life := lifetime(name, row)) is None:
             continue
-        results = Results.load(row_file(name, row))
-        best = {"total": results.bayes_optimal, "episodes": results.bayes_episodes}
+        found = Results.load(row_file(name, row)).collected.mean((0, 1))
         per_iteration = agent_of(STUDIES[name], entry, 0).train_env_steps or 0
         trained = f"{entry.iterations * per_iteration / 1e6:.1f}" if entry.iterations else ""
-        episodes = [f"{v:.2f}" for v in results.collected.mean((0, 1))]
-        reached = "" if row in ("oracle", "task_conditioned") else share(name, row, "strongest")
-        rows.append([f"{row} (`{entry.agent}`)", trained, *episodes, with_interval(life, 2), reached])
-    optimum = [f"{v:.2f}" for v in best["episodes"]]
-    rows.append(["Bayes optimum, exact", "", *optimum, f"{best['total']:.2f}", "100.0%"])
+        rows.append([f"{row} (`{entry.agent}`)", trained, *(f"{v:.2f}" for v in found), with_interval(life, 2)])
+    return rows
+
+
+def grid_navi() -> str:
+    """Table of GridNavi: the return of each episode, and that of the Bayes-optimal policy."""
+    name = "grids/grid_navi-n4"
+    rows = episodes(name)
+    for line in rows:
+        row = line[0].split()[0]
+        line.append("" if row in ("oracle", "task_conditioned") else share(name, row, "strongest"))
+    best = Results.load(row_file(name, "random"))
+    assert best.bayes_episodes is not None
+    optimum = [f"{v:.2f}" for v in best.bayes_episodes]
+    rows.append(["Bayes optimum, exact", "", *optimum, f"{best.bayes_optimal:.2f}", "100.0%"])
     return (
         f"Mean return of each of 4 episodes on GridNavi (train = test), {tasks_played([name])} trials, sampled "
         f"actions; {seeds([(name, 'rl2')])} seeds of each agent that is trained. Zintgraf et al. train on 20 million "
         "steps. `oracle` and `task_conditioned` are shown the goal. Command: `metarl benchmark grids --only "
         "grid_navi-n4`.\n\n"
         + table(["", "million steps", "episode 1", "2", "3", "4", "whole trial", "share of the gap"], rows)
+    )
+
+
+def dark_room() -> str:
+    """Table of DarkRoom: the return of each episode."""
+    name = "grids/dark_room-n8"
+    head = ["", "million steps", "episode 1", *(str(n) for n in range(2, length(name) + 1)), "whole trial"]
+    return (
+        f"Mean return of each of {length(name)} episodes on DarkRoom, {tasks_played([name])} held-out goals, sampled "
+        f"actions; {seeds([(name, 'rl2')])} seeds of each agent that is trained. `oracle` and `task_conditioned` are "
+        "shown the goal, so their first episode is as good as the others. Command: `metarl benchmark grids --only "
+        "dark_room-n8`.\n\n" + table(head, episodes(name))
     )
 
 
