@@ -140,6 +140,13 @@ BUGS = (
         "agents/test_varibad",
     ),
     Bug(
+        "the posterior of normal rewards counts the step itself",
+        "envs/bandits/gaussian_bandit.py",
+        "n, total = (sums.cumsum(0) - sums for sums in (pulled, paid))",
+        "n, total = (sums.cumsum(0) for sums in (pulled, paid))",
+        "envs/test_posteriors",
+    ),
+    Bug(
         "the exact posterior is not reset between trials",
         "metarl/families/family.py",
         "possible & (agrees | ~seen.valid[t].unsqueeze(1))",

@@ -81,8 +81,7 @@ class BernoulliBandit(TorchFamily):
 
     def queries(self) -> Queries:
         """A pull of each arm."""
-        obs, arms = torch.zeros(self.k, 1), torch.arange(self.k)
-        return Queries(obs, arms, obs, arms)
+        return pulls_of_each(self.k)
 
     def posterior(self, seen: History) -> Tensor:
         """The means (s + 1) / (n + 2) of the Beta distributions of arms that paid 1 in s of n pulls."""
@@ -94,6 +93,12 @@ class BernoulliBandit(TorchFamily):
     def draw(self, axes: Axes, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
         """Draw the arms' probabilities, the best one in orange."""
         draw_arms(axes, task["p"])
+
+
+def pulls_of_each(k: int) -> Queries:
+    """What a belief about a bandit is asked: a pull of each of its arms."""
+    obs, arms = torch.zeros(k, 1), torch.arange(k)
+    return Queries(obs, arms, obs, arms)
 
 
 def draw_arms(axes: Axes, p: npt.NDArray[Any]) -> None:

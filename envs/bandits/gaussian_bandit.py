@@ -28,9 +28,10 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
+from metarl.envs.bandits.bernoulli_bandit import pulls_of_each
 from metarl.errors import InvalidValueError
 from metarl.families.distributions import Normal
-from metarl.families.family import TorchFamily
+from metarl.families.family import History, Queries, TorchFamily
 from metarl.families.tasks import Tasks
 from metarl.rng import Rng
 
@@ -91,6 +92,14 @@ class GaussianBandit(TorchFamily):
         """Of each arm: its mean's mean and standard deviation over tasks, and that of its rewards; `[k]` each."""
         one = torch.ones(self.k)
         return 0.0 * one, self.mean_std * one, self.noise_std * one
+
+    def queries(self) -> Queries:
+        """A pull of each arm."""
+        return pulls_of_each(self.k)
+
+    def posterior(self, seen: History) -> Tensor:
+        """The means of the normal distributions of the arms' means; see `posterior_means`."""
+        return posterior_means(self.prior(), seen)
 
     def draw(self, axes: Axes, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
         """Draw the arms' means, the best one in orange, with a standard deviation of their rewards to both sides."""
@@ -158,12 +167,39 @@ class DeceptiveBandit(TorchFamily):
         hidden = (torch.arange(self.k) > 0).float()
         return self.safe * (1.0 - hidden), self.mean_std * hidden, self.noise_std * hidden
 
+    def queries(self) -> Queries:
+        """A pull of each arm."""
+        return pulls_of_each(self.k)
+
+    def posterior(self, seen: History) -> Tensor:
+        """The means of the normal distributions of the arms' means; see `posterior_means`."""
+        return posterior_means(self.prior(), seen)
+
     def draw(self, axes: Axes, state: npt.NDArray[Any], task: dict[str, npt.NDArray[Any]]) -> None:
         """Draw the arms as in `GaussianBandit`, with a line at the reward of the safe arm, which is the left one."""
         means = np.concatenate([[self.safe], task["mean"]])
         noise = np.concatenate([[0.0], np.full(self.k - 1, self.noise_std)])
         _draw(axes, means, noise, max(3.0 * self.mean_std + self.noise_std, abs(self.safe)))
         axes.axhline(self.safe, color="tab:green", linewidth=1.5, linestyle="--")
+
+
+def posterior_means(prior: tuple[Tensor, Tensor, Tensor], seen: History) -> Tensor:
+    """The exact posterior mean of each arm's mean before each step, `float64 [T, R, k]`.
+
+    After n pulls that paid x on average, it lies between the prior's mean and x, at the share n s^2 / (n s^2 + noise^2)
+    of the way, where s is the prior's standard deviation.
+
+    Args:
+        prior: means and standard deviations of the arms' means, and those of the rewards, `[k]` each.
+        seen: the trials so far.
+    """
+    mean, std, noise = (v.double() for v in prior)
+    pulled = torch.nn.functional.one_hot(seen.action, len(mean)).double() * seen.valid.unsqueeze(-1)
+    paid = pulled * seen.reward.unsqueeze(-1)
+    n, total = (sums.cumsum(0) - sums for sums in (pulled, paid))  # before the step
+    known, unknown = n * std.square(), noise.square()
+    share = torch.where(known > 0, known / (known + unknown).clamp_min(1e-300), 0.0)
+    return mean + share * (total / n.clamp_min(1.0) - mean)
 
 
 def _draw(axes: Axes, means: npt.NDArray[Any], noise: npt.NDArray[Any], reach: float) -> None:

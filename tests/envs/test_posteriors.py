@@ -18,6 +18,7 @@ from metarl.rng import Rng
 
 FAMILIES = ['metarl/BernoulliBandit-v0{"k": 3}', "metarl/GridNavi-v0", 'metarl/TabularMDP-v0{"states": 3}']
 FAMILIES += ["metarl/PointNavigation-v0", "metarl/PointNavigation-v0:semicircle"]
+FAMILIES += ['metarl/GaussianBandit-v0{"k": 3}', 'metarl/DeceptiveBandit-v0{"k": 3}']
 
 
 def queries_of(family: Any) -> Queries:
@@ -103,6 +104,28 @@ def test_an_arm_is_known_by_its_counts() -> None:
     seen = History(torch.zeros(5, 1, 1), action, reward, torch.tensor([[True], [True], [True], [False], [True]]))
     expected = [[1 / 2] * 3, [2 / 3, 1 / 2, 1 / 2], [2 / 3, 1 / 3, 1 / 2], *[[2 / 4, 1 / 3, 1 / 2]] * 2]
     torch.testing.assert_close(family.posterior(seen)[:, 0], torch.tensor(expected, dtype=torch.float64))
+
+
+def test_an_arm_with_normal_rewards_is_known_by_their_mean() -> None:
+    """N(0, 1) before, and noise of deviation .5: after n rewards of mean x the mean is n x / (n + .25)."""
+    family: Any = metarl.make_family("metarl/GaussianBandit-v0:first_explore", k=2)
+    action, reward = torch.tensor([[0], [0], [1], [0]]), torch.tensor([[1.0], [2.0], [-9.0], [0.0]])
+    valid = torch.tensor([[True], [True], [False], [True]])
+    expected = [[0.0, 0.0], [0.8, 0.0], [3.0 / 2.25, 0.0], [3.0 / 2.25, 0.0]]
+    found = family.posterior(History(torch.zeros(4, 1, 1), action, reward, valid))
+    torch.testing.assert_close(found[:, 0], torch.tensor(expected, dtype=torch.float64))
+    exact: Any = metarl.make_family("metarl/GaussianBandit-v0", k=2, noise_std=0.0)
+    found = exact.posterior(History(torch.zeros(4, 1, 1), action, torch.full((4, 1), 2.0), valid))
+    assert found[:, 0].tolist() == [[0.0, 0.0], [2.0, 0.0], [2.0, 0.0], [2.0, 0.0]]
+
+
+def test_a_safe_arm_is_known_from_the_start() -> None:
+    family: Any = metarl.make_family("metarl/DeceptiveBandit-v0", k=2, safe=0.25)
+    action, reward = torch.tensor([[0], [1], [1]]), torch.tensor([[0.25], [1.0], [0.0]])
+    seen = History(torch.zeros(3, 1, 1), action, reward, torch.ones(3, 1, dtype=torch.bool))
+    torch.testing.assert_close(
+        family.posterior(seen)[:, 0], torch.tensor([[0.25, 0.0], [0.25, 0.0], [0.25, 0.8]]).double()
+    )
 
 
 def test_a_mean_reward_is_known_by_its_rewards() -> None:
