@@ -42,11 +42,11 @@ def _study(family: str, episodes: int, batch: int, iterations: int, tasks: int, 
 
 def _treasures(preset: str) -> Study:
     """Ten episodes of Dark Treasure Rooms, agents of three kinds."""
-    sizes = {"trial_episodes": 10, "anneal_iterations": 500, "meta_batch_size": 320}
+    sizes = {"trial_episodes": 10, "anneal_iterations": 400, "meta_batch_size": 160}
     entries = {
-        "rl2": Entry("rl2", _RL2 | sizes, 500),
-        "varibad": Entry("varibad", _VARIBAD | sizes, 500),
-        "first_explore": Entry("first_explore", _FIRST_EXPLORE | sizes, 500),
+        "rl2": Entry("rl2", _RL2 | sizes, 400),
+        "varibad": Entry("varibad", _VARIBAD | sizes, 400),
+        "first_explore": Entry("first_explore", _FIRST_EXPLORE | sizes, 400),
         "random": Entry("random"),
         "oracle": Entry("oracle"),
     }
