@@ -48,7 +48,7 @@ class Options:
 GRID = Case(
     "metarl/GridNavi-v0",
     varibad_loop.GridNavi,
-    {"trial_episodes": 4, "meta_batch_size": 320, "normalize_features": False},
+    {"trial_episodes": 4, "meta_batch_size": 320},
     {"meta_batch_size": 16, "epochs": 2, "minibatches": 4, "model_updates": 3, "elbo_terms": 60},
 )
 # the networks of the authors' settings for MuJoCo
@@ -57,7 +57,6 @@ CHEETAH = Case(
     varibad_loop.HalfCheetahVel,
     {
         **{"trial_episodes": 2, "meta_batch_size": 48, "hidden": 128, "policy_hidden": (128, 128)},
-        "normalize_features": False,
         **{"decoder_hidden": (64, 32), "kl_coef": 0.1, "model_batch_size": 10, "elbo_terms": 50, "replay_trials": 1000},
     },
     {"meta_batch_size": 16, "epochs": 2, "minibatches": 8, "model_updates": 1},

@@ -51,11 +51,12 @@ class VariBADConfig(BeliefConfig, TrialPPOConfig):
     """Lambda of generalised advantage estimation."""
     policy_hidden: tuple[Annotated[int, Range(1, 1e9)], ...] = (32,)
     """Widths of the hidden layers of the policy and of the value."""
-    normalize_features: bool = True
-    """The policy and the value are given observations and beliefs standardised by all that training has seen."""
+    normalize_features: bool = False
+    """Whether the policy and the value are given observations and beliefs standardised by all that training has seen
+    (as in the authors' code)."""
     hypernetwork: bool = False
-    """Whether the belief generates the weights of the policy and of the value, which then see the observation alone
-    (Beck et al. 2022, arXiv:2210.11348), instead of being their input."""
+    """Whether the belief generates the weights of the policy and of the value, which then see the observation alone,
+    the value also the time (Beck et al. 2022, arXiv:2210.11348), instead of being their input."""
 
 
 class VariBAD(Agent[VariBADConfig]):

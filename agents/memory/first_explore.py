@@ -8,10 +8,11 @@ comes after it:
     b_i                         = the best return of the episodes 1, ..., i - 1 of both kinds, at least 0
     pay of an exploiting step   = its reward
 
-and no return runs past its episode's end. In training, exploring and exploiting episodes alternate. The memory keeps
-exploring episodes alone: what happens in an exploiting episode is forgotten at its end. In evaluation a trial is k
-exploring episodes, then exploiting ones, and the rewards of all of them count. k has the largest estimated return of a
-trial, from the training's mean returns of the i-th exploring episode and of the exploiting episode after it.
+and no return runs past its episode's end. Where no return is above 0, exploring is not paid and does not learn. In
+training, exploring and exploiting episodes alternate. The memory keeps exploring episodes alone: what happens in an
+exploiting episode is forgotten at its end. In evaluation a trial is k exploring episodes, then exploiting ones, and the
+rewards of all of them count. k is at least 1. It has the largest estimated return of a trial, from the training's mean
+returns of the i-th exploring episode and of the exploiting episode after it.
 
 Different from the paper: the paper raises the likelihood of the exploiting episodes that reached b_i, and of the
 exploring ones after which b_i was exceeded, with a weight of 1 + the difference; here PPO maximises the payments. The
@@ -50,7 +51,7 @@ from metarl.agent import (
     Trials,
     make_key,
     sized,
-    standardised,
+    standardize_together,
 )
 from metarl.agents.memory.first_explore_network import FirstExploreNetwork
 
@@ -97,10 +98,15 @@ class EpisodePPO(PPO):
     """PPO on payments, whose returns stop at every episode's end. Each policy's advantages are standardised apart."""
 
     def prepare(self, rollout: Rollout, given: Given) -> TrialBatch:
-        """As `PPO.prepare`: exploring earns less and less, and would soon count for nothing beside exploiting."""
+        """As `PPO.prepare`: exploring earns less and less, and would soon count for nothing beside exploiting.
+
+        If no exploring episode of the batch is paid, its advantages are errors of the value alone, and are set to 0.
+        """
         batch, exploring = super().prepare(rollout, given), exploring_steps(rollout).float()
-        parts = [standardised(batch.advantage, kind) for kind in (exploring, batch.valid - exploring)]
-        return replace(batch, advantage=parts[0] + parts[1])
+        returns = episode_returns(rollout, batch.reward)
+        paid = bool((improvements(returns[:, ::2], returns[:, 1::2]) > 0).any())
+        parts = [standardize_together(batch.advantage, kind) for kind in (exploring, batch.valid - exploring)]
+        return replace(batch, advantage=parts[0] * paid + parts[1])
 
     def learning_rewards(self, rollout: Rollout) -> Tensor:
         """The pay of an exploring episode in its last step, and the rewards of exploiting ones: `[T, R]`."""
@@ -235,7 +241,8 @@ class FirstExplore(Agent[FirstExploreConfig]):
                 rate has fallen to 0.
         """
         self.check_iterations(self.ppo.updates + 1)
-        self.ppo.check_memory(trials.rows, self.net.memory.floats_kept, self.trial_memory.inputs.size)
+        kept, inputs = self.net.memory.floats_kept, self.trial_memory.inputs.size
+        self.ppo.check_memory(trials.rows, kept, inputs, "explore_episodes", self.pairs, played=2)
         state = self.begin(trials.rows)
         state["explores"].fill_(_ALTERNATE)
         rollout, _ = trials.collect(self, state, 0, Budget(envs=1, episodes=2 * self.pairs))

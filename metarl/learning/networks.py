@@ -18,7 +18,8 @@ from metarl.learning.ppo import Given, Outputs
 from metarl.rng import Rng
 
 Params = dict[str, Tensor]
-_LARGEST_FEATURE, _LEAST_FEATURE_VARIANCE = 10.0, 1e-8  # as in the authors' code of VariBAD
+_LEAST_FEATURE_VARIANCE = 1e-8  # as in the authors' code of VariBAD
+_LARGEST_FEATURE = 10.0  # as VecNormalize of Stable-Baselines3; a feature may hardly have varied before
 ACTIVATIONS = {"relu": torch.relu_, "tanh": torch.tanh_}  # in place: a layer's sums are not needed
 
 
@@ -60,7 +61,9 @@ def mlp(params: Params, x: Tensor, activation: str = "relu") -> Tensor:
 
 
 class RunningNorm(nn.Module):
-    """Standardises features by their mean and variance over all that `update` was given; before that they are as given.
+    """Standardises features by their mean and variance over all that `update` was given, and clips them to [-10, 10].
+
+    Before the first update the mean is 0 and the variance 1.
 
     Its tensors are part of the module's state. Evaluation does not change them.
 
@@ -88,6 +91,8 @@ class RunningNorm(nn.Module):
     def update(self, x: Tensor, valid: Tensor) -> None:
         """Take features `[..., size]` into account, where `valid` `bool [...]` (Chan et al. 1979)."""
         new = x[valid].double()
+        if not len(new):
+            return
         total = self.count + len(new)
         shift = new.mean(0) - self.mean
         share = len(new) / total

@@ -113,7 +113,7 @@ def masked_mean(steps: Tensor, valid: Tensor) -> Tensor:
     return (steps * valid).sum() / valid.sum()
 
 
-def standardised(advantage: Tensor, valid: Tensor) -> Tensor:
+def standardize_together(advantage: Tensor, valid: Tensor) -> Tensor:
     """Advantages `[T, R]` with mean 0 and deviation 1 over all trials' steps that count, and 0 at the others.
 
     `metarl.learning.returns.standardize` does this in each row alone.
@@ -252,7 +252,7 @@ class PPO:
             given=dict(given),
             action=rollout.action[:, :, 0],
             old_log_prob=rollout.extras["log_prob"][:, :, 0],
-            advantage=standardised(advantage, valid),
+            advantage=standardize_together(advantage, valid),
             target=advantage + value,
             reward=reward,
             valid=valid,
@@ -321,25 +321,30 @@ class PPO:
             expected = f"0, or at least the {iterations} meta-updates: the learning rate would be 0 before"
             raise InvalidValueError(f"{self.name}.anneal_iterations", self.config.anneal_iterations, expected)
 
-    def check_memory(self, rows: int, kept: int, inputs: int) -> None:
+    def check_memory(
+        self, rows: int, kept: int, inputs: int, option: str = "trial_episodes", value: int = 0, played: int = 1
+    ) -> None:
         """Refuse trials whose training pass would not fit, by an estimate from below.
 
         Args:
             rows: trials.
             kept: numbers per step kept for the backward pass.
             inputs: numbers per step that the network is given.
+            option: name of the hyperparameter that decides how long trials are, for the error message.
+            value: its value; 0 for `trial_episodes`.
+            played: episodes of a trial for each 1 of its value.
         """
-        cfg, horizon = self.config, self.family.horizon
-        batch = -(-rows // cfg.minibatches)
-        need = 4 * cfg.trial_episodes * horizon * (batch * kept + 3 * rows * inputs)
+        horizon, value = self.family.horizon, value or self.config.trial_episodes
+        batch = -(-rows // self.config.minibatches)
+        need = 4 * value * played * horizon * (batch * kept + 3 * rows * inputs)
         free = free_bytes(self.device)
         if need > free:
-            most = max(1, int(cfg.trial_episodes * free / need))
+            most = max(1, int(value * free / need))
             expected = (
                 f"at most about {most} with {batch} trials of {horizon} steps an episode in a minibatch: "
                 f"a pass would need {need / 2**30:.1f} GiB and {free / 2**30:.1f} are free (or more minibatches)"
             )
-            raise InvalidValueError(f"{self.name}.trial_episodes", cfg.trial_episodes, expected)
+            raise InvalidValueError(f"{self.name}.{option}", value, expected)
 
     # --- checkpoints -------------------------------------------------------------------------------------------------
 

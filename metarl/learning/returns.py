@@ -57,7 +57,7 @@ def gae(
 def standardize(values: Tensor, valid: Tensor, eps: float = 1e-8) -> Tensor:
     """(x - mean) / (standard deviation + eps), in each row over its own valid samples; other samples become 0.
 
-    `metarl.learning.ppo.standardised` does this over all rows together.
+    `metarl.learning.ppo.standardize_together` does this over all rows together.
 
     Args:
         values: `[T, R, E]`.

@@ -163,17 +163,23 @@ class CrossEntropySampler:
         Raises:
             InvalidValueError: it belongs to another family, or is damaged.
         """
-        expected = f"numbers in [0, 1] for each of {sorted(self.moved)}, those of {self.family.id}"
+        expected = f"numbers that it can have reached, for each of {sorted(self.moved)}, those of {self.family.id}"
         try:
-            found = {name: np.array(v, dtype=np.float64) for name, v in dict(state).items()}  # type: ignore[call-overload]
-            fits = set(found) == set(self.place) and all(
-                v.shape == self.place[k].shape and ((v >= 0) & (v <= 1)).all() for k, v in found.items()
-            )
+            given = dict(state)  # type: ignore[call-overload]
+            found = {name: np.array(v) for name, v in given.items()}
         except (TypeError, ValueError):
-            fits = False
-        if not fits:
+            given, found = {}, {}
+        if set(found) != set(self.place) or not all(self._possible(name, v) for name, v in found.items()):
             raise InvalidValueError(f"task_sampler of {where}", state, expected)
         self.place = found
+
+    def _possible(self, name: str, place: npt.NDArray[Any]) -> bool:
+        """Whether the distribution of a parameter can have moved there."""
+        if place.dtype != np.float64 or place.shape != self.place[name].shape:
+            return False
+        if isinstance(self.moved[name], Choice):
+            return bool((place >= EDGE / len(place) - 1e-9).all()) and abs(float(place.sum()) - 1.0) < 1e-6
+        return bool(((place >= EDGE) & (place <= 1.0 - EDGE)).all())
 
 
 class ScoredTrials(PoolTrials):

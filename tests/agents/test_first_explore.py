@@ -212,3 +212,30 @@ def test_tasks_that_switch_are_refused() -> None:
 def test_half_of_a_trial_explores_at_most_by_default() -> None:
     agent = made(trial_episodes=11, explore_episodes=0)
     assert (agent.pairs, agent.train_env_steps) == (5, 8 * 2 * 5 * 9)
+
+
+def test_exploring_that_is_never_paid_has_no_advantages() -> None:
+    """Returns below 0 pay no exploring; what is left would be the value's errors, at full size."""
+    agent = made("metarl/PointNavigation-v0", trial_episodes=4, explore_episodes=2)
+    rollout, _ = trained_on(agent)
+    given = agent.given(rollout)
+    exploring = given["exploring"]
+    unpaid = agent.ppo.prepare(rollout, given).advantage
+    assert (unpaid[exploring] == 0).all()
+    assert unpaid[given["exploiting"]].std() > 0.5
+    rollout.reward.add_(10.0)
+    assert agent.ppo.prepare(rollout, given).advantage[exploring].std() > 0.5
+
+
+def test_trials_that_do_not_fit_are_refused_by_the_episodes_that_training_plays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    agent = made(explore_episodes=5)  # ten episodes in training, though a trial has six
+    kept, inputs = agent.net.memory.floats_kept, agent.trial_memory.inputs.size
+    need = 4 * 10 * agent.family.horizon * (4 * kept + 3 * 8 * inputs)
+    trials = PoolTrials(EnvironmentPool(agent.family), agent.family.tasks("train", 8))
+    monkeypatch.setattr("metarl.learning.ppo.free_bytes", lambda device: need - 1)
+    with pytest.raises(InvalidValueError, match=r"first_explore.explore_episodes is 5, expected at most about 4 "):
+        agent.train_step(trials)
+    monkeypatch.setattr("metarl.learning.ppo.free_bytes", lambda device: need)
+    agent.train_step(trials)

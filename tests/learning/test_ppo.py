@@ -25,7 +25,7 @@ from metarl.learning.ppo import (
     clipped_surrogate,
     masked_mean,
     minibatch_rows,
-    standardised,
+    standardize_together,
 )
 from metarl.learning.ppo_config import PPOConfig, TrialPPOConfig, sized
 
@@ -102,7 +102,7 @@ def test_means_are_over_the_steps_that_count() -> None:
     """1 and 3 count: mean 2, deviation 1; of the advantages as well, and the rest is 0."""
     steps, valid = torch.tensor([[1.0, 100.0], [3.0, 7.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     assert float(masked_mean(steps, valid)) == 2.0
-    assert standardised(steps, valid).tolist() == [[-1.0, 0.0], [1.0, 0.0]]
+    assert standardize_together(steps, valid).tolist() == [[-1.0, 0.0], [1.0, 0.0]]
 
 
 def test_value_and_entropy_are_weighted() -> None:

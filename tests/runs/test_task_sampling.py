@@ -278,11 +278,27 @@ def test_unknown_samplers_and_damaged_states_are_named(tmp_path: Path) -> None:
     with pytest.raises(metarl.InvalidValueError, match="task_sampler is 'cme', expected 'family' or 'cem'"):
         Run.create(tmp_path / "run", agent, 1, task_sampler="cme")  # type: ignore[arg-type]
     made = CrossEntropySampler(agent)
-    for state in (None, {}, {"p": [0.5]}, {"p": [0.5] * 4 + [2.0]}, {"p": "x"}, {"p": [0.5] * 5, "q": [0.5]}):
+    damaged = [None, {}, {"p": [0.5]}, {"p": [0.5] * 4 + [2.0]}, {"p": "x"}, {"p": [0.5] * 5, "q": [0.5]}]
+    damaged += [{"p": [0.5] * 4 + [0.0]}, {"p": [1, 0, 1, 0, 1]}, {"p": [True] * 5}, {"p": [".5"] * 5}]
+    for state in damaged:
         with pytest.raises(metarl.InvalidValueError, match=r"task_sampler of file is .*for each of \['p'\]"):
             made.load_state(state, "file")
     made.load_state({"p": [0.25] * 5}, "file")
     assert made.place["p"].tolist() == [0.25] * 5
+    choice = CrossEntropySampler(metarl.make_agent("rl2", "metarl/GridNavi-v0", **SMALL))
+    choice.load_state(choice.state(), "file")
+    for place in ([1.0] * 21, [0.0] * 21, [1.0] + [0.0] * 20):  # sums of 21, 0 and 1, the last without the least share
+        with pytest.raises(metarl.InvalidValueError, match="numbers that it can have reached"):
+            choice.load_state({"goal": place}, "file")
+
+
+def test_a_run_without_a_sampler_differs_from_one_with_it_by_name(tmp_path: Path) -> None:
+    agent = metarl.make_agent("rl2", "metarl/BernoulliBandit-v0", **SMALL)
+    run = Run.create(tmp_path / "run", agent, 1, task_sampler="cem")
+    with pytest.raises(
+        metarl.InvalidValueError, match=r"task_sampler of run .* is 'cem', expected family, as now given"
+    ):
+        run.check_settings(agent, 1)
 
 
 def test_agents_with_environments_of_their_own_are_refused() -> None:

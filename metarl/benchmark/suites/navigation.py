@@ -67,15 +67,14 @@ def _methods() -> dict[str, Entry]:
 
 _TRIALS = {"trial_episodes": 3, "meta_batch_size": 64, "normalize_rewards": True, "gae_lambda": 0.95}
 _TRIALS |= {"entropy_coef": 0.005, "learning_rate": 1e-3}
+_BELIEF = {"policy_hidden": (64, 64), "kl_coef": 0.1, "normalize_features": True, "anneal_iterations": 400}
 
 
 def _semicircle() -> Study:
     """Agents that find the goal in the first episode and go straight to it in the second and third."""
     entries = {
         "rl2": Entry("rl2", _TRIALS | {"hidden": 64, "anneal_iterations": 600}, 600),
-        "varibad": Entry(
-            "varibad", _TRIALS | {"policy_hidden": (64, 64), "kl_coef": 0.1, "anneal_iterations": 400}, 400
-        ),
+        "varibad": Entry("varibad", _TRIALS | _BELIEF, 400),
         "random": Entry("random"),
         "oracle": Entry("oracle"),
     }
