@@ -83,8 +83,8 @@ def inference() -> str:
         "Return of whole trials in held-out tasks (GridNavi: all 21 tasks), exploration included; mean and 95 % "
         "interval over seeds and tasks. The million environment steps of a seed's training are followed by their share "
         "of the paper's. The optimum is that of a Bayes-optimal player, who must find out the task, or of a player who "
-        "is shown it. Actions are sampled; deterministic on digits. Commands: `metarl benchmark grids`, and "
-        "`navigation`, `few_shot` alike."
+        "is shown it; a share above 100 % is chance. Actions are sampled; deterministic on digits. Commands: `metarl "
+        "benchmark grids`, and `navigation`, `few_shot` alike."
         "\n\n" + table(head, rows)
     )
 

@@ -318,8 +318,15 @@ BUGS = (
     Bug(
         "the advantages of exploring and exploiting are standardised together",
         "agents/memory/first_explore.py",
-        "return replace(batch, advantage=parts[0] + parts[1])",
+        "return replace(batch, advantage=parts[0] * paid + parts[1])",
         "return batch",
+        "agents/test_first_explore",
+    ),
+    Bug(
+        "exploring that is never paid learns from the value's errors",
+        "agents/memory/first_explore.py",
+        "advantage=parts[0] * paid + parts[1]",
+        "advantage=parts[0] + parts[1]",
         "agents/test_first_explore",
     ),
     Bug(
@@ -1180,8 +1187,8 @@ BUGS = (
     Bug(
         "several seeds continue a run with other settings",
         "metarl/runs/run_config.py",
-        "if found.get(name) != plain.get(name):",
-        "if found.get(name) is None:",
+        "if own != other:",
+        "if own is None:",
         "cli/test_seeds",
     ),
     Bug(

@@ -65,7 +65,7 @@ def test_ppo_does_not_train_the_encoder() -> None:
 
 
 def test_the_policy_is_given_standardised_features_of_what_training_saw() -> None:
-    agent = varibad()
+    agent = varibad(normalize_features=True)
     assert agent.norm is not None
     seen: list[Tensor] = []
     update = agent.ppo.update
@@ -81,7 +81,7 @@ def test_the_policy_is_given_standardised_features_of_what_training_saw() -> Non
     torch.testing.assert_close(agent.net.distribution(agent.norm(x)).log_prob(rollout.action), log_prob)
     assert not torch.allclose(agent.net.distribution(x).log_prob(rollout.action), log_prob, atol=1e-4)
     assert float(seen[1].square().mean()) > 0.3 > float(x.square().mean())  # PPO trains on them too
-    assert varibad(normalize_features=False).norm is None
+    assert varibad().norm is None
 
 
 def test_the_belief_model_does_not_train_the_policy() -> None:
@@ -134,7 +134,8 @@ def test_a_belief_tells_more_at_the_end_of_a_trial_than_at_its_start() -> None:
 @pytest.mark.parametrize("state_coef", [0.0, 1.0])
 def test_a_training_goes_on_to_the_same_bits(state_coef: float) -> None:
     """Replay, moments and networks are in the checkpoint."""
-    whole, first, second = (varibad(state_coef=state_coef, seed=3) for _ in range(3))
+    settings = {"state_coef": state_coef, "normalize_features": True}
+    whole, first, second = (varibad(**settings, seed=3) for _ in range(3))
     metarl.train(whole, 4)
     metarl.train(first, 2)
     second.load_tensors({k: v.clone() for k, v in first.tensors().items()})

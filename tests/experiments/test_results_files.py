@@ -10,8 +10,10 @@ from typing import Any
 import bandit_bounds
 import benchmark_evaluation
 import benchmark_families
+import benchmark_inference
 import benchmark_runner
 import benchmark_speed
+import few_shot_accuracy
 import gradient_bias
 import interval_coverage
 import make_tables
@@ -41,7 +43,9 @@ def test_every_committed_file_is_one_that_a_suite_or_a_script_writes() -> None:
     known = {row_file(study, entry) for study, given in STUDIES.items() for entry in given.entries}
     known |= {benchmark_speed.OUT.parent / f"{name}.json" for name in make_tables.SPEED_SUMMARY}
     known |= {s.OUT for s in (bandit_bounds, benchmark_evaluation, benchmark_families, benchmark_speed)}
-    known |= {s.OUT for s in (benchmark_runner, gradient_bias, interval_coverage)}
+    known |= {
+        s.OUT for s in (benchmark_inference, benchmark_runner, few_shot_accuracy, gradient_bias, interval_coverage)
+    }
     others = {path for path in RESULTS.rglob("*.json") if not path.parent.name.startswith("seed")}
     assert others <= known
     assert {path.with_suffix(".json") for path in RESULTS.rglob("*.npz")} <= known
