@@ -45,7 +45,16 @@ from metarl.learning.networks import FeedForward, HyperFeedForward, Hypernetwork
 from metarl.learning.off_policy.context_sac import ContextConfig, ContextInputs, ContextSAC
 from metarl.learning.off_policy.sac import SAC, SACBatch, SACConfig, SquashedGaussian
 from metarl.learning.off_policy.transitions import TransitionReplay
-from metarl.learning.ppo import PPO, AuxiliaryLoss, Given, Outputs, TrialBatch, clipped_surrogate, standardize_together
+from metarl.learning.ppo import (
+    PPO,
+    AuxiliaryLoss,
+    Given,
+    Outputs,
+    TrialBatch,
+    clipped_surrogate,
+    remaining,
+    standardize_together,
+)
 from metarl.learning.ppo_config import PPOConfig, TrialPPOConfig, sized
 from metarl.learning.returns import discounted_returns, gae, standardize
 from metarl.learning.trial_memory import TrialInputs, TrialMemory
@@ -145,6 +154,7 @@ __all__ = [
     "net_tensors",
     "prepare",
     "probability_ratio",
+    "remaining",
     "seeded",
     "sized",
     "standardize",

@@ -37,6 +37,7 @@ from metarl.agent import (
     TrialPPOConfig,
     Trials,
     make_key,
+    remaining,
     sized,
 )
 
@@ -54,6 +55,9 @@ class VariBADConfig(BeliefConfig, TrialPPOConfig):
     normalize_features: bool = False
     """Whether the policy and the value are given observations and beliefs standardised by all that training has seen
     (as in the authors' code)."""
+    anneal_model: bool = False
+    """Whether the belief model's learning rate also falls to 0 over `anneal_iterations`, so that z keeps its meaning
+    when the policy has settled."""
     hypernetwork: bool = False
     """Whether the belief generates the weights of the policy and of the value, which then see the observation alone,
     the value also the time (Beck et al. 2022, arXiv:2210.11348), instead of being their input."""
@@ -137,6 +141,7 @@ class VariBAD(Agent[VariBADConfig]):
         """
         self.check_iterations(self.ppo.updates + 1)
         self.ppo.check_memory(trials.rows, self.net.floats_kept, self.model.features)
+        rate = remaining(self.config, self.ppo.updates) if self.config.anneal_model else 1.0
         budget = Budget(envs=1, episodes=self.config.trial_episodes)
         rollout, _ = trials.collect(self, self.begin(trials.rows), 0, budget, final_obs=True)
         x = rollout.extras["x"][:, :, 0]
@@ -145,7 +150,7 @@ class VariBAD(Agent[VariBADConfig]):
         if self.norm is not None:
             self.norm.update(x, rollout.valid[:, :, 0])
         self.model.replay.add(self.model.kept(rollout))
-        metrics |= self.model.fit(trials.key)
+        metrics |= self.model.fit(trials.key, rate)
         total = float((rollout.reward * rollout.valid).sum((0, 2)).double().mean())
         return {"trial_return": total, "episode_return": total / self.config.trial_episodes, **metrics}
 

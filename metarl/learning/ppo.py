@@ -127,9 +127,14 @@ def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
     return torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
 
 
+def remaining(config: PPOConfig, updates: int) -> float:
+    """The share of the learning rate that is left after so many updates: 1 if it stays constant."""
+    return 1.0 - updates / config.anneal_iterations if config.anneal_iterations else 1.0
+
+
 def annealed(config: PPOConfig, updates: int) -> tuple[float, float]:
     """The learning rate and the entropy bonus's weight after so many updates: both fall linearly to 0."""
-    left = 1.0 - updates / config.anneal_iterations if config.anneal_iterations else 1.0
+    left = remaining(config, updates)
     kept = max(0.0, 1.0 - (1.0 - left) / config.entropy_anneal)
     return config.learning_rate * left, config.entropy_coef * kept
 

@@ -46,6 +46,7 @@ OFF_POLICY = {"algorithm": "TD3", "steps": 16, "algorithm_kwargs": {"learning_st
 GIVEN: dict[str, dict[str, Any]] = {
     "multi_step": {"inner_steps": 2},
     "multi_step_iterations": {"inner_steps": 2},
+    "anneal_model": {"anneal_iterations": 5},
     "entropy_anneal": {"anneal_iterations": 5, "entropy_coef": 0.1},
     "prior_paid": {"prior_pulls": 5.0},
     "algorithm": {"algorithm_kwargs": {"n_steps": 64}, "steps": 64},

@@ -131,10 +131,18 @@ def test_a_belief_tells_more_at_the_end_of_a_trial_than_at_its_start() -> None:
     assert error(19) < error(0) - 0.5
 
 
+def test_the_models_rate_falls_with_the_policys_if_asked() -> None:
+    for anneal, expected in ((True, [1e-3, 7.5e-4, 5e-4, 2.5e-4]), (False, [1e-3] * 4)):
+        agent, rates = varibad(anneal_model=anneal, anneal_iterations=4, learning_rate=0.0), []
+        metarl.train(agent, 4, on_iteration=lambda i, m: rates.append(agent.model.optimizer.param_groups[0]["lr"]))  # noqa: B023
+        assert rates == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("state_coef", [0.0, 1.0])
 def test_a_training_goes_on_to_the_same_bits(state_coef: float) -> None:
     """Replay, moments and networks are in the checkpoint."""
-    settings = {"state_coef": state_coef, "normalize_features": True}
+    settings: dict[str, Any] = {"state_coef": state_coef, "normalize_features": True}
+    settings |= {"anneal_model": True, "anneal_iterations": 5}
     whole, first, second = (varibad(**settings, seed=3) for _ in range(3))
     metarl.train(whole, 4)
     metarl.train(first, 2)

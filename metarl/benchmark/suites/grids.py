@@ -19,7 +19,7 @@ _RL2 = {"normalize_rewards": True, "gae_lambda": 0.8, "entropy_coef": 0.01, "hid
 # the entropy bonus keeps the policy from sweeping a part of the grid alone (experiments/LOG.md)
 _VARIBAD: dict[str, Any] = {
     **{"normalize_rewards": True, "discount": 0.97, "gae_lambda": 0.8, "entropy_coef": 0.04, "entropy_anneal": 0.5},
-    **{"learning_rate": 2e-3, "policy_hidden": (64, 64), "normalize_features": True},
+    **{"learning_rate": 2e-3, "policy_hidden": (64, 64), "normalize_features": True, "anneal_model": True},
 }
 # as many exploring episodes as in the authors' published training
 _FIRST_EXPLORE: dict[str, Any] = {

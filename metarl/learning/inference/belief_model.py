@@ -118,9 +118,11 @@ class BeliefModel(nn.ModuleDict):
             "valid": rollout.valid.float(),
         }
 
-    def fit(self, key: int) -> dict[str, float]:
-        """Gradient steps of the encoder and the decoders; the metrics of the last one."""
+    def fit(self, key: int, rate: float = 1.0) -> dict[str, float]:
+        """Gradient steps with a share `rate` of the learning rate; the metrics of the last one."""
         parts: dict[str, Tensor] = {}
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * self.config.model_learning_rate
         for update in range(self.config.model_updates):
             loss, parts = self.loss(self.replay.sample(self.config.model_batch_size, key, update), key, update)
             adam_step(self.optimizer, loss)
