@@ -76,11 +76,24 @@ def inference() -> str:
             steps = entry.iterations * (agent_of(STUDIES[study], entry, 0).train_env_steps or 0) / 1e6
             budget = f"{steps:.1f}" + (f" ({steps / part.published:.0%})" if part.published else "")
             share = (life["mean"] - floor[1]["mean"]) / (best - floor[1]["mean"])
-            text = [with_interval(life, 2), f"{floor[1]['mean']:.2f}", f"{best:.2f}, {kind}", f"{share:.1%}"]
+            episodes = results.collected.mean((0, 1)) if results.k != [0] else []
+            text = [f"{episodes[0]:.2f}", f"{episodes[-1]:.2f}"] if len(episodes) else ["", ""]
+            text += [with_interval(life, 2), f"{floor[1]['mean']:.2f}", f"{best:.2f}, {kind}", f"{share:.1%}"]
             rows.append([f"{part.name}: `{row}`", str(len(results.meta["seeds"])), budget, *text])
-    head = ["", "seeds", "million steps", "return of the trial", "random", "optimum", "share of the gap"]
+    head = [
+        "",
+        "seeds",
+        "million steps",
+        "first episode",
+        "last",
+        "whole trial",
+        "random",
+        "optimum",
+        "share of the gap",
+    ]
     return (
-        "Return of whole trials in held-out tasks (GridNavi: all 21 tasks), exploration included; mean and 95 % "
+        "Returns of the first and the last episode, and of the whole trial, exploration included, in held-out tasks "
+        "(GridNavi: all 21 tasks); mean and 95 % "
         "interval over seeds and tasks. The million environment steps of a seed's training are followed by their share "
         "of the paper's. The optimum is that of a Bayes-optimal player, who must find out the task, or of a player who "
         "is shown it; a share above 100 % is chance. Actions are sampled; deterministic on digits. Commands: `metarl "
