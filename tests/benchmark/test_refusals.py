@@ -166,4 +166,6 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path: Path, capsys: pytest.Captu
     for out in (path, path / "below"):
         with pytest.raises(SystemExit):
             main(["benchmark", str(path), "--out", str(out)])
-        assert f"--out is '{out}', expected a path that can be written" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert f"--out is '{str(out)[:60]}" in said  # a long path is shortened
+        assert "expected a path that can be written" in said

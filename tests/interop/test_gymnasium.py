@@ -170,7 +170,11 @@ def test_seeds_reproduce(id):
 
     assert np.array_equal(play(3), play(3))
     nothing_random = {f"metarl/{name}-v0" for name in ("PointNavigation", "DarkRoom", "GridNavi", "TMaze", "Switching")}
-    nothing_random |= {"metarl/MiniGrid-v0", "metarl/MetaWorldML1-v0"}  # the task fixes the layout
+    nothing_random |= {
+        "metarl/DarkTreasureRooms-v0",
+        "metarl/MiniGrid-v0",
+        "metarl/MetaWorldML1-v0",
+    }  # the task fixes the layout
     if id not in nothing_random:
         assert not np.array_equal(play(3), play(4))
 
