@@ -33,12 +33,12 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentF
 from results_files import results_file
 from torch import Tensor
 
+from metarl.distribution import git_revision, versions
 from metarl.files import write_atomic
 from metarl.learning.action_distributions import Categorical, Distribution
 from metarl.learning.gradient.meta_gradient import Unroll
 from metarl.learning.gradient.policy_gradient import ESTIMATORS, Batch, surrogate
 from metarl.learning.networks import Params
-from metarl.provenance import git_revision, versions
 from metarl.report.page import GREY, MARKERS, PALETTE, STYLE
 from metarl.rng import Rng, fold_in, make_key
 

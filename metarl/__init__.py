@@ -8,8 +8,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from metarl.distribution import own_version
 from metarl.families.registry import load_plugins
-from metarl.provenance import __version__
+
+__version__ = own_version()
 
 if TYPE_CHECKING:
     from metarl.agent_base import Agent, Budget, Rollout, Trials, make_agent

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Generic, Literal, NamedTuple
+from typing import Any, ClassVar, Generic, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor
 from typing_extensions import TypeVar
 
 from metarl.config import check_config
+from metarl.devices import Device, resolve_device
 from metarl.errors import InvalidValueError, did_you_mean, verbatim
 from metarl.families.family import Family, State
 from metarl.families.registry import agent_class, make_family
@@ -28,7 +29,6 @@ from metarl.families.tasks import Tasks
 from metarl.rng import Rng
 
 ConfigT = TypeVar("ConfigT", default=Any)
-Device = Literal["auto", "cpu", "cuda"]  # "auto": CUDA where there is one
 # Values that a step may report besides its reward: name to dtype, and the value for steps that do not report it.
 REPORTED: dict[str, tuple[torch.dtype, np.generic]] = {
     "success": (torch.bool, np.False_),
@@ -230,6 +230,8 @@ class Agent(ABC, Generic[ConfigT]):
         is_recurrent: whether `observe` is called after every step. Such agents have one environment per row.
         learns: whether the agent has a `train_step`.
         head: an optional `PolicyHead`; `to_env` uses it to map the policy's actions to the action box.
+        replays: starts of the names of those `tensors` that only training reads and that are large: replay memories. A
+            benchmark keeps the weights of a finished training without them.
         takes: the families that the agent supports, in words. The constructor's error for other families contains it.
         capturable: whether `act` and `observe` launch the same kernels at every call, use only the state and parameters
             whose addresses never change, and copy nothing to or from the host. On CUDA, rollouts of torch families are
@@ -241,6 +243,7 @@ class Agent(ABC, Generic[ConfigT]):
     privileged: ClassVar[bool] = False
     is_recurrent: ClassVar[bool] = False
     learns: ClassVar[bool] = True
+    replays: ClassVar[tuple[str, ...]] = ()
     takes: ClassVar[str] = "any family"
     capturable: ClassVar[bool] = False
 
@@ -388,13 +391,3 @@ def maps_actions(agent: Agent) -> bool:
 def adapts_between_episodes(cls: type[Agent]) -> bool:
     """Whether an agent adapts on whole rollouts by `adapt` or `interact`, and not at every step by a memory."""
     return (cls.adapt, cls.interact) != (Agent.adapt, Agent.interact) and not cls.is_recurrent
-
-
-def resolve_device(device: str | torch.device) -> torch.device:
-    """The device for "auto", "cpu", "cuda" or "cuda:N". CUDA without a CUDA device is an error."""
-    name, available = str(device), torch.cuda.is_available()
-    if name not in ("auto", "cpu", "cuda") and not name.startswith("cuda:"):
-        raise InvalidValueError("device", device, did_you_mean(name, ("auto", "cpu", "cuda")))
-    if name.startswith("cuda") and not available:
-        raise InvalidValueError("device", device, "'cpu': this PyTorch finds no CUDA device")
-    return torch.device(("cuda" if available else "cpu") if name == "auto" else name)

@@ -262,6 +262,7 @@ class Kind(NamedTuple):
 LARGEST_COUNT = 10**12  # largest whole number in a file, by default
 TEXT = Kind("text", lambda value: isinstance(value, str))
 TEXTS = Kind("a list of texts", lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value))
+FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 OBJECT = Kind("an object", lambda value: isinstance(value, dict))
 
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 # From the bottom up; docs/architecture.md says what each is for.
 ROOMS = (
     ("errors", "exact", "global_rng", "distribution"),
-    ("files", "rng", "named", "lock", "provenance", "config"),
+    ("files", "rng", "named", "lock", "config", "devices"),
     ("families",),
     ("agent_base",),
     ("engine",),

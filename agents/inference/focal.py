@@ -59,6 +59,7 @@ class FOCAL(Agent[FOCALConfig]):
 
     name = "focal"
     Config = FOCALConfig
+    replays = ("replay.", "context.")
 
     def __init__(self, family: Family, config: FOCALConfig, seed: int = 0, device: torch.device | str = "cpu") -> None:
         config = config.for_horizon(family.horizon)

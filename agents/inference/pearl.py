@@ -63,6 +63,7 @@ class PEARL(Agent[PEARLConfig]):
 
     name = "pearl"
     Config = PEARLConfig
+    replays = ("replay.", "context.")
 
     def __init__(self, family: Family, config: PEARLConfig, seed: int = 0, device: torch.device | str = "cpu") -> None:
         config = config.for_horizon(family.horizon)

@@ -69,6 +69,7 @@ class VariBAD(Agent[VariBADConfig]):
     name = "varibad"
     Config = VariBADConfig
     is_recurrent = True
+    replays = ("replay.",)
 
     def __init__(
         self, family: Family, config: VariBADConfig, seed: int = 0, device: torch.device | str = "cpu"

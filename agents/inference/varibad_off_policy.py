@@ -66,6 +66,7 @@ class OffPolicyVariBAD(Agent[OffPolicyVariBADConfig]):
     name = "varibad_off_policy"
     Config = OffPolicyVariBADConfig
     is_recurrent = True
+    replays = ("replay.",)
 
     def __init__(
         self, family: Family, config: OffPolicyVariBADConfig, seed: int = 0, device: torch.device | str = "cpu"

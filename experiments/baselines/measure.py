@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from metarl.provenance import git_revision, versions
+from metarl.distribution import git_revision, versions
 
 MISSING = "not installed: pip install sb3-contrib"
 Sample = dict[str, float]  # one repeat's numbers, by name

@@ -113,7 +113,7 @@ def train_cell(suite: Suite, cell: Cell, out: Path, device: str = "cpu", progres
     path, agent = run_path(out, cell), agent_of(study, entry, cell.seed, device)
     if not (path / "config.json").exists():
         named: dict[str, Any] = {"eval_every": study.eval_every, "begins_with": entry.begins_with}
-        Run.create(path, agent, entry.iterations, study.checkpoint_every, **named)
+        Run.create(path, agent, entry.iterations, study.checkpoint_every, **named, keeps_replay=False)
     run = Run.open(path)
     with run.lock():
         refuse_another(run, agent, entry)
@@ -128,7 +128,8 @@ def train_cell(suite: Suite, cell: Cell, out: Path, device: str = "cpu", progres
 def refuse_another(run: Run, agent: Agent, entry: Entry) -> None:
     """A run that was made with other settings is not this cell's.
 
-    Runs of older versions do not say which training they begin with.
+    Runs of older versions do not say which training they begin with, and lack hyperparameters that did not exist yet,
+    which have their default values (as in `Run.make_agent`).
 
     Raises:
         InvalidValueError: it was.
@@ -136,12 +137,12 @@ def refuse_another(run: Run, agent: Agent, entry: Entry) -> None:
     wanted: dict[str, Any] = {"agent": agent.name, "family": agent.family.id, "iterations": entry.iterations}
     wanted |= {"seed": agent.seed, "config": json.loads(json.dumps(asdict(agent.config)))}
     wanted |= {"begins_with": entry.begins_with} if "begins_with" in run.config else {}
+    defaults = json.loads(json.dumps(asdict(type(agent).Config())))
+    found = {**run.config, "config": defaults | run.config["config"]}
     for what, value in wanted.items():
-        if run.config[what] != value:
-            expected = (
-                f"{_difference(run.config[what], value)}, as the suite says (move the run away, or --out another)"
-            )
-            raise InvalidValueError(f"{what} of run {run.path}", _difference(value, run.config[what]), expected)
+        if found[what] != value:
+            expected = f"{_difference(found[what], value)}, as the suite says (move the run away, or --out another)"
+            raise InvalidValueError(f"{what} of run {run.path}", _difference(value, found[what]), expected)
 
 
 def _difference(a: Any, b: Any) -> Any:

@@ -21,7 +21,6 @@ from metarl.agent_base import Agent, make_agent
 from metarl.benchmark.cells import Progress, is_trained, refuse_another, run_path
 from metarl.benchmark.suite import Cell, Entry, Protocol, Suite, agent_of, source_of, trainings
 from metarl.errors import InvalidValueError
-from metarl.evaluation.belief import belief_summary
 from metarl.evaluation.evaluate import evaluate
 from metarl.evaluation.results import FORMAT, Results
 from metarl.files import LARGEST_ARRAYS, NpzReader, read_bytes, read_json, reading
@@ -32,7 +31,6 @@ from metarl.runs.run import Run
 
 RESULTS = "results.json"
 Agreement = Literal["equal", "equal to rounding", "different"]
-_BELIEFS = 210  # tasks whose beliefs compact results keep
 HALF_WIDTHS, SHARE = 0.1, 0.01  # a difference of means is rounding up to both: of the interval, of the largest mean
 
 
@@ -146,15 +144,11 @@ def _evaluated(agents: Sequence[Agent], protocol: Protocol, progress: Progress |
 
 
 def _compact(results: Results) -> None:
-    """Replace arrays that need no interval by means over tasks, trials or episodes; keep the beliefs of some tasks."""
+    """Replace arrays that need no interval by means over tasks, trials or episodes."""
     results.collected = results.collected.mean(1, keepdims=True)  # [seed, 1, episode]
     results.references = {name: values.mean(keepdims=True) for name, values in results.references.items()}
     results.lifetime = results.lifetime.mean(2, keepdims=True)  # [seed, task, 1]
     results.scores = {mode: scores.mean(3, keepdims=True) for mode, scores in results.scores.items()}
-    per_task = ("error", "prior", "probe")
-    results.belief = {n: v[:, :_BELIEFS] if n in per_task else v for n, v in results.belief.items()}
-    if "belief" in results.meta:
-        results.meta["belief"] |= belief_summary(results.belief, results.every_task)
 
 
 def identity(suite: Suite, study: str, entry: str, out: Path) -> dict[str, Any]:

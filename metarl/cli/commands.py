@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metarl.agent_base import Agent, Device, make_agent
+from metarl.agent_base import Agent, make_agent
 from metarl.cli.options import (
     CheckAgentOptions,
     CheckFamilyOptions,
@@ -26,6 +26,7 @@ from metarl.cli.progress import bar, console, say
 from metarl.config import check_config
 from metarl.contract.agent_contract import check_agent
 from metarl.contract.family_contract import check_family
+from metarl.devices import Device
 from metarl.errors import (
     InvalidValueError,
     did_you_mean,

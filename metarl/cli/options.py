@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from metarl.agent_base import Device
+from metarl.devices import Device
 from metarl.errors import InvalidValueError, verbatim
 from metarl.evaluation.modes import Mode
 from metarl.runs.run import Checkpoint

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from metarl.agent_base import Agent, Device, make_agent
+from metarl.agent_base import Agent, make_agent
 from metarl.cli.commands import label, loaded, quoted, refuse
 from metarl.cli.options import ResumeOptions, TrainOptions
 from metarl.cli.progress import bar, say
 from metarl.contract.agent_contract import check_briefly
 from metarl.contract.family_probe import is_built_in
 from metarl.contract.notes import warn_unused_parameters
+from metarl.devices import Device
 from metarl.errors import InvalidValueError, verbatim
 from metarl.families.family import Family
 from metarl.families.legacy import GYMNASIUM, parse_parameters

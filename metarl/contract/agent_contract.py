@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from metarl.agent_base import Agent, Device, build_agent
+from metarl.agent_base import Agent, build_agent
 from metarl.contract.agent_checks import (
     ALL_TENSORS,
     RESTORE,
@@ -37,6 +37,7 @@ from metarl.contract.agent_checks import (
 )
 from metarl.contract.agent_probe import AgentSubject, named, sentence
 from metarl.contract.family_probe import crash_sentence, is_built_in
+from metarl.devices import Device
 from metarl.errors import AgentWarning, InvalidValueError, MetaRLError, verbatim
 from metarl.families.family import Family
 from metarl.families.registry import agent_class

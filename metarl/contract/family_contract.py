@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import warnings
 
-from metarl.agent_base import Device, resolve_device
 from metarl.contract.family_checks import (
     batch_equals_singles,
     constant_spaces,
@@ -35,6 +34,7 @@ from metarl.contract.family_probe import (
 from metarl.contract.notes import visible_tasks
 from metarl.contract.picture_checks import pictures
 from metarl.contract.reference_checks import expected_rewards, posteriors, references
+from metarl.devices import Device, resolve_device
 from metarl.errors import FamilyWarning, InvalidValueError
 from metarl.families.family import Family
 from metarl.families.registry import make_family

@@ -26,6 +26,7 @@ from metarl.agent_base import Rollout
 from metarl.evaluation.intervals import Floats, mean_interval
 from metarl.families.family import Family, History, Queries
 
+BELIEVED = 210  # tasks of an evaluation, the first ones, whose beliefs are measured
 TOTAL_VARIATION, REWARD_ERROR = "total variation", "mean absolute error of expected rewards"
 
 
@@ -104,7 +105,8 @@ def join_beliefs(parts: Sequence[Sequence[dict[str, Floats]]], trials: int, quer
     """The arrays of results from those of each seed's parts.
 
     Args:
-        parts: the arrays of `compare_beliefs` of each seed and part; the trials of a task are neighbours.
+        parts: the arrays of `compare_beliefs` of each seed and part, empty where nothing was asked; the trials of a
+            task are neighbours.
         trials: number of trials per task.
         queries: the queries.
 
@@ -113,7 +115,8 @@ def join_beliefs(parts: Sequence[Sequence[dict[str, Floats]]], trials: int, quer
         `decoded` of the first task's first trial and seed, `[time, query]`; and if observations are points in the
         plane, the `places` to which the queries' transitions lead, `[query, 2]`.
     """
-    rows = {n: np.stack([np.concatenate([part[n] for part in seed]) for seed in parts]) for n in ("error", "prior")}
+    told = [[part for part in seed if part] for seed in parts]
+    rows = {n: np.stack([np.concatenate([part[n] for part in seed]) for seed in told]) for n in ("error", "prior")}
     out = {name: task_means(values, trials) for name, values in rows.items()}
     out |= {name: parts[0][0][name][0] for name in ("exact", "decoded")}
     if queries.next_obs.shape[1:] == (2,):

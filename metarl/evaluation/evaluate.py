@@ -19,11 +19,12 @@ import numpy.typing as npt
 import torch
 
 from metarl.agent_base import Agent, Budget, adapts_between_episodes
+from metarl.distribution import git_revision, versions
 from metarl.engine.pool import EnvironmentPool
 from metarl.engine.rollout import PoolTrials
 from metarl.engine.threads import map_in_threads, one_torch_thread
 from metarl.errors import InvalidValueError, verbatim
-from metarl.evaluation.belief import Believer, belief_summary, join_beliefs, unit_of
+from metarl.evaluation.belief import BELIEVED, Believer, belief_summary, join_beliefs, unit_of
 from metarl.evaluation.modes import MODES, Mode, check_mode
 from metarl.evaluation.playing import (
     Part,
@@ -38,7 +39,6 @@ from metarl.evaluation.results import Floats, Results
 from metarl.families.family import Family, Queries, TorchFamily
 from metarl.families.tasks import Tasks, content_hash
 from metarl.learning.random_play import RandomPlay
-from metarl.provenance import git_revision, versions
 
 _TASKS = 40  # default number of tasks
 _MOST_VALUES = 4  # the longest vector of a task's parameter that results keep
@@ -108,7 +108,8 @@ def evaluate(
     def play(agent: Agent, pool: EnvironmentPool, start: int) -> Part:
         part_trials = PoolTrials(pool, tasks[slice(start, start + size)], trials, seed, "evaluate")
         keep = slice(0, max(0, min(size, paths - start)) * trials, trials)
-        return play_part(agent, part_trials, grid, episodes, modes, keep, tick, queries)
+        asked = max(0, min(size, BELIEVED - start)) * trials
+        return play_part(agent, part_trials, grid, episodes, modes, keep, tick, queries, asked)
 
     parts = [(agent, start) for agent in group for start in starts]
     threads = min(threads, len(parts))
@@ -130,7 +131,7 @@ def evaluate(
     if has_trial_features(group[0]) and grid[-1]:
         features = [np.concatenate([part.features for part in parts]) for parts in outcomes]
         errors = probe(group, features, tasks, trials, grid[-1], seed, size * trials)
-        results.belief |= {} if errors is None else {"probe": errors}
+        results.belief |= {} if errors is None else {"probe": errors[:, :BELIEVED]}
     results.meta = {
         **settings,
         "seeds": [a.seed for a in group],
@@ -145,7 +146,7 @@ def evaluate(
         "git": git_revision(),
     }
     if queries is not None:
-        mean = belief_summary(results.belief, results.every_task)
+        mean = belief_summary(results.belief, _plays_every(family, tasks[slice(0, BELIEVED)]))
         results.meta["belief"] = {"unit": unit_of(queries), **mean}
     return results
 

@@ -48,6 +48,7 @@ def play_part(
     keep: slice,
     tick: Callable[[], None],
     queries: Queries | None = None,
+    asked: int = 0,
 ) -> Part:
     """Play every trial of some tasks, from k = 0 to the end of the grid.
 
@@ -60,17 +61,21 @@ def play_part(
         keep: the rows whose paths and actions are stored.
         tick: called after each adaptation step.
         queries: what a `Believer` is asked about each step of the trials; None for nothing.
+        asked: the number of rows, from the first on, that it is asked about.
     """
     rollouts: list[Rollout] = []
     part = Part({m: [] for m in modes}, {m: [] for m in modes})
+    queries = queries if asked else None
     begun, used = np.zeros(trials.rows), np.zeros(trials.rows)  # episodes and environment steps so far
     for adapted in adaptation(agent, trials, grid[-1]):
         if adapted.rollout is not None:
             begun += (adapted.rollout.episode_start & adapted.rollout.valid).sum((0, 2)).cpu().numpy()
             used += adapted.rollout.env_steps.cpu().numpy()
             _store_step(part, agent, adapted.rollout, adapted.seconds, keep)
-            if has_trial_features(agent) or queries is not None:
+            if has_trial_features(agent):
                 rollouts.append(adapted.rollout)
+            elif queries is not None:
+                rollouts.append(adapted.rollout.rows(slice(0, asked)))
         if adapted.k in grid:
             part.episodes.append(begun.copy())
             part.env_steps.append(used.copy())
@@ -84,7 +89,8 @@ def play_part(
         tick()
     part.failed = int(adapted.state["failed"].sum()) if "failed" in adapted.state else 0
     if queries is not None and isinstance(agent, Believer):
-        part.belief = compare_beliefs(agent, agent.family, rollouts, queries)
+        rows = [rollout.rows(slice(0, asked)) for rollout in rollouts]
+        part.belief = compare_beliefs(agent, agent.family, rows, queries)
     if rollouts and isinstance(agent, HasFeatures):
         part.features = trial_features(agent, rollouts, agent.family.horizon)
     return part

@@ -39,7 +39,7 @@ _OPTIONAL = ("landmarks", "bayes_episodes")
 _GROUPS = ("scores", "success", "references", "trial", "paths", "task_values", "belief")
 _SCORES = ("seed", "task", "k", "episode")
 _BELIEF: dict[str, tuple[str, ...]] = {"belief.places": ("query", "x and y")}
-_BELIEF |= dict.fromkeys((f"belief.{n}" for n in ("error", "prior", "probe")), ("seed", "task", "time in trial"))
+_BELIEF |= dict.fromkeys((f"belief.{n}" for n in ("error", "prior", "probe")), ("seed", "asked task", "time in trial"))
 _BELIEF |= dict.fromkeys(("belief.exact", "belief.decoded"), ("time in trial", "query"))
 _AXES: dict[str, tuple[str, ...]] = {  # axes of each array, by its name or its group
     "scores": _SCORES,
@@ -103,8 +103,8 @@ class Results:
         bayes_episodes: expected return of each episode of the trial, `[episode]`, under a policy that attains
             `bayes_optimal`; None if it is not known.
         task_values: the tasks' parameters that are numbers, `[task]`, or vectors of at most 4 numbers, `[task, d]`.
-        belief: what agents that tell it believed about the tasks, beside the exact posterior if that is known:
-            `join_beliefs` in `metarl.evaluation.belief`; and the errors of a `probe`, `[seed, task, time]`.
+        belief: what agents that tell it believed about the first 210 tasks, beside the exact posterior if that is
+            known: `join_beliefs` in `metarl.evaluation.belief`; and the errors of a `probe`, `[seed, task, time]`.
     """
 
     agent: str

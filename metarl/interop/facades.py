@@ -20,7 +20,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from metarl.agent_base import Device, resolve_device
+from metarl.devices import Device, resolve_device
 from metarl.engine.torch_environments import TorchEnvironments, one_environment
 from metarl.errors import InvalidValueError, did_you_mean
 from metarl.families.family import Family, TorchFamily

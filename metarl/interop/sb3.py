@@ -19,7 +19,8 @@ from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from metarl.agent_base import Agent, Device, resolve_device
+from metarl.agent_base import Agent
+from metarl.devices import Device, resolve_device
 from metarl.errors import InvalidValueError, did_you_mean
 from metarl.families.family import Family
 from metarl.families.gym_family import GymFamily

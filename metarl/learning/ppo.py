@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from metarl.agent_base import Rollout
 from metarl.config import Range
+from metarl.devices import free_bytes
 from metarl.engine.cuda_graphs import CudaGraphCache, map_tensors
 from metarl.errors import InvalidValueError
 from metarl.families.family import Family
 from metarl.learning.action_distributions import Distribution
 from metarl.learning.adam import adam_step, adam_tensors, load_adam
-from metarl.learning.device_memory import free_bytes
 from metarl.learning.ppo_config import PPOConfig
 from metarl.learning.returns import discounted_returns, gae
 from metarl.rng import fold_in, make_key

@@ -13,6 +13,7 @@ from torch import Tensor
 from metarl.agent_base import Agent
 from metarl.errors import InvalidValueError, verbatim
 from metarl.files import (
+    FLAG,
     LARGEST_ARRAYS,
     LARGEST_HEAD,
     OBJECT,
@@ -31,13 +32,19 @@ from metarl.files import (
 FORMAT = "metarl-run-2"
 COUNT = whole(0)
 _HEAD = dict.fromkeys(("agent", "family", "file", "tensors_sha256"), TEXT) | {"iteration": COUNT}
-_OPTIONAL = {"env_steps": COUNT, "task_sampler": OBJECT}  # older checkpoints have no env_steps
+_OPTIONAL = {"env_steps": COUNT, "task_sampler": OBJECT, "without_replay": FLAG}  # older checkpoints lack some
 _SECOND_MOMENTS, _COUNTS = ("exp_avg_sq", "max_exp_avg_sq"), ("step", "updates")  # they are never negative
 TEMPORARY = re.compile(r"\.metarl-[0-9a-f]+\.part")  # a temporary file that a killed process may leave
 
 
 def save_checkpoint(
-    path: Path, agent: Agent, iteration: int, env_steps: int = 0, task_sampler: JsonObject | None = None
+    path: Path,
+    agent: Agent,
+    iteration: int,
+    env_steps: int = 0,
+    task_sampler: JsonObject | None = None,
+    *,
+    with_replay: bool = True,
 ) -> None:
     """Write the tensors, then `path.json` with the tensors' file name and hash. So an incomplete pair is detected.
 
@@ -47,13 +54,19 @@ def save_checkpoint(
         iteration: number of finished iterations.
         env_steps: environment steps of these iterations.
         task_sampler: the state of the run's task sampler, if it has one.
+        with_replay: whether to keep the tensors that only further training reads (`Agent.replays`). Without them the
+            agent can be evaluated, and not trained.
     """
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in agent.tensors().items()}
+    left_out = () if with_replay else agent.replays
+    kept = {k: v for k, v in agent.tensors().items() if not k.startswith(left_out)}
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in kept.items()}
     data = safetensors.torch.save(tensors)
     head: JsonObject = {"format": FORMAT, "agent": agent.name, "family": agent.family.id}
     head |= {"iteration": iteration, "env_steps": env_steps}
     if task_sampler is not None:
         head["task_sampler"] = task_sampler
+    if left_out:
+        head["without_replay"] = True
     name = f"{path.name}-{iteration}.safetensors"
     write_atomic(path.with_name(name), data)
     files = path.parent.glob(f"{path.name}-*.safetensors")
@@ -73,6 +86,8 @@ def saved_iteration(checkpoint: str, name: str) -> int:
 def load_checkpoint(path: Path, agent: Agent) -> int:
     """Load a checkpoint into `agent` and return the number of finished iterations.
 
+    If the checkpoint was saved without the replay, the agent keeps its own, which is empty in a new agent.
+
     Raises:
         InvalidValueError: the files are incomplete or corrupt, belong to another agent or family, or do not fit.
     """
@@ -87,12 +102,15 @@ def load_checkpoint(path: Path, agent: Agent) -> int:
                     if head[name] != value:
                         raise InvalidValueError(f"{name} of checkpoint {head_file}", head[name], repr(value))
                 tensors = _read_tensors(path, head, largest)
-                _check_tensors(tensors, expected, f"of checkpoint {head_file}")
+                left_out = agent.replays if head.get("without_replay", False) else ()
+                own = {name: v for name, v in expected.items() if name.startswith(left_out)}
+                wanted = {name: v for name, v in expected.items() if name not in own}
+                _check_tensors(tensors, wanted, f"of checkpoint {head_file}")
             break
         except InvalidValueError:
             if _bytes(head_file) == before:
                 raise  # otherwise another process has written a new checkpoint in the meantime; read that one
-    agent.load_tensors({k: v.to(agent.device) for k, v in tensors.items()})
+    agent.load_tensors(own | {k: v.to(agent.device) for k, v in tensors.items()})
     return int(head["iteration"])
 
 

@@ -7,7 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from metarl.agent_base import Agent, Device
+from metarl.agent_base import Agent
+from metarl.devices import Device
 from metarl.errors import InvalidValueError, did_you_mean
 from metarl.runs.curves import learning_curves
 from metarl.runs.run import Checkpoint, Run

@@ -54,6 +54,7 @@ class RecordedTraining:
         self.path, self.agent, self.progress, self.stop, self.made = path, agent, progress, stop, made
         self.wandb = wandb
         self.total, self.checkpoint_every = config["iterations"], config["checkpoint_every"]
+        self.keeps_replay = config.get("keeps_replay", True)  # after the last iteration
         self.settings = Validation.of_run(config)
         self.start = self.done = self.saved = start  # iterations: before, finished, in the last checkpoint
         self.env_steps = env_steps  # of the finished iterations
@@ -141,7 +142,9 @@ class RecordedTraining:
         return self.validator is not None and self.validator.is_due(self.done, self.total)
 
     def _save(self) -> None:
-        save_checkpoint(self.path / "checkpoint", self.agent, self.done, self.env_steps, self.sampler_state)
+        with_replay = self.keeps_replay or self.done < self.total
+        arguments = (self.agent, self.done, self.env_steps, self.sampler_state)
+        save_checkpoint(self.path / "checkpoint", *arguments, with_replay=with_replay)
         self.saved = self.done
 
     def _go_back(self) -> None:

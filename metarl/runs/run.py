@@ -30,7 +30,9 @@ from typing import Literal
 
 import torch
 
-from metarl.agent_base import Agent, Device, make_agent
+from metarl.agent_base import Agent, make_agent
+from metarl.devices import Device
+from metarl.distribution import git_revision, versions
 from metarl.errors import InvalidValueError, MetaRLError, did_you_mean, verbatim
 from metarl.families.registry import agent_class, agents, base_id, families, make_family
 from metarl.files import (
@@ -45,7 +47,6 @@ from metarl.files import (
 from metarl.lock import NAME as LOCK
 from metarl.lock import locked
 from metarl.named import without_imports
-from metarl.provenance import git_revision, versions
 from metarl.runs.checkpoints import (
     COUNT,
     load_checkpoint,
@@ -94,6 +95,7 @@ class Run:
         eval_tasks: int | None = None,
         task_sampler: SamplerName = "family",
         begins_with: str | None = None,
+        keeps_replay: bool = True,
     ) -> Run:
         """Make the directory and write `config.json`. If several processes try this, exactly one succeeds.
 
@@ -111,6 +113,8 @@ class Run:
             task_sampler: what draws the train tasks: "family", the family's distribution, or "cem", a distribution
                 that moves to hard tasks (`metarl.runs.task_sampling`).
             begins_with: name of the training whose networks the agent begins with, "" for none. A benchmark records it.
+            keeps_replay: whether the checkpoint of the finished training has the tensors that only further training
+                reads (`Agent.replays`). Without them it is small, and the run cannot be extended.
 
         Raises:
             InvalidValueError: the directory is not empty or cannot be written, or an argument is wrong.
@@ -120,6 +124,8 @@ class Run:
         config = new_config(agent, iterations, checkpoint_every, load, eval_every, eval_tasks, task_sampler)
         if begins_with is not None:
             config["begins_with"] = begins_with
+        if not keeps_replay:
+            config["keeps_replay"] = False
         run = cls(path, config)
         run._made.add(*make_directory(path))
         try:
@@ -243,6 +249,9 @@ class Run:
         """
         if iterations < done:
             raise InvalidValueError("iterations", iterations, f"at least {done}, which are done already")
+        if iterations > done and self._saved("without_replay"):
+            expected = f"{done}: the replay of the finished training was not kept, so it cannot go on"
+            raise InvalidValueError(f"iterations of {self.path}", iterations, expected)
         if not COUNT.holds(iterations):
             raise InvalidValueError("iterations", iterations, COUNT.words)
         agent.check_iterations(iterations)

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from metarl.agent_base import Agent
+from metarl.distribution import git_revision, versions
 from metarl.errors import InvalidValueError, verbatim
 from metarl.families.registry import base_id, families
-from metarl.files import OBJECT, SEED, TEXT, TEXTS, JsonObject, Kind, check_fields, read_json, whole
-from metarl.provenance import git_revision, versions
+from metarl.files import FLAG, OBJECT, SEED, TEXT, TEXTS, JsonObject, Kind, check_fields, read_json, whole
 from metarl.runs.checkpoints import COUNT, FORMAT
 from metarl.runs.task_sampling import make_sampler
 from metarl.runs.validation import Validation
@@ -82,7 +82,7 @@ def read_config(path: Path) -> JsonObject:
     advice = "other settings are a new run (metarl train), and more iterations are metarl train --resume RUN"
     config = read_json(path / "config.json", FORMAT, f"{advice} --iterations N")
     check_fields(config, _CONFIG, str(path))
-    optional = {"load": TEXTS, "before": _BEFORE, "begins_with": TEXT, "task_sampler": TEXT}
+    optional = {"load": TEXTS, "before": _BEFORE, "begins_with": TEXT, "task_sampler": TEXT, "keeps_replay": FLAG}
     check_fields(config, optional, str(path), optional=True)
     Validation.of_run(config, str(path))
     return config

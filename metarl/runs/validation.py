@@ -170,7 +170,7 @@ class Validator:
             returns: what `measure` returned.
         """
         if all(returns[-1] > line.returns[-1] for line in self.lines):
-            save_checkpoint(self.path / "best", self.agent, done, env_steps)
+            save_checkpoint(self.path / "best", self.agent, done, env_steps, with_replay=False)  # never trained
         line = Validated(done, env_steps, self.settings.k, returns)
         with writing(self.path):
             self.file.write(f"{line.line()}\n")

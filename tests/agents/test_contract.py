@@ -231,5 +231,10 @@ def test_agents_that_learn_say_what_changes(name: str, tmp_path: Path) -> None:
     assert any(not torch.equal(before[k], v) for k, v in agent.tensors().items())
     save_checkpoint(tmp_path / "checkpoint", agent, 2)
     assert load_checkpoint(tmp_path / "checkpoint", small(name, fitting(name)[0])) == 2
+    save_checkpoint(tmp_path / "weights", agent, 2, with_replay=False)  # what it needs to play
+    weights = small(name, fitting(name)[0])
+    load_checkpoint(tmp_path / "weights", weights)
+    scores = [metarl.evaluate(a, k=1, num_tasks=2, episodes=1, seed=3).scores for a in (agent, weights)]
+    assert all(np.array_equal(scores[0][mode], scores[1][mode]) for mode in scores[0])
     agent.load_tensors(before)
     assert all(torch.equal(before[k], v) for k, v in agent.tensors().items())

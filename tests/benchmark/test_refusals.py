@@ -19,6 +19,8 @@ from metarl.benchmark.suite import Cell, Entry, Study, Suite
 from metarl.benchmark.workers import run_jobs
 from metarl.cli.main import main
 from metarl.evaluation.results import Results
+from metarl.files import read_json, write_json
+from metarl.runs.checkpoints import FORMAT
 
 TOY = replace(STUDY, entries={"maml": STUDY.entries["maml"], "random": Entry("random")}, seeds=(0,))
 ONE = Suite("toy", {"points": TOY})
@@ -117,12 +119,22 @@ def test_a_run_that_begins_with_another_training_is_refused(tmp_path: Path) -> N
 def test_a_run_of_an_older_version_does_not_say_what_it_begins_with(tmp_path: Path) -> None:
     done_here(ONE, tmp_path)
     assert json.loads((tmp_path / "points/maml/seed0/config.json").read_text())["begins_with"] == ""
-    from metarl.files import read_json, write_json
-    from metarl.runs.checkpoints import FORMAT
-
     config = tmp_path / "points/maml/seed0/config.json"
     write_json(config, {k: v for k, v in read_json(config, FORMAT, "").items() if k != "begins_with"})
     assert refusal(ONE, job("points/maml/seed0"), tmp_path) == ""
+
+
+def test_a_run_from_before_a_hyperparameter_was_there_has_its_default(tmp_path: Path) -> None:
+    done_here(ONE, tmp_path)
+    path = tmp_path / "points/maml/seed0/config.json"
+    config = read_json(path, FORMAT, "")
+    older = {k: v for k, v in config["config"].items() if k != "inner_lr"}
+    write_json(path, config | {"config": older})
+    assert refusal(ONE, job("points/maml/seed0"), tmp_path) == ""
+    entry = ONE.studies["points"].entries["maml"]
+    other = replace(entry, settings={**entry.settings, "inner_lr": 0.4})
+    suite = Suite("toy", {"points": replace(ONE.studies["points"], entries={"maml": other})})
+    assert "config of run" in refusal(suite, job("points/maml/seed0", suite), tmp_path)
 
 
 def test_a_learning_curve_of_another_eval_every_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ import metarl
 from metarl.benchmark.jobs import plan
 from metarl.benchmark.rows import _evaluated
 from metarl.benchmark.suite import Entry, Protocol, Study, Suite, built_in_suites, check_suite, load_suite
+from metarl.evaluation.results import Results
 
 POINT = "metarl/PointNavigation-v0"
 SMALL = {"hidden": (4,), "meta_batch_size": 2, "episodes": 2, "eval_steps": 100}
@@ -139,7 +140,7 @@ def test_a_training_that_begins_with_another_waits_for_it() -> None:
     assert jobs["later/long/seed1"].needs == ("points/maml/seed1",)
 
 
-def test_compact_results_keep_the_beliefs_of_some_tasks() -> None:
+def test_compact_results_keep_the_beliefs_of_some_tasks(tmp_path: Path) -> None:
     small = {"trial_episodes": 2, "hidden": 8, "replay_trials": 10}
     agent = metarl.make_agent("varibad", "metarl/GridNavi-v0", **small)
     protocol = Protocol(k=(2,), tasks=211, episodes=1, modes=("sampled",), compact=True)
@@ -147,3 +148,5 @@ def test_compact_results_keep_the_beliefs_of_some_tasks() -> None:
     assert results.belief["error"].shape == (1, 210, 30)
     assert results.meta["belief"]["mean"] == pytest.approx(np.nanmean(results.belief["error"]))
     assert results.scores["sampled"].shape == (1, 211, 1, 1)
+    results.save(tmp_path / "results.json")
+    assert Results.load(tmp_path / "results.json").belief["error"].shape == (1, 210, 30)

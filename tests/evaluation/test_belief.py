@@ -64,6 +64,18 @@ def test_an_agent_that_counts_believes_the_exact_posterior() -> None:
     assert "places" not in results.belief
 
 
+def test_beliefs_are_those_of_the_first_tasks_in_any_batches() -> None:
+    settings: dict[str, Any] = {"k": 4, "num_tasks": 213, "trials": 2, "episodes": 1}
+    one, many, few = (
+        evaluate(counter(), **settings, rows_at_once=500),
+        evaluate(counter(), **settings, rows_at_once=20),
+        evaluate(counter(), **settings | {"num_tasks": 3}),
+    )
+    assert one.belief["prior"].shape == (1, 210, 4)
+    np.testing.assert_array_equal(one.belief["prior"], many.belief["prior"])
+    np.testing.assert_array_equal(one.belief["prior"][:, :3], few.belief["prior"])
+
+
 def test_the_error_is_a_mean_over_queries_tasks_and_trials() -> None:
     results = evaluate([counter(bias=0.25), counter(bias=0.5)], k=4, num_tasks=5, episodes=1)
     np.testing.assert_allclose(results.belief["error"], np.full((2, 5, 4), [[[0.25]], [[0.5]]]), atol=1e-6)

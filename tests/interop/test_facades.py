@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode
 
 import metarl
 from metarl import GymFamily, InvalidValueError, MetaEnv, MetaVectorEnv, TorchFamily
-from metarl.agent_base import resolve_device
+from metarl.devices import resolve_device
 from metarl.engine.gym_environments import GymEnvironments
 from metarl.engine.pool import make_environments
 from metarl.engine.torch_environments import TorchEnvironments

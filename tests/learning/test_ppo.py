@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 import metarl
 from metarl.agent import Rollout
+from metarl.devices import free_bytes
 from metarl.engine.cuda_graphs import CudaGraphCache
 from metarl.learning.action_distributions import Gaussian
-from metarl.learning.device_memory import free_bytes
 from metarl.learning.ppo import (
     PPO,
     AuxiliaryLoss,

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 import metarl
 from metarl.agent import Agent
 from metarl.engine.rollout import PoolTrials
-from metarl.files import write_json
+from metarl.files import read_json, write_json
 from metarl.runs import recording, stop_requests
-from metarl.runs.checkpoints import load_checkpoint, save_checkpoint
+from metarl.runs.checkpoints import FORMAT, load_checkpoint, save_checkpoint
 from metarl.runs.run import Run
 from metarl.runs.train import Interrupted, _train_tasks, train
 
@@ -108,6 +109,41 @@ def test_an_extended_run_equals_one_that_was_begun_longer(tmp_path: Path) -> Non
     again.train(extended, start)
     assert equal(whole, extended)
     assert len((run.path / "metrics.jsonl").read_text().splitlines()) == 5
+
+
+def test_a_finished_run_without_its_replay_plays_the_same_and_cannot_go_on(tmp_path: Path) -> None:
+    small = {"trial_episodes": 2, "hidden": 8, "replay_trials": 8, "meta_batch_size": 4, "minibatches": 1}
+    agent = metarl.make_agent("varibad", "metarl/GridNavi-v0", **small)
+    run = Run.create(tmp_path / "run", agent, 2, checkpoint_every=1, keeps_replay=False)
+    path = run.path / "checkpoint.json"
+    sizes = []
+    run.train(agent, progress=lambda *_: sizes.append(len(safetensors_of(path))))
+    loaded, done = Run.open(run.path).load_agent()
+    assert (done, sizes[0] > sizes[1]) == (2, True)  # only the last checkpoint is without it
+    assert not [name for name in safetensors_of(path) if name.startswith("replay.")]
+    own, other = agent.tensors(), loaded.tensors()
+    assert all(torch.equal(v, other[k]) for k, v in own.items() if not k.startswith("replay."))
+    assert not torch.equal(own["replay.added"], other["replay.added"])
+    with pytest.raises(metarl.InvalidValueError, match=r"is 3, expected 2: the replay .* was not kept"):
+        run.set_iterations(3, loaded, 2)
+    run.set_iterations(2, loaded, 2)
+    run.train(loaded, 2)  # nothing to do
+
+
+def test_a_checkpoint_that_lacks_more_than_the_replay_is_refused(tmp_path: Path) -> None:
+    agent = small("maml")
+    save_checkpoint(tmp_path / "checkpoint", agent, 1, with_replay=False)  # it has none
+    assert "without_replay" not in json.loads((tmp_path / "checkpoint.json").read_text())
+    belief = metarl.make_agent("varibad", "metarl/GridNavi-v0", trial_episodes=2, hidden=8, replay_trials=8)
+    save_checkpoint(tmp_path / "belief", belief, 1)
+    head = read_json(tmp_path / "belief.json", FORMAT, "")
+    write_json(tmp_path / "belief.json", head | {"without_replay": True})
+    with pytest.raises(metarl.InvalidValueError, match=r"tensor 'replay.* is unknown"):
+        load_checkpoint(tmp_path / "belief", belief)
+
+
+def safetensors_of(head: Path) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(head.with_name(json.loads(head.read_text())["file"]))
 
 
 def test_more_meta_updates_than_the_rate_lasts_are_refused_before_anything_is_written(tmp_path: Path) -> None:

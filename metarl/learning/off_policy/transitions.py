@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from metarl.devices import free_bytes
 from metarl.errors import InvalidValueError
-from metarl.learning.device_memory import free_bytes
 from metarl.rng import Rng, fold_in, make_key
 
 

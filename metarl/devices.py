@@ -1,0 +1,35 @@
+"""Names of devices, and their free memory."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+import torch
+
+from metarl.errors import InvalidValueError, did_you_mean
+
+Device = Literal["auto", "cpu", "cuda"]  # "auto": CUDA where there is one
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The device for "auto", "cpu", "cuda" or "cuda:N". CUDA without a CUDA device is an error."""
+    name, available = str(device), torch.cuda.is_available()
+    if name not in ("auto", "cpu", "cuda") and not name.startswith("cuda:"):
+        raise InvalidValueError("device", device, did_you_mean(name, ("auto", "cpu", "cuda")))
+    if name.startswith("cuda") and not available:
+        raise InvalidValueError("device", device, "'cpu': this PyTorch finds no CUDA device")
+    return torch.device(("cuda" if available else "cpu") if name == "auto" else name)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Free memory of a device in bytes; a very large number if the system does not report it."""
+    if device.type == "cuda":
+        # PyTorch caches memory that its tensors have freed
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + cached
+    try:
+        with open("/proc/meminfo") as lines:
+            return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) if hasattr(os, "sysconf") else 2**62
