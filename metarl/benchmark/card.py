@@ -51,6 +51,8 @@ def _training(meta: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
         lines.append(f"Changed for the evaluation: {_settings(entry['evaluated_with'])}.")
     if entry["begins_with"]:
         lines.append(f"The networks begin with those of `{entry['begins_with']}`.")
+    if entry.get("task_sampler", "family") != "family":
+        lines.append(f"The train tasks were drawn by `--task-sampler {entry['task_sampler']}`.")
     if not meta["iterations"]:
         return [*lines, f"The agent needs no training; seeds {', '.join(map(str, meta['seeds']))}."]
     seeds = ", ".join(map(str, meta["seeds"]))

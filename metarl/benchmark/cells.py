@@ -113,7 +113,8 @@ def train_cell(suite: Suite, cell: Cell, out: Path, device: str = "cpu", progres
     path, agent = run_path(out, cell), agent_of(study, entry, cell.seed, device)
     if not (path / "config.json").exists():
         named: dict[str, Any] = {"eval_every": study.eval_every, "begins_with": entry.begins_with}
-        Run.create(path, agent, entry.iterations, study.checkpoint_every, **named, keeps_replay=False)
+        named |= {"task_sampler": entry.task_sampler, "keeps_replay": False}
+        Run.create(path, agent, entry.iterations, study.checkpoint_every, **named)
     run = Run.open(path)
     with run.lock():
         refuse_another(run, agent, entry)
@@ -136,9 +137,10 @@ def refuse_another(run: Run, agent: Agent, entry: Entry) -> None:
     """
     wanted: dict[str, Any] = {"agent": agent.name, "family": agent.family.id, "iterations": entry.iterations}
     wanted |= {"seed": agent.seed, "config": json.loads(json.dumps(asdict(agent.config)))}
+    wanted |= {"task_sampler": entry.task_sampler}
     wanted |= {"begins_with": entry.begins_with} if "begins_with" in run.config else {}
     defaults = json.loads(json.dumps(asdict(type(agent).Config())))
-    found = {**run.config, "config": defaults | run.config["config"]}
+    found = {"task_sampler": "family"} | run.config | {"config": defaults | run.config["config"]}
     for what, value in wanted.items():
         if found[what] != value:
             expected = f"{_difference(found[what], value)}, as the suite says (move the run away, or --out another)"

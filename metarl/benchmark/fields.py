@@ -51,6 +51,7 @@ _PARTS = {
         "evaluated_with": _SETTINGS,
         "runs_of": Kind('ENTRY or STUDY/ENTRY, a text, "" for none', TEXT.holds),
         "begins_with": Kind('STUDY/ENTRY, a text, "" for none', TEXT.holds),
+        "task_sampler": Kind("'family' or 'cem'", TEXT.holds),
     },
     "Protocol": {
         "k": Kind("0 or more adaptation steps, in whole numbers: 3, or (0, 5, 10)", _is_grid),

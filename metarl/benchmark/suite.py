@@ -35,6 +35,7 @@ from metarl.evaluation.modes import MODES, Mode
 from metarl.families.registry import agent_class, agents, make_family
 from metarl.named import load_source
 from metarl.runs.load import with_settings
+from metarl.runs.task_sampling import SamplerName, make_sampler
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Entry:
         runs_of: ENTRY of the same study, or STUDY/ENTRY of the suite, whose trained agents are evaluated, in place of
             trainings of its own.
         begins_with: STUDY/ENTRY of the same suite whose trained networks the training of the same seed begins with.
+        task_sampler: what draws the train tasks, "family" or "cem" (`Run.create`).
     """
 
     agent: str
@@ -84,6 +86,7 @@ class Entry:
     evaluated_with: Mapping[str, Any] = field(default_factory=dict)
     runs_of: str = ""
     begins_with: str = ""
+    task_sampler: SamplerName = "family"
 
 
 @dataclass(frozen=True)
@@ -255,7 +258,9 @@ def _try_agents(suite: Suite, study: Study, entry: Entry) -> None:
     Raises:
         InvalidValueError: a hyperparameter has a value that the agent refuses.
     """
-    agent_of(study, entry, study.seeds[0]).check_iterations(entry.iterations)
+    agent = agent_of(study, entry, study.seeds[0])
+    agent.check_iterations(entry.iterations)
+    make_sampler(entry.task_sampler, agent)
     if entry.evaluated_with:
         first, _, second = entry.runs_of.rpartition("/")
         source = suite.studies[first] if first else study

@@ -95,6 +95,26 @@ def test_a_training_begins_with_the_networks_of_another(tmp_path: Path) -> None:
     assert all(torch.equal(first[k], second[k]) for k in nets)  # a rate of 0 keeps them
 
 
+def test_an_entry_with_a_task_sampler_is_trained_with_it_and_older_rows_have_none(tmp_path: Path) -> None:
+    plain = Entry("maml", SMALL | {"meta_batch_size": 6}, iterations=2)
+    study = replace(STUDY, entries={"maml": plain, "hard": replace(plain, task_sampler="cem")}, seeds=(0,))
+    suite = Suite("toy", {"points": study})
+    done_here(suite, tmp_path)
+    first, second = (agents_of(suite, "points", name, tmp_path)[0].tensors() for name in ("maml", "hard"))
+    assert not all(torch.equal(v, second[k]) for k, v in first.items())
+    assert "--task-sampler cem" in (tmp_path / "points/hard/card.md").read_text()
+    swapped = Suite("toy", {"points": replace(study, entries={"hard": plain})})
+    with pytest.raises(metarl.InvalidValueError, match=r"task_sampler of run .* is 'cem', expected family, as the"):
+        do(swapped, plan(swapped)[0], tmp_path)
+    path = results_path(tmp_path, "points", "maml")
+    results = Results.load(path)
+    del results.meta["row"]["agent"]["task_sampler"]  # of a version that had no samplers
+    results.save(path)
+    assert is_evaluated(suite, "points", "maml", tmp_path)
+    stored, again = evaluate_again(path.parent)
+    assert np.array_equal(stored.scores["sampled"], again.scores["sampled"])
+
+
 def test_an_agent_without_a_named_network_begins_with_nothing_and_says_so(tmp_path: Path) -> None:
     later = replace(STUDY, entries={"maml": replace(STUDY.entries["maml"], begins_with="points/maml")}, seeds=(0,))
     suite = Suite("toy", {"points": STUDY, "later": later})

@@ -61,6 +61,7 @@ def test_the_packages_suites_can_be_loaded() -> None:
         (with_entry(begins_with="points/mml"), "begins_with of study points, entry maml is 'points/mml'"),
         (Suite("toy", {"points": replace(STUDY, seeds=(0, 0))}), r"seeds of study points is \(0, 0\)"),
         (Suite("toy", {"points": replace(STUDY, entries={})}), "entries of study points"),
+        (with_entry(task_sampler="ce"), "task_sampler of study points, entry maml is 'ce', expected 'family' or 'cem'"),
         (with_entry(iterations=-6), "iterations of study points, entry maml is -6, expected a whole number"),
         (with_entry(begins_with="points/maml"), "begins_with of study points, entry maml .* expected another row"),
         (Suite("toy", {"points": replace(STUDY, seeds=(0, 0.5))}), r"seeds of study points is \(0, 0.5\)"),  # type: ignore[arg-type]
