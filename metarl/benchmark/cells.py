@@ -16,6 +16,7 @@ from metarl.errors import InvalidValueError
 from metarl.files import LARGEST_ARRAYS, LARGEST_HEAD, digest_bytes, read_bytes, reading
 from metarl.runs.checkpoints import read_head
 from metarl.runs.directory import check_free
+from metarl.runs.load import begin_with
 from metarl.runs.run import Run
 
 Progress = Callable[[int, int], None]  # how much is done, and of how much
@@ -158,9 +159,4 @@ def _begin_with(agent: Agent, suite: Suite, entry: Entry, seed: int, out: Path) 
     """Give a new agent the networks of another training of the suite."""
     study, _, source = entry.begins_with.partition("/")
     found, _ = Run.open(run_path(out, Cell(study, source, seed))).load_agent(agent.device.type)  # type: ignore[arg-type]
-    networks = {k: v for k, v in found.tensors().items() if k.startswith("net.")}
-    if not networks:
-        names = ", ".join(found.tensors())
-        expected = f"an agent whose tensors() are named net.NAME, as rl2's; {found.name} has {names}"
-        raise InvalidValueError("begins_with", entry.begins_with, expected)
-    agent.load_tensors(agent.tensors() | networks)
+    begin_with(agent, found)

@@ -68,6 +68,9 @@ class TrainOptions:
     """Device to train on."""
     checkpoint_every: int = 10
     """Iterations between checkpoints."""
+    begin_with: Path | None = None
+    """Run whose parameters the training begins with. Its family may be another one: parameters whose shape depends on
+    the spaces are then new. With --seeds it may also be the folder of several seeds, for each seed its own."""
     task_sampler: SamplerName = "family"
     """What draws the train tasks: family, the family's distribution, or cem, a distribution that the cross-entropy
     method moves to the tasks with the lowest returns (RoML, arXiv:2301.11147)."""

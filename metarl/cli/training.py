@@ -20,6 +20,7 @@ from metarl.families.family import Family
 from metarl.families.legacy import GYMNASIUM, parse_parameters
 from metarl.families.registry import make_family
 from metarl.runs.directory import seed_runs
+from metarl.runs.load import begin_with
 from metarl.runs.run import Run
 from metarl.runs.train import Interrupted
 
@@ -38,11 +39,28 @@ def run_train(name: str, options: Any) -> None:
         say(f"checking the contract of {name} (metarl check-agent {name} checks more)")
         refuse("agent", name, check_briefly(agents[0]))
     place = Path("runs") / f"{name}-{label(options.env or family.id)}"
+    if options.begin_with is not None:
+        for agent in agents:
+            _begin(agent, options.begin_with)
     if options.seeds:
         _train_seeds(options.out or place, agents, notes, options)
         return
     run = _new_run(options.out or place.with_name(f"{place.name}-seed{options.seed}"), agents[0], notes, options)
     _train_first(run, agents[0])
+
+
+def _begin(agent: Agent, source: Path) -> None:
+    """Give an agent the parameters of a run, or if that is a folder of several seeds, of the run of its seed."""
+    runs = {path.name: path for path in seed_runs(source)}
+    path = runs.get(f"seed{agent.seed}") if runs else source
+    if path is None:
+        raise InvalidValueError("--begin-with", str(source), f"a folder with a run of seed {agent.seed}, or one run")
+    run = Run.open(path)
+    if not run.has_checkpoint:
+        raise InvalidValueError("--begin-with", str(path), "a run that was trained")
+    new = begin_with(agent, run.load_agent(agent.device.type)[0])  # type: ignore[arg-type]
+    rest = f"; new: {', '.join(new)}" if new else ""
+    say(f"seed {agent.seed} begins with the parameters of {path}{rest}")
 
 
 def _seeds(options: TrainOptions) -> tuple[int, ...]:
@@ -55,7 +73,8 @@ def _seeds(options: TrainOptions) -> tuple[int, ...]:
 
 
 def _settings(options: TrainOptions) -> dict[str, Any]:
-    return {name: getattr(options, name) for name in ("eval_every", "eval_tasks", "task_sampler")}
+    given = {name: getattr(options, name) for name in ("eval_every", "eval_tasks", "task_sampler")}
+    return given | {"begins_with": str(options.begin_with or "")}
 
 
 def _new_run(path: Path, agent: Agent, notes: Sequence[str], options: TrainOptions) -> Run:
@@ -141,6 +160,8 @@ def _train_all(place: Path, runs: Sequence[Run], device: Device | None) -> None:
         for run in runs:
             with run.lock():
                 agent, start = run.load_agent(device)
+                if not run.has_checkpoint and (source := run.config.get("begins_with")):
+                    _begin(agent, Path(source))
                 total = run.config["iterations"]
                 longer = "; add --iterations N to train longer" if start == total else ""
                 say(f"{run.path}: {start} of {total} iterations are done{longer}")

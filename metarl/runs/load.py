@@ -1,17 +1,23 @@
-"""Load trained agents and their learning curves from run directories."""
+"""Load trained agents and their learning curves from run directories, and begin new trainings with them."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from metarl.agent_base import Agent
 from metarl.devices import Device
-from metarl.errors import InvalidValueError, did_you_mean
+from metarl.errors import InvalidValueError, did_you_mean, verbatim
 from metarl.runs.curves import learning_curves
 from metarl.runs.run import Checkpoint, Run
+
+# parts of names of what an optimizer or a training keeps
+_OF_TRAINING = re.compile(r"(?:^|[./])(?:adam|optimizer|return_moments)(?:[./]|$)")
 
 
 def load(
@@ -66,3 +72,52 @@ def with_settings(agent: Agent, **settings: object) -> Agent:
 def _values(agent: Agent) -> dict[str, object]:
     """The hyperparameters of an agent by name."""
     return {field.name: getattr(agent.config, field.name) for field in fields(agent.config)}
+
+
+def begin_with(agent: Agent, source: Agent) -> list[str]:
+    """Give an untrained agent the parameters of a trained one, maybe of another family.
+
+    Parameters of the same name and shape are copied. Those whose shape depends on the size of observations or actions
+    stay as they are if the families' spaces differ. The state of optimizers, of normalised returns and of replay
+    memories is not copied.
+
+    Args:
+        agent: the agent to train.
+        source: the trained agent. Its class may be another one that has parameters of the same names.
+
+    Returns:
+        the names of the agent's parameters that stay as they are.
+
+    Raises:
+        InvalidValueError: no parameter can be copied, or the hyperparameters make networks of other sizes.
+    """
+    own, given = _parameters(agent), _parameters(source)
+    common = [name for name in own if name in given]
+    if not common:
+        expected = f"an agent with some of the parameters of {agent.name}: {', '.join(own)}"
+        raise InvalidValueError("agent to begin with", verbatim(f"{source.name} with {', '.join(given)}"), expected)
+    there = own if agent.family.id == source.family.id else _parameters(_moved(agent, source))
+    for name in common:
+        if there[name].shape != given[name].shape:
+            wanted = f"{tuple(there[name].shape)}: the same sizes of networks in both settings of {agent.name}"
+            raise InvalidValueError(f"shape of {name} of the agent to begin with", tuple(given[name].shape), wanted)
+    fits = {name: given[name].to(agent.device) for name in common if own[name].shape == given[name].shape}
+    if not fits:
+        expected = f"a family whose spaces are like those of {agent.family.id}, so that some parameters fit"
+        raise InvalidValueError("family of the agent to begin with", source.family.id, expected)
+    agent.load_tensors(agent.tensors() | fits)
+    return [name for name in own if name not in fits]
+
+
+def _moved(agent: Agent, source: Agent) -> Agent:
+    """The untrained agent, as it would be on the other's family."""
+    return type(agent)(source.family, agent.config, agent.seed, agent.device)
+
+
+def _parameters(agent: Agent) -> dict[str, Tensor]:
+    """What is learned of an agent's tensors: numbers that are not whole, and no state of a training."""
+    return {
+        name: value
+        for name, value in agent.tensors().items()
+        if value.is_floating_point() and not name.startswith(agent.replays) and not _OF_TRAINING.search(name)
+    }

@@ -112,7 +112,8 @@ class Run:
                 tasks.
             task_sampler: what draws the train tasks: "family", the family's distribution, or "cem", a distribution
                 that moves to hard tasks (`metarl.runs.task_sampling`).
-            begins_with: name of the training whose networks the agent begins with, "" for none. A benchmark records it.
+            begins_with: the run or the training of a benchmark whose parameters the agent was given
+                (`metarl.runs.load.begin_with`), "" for none. It is recorded alone.
             keeps_replay: whether the checkpoint of the finished training has the tensors that only further training
                 reads (`Agent.replays`). Without them it is small, and the run cannot be extended.
 
@@ -158,6 +159,7 @@ class Run:
         eval_every: int = 0,
         eval_tasks: int | None = None,
         task_sampler: SamplerName = "family",
+        begins_with: str = "",
     ) -> None:
         """Refuse to continue this run if `Run.create` with these arguments would make another one.
 
@@ -165,7 +167,7 @@ class Run:
             InvalidValueError: a setting is another one.
         """
         wanted = new_config(agent, iterations, checkpoint_every, (), eval_every, eval_tasks, task_sampler)
-        refuse_other_settings(self.path, self.config, wanted)
+        refuse_other_settings(self.path, self.config, wanted | {"begins_with": begins_with})
 
     def discard(self) -> None:
         """Remove the files that this object made, and the directories that it made if they are empty then."""

@@ -23,7 +23,8 @@ _CONFIG = dict.fromkeys(("agent", "family", "device"), TEXT) | dict.fromkeys(("c
 _CONFIG |= {"seed": SEED, "iterations": COUNT, "checkpoint_every": whole(1), "threads": whole(1)}
 _CONFIG |= {"git": Kind("text or null", lambda value: value is None or isinstance(value, str))}
 _BEFORE = Kind("a list of objects", lambda value: isinstance(value, list) and all(map(OBJECT.holds, value)))
-_SETTINGS = ("agent", "family", "seed", "config", "iterations", "checkpoint_every", "validation", "task_sampler")
+_SETTINGS = ("agent", "family", "seed", "config", "iterations", "checkpoint_every", "validation")
+_DEFAULTS = {"task_sampler": "family", "begins_with": ""}  # of settings that older runs do not have
 
 
 def new_config(
@@ -100,11 +101,10 @@ def refuse_other_settings(path: Path, found: JsonObject, wanted: JsonObject) -> 
         InvalidValueError: the settings differ; the error names the first that does.
     """
     plain = json.loads(json.dumps(wanted))
-    for name in _SETTINGS:
-        missing = "family" if name == "task_sampler" else None
-        own, other = found.get(name, missing), plain.get(name, missing)
+    for name in (*_SETTINGS, *_DEFAULTS):
+        own, other = (values.get(name, _DEFAULTS.get(name)) for values in (found, plain))
         if own != other:
-            value, expected = _different(own, other), _different(other, own)
+            value, expected = _different(own, other), _different(other, own) or "none"
             raise InvalidValueError(f"{name} of run {path}", value, f"{expected}, as now given (or another --out)")
 
 

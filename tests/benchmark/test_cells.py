@@ -115,12 +115,14 @@ def test_an_entry_with_a_task_sampler_is_trained_with_it_and_older_rows_have_non
     assert np.array_equal(stored.scores["sampled"], again.scores["sampled"])
 
 
-def test_an_agent_without_a_named_network_begins_with_nothing_and_says_so(tmp_path: Path) -> None:
-    later = replace(STUDY, entries={"maml": replace(STUDY.entries["maml"], begins_with="points/maml")}, seeds=(0,))
-    suite = Suite("toy", {"points": STUDY, "later": later})
-    first, second = (j for j in plan(suite) if j.label in ("points/maml/seed0", "later/maml/seed0"))
+def test_an_agent_cannot_begin_with_parameters_of_another_kind(tmp_path: Path) -> None:
+    recurrent = Entry("rl2", {"hidden": 8, "meta_batch_size": 8, "trial_episodes": 2}, 1, begins_with="points/maml")
+    suite = Suite("toy", {"points": STUDY, "later": replace(STUDY, entries={"rl2": recurrent}, seeds=(0,))})
+    first, second = (j for j in plan(suite) if j.label in ("points/maml/seed0", "later/rl2/seed0"))
     do(suite, first, tmp_path)
-    with pytest.raises(metarl.InvalidValueError, match=r"begins_with is 'points/maml', .*net\.NAME"):
+    with pytest.raises(
+        metarl.InvalidValueError, match=r"agent to begin with is maml with w0, .*parameters of rl2: net"
+    ):
         do(suite, second, tmp_path)
 
 
