@@ -35,6 +35,34 @@ class Bug(NamedTuple):
 
 BUGS = (
     Bug(
+        "a training begins with the replay memory of another",
+        "metarl/runs/load.py",
+        "and not name.startswith(agent.replays) and not",
+        "and not",
+        "runs/test_begin_with",
+    ),
+    Bug(
+        "seeds that begin with a run are trained from new parameters",
+        "metarl/cli/training.py",
+        'if not run.has_checkpoint and (source := run.config.get("begins_with")):',
+        'if run.has_checkpoint and (source := run.config.get("begins_with")):',
+        "runs/test_begin_with",
+    ),
+    Bug(
+        "transfer is the return, not a gain over new parameters",
+        "metarl/report/transfer.py",
+        "(begun.per_task(mode) - new.per_task(mode))",
+        "(begun.per_task(mode) - 0 * new.per_task(mode))",
+        "report/test_transfer",
+    ),
+    Bug(
+        "a checkpoint in the middle of a training lacks the replay memory",
+        "metarl/runs/recording.py",
+        "with_replay = self.keeps_replay or self.done < self.total",
+        "with_replay = self.keeps_replay",
+        "runs/test_run",
+    ),
+    Bug(
         "the cross-entropy method moves to the best tasks",
         "metarl/runs/task_sampling.py",
         "elite = known & (scores <= threshold)",

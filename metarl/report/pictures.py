@@ -26,8 +26,10 @@ from metarl.report.figures.curves import (
     drawn_modes,
     has_training,
 )
+from metarl.report.figures.transfer import draw_transfer
 from metarl.report.figures.trial import draw_trial, draw_walked, trial_words, walked, with_trials
 from metarl.report.figures.yardstick import draw_yardstick
+from metarl.report.transfer import MEANS, Transfer
 from metarl.report.yardstick import Yardstick
 
 PATHS = "One episode in each of the first tasks. Dot: start; star: goal. Points far from the goal may be cut off."
@@ -230,3 +232,9 @@ def yardstick_picture(yardstick: Yardstick) -> Picture:
     caption = YARDSTICK + YARDSTICK_LINES * (len(yardstick.agents) <= FEW)
     agents = [*yardstick.learners, *yardstick.agents]
     return Picture("Return against steps", "yardstick", "learning from scratch and adaptation", drawn, caption, agents)
+
+
+def transfer_picture(transfer: Transfer) -> Picture:
+    """The matrix of families to begin with and families that are trained."""
+    label = "gains by transfer between families"
+    return Picture("Transfer", "transfer", label, lambda legend: draw_transfer(transfer), MEANS)

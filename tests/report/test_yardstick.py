@@ -13,7 +13,7 @@ from made_results import board, make_results, page, scored, values, words
 
 from metarl.evaluation.results import Results
 from metarl.report.figures.yardstick import yardstick_figure
-from metarl.report.page import yardstick_tables
+from metarl.report.sections import yardstick_tables
 from metarl.report.yardstick import yardsticks
 
 HEADING = "Learning from scratch: metarl/ToyBandit-v0"
