@@ -57,7 +57,8 @@ CHEETAH = Case(
     varibad_loop.HalfCheetahVel,
     {
         **{"trial_episodes": 2, "meta_batch_size": 48, "hidden": 128, "policy_hidden": (128, 128)},
-        **{"decoder_hidden": (64, 32), "kl_coef": 0.1, "model_batch_size": 10, "elbo_terms": 50, "replay_trials": 1000},
+        **{"decoder_hidden": (64, 32), "kl_coef": 0.1, "model_batch_size": 10, "elbo_terms": 50, "decoded_steps": 50},
+        "replay_trials": 1000,
     },
     {"meta_batch_size": 16, "epochs": 2, "minibatches": 8, "model_updates": 1},
 )

@@ -35,6 +35,13 @@ class Bug(NamedTuple):
 
 BUGS = (
     Bug(
+        "decoded steps do not stand for the whole trial",
+        "metarl/learning/inference/belief_model.py",
+        "valid[chosen] * (steps / count)",
+        "valid[chosen]",
+        "learning/test_inference",
+    ),
+    Bug(
         "a training begins with the replay memory of another",
         "metarl/runs/load.py",
         "and not name.startswith(agent.replays) and not",
@@ -128,8 +135,8 @@ BUGS = (
     Bug(
         "the decoder sees the future alone",
         "metarl/learning/inference/decoders.py",
-        "((squared * valid).sum(1) * weight)",
-        "((squared * valid * (torch.arange(len(x)) >= terms.view(-1, 1)).unsqueeze(-1)).sum(1) * weight)",
+        "((squared * told).sum(1) * weight)",
+        "((squared * told * (torch.arange(len(x)) >= terms.view(-1, 1)).unsqueeze(-1)).sum(1) * weight)",
         "learning/test_inference",
     ),
     Bug(

@@ -197,7 +197,14 @@ def play(envs: SyncVectorEnv, nets: Networks, steps: int) -> dict[str, Tensor]:
     return {name: torch.stack(v) for name, v in zip(names, zip(*seen, strict=True), strict=True)}
 
 
-def model_loss(nets: Networks, trials: Mapping[str, Tensor], terms: Tensor, noise: Tensor, kl_coef: float) -> Tensor:
+def model_loss(
+    nets: Networks,
+    trials: Mapping[str, Tensor],
+    terms: Tensor,
+    noise: Tensor,
+    kl_coef: float,
+    decoded: Tensor | None = None,
+) -> Tensor:
     """The negative lower bound at the steps `terms`, each over all steps of the trials (the paper's equation 8).
 
     Args:
@@ -206,7 +213,9 @@ def model_loss(nets: Networks, trials: Mapping[str, Tensor], terms: Tensor, nois
         terms: `int64 [S]`.
         noise: standard normal, `[S, B, latent]`.
         kl_coef: weight of the KL to the belief before.
+        decoded: the steps that are decoded and stand for all, `int64 [D]`; by default all.
     """
+    decoded = torch.arange(len(trials["step"])) if decoded is None else decoded
     mean, log_var, _ = nets.belief(trials["x"], None)
     start = Normal(torch.zeros_like(mean[:1]), 1.0)
     prior_mean = torch.cat([start.mean, mean[:-1]])
@@ -214,7 +223,7 @@ def model_loss(nets: Networks, trials: Mapping[str, Tensor], terms: Tensor, nois
     at = Normal(mean[terms], (0.5 * log_var[terms]).exp())
     kl = torch.distributions.kl_divergence(at, Normal(prior_mean[terms], prior_std[terms])).sum(-1).mean()
     z = at.mean + noise * at.stddev
-    step = trials["step"]
+    step = trials["step"][decoded]
     pairs = torch.cat(
         [
             z.unsqueeze(1).expand(-1, len(step), -1, -1),
@@ -222,8 +231,8 @@ def model_loss(nets: Networks, trials: Mapping[str, Tensor], terms: Tensor, nois
         ],
         -1,
     )
-    error = (nets.decoder(pairs).squeeze(-1) - trials["reward"]).square().sum(1).mean()
-    return error + kl_coef * kl
+    error = (nets.decoder(pairs).squeeze(-1) - trials["reward"][decoded]).square().mean()
+    return len(trials["step"]) * error + kl_coef * kl
 
 
 class Loop:
@@ -266,7 +275,9 @@ class Loop:
             which = torch.randint(self.replay["reward"].shape[1], (cfg.model_batch_size,))
             terms = torch.randperm(self.steps)[: cfg.elbo_terms]
             noise = torch.randn(len(terms), len(which), cfg.latent)
-            loss = model_loss(self.nets, {k: v[:, which] for k, v in self.replay.items()}, terms, noise, cfg.kl_coef)
+            decoded = torch.randperm(self.steps)[: cfg.decoded_steps or self.steps]
+            trials = {k: v[:, which] for k, v in self.replay.items()}
+            loss = model_loss(self.nets, trials, terms, noise, cfg.kl_coef, decoded)
             self.model_optimizer.zero_grad()
             loss.backward()
             self.model_optimizer.step()

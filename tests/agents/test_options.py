@@ -73,6 +73,7 @@ CHANGED: dict[str, Any] = {
     "varibad.hidden": 12,
     "varibad_off_policy.hidden": 12,
     "elbo_terms": 2,
+    "decoded_steps": 2,
     "policy_hidden": (5,),
     "decoder_hidden": (5,),
     "encoder_hidden": (5,),

@@ -77,6 +77,13 @@ def test_model_loss_of_the_loop_is_metarls():
     nets = varibad_loop.Networks(agent)
     loss = varibad_loop.model_loss(nets, {**kept, "reward": kept["reward"][..., 0]}, terms, noise, 0.5)
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+    some = torch.tensor([1, 12, 29])
+    decoded = [Decoded(agent.model["reward"], kept["step"][some], kept["reward"][some], 1.0)]
+    valid = kept["valid"][..., 0]
+    belief = agent.model.encoder(kept["x"])
+    expected, _ = negative_elbo(belief, decoded, valid, noise, 0.5, terms, valid[some] * (len(valid) / 3))
+    loss = varibad_loop.model_loss(nets, {**kept, "reward": kept["reward"][..., 0]}, terms, noise, 0.5, some)
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_policy_update_of_the_loop_is_metarls():

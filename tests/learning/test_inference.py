@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -105,6 +107,34 @@ def test_the_bound_by_hand() -> None:
     assert bound(mean, reward, valid, [0, 1]).item() == (first + second) / 2
     # KL of unit normals is half the squared distance of the means: to 0, then to the belief before
     assert bound(mean, reward, valid, [0, 1], kl_coef=1.0).item() == (first + 0.5 + second + 2.0) / 2
+
+
+def test_some_decoded_steps_stand_for_the_whole_trial() -> None:
+    """The mean of the losses over all choices of decoded steps is the loss with all of them."""
+    settings = {"trial_episodes": 2, "hidden": 8, "replay_trials": 10, "meta_batch_size": 8, "minibatches": 1}
+    agent = metarl.make_agent("varibad", "metarl/GridNavi-v0", **settings)
+    metarl.train(agent, 1)
+    model = agent.model  # type: ignore[attr-defined]
+    trials = model.replay.sample(4, 0)
+    trials["valid"][20:, 0] = 0.0
+    whole, _ = model.loss(trials, 1, 0)
+    model.config = replace(model.config, decoded_steps=1)
+    valid = trials["valid"][..., 0]
+    parts = {i: model._told(trials["step"], trials["reward"], valid, i) for i in range(200)}
+    chosen = {
+        next(t for t in range(30) if torch.equal(step[0], trials["step"][t])): i for i, (step, *_) in parts.items()
+    }
+    assert len(chosen) > 20  # nearly all of the 30 steps
+    for place, key in chosen.items():
+        _, reward, told = parts[key]
+        assert torch.equal(reward[0], trials["reward"][place])
+        assert torch.equal(told[0], 30 * valid[place])
+    losses = []
+    for place in range(30):
+        told = (trials["step"][[place]], trials["reward"][[place]], 30 * valid[[place]])
+        model._told = lambda *_, told=told: told
+        losses.append(model.loss(trials, 1, 0)[0])
+    torch.testing.assert_close(torch.stack(losses).mean(), whole, rtol=1e-5, atol=1e-5)
 
 
 def test_every_belief_must_explain_the_past_and_the_future() -> None:

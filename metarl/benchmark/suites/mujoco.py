@@ -12,6 +12,12 @@ from metarl.benchmark.suite import Entry, Protocol, Study, Suite
 
 _MAML = {"hidden": (64, 64), "inner_lr": 0.1, "fvp_stride": 5, "meta_batch_size": 20}
 _RL2 = {"hidden": 64, "trial_episodes": 2, "normalize_rewards": True, "gae_lambda": 0.9, "minibatches": 4}
+# the networks and the belief model of Zintgraf et al. (2020, arXiv:1910.08348) for MuJoCo
+_VARIBAD = {
+    **{"hidden": 128, "policy_hidden": (128, 128), "decoder_hidden": (64, 32), "kl_coef": 0.1, "model_batch_size": 10},
+    **{"elbo_terms": 50, "decoded_steps": 50, "replay_trials": 2000, "normalize_features": True},
+    **{"trial_episodes": 2, "normalize_rewards": True, "gae_lambda": 0.9, "minibatches": 4},
+}
 _PPO = {"steps": 4000, "num_envs": 20, "algorithm_kwargs": {"n_steps": 200, "batch_size": 500}}
 
 suite = Suite(
@@ -42,7 +48,10 @@ suite = Suite(
         ),
         "half_cheetah_vel-memory": Study(
             "metarl/HalfCheetahVel-v0",
-            {"rl2": Entry("rl2", _RL2 | {"meta_batch_size": 80}, 120)},
+            {
+                "rl2": Entry("rl2", _RL2 | {"meta_batch_size": 80}, 120),
+                "varibad": Entry("varibad", _VARIBAD | {"meta_batch_size": 80}, 120),
+            },
             Protocol(k=1, tasks=40, episodes=4),
         ),
         "ant_dir": Study(

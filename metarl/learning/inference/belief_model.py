@@ -55,6 +55,9 @@ class BeliefConfig:
     elbo_terms: Annotated[int, Range(1, 1e6)] = 20
     """Steps of a trial whose lower bounds a gradient step computes, drawn at random (the paper: all in GridNavi, 50 in
     MuJoCo)."""
+    decoded_steps: Annotated[int, Range(0, 1e9)] = 0
+    """Steps of a trial that these bounds decode, drawn at random for each gradient step; their sum is scaled up to the
+    whole trial. 0: all, as in the paper's GridNavi (MuJoCo: 50, not scaled)."""
     replay_trials: Annotated[int, Range(1, 1e9)] = 10_000
     """Latest trials that the belief model is trained on."""
 
@@ -136,11 +139,20 @@ class BeliefModel(nn.ModuleDict):
         rng = Rng(fold_in(make_key(key, "elbo", update), torch.arange(count)).to(self.device))
         terms = rng.uniform(steps)[0].argsort()[: config.elbo_terms].sort().values
         noise = rng.normal(len(terms), config.latent).transpose(0, 1)
-        decoded = [Decoded(self["reward"], trials["step"], trials["reward"], 1.0)]  # type: ignore[arg-type]
+        valid = trials["valid"][..., 0]
+        step, reward, told = self._told(trials["step"], trials["reward"], valid, make_key(key, "decoded", update))
+        decoded = [Decoded(self["reward"], step, reward, 1.0)]  # type: ignore[arg-type]
         if config.state_coef:
-            before, after = trials["step"][..., :-obs], trials["step"][..., -obs:]
-            decoded.append(Decoded(self["state"], before, after, config.state_coef))  # type: ignore[arg-type]
-        return negative_elbo(self.encoder(trials["x"]), decoded, trials["valid"][..., 0], noise, config.kl_coef, terms)
+            decoded.append(Decoded(self["state"], step[..., :-obs], step[..., -obs:], config.state_coef))  # type: ignore[arg-type]
+        return negative_elbo(self.encoder(trials["x"]), decoded, valid, noise, config.kl_coef, terms, told)
+
+    def _told(self, step: Tensor, reward: Tensor, valid: Tensor, key: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The steps of trials that are decoded, their rewards, and how often each counts."""
+        steps, count = len(valid), self.config.decoded_steps
+        if not 0 < count < steps:
+            return step, reward, valid
+        chosen = Rng(torch.tensor([key])).uniform(steps)[0].argsort()[:count].sort().values.to(self.device)
+        return step[chosen], reward[chosen], valid[chosen] * (steps / count)
 
     def belief_features(self, x: Tensor) -> Tensor:
         """The mean and log-variance of z in what a policy was given, `[T, R, 1, features]`: `[T, R, 2 latent]`."""

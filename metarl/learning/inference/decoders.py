@@ -52,7 +52,13 @@ class Decoded(NamedTuple):
 
 
 def negative_elbo(
-    belief: Belief, decoded: Sequence[Decoded], valid: Tensor, noise: Tensor, kl_coef: float, terms: Tensor
+    belief: Belief,
+    decoded: Sequence[Decoded],
+    valid: Tensor,
+    noise: Tensor,
+    kl_coef: float,
+    terms: Tensor,
+    told: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of a belief model on whole trials.
 
@@ -62,16 +68,18 @@ def negative_elbo(
 
     Args:
         belief: q_t at every step, `[T, B, latent]`.
-        decoded: what z must explain.
+        decoded: what z must explain, of all steps or of some, `[D, B, n]`.
         valid: `float32 [T, B]`, 0 after a trial's end.
         noise: standard normal, `[S, B, latent]`, one draw for each term.
         kl_coef: weight of the KL to the belief before.
         terms: the steps t whose bound is computed, `int64 [S]`.
+        told: how often each decoded step i counts, `[D, B]`; by default `valid`.
 
     Returns:
         the loss `[]`, and its parts by name: `kl`, and `error_0`, `error_1`, ... for each of `decoded`, in nats or in
         squared units per trial.
     """
+    told = valid if told is None else told
     weight = valid[terms] / valid[terms].sum().clamp_min(1.0)  # [S, B]
     at = Belief(belief.mean[terms], belief.log_var[terms])
     previous = belief.before()
@@ -79,7 +87,7 @@ def negative_elbo(
     loss, parts = kl_coef * kl, {"kl": kl.detach()}
     z = at.sample(noise)
     for number, (decoder, x, target, coef) in enumerate(decoded):
-        squared = (decoder(z, x) - target).square().sum(-1)  # [S, T, B]
-        error = ((squared * valid).sum(1) * weight).sum()
+        squared = (decoder(z, x) - target).square().sum(-1)  # [S, D, B]
+        error = ((squared * told).sum(1) * weight).sum()
         loss, parts[f"error_{number}"] = loss + coef * error, error.detach()
     return loss, parts
