@@ -21,6 +21,7 @@ import gradient_bias
 import inference_tables
 import interval_coverage
 import numpy as np
+import strategy_tables
 import trial_tables
 import tyro
 from matplotlib.figure import Figure
@@ -466,6 +467,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "first_explore": trial_tables.first_explore,
         "settings": trial_tables.settings,
     },
+    "docs/strategies.md": {"selection": strategy_tables.selection, "transfer": strategy_tables.transfer},
     "docs/inference.md": {"inference": inference_tables.inference, "few_shot": inference_tables.few_shot},
     "docs/results.md": {
         "dense": lambda: comparison("dense"),

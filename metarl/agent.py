@@ -17,6 +17,7 @@ from metarl.agent_base import (
     SimulatorState,
     Step,
     Trials,
+    adapts_between_episodes,
     make_agent,
 )
 from metarl.config import Range
@@ -137,6 +138,7 @@ __all__ = [
     "TrustRegionConfig",
     "adam_step",
     "adam_tensors",
+    "adapts_between_episodes",
     "clipped_surrogate",
     "did_you_mean",
     "discounted_returns",

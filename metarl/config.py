@@ -81,19 +81,22 @@ def check_config(name: str, config: object) -> None:
     hints = _hints(type(config))
     for field in fields(config):
         value = getattr(config, field.name)
-        _check_kind(f"{name}.{field.name}", value, field)
-        _check_declared(f"{name}.{field.name}", value, hints.get(field.name, Any))
+        hint = hints.get(field.name, Any)
+        _check_kind(f"{name}.{field.name}", value, field, hint)
+        _check_declared(f"{name}.{field.name}", value, hint)
 
 
-def _check_kind(where: str, value: Any, field: Field[Any]) -> None:
-    """Refuse a value whose type does not fit the field's default."""
+def _check_kind(where: str, value: Any, field: Field[Any], hint: Any) -> None:
+    """Refuse a value whose type does not fit the field's default. A field of `tuple[str, ...]` holds texts."""
     default = field.default if field.default_factory is MISSING else field.default_factory()
     kind = next((k for k in _KINDS if isinstance(default, k)), None)
     if kind is None:
         return
     accepted, words = _KINDS[kind]
     fits = isinstance(value, accepted) and not (kind is Real and isinstance(value, bool))
-    if isinstance(default, tuple) and all(isinstance(part, Real) for part in default):
+    if hint == tuple[str, ...]:
+        fits, words = fits and all(isinstance(part, str) for part in value), "a list of texts"
+    elif isinstance(default, tuple) and all(isinstance(part, Real) for part in default):
         fits, words = fits and all(isinstance(part, Real) for part in value), "a list of numbers"
     if not fits:
         raise InvalidValueError(where, value, words)

@@ -35,6 +35,34 @@ class Bug(NamedTuple):
 
 BUGS = (
     Bug(
+        "regret counted without the steps that explore",
+        "experiments/strategy_tables.py",
+        "own, others = chooser.mean((0, 2)),",
+        "own, others = chooser.max((0, 2)),",
+        "experiments/test_strategy_tables",
+    ),
+    Bug(
+        "the selector pays a member for the last step of its episode alone",
+        "agents/strategies/selector.py",
+        'total = state["return"] + reward',
+        "total = reward",
+        "agents/test_selector",
+    ),
+    Bug(
+        "the selector lets the chosen member alone learn",
+        "agents/strategies/selector.py",
+        "own = member.observe(_of(state, i), feedback._replace(action=action), active)",
+        'own = member.observe(_of(state, i), feedback._replace(action=action), (state["chosen"] == i).unsqueeze(1))',
+        "agents/test_selector",
+    ),
+    Bug(
+        "the selector's counts never begin anew",
+        "agents/strategies/selector.py",
+        'torch.where(over.unsqueeze(-1), 0.0, new[name]) for name in ("tried", "paid")',
+        'new[name] for name in ("tried", "paid")',
+        "agents/test_selector",
+    ),
+    Bug(
         "decoded steps do not stand for the whole trial",
         "metarl/learning/inference/belief_model.py",
         "valid[chosen] * (steps / count)",

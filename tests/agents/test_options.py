@@ -93,6 +93,8 @@ CHANGED: dict[str, Any] = {
     "algorithm": "A2C",
     "algorithm_kwargs": {"n_steps": 8, "batch_size": 8, "n_epochs": 1, "policy_kwargs": {"net_arch": [4]}},
     "action_noise": 0.5,
+    "selector.members": ("random", "greedy"),
+    "selector.exploration": 25.0,
     "num_envs": 2,
 }
 # What a small test cannot change: Stable-Baselines3 has one policy for each kind of observations.
@@ -126,7 +128,7 @@ def family_of(name: str) -> Any:
         return BANDIT if kind.endswith(("bandits", "gittins")) else MDP
     if name == "prototypes":
         return "metarl/Digits-v0"
-    return BANDIT if name in ("rl2", "varibad", "varibad_off_policy") else Reach()
+    return BANDIT if name in ("rl2", "varibad", "varibad_off_policy", "selector") else Reach()
 
 
 def small(name: str) -> dict[str, Any]:

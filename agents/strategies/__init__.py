@@ -1,0 +1,1 @@
+"""Strategies: agents that choose among learners, weigh them, or share what they know."""

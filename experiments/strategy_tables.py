@@ -1,0 +1,84 @@
+"""Tables of the suites `strategies` and `transfer`: the regret of choosing a learner, and gains between families."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from results_files import RESULTS, STUDIES, row_file
+from trial_tables import table
+
+from metarl.evaluation.intervals import Floats, mean_interval
+from metarl.evaluation.results import Results
+from metarl.report.transfer import transfers
+
+PORTFOLIOS = tuple(name for name in STUDIES if name.startswith("strategies/"))
+
+
+class Regret(NamedTuple):
+    """What a player who chooses among members loses, in return of whole trials, exploration included.
+
+    Attributes:
+        single: beside the member with the highest mean over tasks, with the ends of a 95 % interval over tasks.
+        best: number of this member.
+        hindsight: beside the member with the highest mean of each task. It is an upper bound: the highest of means that
+            were measured is higher than the mean of the highest.
+    """
+
+    single: tuple[float, float, float]
+    best: int
+    hindsight: float
+
+
+def regret(chooser: Floats, members: list[Floats]) -> Regret:
+    """The regret of a chooser, from returns of whole trials in the same tasks, `[seed, task, trial]` with one seed."""
+    own, others = chooser.mean((0, 2)), np.stack([member.mean((0, 2)) for member in members])
+    best = int(others.mean(1).argmax())
+    lost = others[best] - own
+    low, high = mean_interval(lost[None, :, None])
+    return Regret((float(lost.mean()), float(low[0]), float(high[0])), best, float((others.max(0) - own).mean()))
+
+
+def selection() -> str:
+    """The table of `selector`."""
+    lines = []
+    for study in PORTFOLIOS:
+        entries = STUDIES[study].entries
+        if not all(row_file(study, name).exists() for name in entries):
+            continue
+        lives = {name: Results.load(row_file(study, name)).lifetime for name in entries}
+        for row in ("selector", "selector-random"):
+            names = list(entries[row].settings["members"])
+            found = regret(lives[row], [lives[name] for name in names])
+            mean, low, high = found.single
+            cells = [study.partition("/")[2], f"`{'`, `'.join(names)}`", f"{lives[row].mean():.1f}"]
+            cells += [f"`{names[found.best]}` {lives[names[found.best]].mean():.1f}"]
+            lines.append([*cells, f"{mean:.1f} [{low:.1f}, {high:.1f}]", f"{found.hindsight:.1f}"])
+    says = (
+        "Return of whole trials, exploration included, 200 held-out tasks with 10 trials each, sampled actions. The "
+        "regret is what `selector` loses beside the best single member, with its 95 % interval over tasks, and beside "
+        "the best member of each task in hindsight (measured, so an upper bound). A negative regret is a gain. "
+        "Command: `metarl benchmark strategies`."
+    )
+    heads = ["study", "members", "`selector`", "best single member", "regret", "in hindsight"]
+    return f"{says}\n\n{table(heads, lines)}"
+
+
+def transfer() -> str:
+    """The matrix of the suite `transfer`."""
+    files = sorted((RESULTS / "transfer").glob("*/*/results.json"))
+    found = transfers([Results.load(file) for file in files])
+    says = (
+        "What 5 meta-updates of `maml` gain if they begin with the parameters after 50 meta-updates in the family of "
+        "the row, beside 5 meta-updates from new parameters: R_2 on 40 held-out goals, sampled actions, as a share of "
+        "the gap between the floor and the informed optimum, with 95 % intervals over 3 seeds and the goals, paired. "
+        "Command: `metarl benchmark transfer`."
+    )
+    if not found:
+        return says
+    (matrix,) = found
+    rows = []
+    for source in matrix.sources:
+        gains = [matrix.gains[source, target] for target in matrix.targets]
+        rows.append([source.partition("/")[0], *(f"{g.mean:+.2f} [{g.low:+.2f}, {g.high:+.2f}]" for g in gains)])
+    return f"{says}\n\n{table(['begins with', *(f'trained in {t}' for t in matrix.targets)], rows)}"
