@@ -12,7 +12,7 @@ from metarl.evaluation.intervals import Floats, mean_interval
 from metarl.evaluation.results import Results
 from metarl.report.transfer import transfers
 
-PORTFOLIOS = tuple(name for name in STUDIES if name.startswith("strategies/"))
+PORTFOLIOS = tuple(name for name, s in STUDIES.items() if "selector" in s.entries)
 
 
 class Regret(NamedTuple):

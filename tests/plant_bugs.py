@@ -35,6 +35,20 @@ class Bug(NamedTuple):
 
 BUGS = (
     Bug(
+        "the mother's weights do not sum to one",
+        "agents/strategies/mixture.py",
+        'return params["mother"].softmax(-1)',
+        'return params["mother"].sigmoid()',
+        "agents/test_mixture",
+    ),
+    Bug(
+        "an inner step moves the children too",
+        "agents/strategies/mixture.py",
+        'FixedSizes(self.schedule, ("mother",))',
+        "FixedSizes(self.schedule)",
+        "agents/test_mixture",
+    ),
+    Bug(
         "regret counted without the steps that explore",
         "experiments/strategy_tables.py",
         "own, others = chooser.mean((0, 2)),",
