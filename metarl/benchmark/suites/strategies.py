@@ -5,8 +5,8 @@ return of the whole trial, exploration included. In every study the members are 
 tasks, so that the regret of choosing can be read: against the best single member, and against the best member of each
 task in hindsight. A portfolio that contains `random` shows what a bad member costs.
 
-`mixture` weighs child policies, beside `maml`, `cavia` (which also adapts a few numbers) and `anil`: where tasks are four
-modes, `corners`, and where they are not, `square`.
+`mixture` weighs child policies, beside `maml`, `cavia` (which also adapts a few numbers) and `anil`: where tasks are
+four modes, `corners`, and where they are not, `square`.
 """
 
 from __future__ import annotations
