@@ -71,7 +71,8 @@ def transfer() -> str:
     says = (
         "What 5 meta-updates of `maml` gain if they begin with the parameters after 50 meta-updates in the family of "
         "the row, beside 5 meta-updates from new parameters: R_2 on 40 held-out goals, sampled actions, as a share of "
-        "the gap between the floor and the informed optimum, with 95 % intervals over 3 seeds and the goals, paired. "
+        "the gap between the floor and the informed optimum (corners: the best row), with 95 % intervals over 3 seeds "
+        "and the goals, paired. "
         "Command: `metarl benchmark transfer`."
     )
     if not found:

@@ -2,7 +2,7 @@
 
 The rows of a benchmark say which training they begin with (`begins_with`). Beside such a row stands the row of the same
 study, agent and settings that begins with new parameters. The gain is the difference of their R_k after the last k,
-as a share of the gap between the floor and the informed optimum.
+as a share of the gap between the floor and the informed optimum, or the best row of the study if it is not known.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ Cells = dict[str, Any]
 MEANS = (
     "Each cell: what the training gains in the study of its column if it begins with the parameters of the study in "
     "its row, beside the same training from new parameters. The unit is the gap between the floor and the informed "
-    "optimum, after the last k; 95 % intervals over seeds and tasks, paired."
+    "optimum (the best row of the study if that is not known), after the last k; 95 % intervals over seeds and tasks, "
+    "paired."
 )
 
 
@@ -64,7 +65,7 @@ def transfers(results: Sequence[Results]) -> list[Transfer]:
     last: dict[tuple[str, str], Results] = {}
     for begun in (r for r in rows if r.meta["row"]["agent"]["begins_with"]):
         new = [r for r in rows if _facts(r) == _facts(begun) and not r.meta["row"]["agent"]["begins_with"]]
-        if new and (gain := _gain(begun, new[0])) is not None:
+        if new and (gain := _gain(begun, new[0], rows)) is not None:
             row = begun.meta["row"]
             key = (str(row["suite"]), begun.agent)
             found.setdefault(key, {})[str(row["agent"]["begins_with"]), str(row["study"])] = gain
@@ -83,12 +84,21 @@ def _facts(results: Results) -> Any:
     return row | {"agent": row["agent"] | {"begins_with": ""}}
 
 
-def _gain(begun: Results, new: Results) -> Gain | None:
-    """The gain; None if the gap between floor and optimum is not known, or the tasks are others."""
+def _gain(begun: Results, new: Results, rows: Sequence[Results]) -> Gain | None:
+    """The gain; None if the floor is not known, or the tasks are others.
+
+    Where the informed optimum is not known, the highest R_k of the study's rows stands for it.
+    """
     mode, references = next(iter(begun.scores)), begun.references
-    if begun.task_hash != new.task_hash or not {"floor", "informed_optimum"} <= set(references):
+    if begun.task_hash != new.task_hash or "floor" not in references:
         return None
-    gap = float((references["informed_optimum"] - references["floor"]).mean())
+    place = (begun.meta["row"]["suite"], begun.meta["row"]["study"])
+    beside = [r for r in rows if (r.meta["row"]["suite"], r.meta["row"]["study"]) == place and mode in r.scores]
+    best = max(float(r.per_task(mode)[:, :, -1].mean()) for r in beside)
+    best = float(references["informed_optimum"].mean()) if "informed_optimum" in references else best
+    gap = best - float(references["floor"].mean())
+    if gap <= 0:
+        return None
     difference = (begun.per_task(mode) - new.per_task(mode))[:, :, -1:] / gap  # [seed, task, 1]
     low, high = mean_interval(difference, fixed_tasks=begun.every_task)
     return Gain(float(difference.mean()), float(low[0]), float(high[0])) if np.isfinite(difference).all() else None

@@ -62,9 +62,18 @@ def test_rows_of_other_settings_tasks_or_references_are_not_compared() -> None:
         elif change == "tasks":
             given[0].task_hash = "others"
         else:
-            given[1].references = {}
+            given[1].references = {}  # no floor
         assert transfers(given) == transfers(given[2:]) == []
     assert transfers([r for r in rows() if r.meta["row"]["entry"] != "new"]) == []
+
+
+def test_without_an_optimum_the_best_row_of_the_study_stands_for_it() -> None:
+    given = rows()
+    for result in given[:2]:
+        del result.references["informed_optimum"]
+    (found,) = transfers(given)
+    best = (BASE + np.array([[1.0], [3.0]])).mean()
+    assert found.gains["b/base", "a"].mean == pytest.approx(2.0 / best)
 
 
 def test_the_report_has_the_matrix_as_figure_and_table(tmp_path: Path) -> None:
