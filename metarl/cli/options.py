@@ -12,6 +12,7 @@ import tyro
 from metarl.devices import Device
 from metarl.errors import InvalidValueError, verbatim
 from metarl.evaluation.modes import Mode
+from metarl.online.streams import StreamKind
 from metarl.runs.run import Checkpoint
 from metarl.runs.task_sampling import SamplerName
 
@@ -184,6 +185,38 @@ class BenchmarkOptions:
 
 
 @dataclass(frozen=True)
+class OnlineOptions:
+    """Meta-train an agent online: it meets the tasks of a stream, one a round, and learns from those it has met."""
+
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="AGENT")]
+    """Name of the agent. Its hyperparameters are the options --agent.NAME; they also hold for those of --beside that
+    have them."""
+    family: str | None = None
+    """Family id, for example metarl/PointNavigation-v0, or ID:PRESET."""
+    rounds: int = 30
+    """Tasks of a stream."""
+    stream: StreamKind = "stationary"
+    """stationary: independent train tasks; drifting: the same tasks, sorted by the family's first parameter that has an
+    order."""
+    updates: int | None = None
+    """Meta-updates after each round; by default 1, and 0 for an agent that does not learn."""
+    k: tuple[int, ...] = (1,)
+    """Adaptation steps in a task: the last one (the grid is then 0, ..., k), or the grid itself."""
+    episodes: int = 20
+    """Fresh episodes per task and k."""
+    floor_episodes: int = 20
+    """Random episodes per task that estimate the floor, if the family does not know it; 0 for no estimate."""
+    beside: tuple[str, ...] = ()
+    """Agents that play the same streams, such as pretrained (train on everything, then fine-tune) and scratch."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of the streams and of the agents, a stream for each."""
+    out: Path | None = None
+    """Directory for a results file of each agent, and for online.png."""
+    device: Device = "cpu"
+    """Device of the agents."""
+
+
+@dataclass(frozen=True)
 class WatchOptions:
     """Film an agent in one task: an episode after 0, ..., k adaptation steps, side by side."""
 
@@ -256,8 +289,8 @@ class QuickstartOptions:
 MOST: dict[str, int] = {  # largest absolute value of an option; commands check the smallest value
     **dict.fromkeys(("seed", "seeds", "task_seed"), (1 << 63) - 1),
     "task": 10**12,
-    **dict.fromkeys(("iterations", "checkpoint_every", "eval_every", "horizon", "eval_steps"), 10**9),
-    **dict.fromkeys(("num_tasks", "eval_tasks"), 10**7),
+    **dict.fromkeys(("iterations", "updates", "checkpoint_every", "eval_every", "horizon", "eval_steps"), 10**9),
+    **dict.fromkeys(("num_tasks", "eval_tasks", "rounds"), 10**7),
     **dict.fromkeys(("trials", "episodes", "floor_episodes"), 10**6),
     "k": 10**5,
     "size": 1 << 12,
