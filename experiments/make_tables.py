@@ -21,6 +21,7 @@ import gradient_bias
 import inference_tables
 import interval_coverage
 import numpy as np
+import online_streams
 import trial_tables
 import tyro
 from matplotlib.figure import Figure
@@ -467,6 +468,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "settings": trial_tables.settings,
     },
     "docs/inference.md": {"inference": inference_tables.inference, "few_shot": inference_tables.few_shot},
+    "docs/how-to/online.md": {"online": online_streams.tables},
     "docs/results.md": {
         "dense": lambda: comparison("dense"),
         "dense from scratch": lambda: from_scratch("dense"),

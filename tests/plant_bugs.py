@@ -35,6 +35,62 @@ class Bug(NamedTuple):
 
 BUGS = (
     Bug(
+        "an online learner is trained on tasks of the future",
+        "metarl/online/play.py",
+        "met = tasks[: t + 1]",
+        "met = tasks",
+        "online/test_play",
+    ),
+    Bug(
+        "the task that was just met does not join the buffer",
+        "metarl/online/play.py",
+        "met = tasks[: t + 1]",
+        "met = tasks[: max(t, 1)]",
+        "online/test_play",
+    ),
+    Bug(
+        "a past task that is drawn twice is played with the same randomness",
+        "metarl/online/play.py",
+        "trials.keys = fold_in(trials.keys, torch.arange(trials.rows))",
+        "trials.keys = fold_in(trials.keys, torch.zeros(trials.rows))",
+        "online/test_play",
+    ),
+    Bug(
+        "a learner in hindsight is trained on in the rounds too",
+        "metarl/online/play.py",
+        "if not in_hindsight:",
+        "if True:",
+        "online/test_play",
+    ),
+    Bug(
+        "a stream has the tasks that a training with its seed begins with",
+        "metarl/online/streams.py",
+        'make_key("stream", seed)',
+        "seed",
+        "online/test_streams",
+    ),
+    Bug(
+        "a drifting stream in the order of a stationary one",
+        "metarl/online/streams.py",
+        'tasks[np.argsort(values, kind="stable")]',
+        "tasks[np.arange(rounds)]",
+        "online/test_streams",
+    ),
+    Bug(
+        "regret of each round alone",
+        "metarl/online/results.py",
+        "- self.returns).cumsum(1)",
+        "- self.returns)",
+        "online/test_results",
+    ),
+    Bug(
+        "a threshold that leaves out the floor",
+        "metarl/online/results.py",
+        "floor + share * (self.best(reference) - floor)",
+        "share * (self.best(reference) - floor)",
+        "online/test_results",
+    ),
+    Bug(
         "the cross-entropy method moves to the best tasks",
         "metarl/runs/task_sampling.py",
         "elite = known & (scores <= threshold)",
