@@ -35,6 +35,27 @@ class Bug(NamedTuple):
 
 BUGS = (
     Bug(
+        "averaged weights do not sum to one",
+        "metarl/evaluation/averaging.py",
+        ".mean(0).to(",
+        ".sum(0).div(len(values) - 1).to(",
+        "evaluation/test_averaging",
+    ),
+    Bug(
+        "the optimiser's state is averaged too",
+        "metarl/evaluation/averaging.py",
+        " and _OPTIMISER.search(name) is None",
+        "",
+        "evaluation/test_averaging",
+    ),
+    Bug(
+        "replays are averaged too",
+        "metarl/evaluation/averaging.py",
+        " and not replayed",
+        "",
+        "evaluation/test_averaging",
+    ),
+    Bug(
         "an online learner is trained on tasks of the future",
         "metarl/online/play.py",
         "met = tasks[: t + 1]",
@@ -1376,7 +1397,7 @@ BUGS = (
     Bug(
         "a benchmark takes a run that was made with other settings",
         "metarl/benchmark/cells.py",
-        "        if run.config[what] != value:",
+        "        if found[what] != value:",
         "        if False:",
         "benchmark/test_cells",
     ),

@@ -92,6 +92,9 @@ class EvalOptions:
     stored."""
     checkpoint: Checkpoint = "last"
     """Checkpoint of the runs: last, or best, the one with the highest return in validation (train --eval-every)."""
+    average: bool = False
+    """Evaluate one agent whose networks are the mean of the runs' networks, for runs that began with the same
+    parameters."""
     family: str | None = None
     """Family id; by default the runs' family."""
     k: tuple[int, ...] = (3,)
@@ -120,8 +123,8 @@ class EvalOptions:
     beside: tuple[str, ...] = ()
     """Agents that need no training and are evaluated too, for example: random oracle."""
     out: Path | None = None
-    """Results file, for one split; by default results/SPLIT.json (of --checkpoint best: results/SPLIT-best.json) in the
-    run, in the folder of several seeds, or else in the first run."""
+    """Results file, for one split; by default results/SPLIT.json (of --checkpoint best: results/SPLIT-best.json, of
+    --average: results/SPLIT-average.json) in the run, in the folder of several seeds, or else in the first run."""
 
 
 @dataclass(frozen=True)
