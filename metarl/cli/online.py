@@ -104,4 +104,5 @@ def _cell(value: Estimate, name: str) -> str:
         return f"{value.mean:,.0f}"
     if name == "reached":
         return f"{value.mean:.0%}"
-    return f"{value.mean:.4g} [{value.low:.4g}, {value.high:.4g}]"
+    ends = f" [{value.low:.4g}, {value.high:.4g}]" if value.low < value.high else ""  # one stream has no interval
+    return f"{value.mean:.4g}{ends}"
