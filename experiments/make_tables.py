@@ -21,6 +21,7 @@ import gradient_bias
 import inference_tables
 import interval_coverage
 import numpy as np
+import online_streams
 import strategy_tables
 import trial_tables
 import tyro
@@ -469,6 +470,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/strategies.md": {"selection": strategy_tables.selection, "transfer": strategy_tables.transfer},
     "docs/inference.md": {"inference": inference_tables.inference, "few_shot": inference_tables.few_shot},
+    "docs/how-to/online.md": {"online": online_streams.tables},
     "docs/results.md": {
         "dense": lambda: comparison("dense"),
         "dense from scratch": lambda: from_scratch("dense"),

@@ -29,7 +29,7 @@ def row_file(study: str, row: str, root: Path = RESULTS) -> Path:
 
 
 def results_file(kind: str, name: str, root: Path = RESULTS) -> Path:
-    """Path of a report that belongs to no suite: of "speed", "simulations" or "bandits" (their bounds)."""
+    """Path of a report that belongs to no suite: of "speed", "simulations", "online" or "bandits" (their bounds)."""
     return root / kind / f"{name}.json"
 
 

@@ -24,7 +24,7 @@ ROOMS = (
     ("report",),
     ("interop",),
     ("contract",),
-    ("benchmark",),
+    ("benchmark", "online"),
     ("cli",),
     ("envs",),
     ("agents",),

@@ -32,6 +32,7 @@ from metarl.errors import (
     did_you_mean,
     verbatim,
 )
+from metarl.evaluation.averaging import average
 from metarl.evaluation.evaluate import default_tasks, evaluate
 from metarl.evaluation.results import Results
 from metarl.families.opengl import quiet_windows
@@ -48,7 +49,11 @@ def run_eval(options: EvalOptions) -> None:
     """`metarl eval RUN...`."""
     config = _config(options)
     found = _load(options.runs, options.family, options.device, config, options.k, options.checkpoint)
-    learned, family = found.agents, found.agents[0].family
+    learned = [average(found.agents)] if options.average else found.agents
+    family = learned[0].family
+    meta = found.meta
+    if options.average:  # one agent, without learning curves
+        meta = {"averaged": [agent.seed for agent in found.agents], "iterations": found.meta["iterations"][:1]}
     k: int | tuple[int, ...] = options.k[0] if len(options.k) == 1 else options.k
     splits = options.split or ("test",)
     if options.out and len(splits) > 1:
@@ -64,6 +69,7 @@ def run_eval(options: EvalOptions) -> None:
     _set_budget(groups, options.eval_steps)
     names = [group[0].name for group in groups]
     best = "" if options.checkpoint == "last" else f"-{options.checkpoint}"
+    best += "-average" if options.average else ""
     place = found.directory / "results"
     outputs = {split: _outputs(options.out or place / f"{split}{best}.json", names) for split in splits}
     for path in (path for paths in outputs.values() for path in paths.values()):
@@ -72,7 +78,7 @@ def run_eval(options: EvalOptions) -> None:
     for split, tasks in sets.items():
         for result in evaluate_each(groups, tasks, settings | {"allow_train_tasks": split == "train"}):
             if result.agent == learned[0].name:
-                result.meta |= found.meta
+                result.meta |= meta
             if options.eval_steps is not None and "eval_steps" in result.meta["config"]:
                 result.meta["overrides"] = {"eval_steps": options.eval_steps}
             say(f"wrote {result.save(outputs[split][result.agent])}")

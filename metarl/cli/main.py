@@ -1,8 +1,8 @@
 """The command line. `metarl COMMAND --help` shows every option with its default and unit.
 
 Commands: `list`, `train AGENT --family ID`, `train --resume RUN`, `eval RUN... --k 3 --split test`,
-`report RUN... --out DIR`, `benchmark SUITE`, `compare A B`, `watch RUN`, `check-family ID`, `check-agent NAME`,
-`quickstart`.
+`report RUN... --out DIR`, `benchmark SUITE`, `compare A B`, `online AGENT --family ID`, `watch RUN`, `check-family ID`,
+`check-agent NAME`, `quickstart`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from metarl.cli.commands import (
 )
 from metarl.cli.compare import run_compare
 from metarl.cli.listing import learners, run_list
+from metarl.cli.online import run_online
 from metarl.cli.options import (
     BenchmarkOptions,
     CheckAgentOptions,
@@ -42,6 +43,7 @@ from metarl.cli.options import (
     CompareOptions,
     EvalOptions,
     ListOptions,
+    OnlineOptions,
     QuickstartOptions,
     ReportOptions,
     ResumeOptions,
@@ -75,6 +77,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "report": (ReportOptions, run_report),
     "benchmark": (BenchmarkOptions, run_benchmark),
     "compare": (CompareOptions, run_compare),
+    "online": (OnlineOptions, run_online),
     "watch": (WatchOptions, run_watch),
     "check-family": (CheckFamilyOptions, run_check_family),
     "check-agent": (CheckAgentOptions, run_check_agent),
@@ -203,7 +206,12 @@ def _dispatch(arguments: list[str]) -> None:
         _dispatch_train(rest)
     elif command in COMMANDS:
         options, run = COMMANDS[command]
-        if command in ("eval", "watch", "check-agent") and rest and rest[0] in agents and not Path(rest[0]).exists():
+        if (
+            command in ("eval", "watch", "check-agent", "online")
+            and rest
+            and rest[0] in agents
+            and not Path(rest[0]).exists()
+        ):
             config = _config_class(rest[0])
             options = make_dataclass(
                 options.__name__, [("agent", config, field(default=config()))], bases=(options,), frozen=True

@@ -12,6 +12,7 @@ import tyro
 from metarl.devices import Device
 from metarl.errors import InvalidValueError, verbatim
 from metarl.evaluation.modes import Mode
+from metarl.online.streams import StreamKind
 from metarl.runs.run import Checkpoint
 from metarl.runs.task_sampling import SamplerName
 
@@ -94,6 +95,9 @@ class EvalOptions:
     stored."""
     checkpoint: Checkpoint = "last"
     """Checkpoint of the runs: last, or best, the one with the highest return in validation (train --eval-every)."""
+    average: bool = False
+    """Evaluate one agent whose networks are the mean of the runs' networks, for runs that began with the same
+    parameters."""
     family: str | None = None
     """Family id; by default the runs' family."""
     k: tuple[int, ...] = (3,)
@@ -122,8 +126,8 @@ class EvalOptions:
     beside: tuple[str, ...] = ()
     """Agents that need no training and are evaluated too, for example: random oracle."""
     out: Path | None = None
-    """Results file, for one split; by default results/SPLIT.json (of --checkpoint best: results/SPLIT-best.json) in the
-    run, in the folder of several seeds, or else in the first run."""
+    """Results file, for one split; by default results/SPLIT.json (of --checkpoint best: results/SPLIT-best.json, of
+    --average: results/SPLIT-average.json) in the run, in the folder of several seeds, or else in the first run."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +188,38 @@ class BenchmarkOptions:
     ray: str | None = None
     """Address of a Ray cluster (HOST:PORT, or auto for one of this machine) whose workers do the cells, in place of
     processes of this machine. The folder must have the same path on all machines. Needs the extra ray."""
+
+
+@dataclass(frozen=True)
+class OnlineOptions:
+    """Meta-train an agent online: it meets the tasks of a stream, one a round, and learns from those it has met."""
+
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="AGENT")]
+    """Name of the agent. Its hyperparameters are the options --agent.NAME; they also hold for those of --beside that
+    have them."""
+    family: str | None = None
+    """Family id, for example metarl/PointNavigation-v0, or ID:PRESET."""
+    rounds: int = 30
+    """Tasks of a stream."""
+    stream: StreamKind = "stationary"
+    """stationary: independent train tasks; drifting: the same tasks, sorted by the family's first parameter that has an
+    order."""
+    updates: int | None = None
+    """Meta-updates after each round; by default 1, and 0 for an agent that does not learn."""
+    k: tuple[int, ...] = (1,)
+    """Adaptation steps in a task: the last one (the grid is then 0, ..., k), or the grid itself."""
+    episodes: int = 20
+    """Fresh episodes per task and k."""
+    floor_episodes: int = 20
+    """Random episodes per task that estimate the floor, if the family does not know it; 0 for no estimate."""
+    beside: tuple[str, ...] = ()
+    """Agents that play the same streams, such as pretrained (train on everything, then fine-tune) and scratch."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of the streams and of the agents, a stream for each."""
+    out: Path | None = None
+    """Directory for a results file of each agent, and for online.png."""
+    device: Device = "cpu"
+    """Device of the agents."""
 
 
 @dataclass(frozen=True)
@@ -259,8 +295,8 @@ class QuickstartOptions:
 MOST: dict[str, int] = {  # largest absolute value of an option; commands check the smallest value
     **dict.fromkeys(("seed", "seeds", "task_seed"), (1 << 63) - 1),
     "task": 10**12,
-    **dict.fromkeys(("iterations", "checkpoint_every", "eval_every", "horizon", "eval_steps"), 10**9),
-    **dict.fromkeys(("num_tasks", "eval_tasks"), 10**7),
+    **dict.fromkeys(("iterations", "updates", "checkpoint_every", "eval_every", "horizon", "eval_steps"), 10**9),
+    **dict.fromkeys(("num_tasks", "eval_tasks", "rounds"), 10**7),
     **dict.fromkeys(("trials", "episodes", "floor_episodes"), 10**6),
     "k": 10**5,
     "size": 1 << 12,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from metarl.errors import InvalidValueError
@@ -40,6 +40,15 @@ def _is_reports(path: Path) -> bool:
     """Whether a figure names metarl as its maker, or a table starts as a report's do."""
     data = path.read_bytes()
     return b"metarl" in data if path.suffix in _FIGURES else data.startswith(_STARTS[path.suffix])
+
+
+def check_online(directory: Path, names: Sequence[str], figure: str) -> None:
+    """Refuse to overwrite results of streams, or their figure, that metarl did not make."""
+    for name in names:
+        _check(
+            directory / name, lambda file: b'"format": "metarl-online-' in _head(file), "metarl's results of streams"
+        )
+    _check(directory / figure, _is_reports, "metarl's figure")
 
 
 def check_film(path: Path) -> None:

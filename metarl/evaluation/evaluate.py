@@ -91,7 +91,7 @@ def evaluate(
         InvalidValueError: an argument is out of range, or training can draw one of the tasks.
     """
     group: list[Any] = list(agents) if isinstance(agents, (list, tuple)) else [agents]
-    family = _one_family(group)
+    family = one_family(group)
     if tasks is None:
         tasks = family.tasks(split, default_tasks(family, split) if num_tasks is None else num_tasks, task_seed)
     grid = adaptation_grid(k)
@@ -121,7 +121,7 @@ def evaluate(
         for agent in group:
             with closing(EnvironmentPool(family, agent.device)) as pool:
                 outcomes.append([play(agent, pool, start) for start in starts])
-    references, floor = _references(family, tasks, group[0].device, floor_episodes, seed)
+    references, floor = references_of(family, tasks, group[0].device, floor_episodes, seed)
     settings = {"tasks": len(tasks), "task_seed": tasks.seed, "trials": trials, "episodes": episodes, "seed": seed}
     results = _assemble(group[0], tasks, grid, trials, outcomes, references)
     results.seconds = results.seconds / threads  # parts that were played at once took the same time
@@ -151,7 +151,7 @@ def evaluate(
     return results
 
 
-def _one_family(group: Sequence[Agent]) -> Family:
+def one_family(group: Sequence[Agent]) -> Family:
     """The family of all agents.
 
     Raises:
@@ -283,7 +283,7 @@ def _landmarks(family: Family, tasks: Tasks) -> Floats | None:
     return None if landmarks is None else landmarks.astype(np.float64)
 
 
-def _references(
+def references_of(
     family: Family, tasks: Tasks, device: torch.device, episodes: int, seed: int
 ) -> tuple[dict[str, Floats], str]:
     """The family's references, with a measured floor if the family does not know it; and the source of the floor."""

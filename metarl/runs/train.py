@@ -60,7 +60,7 @@ def train(
             start_time = clock(agent.device)
             metrics = agent.train_step(trials)
             seconds = clock(agent.device) - start_time
-            env_steps += _env_steps(agent, trials, metrics)
+            env_steps += env_steps_of(agent, trials, metrics)
             metrics |= {"env_steps": env_steps}
             if task_sampler is not None and isinstance(trials, ScoredTrials):
                 metrics |= {"hard_return": task_sampler.update(trials.returns)}
@@ -74,7 +74,7 @@ def train(
     return max(start, iterations)
 
 
-def _env_steps(agent: Agent, trials: PoolTrials, metrics: Mapping[str, float]) -> int:
+def env_steps_of(agent: Agent, trials: PoolTrials, metrics: Mapping[str, float]) -> int:
     """Environment steps of one iteration.
 
     The trials count them. An agent that plays in environments of its own reports them as the metric `env_steps`;

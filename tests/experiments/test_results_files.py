@@ -17,6 +17,7 @@ import few_shot_accuracy
 import gradient_bias
 import interval_coverage
 import make_tables
+import online_streams
 import pytest
 import tune
 from results_files import RESULTS, STUDIES, SUITES, length, row_file, selected
@@ -27,6 +28,7 @@ from metarl.benchmark.suite import agent_of, source_of
 from metarl.evaluation.evaluate import adaptation_grid
 from metarl.evaluation.results import Results
 from metarl.families import registry
+from metarl.online.streams import KINDS
 from metarl.runs.load import with_settings
 
 ROWS = sorted(path.parent for path in RESULTS.rglob("results.json"))
@@ -46,6 +48,7 @@ def test_every_committed_file_is_one_that_a_suite_or_a_script_writes() -> None:
     known |= {
         s.OUT for s in (benchmark_inference, benchmark_runner, few_shot_accuracy, gradient_bias, interval_coverage)
     }
+    known |= {online_streams.file_of(kind, learner) for kind in KINDS for learner in online_streams.LEARNERS}
     others = {path for path in RESULTS.rglob("*.json") if not path.parent.name.startswith("seed")}
     assert others <= known
     assert {path.with_suffix(".json") for path in RESULTS.rglob("*.npz")} <= known
