@@ -85,7 +85,7 @@ BUGS = (
     ),
     Bug(
         "a training begins with the replay memory of another",
-        "metarl/runs/load.py",
+        "metarl/learning/adam.py",
         "and not name.startswith(agent.replays) and not",
         "and not",
         "runs/test_begin_with",
@@ -120,15 +120,15 @@ BUGS = (
     ),
     Bug(
         "the optimiser's state is averaged too",
-        "metarl/evaluation/averaging.py",
-        " and _OPTIMISER.search(name) is None",
+        "metarl/learning/adam.py",
+        " and not _OF_TRAINING.search(name)",
         "",
         "evaluation/test_averaging",
     ),
     Bug(
         "replays are averaged too",
-        "metarl/evaluation/averaging.py",
-        " and not replayed",
+        "metarl/learning/adam.py",
+        " and not name.startswith(agent.replays)",
         "",
         "evaluation/test_averaging",
     ),

@@ -9,7 +9,6 @@ parameters mostly have nothing in common that a mean keeps.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -19,14 +18,13 @@ from torch import Tensor
 
 from metarl.agent_base import Agent
 from metarl.errors import InvalidValueError, verbatim
-
-_OPTIMISER = re.compile(r"(^|\.)adam\.|optimizer")  # in names of tensors
+from metarl.learning.adam import parameters_of
 
 
 def average(agents: Sequence[Agent]) -> Agent:
-    """A new agent whose floating-point tensors are the means over the agents, to be evaluated.
+    """A new agent whose parameters are the means over the agents, to be evaluated.
 
-    The state of optimisers, replay memories and whole numbers are those of the first agent, so it is not meant to be
+    All else, the state of optimisers and replay memories for example, is the first agent's, so it is not meant to be
     trained further.
 
     Raises:
@@ -43,8 +41,8 @@ def average(agents: Sequence[Agent]) -> Agent:
         if any(value != values[0] for value in values):
             raise InvalidValueError(f"{what} of the agents to average", values, "the same for all")
     every = [agent.tensors() for agent in agents]
-    mixed = {k: _mean([t[k] for t in every]) if _is_averaged(first, k, v) else v for k, v in every[0].items()}
-    return _with_tensors(first, mixed)
+    mixed = {name: _mean([tensors[name] for tensors in every]) for name in parameters_of(first)}
+    return _with_tensors(first, every[0] | mixed)
 
 
 def snapshot(agent: Agent) -> Agent:
@@ -61,11 +59,6 @@ def _with_tensors(agent: Agent, tensors: dict[str, Tensor]) -> Agent:
     other = type(agent)(agent.family, agent.config, agent.seed, agent.device)
     other.load_tensors({k: v.clone() for k, v in tensors.items()})
     return other
-
-
-def _is_averaged(agent: Agent, name: str, values: Tensor) -> bool:
-    replayed = bool(agent.replays) and name.startswith(agent.replays)
-    return values.is_floating_point() and _OPTIMISER.search(name) is None and not replayed
 
 
 def _mean(values: Sequence[Tensor]) -> Tensor:

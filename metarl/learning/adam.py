@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+
+from metarl.agent_base import Agent
+
+_OF_TRAINING = re.compile(r"(?:^|[./])(?:adam|optimizer|return_moments)(?:[./]|$)")
 
 
 def adam_step(optimizer: torch.optim.Optimizer, loss: Tensor, max_grad_norm: float = math.inf) -> None:
@@ -49,3 +54,15 @@ def load_adam(optimizer: torch.optim.Optimizer, params: Mapping[str, Tensor], te
     for name, p in params.items():
         moments = {k: tensors[f"adam.{name}.{k}"].to(p.device).clone() for k in ("step", "exp_avg", "exp_avg_sq")}
         optimizer.state[p] = moments
+
+
+def parameters_of(agent: Agent) -> dict[str, Tensor]:
+    """What an agent has learned, of its `tensors`: no whole numbers, no state of its training, no replay memory.
+
+    The state of a training has "adam", "optimizer" or "return_moments" as a part of its names, between dots or slashes.
+    """
+    return {
+        name: value
+        for name, value in agent.tensors().items()
+        if value.is_floating_point() and not name.startswith(agent.replays) and not _OF_TRAINING.search(name)
+    }

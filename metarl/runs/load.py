@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from metarl.agent_base import Agent
 from metarl.devices import Device
 from metarl.errors import InvalidValueError, did_you_mean, verbatim
+from metarl.learning.adam import parameters_of
 from metarl.runs.curves import learning_curves
 from metarl.runs.run import Checkpoint, Run
-
-# parts of names of what an optimizer or a training keeps
-_OF_TRAINING = re.compile(r"(?:^|[./])(?:adam|optimizer|return_moments)(?:[./]|$)")
 
 
 def load(
@@ -91,12 +86,12 @@ def begin_with(agent: Agent, source: Agent) -> list[str]:
     Raises:
         InvalidValueError: no parameter can be copied, or the hyperparameters make networks of other sizes.
     """
-    own, given = _parameters(agent), _parameters(source)
+    own, given = parameters_of(agent), parameters_of(source)
     common = [name for name in own if name in given]
     if not common:
         expected = f"an agent with some of the parameters of {agent.name}: {', '.join(own)}"
         raise InvalidValueError("agent to begin with", verbatim(f"{source.name} with {', '.join(given)}"), expected)
-    there = own if agent.family.id == source.family.id else _parameters(_moved(agent, source))
+    there = own if agent.family.id == source.family.id else parameters_of(_moved(agent, source))
     for name in common:
         if there[name].shape != given[name].shape:
             wanted = f"{tuple(there[name].shape)}: the same sizes of networks in both settings of {agent.name}"
@@ -112,12 +107,3 @@ def begin_with(agent: Agent, source: Agent) -> list[str]:
 def _moved(agent: Agent, source: Agent) -> Agent:
     """The untrained agent, as it would be on the other's family."""
     return type(agent)(source.family, agent.config, agent.seed, agent.device)
-
-
-def _parameters(agent: Agent) -> dict[str, Tensor]:
-    """What is learned of an agent's tensors: numbers that are not whole, and no state of a training."""
-    return {
-        name: value
-        for name, value in agent.tensors().items()
-        if value.is_floating_point() and not name.startswith(agent.replays) and not _OF_TRAINING.search(name)
-    }
