@@ -143,7 +143,7 @@ EDGES = {
 OUTER = ("no inner step", "two inner steps", "one of each", "no hidden layer", "all steps")
 OVERRIDDEN = {  # the edges of what a class overrides: its outer step, its inner step, or nothing
     "maml": tuple(EDGES),
-    **dict.fromkeys(("reptile", "maml_pp", "promp", "e_maml"), OUTER),
+    **dict.fromkeys(("reptile", "imaml", "maml_pp", "promp", "e_maml"), OUTER),
     **dict.fromkeys(("anil", "cavia", "meta_sgd"), OUTER[:4]),
 }
 CASES = [(name, edge) for name in VARIANTS for edge in OVERRIDDEN.get(name, OUTER[1:2])]
@@ -156,8 +156,8 @@ def test_every_variant_works_at_the_edges(name: str, edge: str) -> None:
         with pytest.raises(metarl.InvalidValueError, match=f"hyperparameter of {name} is '{unknown[0]}'"):
             metarl.make_agent(name, Once(), **overrides)
         return
-    if name == "reptile" and overrides.get("inner_steps") == 0:
-        with pytest.raises(metarl.InvalidValueError, match=r"reptile\.inner_steps is 0"):
+    if name in ("reptile", "imaml") and overrides.get("inner_steps") == 0:
+        with pytest.raises(metarl.InvalidValueError, match=rf"{name}\.inner_steps is 0"):
             metarl.make_agent(name, Once(), **overrides)
         return
     for family in (Once(), "metarl/BernoulliBandit-v0"):  # all episodes end at their first step; discrete, 1 step long
@@ -171,7 +171,7 @@ def test_every_variant_works_at_the_edges(name: str, edge: str) -> None:
             assert metrics["failed_steps"] == 0.0
             if metrics.get("step_rejected") == 1.0:
                 assert all(torch.equal(before[k], agent.theta[k]) for k in before)
-            if name in ("maml", "fomaml", "anil", "cavia", "meta_sgd", "e_maml", "pretrained"):
+            if name in ("maml", "fomaml", "anil", "cavia", "meta_sgd", "e_maml", "imaml", "pretrained"):
                 assert metrics["kl"] <= agent.config.max_kl
         trials = PoolTrials(EnvironmentPool(agent.family), agent.family.tasks("test", 2))
         state = agent.begin(2)
