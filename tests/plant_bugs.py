@@ -821,6 +821,27 @@ BUGS = (
         "learning/test_implicit",
     ),
     Bug(
+        "an agent with a head for each train task plays other tasks in each update",
+        "metarl/runs/train.py",
+        "0 if agent.fixed_tasks else iteration * size",
+        "iteration * size",
+        "agents/test_shared_trunk",
+    ),
+    Bug(
+        "a new task begins with the first train task's head",
+        "agents/strategies/shared_trunk.py",
+        "v.mean(0) if k.startswith(_HEADS)",
+        "v[0] if k.startswith(_HEADS)",
+        "agents/test_shared_trunk",
+    ),
+    Bug(
+        "all train tasks share a head",
+        "agents/strategies/shared_trunk.py",
+        "heads = {k.removeprefix(_HEADS): v for",
+        "heads = {k.removeprefix(_HEADS): v.mean(0, keepdim=True).expand_as(v) for",
+        "agents/test_shared_trunk",
+    ),
+    Bug(
         "Reptile moves to the sum",
         "agents/gradient/reptile.py",
         "v.mean(0) - self.theta[k]",

@@ -1,0 +1,1 @@
+"""Other strategies of using experience from many tasks."""
