@@ -36,8 +36,6 @@ from metarl.agents.gradient.maml import MAML
 class IMAMLConfig(TrustRegionConfig, SamplingConfig):
     """Hyperparameters of the inner problem, of the system for its derivative, and of the trust region."""
 
-    estimator = "lvc"
-
     inner_lr: Annotated[float, Range(0, 1e3)] = 0.1
     """Size of the gradient steps on the first rollout."""
     inner_lr_schedule: tuple[Annotated[float, Range(0, 1e3)], ...] = (1.0, 0.5)

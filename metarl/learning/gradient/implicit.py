@@ -17,7 +17,7 @@ keeps the system positive definite where the inner problem is not yet solved, an
 
 The paper has one inner problem. Each further adaptation step poses the problem of its own rollout, with the pull
 towards the parameters that sampled it; the meta-gradient then takes one system for each problem, from the last to the
-first. A rollout's samples depend on theta, too. As in MAML with `naive` or `lvc`, this dependence is left out.
+first. A rollout's samples depend on theta, too; this dependence is left out.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class ImplicitObjective:
     def _solve(
         self, meta: Params, part: slice, old: list[Distribution] | None = None
     ) -> tuple[list[Params], list[Distribution]]:
-        """The parameters theta and the solutions of some rows, and their policies. By default these are `old`."""
+        """The theta and the solutions of some rows, and their policies, which sampled if `old` does not say others."""
         batches = [b.rows(part) for b in (*self.pre, self.post)]
         points, policies = [self.inner.start(meta, len(batches[-1].x))], list[Distribution]()
         for j, batch in enumerate(batches):
@@ -143,7 +143,7 @@ class ImplicitObjective:
         sizes = [k[0].numel() for k in every]
 
         def product(v: Tensor) -> Tensor:
-            """V + H v / (lambda + damping), `[R, P]`."""
+            """The product (I + H / (lambda + damping)) v, `[R, P]`."""
             tangents = [piece.view_as(k) for piece, k in zip(torch.split(v, sizes, 1), every, strict=True)]
             hessian = _by_row(torch.autograd.grad(grads, every, tangents, retain_graph=True, materialize_grads=True))
             return v + hessian / (self.inner.strength + self.damping)
