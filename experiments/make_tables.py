@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import benchmark_evaluation
+import benchmark_inner_steps
 import gradient_bias
 import inference_tables
 import interval_coverage
@@ -160,8 +161,8 @@ def comparison(study: str) -> str:
         f"`{learners[0].family}`: interquartile mean of R_k over {'/'.join(map(str, seeds))} seeds x 40 held-out goals "
         f"with its 95 % interval, sampled actions; the last column has deterministic actions. "
         f"{learners[0].meta['iterations']} meta-updates on 20 tasks x 10 episodes each; every method has the "
-        "defaults of its agent (`final_gain` was chosen with `maml` on dense navigation, nothing else was tuned), "
-        "except "
+        "defaults of its agent (`final_gain` was chosen with `maml` on dense navigation, the inner problem of `imaml` "
+        "on its train tasks, and nothing else was tuned), except "
         "`fvp_stride=5` for TRPO and `schedule_iterations=50` for MAML++; `multi_task` and `task_conditioned` do not "
         "adapt and are trained on as many environment steps. Mean informed optimum: "
         f"{best:.2f}. Failed adaptation steps: "
@@ -447,6 +448,11 @@ def gradients() -> str:
     return gradient_bias.caption(report) + "\n\n" + table(["", *(head for _, _, _, head, _ in columns)], rows)
 
 
+def inner_steps() -> str:
+    """Table of memory and time against the number of inner steps."""
+    return benchmark_inner_steps.inner_steps_table(speed_report("inner_steps"))
+
+
 def coverage() -> str:
     """Table of the shares of intervals that contain the true value."""
     return interval_coverage.coverage_table(json.loads(interval_coverage.OUT.read_text()))
@@ -457,7 +463,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/papers.md": {"picture": picture, "navigation": navigation, "trials": trial_tables.summary},
     "docs/speed.md": {"summary": speed_summary, "speed": speed, "evaluation": evaluation_speed},
     "docs/built_in_agents.md": {"agents": agents},
-    "docs/gradients.md": {"gradient_bias": gradients},
+    "docs/gradients.md": {"gradient_bias": gradients, "inner_steps": inner_steps},
     "docs/numbers.md": {"coverage": coverage},
     "docs/trials.md": {
         "bandits": trial_tables.bandits,
@@ -509,6 +515,8 @@ def main(options: Options) -> None:
     found = [navigation_results(name) for name in ("paper/steps2", "dense/scratch", "dense/oracle")]
     save_figure(adaptation_figure(found), ROOT / "docs" / "adaptation.png")
     save_figure(gradient_bias.figure(bias_report()), ROOT / "docs" / "gradient_bias.png")
+    figure = benchmark_inner_steps.inner_steps_figure(speed_report("inner_steps"))
+    save_figure(figure, ROOT / "docs" / "inner_steps.png")
     save_figure(robot_figure(robot_results()), ROOT / "docs" / "robots.png")
     for name, (study, rows) in trial_tables.FIGURES.items():
         found = [Results.load(row_file(study, row)) for row in rows if trial_tables.lifetime(study, row)]

@@ -28,6 +28,7 @@ from metarl.global_rng import seeded
 from metarl.learning.action_distributions import Categorical, Distribution, Gaussian, PolicyHead
 from metarl.learning.adam import adam_step, adam_tensors, load_adam, load_net, net_tensors
 from metarl.learning.encoders import ObservationEncoder, TaskEncoder
+from metarl.learning.gradient.implicit import ImplicitObjective, ProximalLoop
 from metarl.learning.gradient.inner_loop import InnerLoop, warn_of_failed
 from metarl.learning.gradient.meta_gradient import OuterLoss
 from metarl.learning.gradient.outer_losses import ClippedLoss, SurrogateLoss, probability_ratio
@@ -94,6 +95,7 @@ __all__ = [
     "Given",
     "HyperFeedForward",
     "Hypernetwork",
+    "ImplicitObjective",
     "InnerLoop",
     "InvalidValueError",
     "MLPPolicy",
@@ -106,6 +108,7 @@ __all__ = [
     "Params",
     "PolicyHead",
     "ProductEncoder",
+    "ProximalLoop",
     "Queries",
     "Range",
     "RecurrentEncoder",

@@ -229,6 +229,7 @@ class Agent(ABC, Generic[ConfigT]):
         privileged: whether the agent receives the task and the state of the environments.
         is_recurrent: whether `observe` is called after every step. Such agents have one environment per row.
         learns: whether the agent has a `train_step`.
+        fixed_tasks: whether all meta-updates play the same train tasks, the first `meta_batch_size`; row i is task i.
         head: an optional `PolicyHead`; `to_env` uses it to map the policy's actions to the action box.
         replays: starts of the names of those `tensors` that only training reads and that are large: replay memories. A
             benchmark keeps the weights of a finished training without them.
@@ -243,6 +244,7 @@ class Agent(ABC, Generic[ConfigT]):
     privileged: ClassVar[bool] = False
     is_recurrent: ClassVar[bool] = False
     learns: ClassVar[bool] = True
+    fixed_tasks: ClassVar[bool] = False
     replays: ClassVar[tuple[str, ...]] = ()
     takes: ClassVar[str] = "any family"
     capturable: ClassVar[bool] = False

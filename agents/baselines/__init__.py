@@ -1,1 +1,1 @@
-"""Baselines: random play, the informed optimum, and Stable-Baselines3's algorithms."""
+"""Baselines: random play, the informed optimum, training without meta-learning, and Stable-Baselines3's algorithms."""

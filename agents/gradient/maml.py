@@ -68,8 +68,7 @@ class MAML(Agent[Any]):
         super().__init__(family, config, seed, device)
         self._check()
         self.policy = self.make_policy()
-        sizes = self.make_step_sizes()
-        self.inner = InnerLoop(self.policy, sizes, config.estimator, config.discount, self.first_order)
+        self.inner = self.make_inner_loop(self.make_step_sizes())
         meta = self.inner.initial(Rng(torch.tensor([make_key("maml", "init", seed)])))
         # all meta-parameters: the policy's, and learned step sizes, whose names begin with `alpha.`
         self.theta: Params = {k: v.to(self.device) for k, v in meta.items()}
@@ -122,6 +121,14 @@ class MAML(Agent[Any]):
     def make_step_sizes(self) -> StepSizes:
         """One size for all parameters."""
         return FixedSizes(self.schedule)
+
+    def make_inner_loop(self, sizes: StepSizes) -> InnerLoop:
+        """Policy-gradient steps.
+
+        Args:
+            sizes: their step sizes.
+        """
+        return InnerLoop(self.policy, sizes, self.config.estimator, self.config.discount, self.first_order)
 
     def make_outer_loss(self, post: Batch) -> OuterLoss:
         """The surrogate loss of the adapted policy, or of the policies after every step.

@@ -241,6 +241,8 @@ def beta(rng: Rng, mean: Floats) -> Floats:
 def _check(agent: Agent) -> None:
     """Refuse a family or an agent whose tasks cannot be moved."""
     family, name = agent.family, next(iter(agent.family.task_space))
+    if agent.fixed_tasks:
+        raise InvalidValueError("task_sampler", "cem", f"'family' for {agent.name}, whose train tasks stay the same")
     if type(family).tasks_at is not Family.tasks_at:
         expected = f"'family' for {family.id}: its parameter {name} is not drawn from its task_space"
         raise InvalidValueError("task_sampler", "cem", expected)

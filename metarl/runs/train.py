@@ -95,7 +95,7 @@ def _train_tasks(
 
     def draw(iteration: int) -> Tasks:
         size = agent.meta_batch_size
-        return agent.family.tasks("train", size, agent.seed, iteration * size)
+        return agent.family.tasks("train", size, agent.seed, 0 if agent.fixed_tasks else iteration * size)
 
     if agent.device.type == "cpu" or task_sampler is not None:
         yield from map(draw if task_sampler is None else task_sampler.draw, range(start, iterations))

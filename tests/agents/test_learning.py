@@ -266,8 +266,12 @@ LEARNING = {
     "mixture": Learning(partial(STEP, "mixture"), {"trained": 4.0, "adapted": 0.0}),
     # trained 1.67, 0.22
     "reptile": Learning(partial(navigation, "reptile", 20, 3), {"trained": 0.5}),
+    # trained 6.19, 0.35; adapted 5.15, 0.43 (seeds 0, ..., 7)
+    "imaml": Learning(partial(STEP, "imaml"), {"trained": 4.5, "adapted": 3.0}),
     # trained 4.85, 0.64
     "pretrained": Learning(partial(navigation, "pretrained", 6, 3), {"trained": 1.8}),
+    # trained 5.86, 0.82; adapted 6.34, 0.95 (seeds 0, ..., 7)
+    "shared_trunk": Learning(partial(navigation, "shared_trunk", 10, 3), {"trained": 2.0, "adapted": 2.0}),
     # trained 14.6, 0.38; before multi_task 11.2, 0.29
     "task_conditioned": Learning(one_policy, {"trained": 12.5, "before multi_task": 9.5}),
     # trained 3.45, 0.47; adapted 5, 0.69 (seeds 0, ..., 7)

@@ -143,7 +143,7 @@ EDGES = {
 OUTER = ("no inner step", "two inner steps", "one of each", "no hidden layer", "all steps")
 OVERRIDDEN = {  # the edges of what a class overrides: its outer step, its inner step, or nothing
     "maml": tuple(EDGES),
-    **dict.fromkeys(("reptile", "maml_pp", "promp", "e_maml"), OUTER),
+    **dict.fromkeys(("reptile", "imaml", "maml_pp", "promp", "e_maml"), OUTER),
     **dict.fromkeys(("anil", "cavia", "meta_sgd"), OUTER[:4]),
 }
 CASES = [(name, edge) for name in VARIANTS for edge in OVERRIDDEN.get(name, OUTER[1:2])]
@@ -156,8 +156,8 @@ def test_every_variant_works_at_the_edges(name: str, edge: str) -> None:
         with pytest.raises(metarl.InvalidValueError, match=f"hyperparameter of {name} is '{unknown[0]}'"):
             metarl.make_agent(name, Once(), **overrides)
         return
-    if name == "reptile" and overrides.get("inner_steps") == 0:
-        with pytest.raises(metarl.InvalidValueError, match=r"reptile\.inner_steps is 0"):
+    if name in ("reptile", "imaml") and overrides.get("inner_steps") == 0:
+        with pytest.raises(metarl.InvalidValueError, match=rf"{name}\.inner_steps is 0"):
             metarl.make_agent(name, Once(), **overrides)
         return
     for family in (Once(), "metarl/BernoulliBandit-v0"):  # all episodes end at their first step; discrete, 1 step long
@@ -171,7 +171,7 @@ def test_every_variant_works_at_the_edges(name: str, edge: str) -> None:
             assert metrics["failed_steps"] == 0.0
             if metrics.get("step_rejected") == 1.0:
                 assert all(torch.equal(before[k], agent.theta[k]) for k in before)
-            if name in ("maml", "fomaml", "anil", "cavia", "meta_sgd", "e_maml", "pretrained"):
+            if name in ("maml", "fomaml", "anil", "cavia", "meta_sgd", "e_maml", "imaml", "pretrained", "shared_trunk"):
                 assert metrics["kl"] <= agent.config.max_kl
         trials = PoolTrials(EnvironmentPool(agent.family), agent.family.tasks("test", 2))
         state = agent.begin(2)
@@ -404,7 +404,7 @@ def test_a_deviation_that_overflows_or_vanishes_is_a_failed_step() -> None:
     assert torch.equal(adapted["log_std"], torch.where(wrong.unsqueeze(1), state["log_std"], moved))
 
 
-@pytest.mark.parametrize("name", [n for n in LEARNERS if n != "pretrained"])
+@pytest.mark.parametrize("name", [n for n in LEARNERS if n not in ("pretrained", "shared_trunk")])
 def test_training_goes_on_when_every_row_fails(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     agent = metarl.make_agent(name, "metarl/PointNavigation-v0", **(SMALL | {"inner_steps": 2}))
     before = {k: v.clone() for k, v in agent.tensors().items()}
@@ -425,7 +425,7 @@ def test_training_goes_on_when_every_row_fails(name: str, monkeypatch: pytest.Mo
     assert any(not torch.equal(before[k], v) for k, v in agent.tensors().items())
 
 
-@pytest.mark.parametrize("name", [n for n in LEARNERS if n not in ("pretrained", "reptile")])
+@pytest.mark.parametrize("name", [n for n in LEARNERS if n not in ("pretrained", "reptile", "shared_trunk")])
 def test_only_the_rows_that_fail_are_dropped(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The update is the one without their tasks."""
     settings = SMALL | {"inner_steps": 2, "episodes": 4}

@@ -68,6 +68,7 @@ CHANGED: dict[str, Any] = {
     "schedule_iterations": 1,
     "clip": 0.001,
     "inner_kl_coef": 10.0,
+    "implicit_cg_iterations": 1,
     "first_explore.hidden": 12,
     "rl2.hidden": 12,
     "varibad.hidden": 12,

@@ -27,7 +27,7 @@ BUILTIN_FAMILIES = [
 BUILTIN_AGENTS = ["anil", "cavia", "e_maml", "fomaml", "maml", "maml_pp", "meta_sgd", "oracle", "pretrained", "promp"]
 BUILTIN_AGENTS += ["random", "reptile", "rl2", "scratch", "psrl", "opsrl", "ucrl2", "beb", "epsilon_greedy_mdp"]
 BUILTIN_AGENTS += ["greedy_mdp", "thompson_sampling", "optimistic_thompson_sampling", "ucb1", "epsilon_greedy"]
-BUILTIN_AGENTS += ["greedy", "gittins", "first_explore"]
+BUILTIN_AGENTS += ["greedy", "gittins", "first_explore", "imaml", "shared_trunk"]
 
 
 def names_all(error, *words):

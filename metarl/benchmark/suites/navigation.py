@@ -104,7 +104,9 @@ suite = Suite(
             Protocol(k=3, tasks=400, episodes=20),
             _SEEDS,
         ),
-        "dense": Study(_DENSE, _methods(), Protocol(k=3, tasks=40, episodes=20), _SEEDS),
+        "dense": Study(
+            _DENSE, _methods() | {"imaml": Entry("imaml", _TRPO, 50)}, Protocol(k=3, tasks=40, episodes=20), _SEEDS
+        ),
         "sparse": Study(_SPARSE, _methods(), Protocol(k=3, tasks=40, episodes=20), _SEEDS),
         "semicircle-n3": _semicircle(),
         "dense-ppo": _from_scratch(_DENSE, "ppo", _PPO, (1, 3, 10, 30, 100, 300)),

@@ -78,14 +78,18 @@ class InnerLoop:
         Returns:
             the new parameters `[R, ...]`, and the rows that took the step, `bool [R]`.
         """
-        alpha = self.step_sizes(meta, j)
         parts = [
-            self._step({k: v[part] for k, v in params.items()}, batch.rows(part), alpha) for part in self.chunks(batch)
+            self._step(meta, {k: v[part] for k, v in params.items()}, batch.rows(part), j)
+            for part in self.chunks(batch)
         ]
         return {k: torch.cat([new[k] for new, _ in parts]) for k in params}, torch.cat([finite for _, finite in parts])
 
-    def _step(self, params: Params, batch: Batch, alpha: Params) -> tuple[Params, Tensor]:
-        new = inner_step(self, params, batch, alpha)
+    def move(self, meta: Params, params: Params, batch: Batch, j: int, log_prob: Tensor | None = None) -> Params:
+        """theta_{j+1} as it comes, finite or not. `log_prob` is the `sampled_log_prob` of `Inner.loss`."""
+        return inner_step(self, params, batch, self.step_sizes(meta, j), log_prob)
+
+    def _step(self, meta: Params, params: Params, batch: Batch, j: int) -> tuple[Params, Tensor]:
+        new = self.move(meta, params, batch, j)
         if batch.x.device.type == "cpu" and _moderate(new, batch.x):  # on a GPU the answer would have to be awaited
             finite = torch.ones(len(batch.x), dtype=torch.bool)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
@@ -40,6 +41,26 @@ class OuterOptimizer(Protocol):
         """The inverse of `tensors`. Other tensors are ignored."""
 
 
+class Objective(Protocol):
+    """A mean loss over rows, as a function of meta-parameters, for `trust_region_step`.
+
+    Attributes:
+        loss: its value at the meta-parameters that sampled.
+        flat: these meta-parameters, `[P]`.
+        grad: its gradient there, `[P]`.
+    """
+
+    loss: float
+    flat: Tensor
+    grad: Tensor
+
+    def fisher_vector(self, v: Tensor) -> Tensor:
+        """The metric of the meta-parameters times v, `[P]`."""
+
+    def evaluate(self, flat: Tensor) -> tuple[float, float]:
+        """The loss and the KL divergence at other meta-parameters `[P]`."""
+
+
 @dataclass(frozen=True)
 class TrustRegionConfig:
     """Hyperparameters of `TrustRegion`."""
@@ -63,17 +84,18 @@ class TrustRegion:
 
     Args:
         config: the hyperparameters.
+        objective: makes the objective of a meta-update from the arguments of `MetaObjective`.
     """
 
-    def __init__(self, config: TrustRegionConfig) -> None:
-        self.config = config
+    def __init__(self, config: TrustRegionConfig, objective: Callable[..., Objective] = MetaObjective) -> None:
+        self.config, self.objective = config, objective
 
     def update(
         self, inner: Inner, loss: OuterLoss, meta: Params, pre: list[Batch], post: Batch
     ) -> tuple[Params, dict[str, float]]:
         """See `OuterOptimizer.update`. The meta-parameters stay if the line search rejects all step sizes."""
         cfg = self.config
-        objective = MetaObjective(inner, loss, meta, pre, post, cfg.fvp_stride)
+        objective = self.objective(inner, loss, meta, pre, post, cfg.fvp_stride)
         new, metrics = trust_region_step(
             objective.flat,
             objective.grad,

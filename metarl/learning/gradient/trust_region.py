@@ -20,31 +20,40 @@ def conjugate_gradient(
 ) -> tuple[Tensor, Tensor]:
     """Solve A x = b for a positive definite A that is given by its product with a vector (Hestenes and Stiefel, 1952).
 
+    Systems with leading axes are solved side by side, each by its own recursion. One in which A shows no positive
+    curvature keeps the x that it has, which is 0 if this is its first direction (Steihaug, 1983).
+
     If A is ill-conditioned, rounding destroys the orthogonality of the residuals, and directions repeat. So the
     recursion is in float64, whatever the product's precision, and each residual is made orthogonal to all earlier
     residuals.
 
     Args:
-        product: function from v `[P]` to A v, in the dtype of b.
-        b: `[P]`.
+        product: function from v `[..., P]` to A v, in the dtype of b.
+        b: `[..., P]`.
         iterations: largest number of iterations, each with one product.
         tolerance: squared norm of the residual at which to stop.
 
     Returns:
-        x and the residual b - A x, `[P]` each.
+        x and the residual b - A x, `[..., P]` each.
     """
+    dot = torch.linalg.vecdot
     r = b.double()
-    x, p, rr, earlier = torch.zeros_like(r), r, torch.dot(r, r), r.new_empty(0, len(r))
+    x, p, rr, earlier = torch.zeros_like(r), r, dot(r, r), r.new_empty(*r.shape[:-1], 0, r.shape[-1])
+    going = torch.ones_like(rr, dtype=torch.bool)
     for _ in range(iterations):
-        if float(rr) < tolerance:
+        going = going & (rr >= tolerance)
+        if not bool(going.any()):
             break
-        earlier = torch.cat([earlier, (r / rr.sqrt()).unsqueeze(0)])
+        earlier = torch.cat([earlier, (r / rr.sqrt().unsqueeze(-1)).unsqueeze(-2)], -2)
         ap = product(p.to(b.dtype)).double()
-        alpha = rr / torch.dot(p, ap)
-        x, r = x + alpha * p, r - alpha * ap
-        r = r - earlier.T @ (earlier @ r)
-        rr, previous = torch.dot(r, r), rr
-        p = r + (rr / previous) * p
+        curvature = dot(p, ap)
+        going = going & (curvature > 0)
+        alpha, here = (rr / curvature).unsqueeze(-1), going.unsqueeze(-1)
+        after = r - alpha * ap
+        after = after - (earlier.mT @ (earlier @ after.unsqueeze(-1))).squeeze(-1)
+        x, r = torch.where(here, x + alpha * p, x), torch.where(here, after, r)
+        rr, previous = dot(r, r), rr
+        p = torch.where(here, r + (rr / previous).unsqueeze(-1) * p, p)
     return x.to(b.dtype), r.to(b.dtype)
 
 
