@@ -76,6 +76,12 @@ register_family(
     body="hopper",
 )
 register_family("metarl/ReacherGoal-v0", "metarl.envs.mujoco.reacher:ReacherGoal", kind="MuJoCo", requires="mujoco")
+register_family(
+    "metarl/VancomycinDosing-v0", "metarl.envs.applications.vancomycin_dosing:VancomycinDosing", kind="applications"
+)
+register_family(
+    "metarl/Recommendation-v0", "metarl.envs.applications.recommendation:Recommendation", kind="applications"
+)
 register_family("metarl/Gymnasium-v0", "metarl.families.legacy:gymnasium_family", kind="any environment")
 register_family(
     "metarl/Switching-v0",
