@@ -2,7 +2,7 @@
 
 RL2 and MAML adapt to the patient or user; `multi_task` is one policy for all of them, `task_conditioned` is shown the
 patient's or user's parameters, `oracle` plays the optimum. A trial of RL2 is three courses of doses, or three sessions
-of a user; an adaptation step of MAML takes ten. Each training takes a minute or two on one core.
+of a user; an adaptation step of MAML takes ten. Each training takes one to four minutes on one core.
 """
 
 from __future__ import annotations
