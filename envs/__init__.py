@@ -50,6 +50,7 @@ register_family(
 register_family(
     "metarl/MiniGrid-v0", "metarl.envs.packages.mini_grid:MiniGrid", kind="Meta-World and MiniGrid", requires="minigrid"
 )
+register_family("metarl/Highway-v0", "metarl.envs.packages.highway:Highway", kind="driving", requires="driving")
 register_family(
     "metarl/HalfCheetahVel-v0", "metarl.envs.mujoco.locomotion:HalfCheetahVel", kind="MuJoCo", requires="mujoco"
 )
@@ -76,6 +77,12 @@ register_family(
     body="hopper",
 )
 register_family("metarl/ReacherGoal-v0", "metarl.envs.mujoco.reacher:ReacherGoal", kind="MuJoCo", requires="mujoco")
+register_family(
+    "metarl/VancomycinDosing-v0", "metarl.envs.applications.vancomycin_dosing:VancomycinDosing", kind="applications"
+)
+register_family(
+    "metarl/Recommendation-v0", "metarl.envs.applications.recommendation:Recommendation", kind="applications"
+)
 register_family("metarl/Gymnasium-v0", "metarl.families.legacy:gymnasium_family", kind="any environment")
 register_family(
     "metarl/Switching-v0",

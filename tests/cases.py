@@ -7,7 +7,8 @@ import functools
 import metarl
 from metarl.families import registry
 
-LARGE = {"metarl/MetaWorldML10-v0", "metarl/MetaWorldML45-v0"}  # dozens of environments: tests/envs/test_meta_world.py
+# tests/envs/packages tests those that take minutes
+LARGE = {"metarl/MetaWorldML10-v0", "metarl/MetaWorldML45-v0", "metarl/Highway-v0"}
 SLOW = {"metarl/MetaWorldML1-v0", "metarl/MiniGrid-v0"}  # files of their own test their presets
 LONG, SHORT = 100, 12  # horizons that contract tests play, and what they play of longer ones
 

@@ -1,1 +1,1 @@
-"""Families of other packages: Meta-World and MiniGrid."""
+"""Families of other packages: Meta-World, MiniGrid and highway-env."""

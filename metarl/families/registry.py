@@ -33,7 +33,8 @@ ID_PATTERN = re.compile(r"[A-Za-z0-9_\-]+/[A-Za-z0-9_\-]+-v\d+")
 _LOAD = "--load FILE.py, or in Python metarl.load_source('FILE.py')"
 _HINT = f"; metarl list shows them all; if a file of yours registers it: {_LOAD}"
 GYM_ENTRY_POINT = "metarl.interop.facades:make_env"
-EXTRAS = {"digits": "sklearn"}  # extra to the package that it installs, where their names differ
+# extra to the package that it installs, where their names differ
+EXTRAS = {"digits": "sklearn", "driving": "highway_env"}
 
 
 @dataclass(frozen=True)

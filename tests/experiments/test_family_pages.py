@@ -19,7 +19,7 @@ from metarl.errors import InvalidValueError, MissingExtraError
 from metarl.families import registry
 
 QUICK = ("BernoulliBandit", "DarkKeyToDoor", "DarkRoom", "DeceptiveBandit", "GaussianBandit", "GridNavi")
-QUICK += ("PointNavigation", "SwitchingBandit", "TabularMDP")
+QUICK += ("PointNavigation", "Recommendation", "SwitchingBandit", "TabularMDP", "VancomycinDosing")
 TWINS = """Twins: two families in one module.
 
 Somebody (2020, section 1). A sentence with a range: not a label.

@@ -22,7 +22,12 @@ from metarl.families.registry import load_entry_point, load_plugins
 BUILTIN_FAMILIES = [
     *("metarl/BernoulliBandit-v0", "metarl/PointNavigation-v0", "metarl/TabularMDP-v0", "metarl/GridNavi-v0"),
     *("metarl/DarkRoom-v0", "metarl/DarkKeyToDoor-v0", "metarl/GaussianBandit-v0", "metarl/DeceptiveBandit-v0"),
-    *("metarl/SwitchingBandit-v0", "metarl/DarkTreasureRooms-v0"),
+    *(
+        "metarl/SwitchingBandit-v0",
+        "metarl/DarkTreasureRooms-v0",
+        "metarl/VancomycinDosing-v0",
+        "metarl/Recommendation-v0",
+    ),
 ]
 BUILTIN_AGENTS = ["anil", "cavia", "e_maml", "fomaml", "maml", "maml_pp", "meta_sgd", "oracle", "pretrained", "promp"]
 BUILTIN_AGENTS += ["random", "reptile", "rl2", "scratch", "psrl", "opsrl", "ucrl2", "beb", "epsilon_greedy_mdp"]

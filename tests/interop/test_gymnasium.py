@@ -172,6 +172,7 @@ def test_seeds_reproduce(id):
     nothing_random = {f"metarl/{name}-v0" for name in ("PointNavigation", "DarkRoom", "GridNavi", "TMaze", "Switching")}
     nothing_random |= {
         "metarl/DarkTreasureRooms-v0",
+        "metarl/VancomycinDosing-v0",
         "metarl/MiniGrid-v0",
         "metarl/MetaWorldML1-v0",
     }  # the task fixes the layout

@@ -255,7 +255,8 @@ def test_a_gymnasium_environment_that_renders_nothing_says_so() -> None:
 
 
 DRAWN = ("BernoulliBandit", "DarkKeyToDoor", "DarkRoom", "DeceptiveBandit", "GaussianBandit", "GridNavi")
-DRAWN += ("PointNavigation", "PointNavigation:semicircle", "PointNavigation:corners", "SwitchingBandit", "TabularMDP")
+DRAWN += ("PointNavigation", "PointNavigation:semicircle", "PointNavigation:corners", "Recommendation")
+DRAWN += ("SwitchingBandit", "TabularMDP")
 
 
 @pytest.mark.parametrize("name", DRAWN)

@@ -1,0 +1,1 @@
+"""Families from applications: medicine and recommendation."""

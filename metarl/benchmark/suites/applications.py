@@ -1,0 +1,40 @@
+"""Applications: a drug is dosed in patients with hidden kinetics, items are recommended to users with hidden tastes.
+
+RL2 and MAML adapt to the patient or user; `multi_task` is one policy for all of them, `task_conditioned` is shown the
+patient's or user's parameters, `oracle` plays the optimum. A trial of RL2 is three courses of doses, or three sessions
+of a user; an adaptation step of MAML takes ten. Each training takes one to four minutes on one core.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from metarl.benchmark.suite import Entry, Protocol, Study, Suite
+
+_MAML = {"hidden": (64, 64), "meta_batch_size": 20, "episodes": 10, "fvp_stride": 5}
+_RL2 = {"hidden": 64, "trial_episodes": 3, "normalize_rewards": True, "gae_lambda": 0.95}
+# training uses the clicks' probabilities and the user's preference
+_SHOWN = {"expected_rewards": True, "value_sees_task": True, "task_coef": 1.0, "entropy_coef": 0.01}
+
+
+def _study(family: str, rl2: dict[str, Any], iterations: int) -> Study:
+    """A family, and the agents that play it."""
+    entries = {
+        "rl2": Entry("rl2", _RL2 | rl2 | {"anneal_iterations": iterations}, iterations),
+        "maml": Entry("maml", _MAML, 50),
+        "multi_task": Entry("multi_task", {"anneal_iterations": 60}, 60),
+        "task_conditioned": Entry("task_conditioned", {"anneal_iterations": 60}, 60),
+        "random": Entry("random"),
+        "oracle": Entry("oracle"),
+    }
+    return Study(family, entries, Protocol(k=3, tasks=200, episodes=4))
+
+
+suite = Suite(
+    "applications",
+    {
+        "vancomycin_dosing": _study("metarl/VancomycinDosing-v0", {"meta_batch_size": 320}, 60),
+        "recommendation": _study("metarl/Recommendation-v0", _SHOWN | {"meta_batch_size": 100}, 150),
+    },
+    "MAML and RL2 on doses of a drug in different patients and on recommendations to different users",
+)
