@@ -40,7 +40,7 @@ def test_a_table_files_and_a_figure(capsys: pytest.CaptureFixture[str]) -> None:
     # the options of maml that scratch has hold for it too: it plays 100 steps, with 4 hidden units
     assert (scratch.env_steps[0, 0, 1], scratch.meta["config"]["hidden"]) == (100, [4])
     assert (maml.meta["updates"], scratch.meta["updates"]) == (1, 0)
-    assert maml.meta["command"].startswith("metarl ")
+    assert maml.meta["command"].split()[0] == "metarl"
     main([*command, "--out", "streams"])  # again, over its own files
 
 
