@@ -106,6 +106,8 @@ def _updates(agent: Agent, updates: int | None, rounds: int) -> int:
         raise InvalidValueError("updates", updates, "a whole number of meta-updates after each round, at least 0")
     if updates and not agent.learns:
         raise InvalidValueError("updates", updates, f"0, because {agent.name} does not learn from task to task")
+    if updates and agent.fixed_tasks:
+        raise InvalidValueError("updates", updates, f"0, because the train tasks of {agent.name} must stay the same")
     if updates:
         agent.check_iterations(updates * rounds)
     return updates
