@@ -142,5 +142,5 @@ def test_the_number_of_meta_updates_is_checked_before_the_first():
 
 def test_an_agent_whose_train_tasks_must_stay_is_refused():
     agent = metarl.make_agent("shared_trunk", NAVIGATION, meta_batch_size=2, episodes=1, hidden=(4,), eval_steps=100)
-    with pytest.raises(metarl.InvalidValueError, match="updates is 1, expected 0, because the train tasks of shared_tru"):
+    with pytest.raises(metarl.InvalidValueError, match="updates is 1, expected 0, because the train tasks of shared"):
         play_stream(agent, make_stream(NAVIGATION, 2), k=1)
