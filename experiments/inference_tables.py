@@ -31,7 +31,7 @@ class Part:
 
 
 PARTS = {
-    "grids/grid_navi-n4": Part("GridNavi, 4 episodes", ("varibad", "rl2"), 20.0),
+    "grids/grid_navi-n4": Part("GridNavi, 4 episodes", ("varibad", "rl2-long", "rl2"), 20.0),
     "navigation/semicircle-n3": Part("sparse point robot, 3 episodes", ("varibad", "rl2"), 50.0),
     "few_shot/digits-n25-k5": Part("Digits, 25 images of 5 classes", ("prototypes", "rl2")),
     "few_shot/digits-n5-k5": Part("Digits, 5 images of 5 classes", ("prototypes", "rl2")),

@@ -17,10 +17,11 @@ from metarl.benchmark.suite import Entry, Protocol, Study, Suite
 _RL2 = {"normalize_rewards": True, "gae_lambda": 0.8, "entropy_coef": 0.01, "hidden": 64}
 
 # the entropy bonus keeps the policy from sweeping a part of the grid alone (experiments/LOG.md)
-_VARIBAD: dict[str, Any] = {
+_EXPLORING: dict[str, Any] = {
     **{"normalize_rewards": True, "discount": 0.97, "gae_lambda": 0.8, "entropy_coef": 0.04, "entropy_anneal": 0.5},
-    **{"learning_rate": 2e-3, "policy_hidden": (64, 64), "normalize_features": True, "anneal_model": True},
+    **{"learning_rate": 2e-3},
 }
+_VARIBAD = _EXPLORING | {"policy_hidden": (64, 64), "normalize_features": True, "anneal_model": True}
 # as many exploring episodes as in the authors' published training
 _FIRST_EXPLORE: dict[str, Any] = {
     **{"explore_episodes": 5, "hidden": 64, "normalize_rewards": True, "entropy_coef": 0.02},
@@ -64,7 +65,11 @@ def _ppo(family: str, steps: int) -> Study:
 _GRID_NAVI = _study("metarl/GridNavi-v0", 4, 320, 200, 20_000, compact=True)
 # 77 % of the 20 million steps of Zintgraf et al.
 _LONG = {"trial_episodes": 4, "anneal_iterations": 800, "meta_batch_size": 320}
-_GRID_NAVI = replace(_GRID_NAVI, entries={**_GRID_NAVI.entries, "varibad": Entry("varibad", _VARIBAD | _LONG, 800)})
+_AS_LONG = {
+    "rl2-long": Entry("rl2", _EXPLORING | _LONG | {"hidden": 64}, 800),
+    "varibad": Entry("varibad", _VARIBAD | _LONG, 800),
+}
+_GRID_NAVI = replace(_GRID_NAVI, entries={**_GRID_NAVI.entries, **_AS_LONG})
 
 suite = Suite(
     "grids",
