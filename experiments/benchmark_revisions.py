@@ -18,7 +18,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+from baselines.measure import machine
+from results_files import results_file
+
+from metarl.files import write_atomic
+
 ROOT = Path(__file__).resolve().parent.parent
+OUT = results_file("speed", "speed_revisions")
 TURN = """
 import json, statistics, sys, time
 import torch, metarl
@@ -54,6 +60,7 @@ def main() -> None:
     parser.add_argument("--warm", type=int, default=3, help="meta-updates before those that count")
     parser.add_argument("--updates", type=int, default=10, help="meta-updates that count, of a turn")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each side")
+    parser.add_argument("--out", type=Path, default=OUT, help="results file")
     given = parser.parse_args()
     work = json.dumps([given.agent, given.family, given.settings, given.warm, given.updates])
     before: list[float] = []
@@ -68,6 +75,9 @@ def main() -> None:
                 print(f"turn {number + 1}: {1000 * before[-1]:.1f} ms at {given.revision}, {1000 * now[-1]:.1f} ms now")
         finally:
             subprocess.run(["git", "worktree", "remove", "--force", tree], cwd=ROOT, check=True)
+    report = {"agent": given.agent, "family": given.family, "settings": given.settings, "revision": given.revision}
+    report |= {**machine(), "before": before, "now": now}
+    write_atomic(given.out, (json.dumps(report, indent=1) + "\n").encode())
     ratio = statistics.median(before) / statistics.median(now)
     print(f"{given.agent} on {given.family}: the working tree is {ratio:.2f} times as fast as {given.revision}")
 

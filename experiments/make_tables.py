@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import benchmark_evaluation
+import benchmark_inference
 import benchmark_inner_steps
+import benchmark_revisions
 import gradient_bias
 import inference_tables
 import interval_coverage
@@ -331,6 +333,24 @@ def evaluation_speed() -> str:
     return benchmark_evaluation.table_of(json.loads(benchmark_evaluation.OUT.read_text()))
 
 
+def inference_speed() -> str:
+    """Table of agents that infer the task beside plain loops, and of RL2 beside its former code."""
+    data = json.loads(benchmark_inference.OUT.read_text())
+    rows = speed_rows(data, "hi")
+    old = json.loads(benchmark_revisions.OUT.read_text())
+    ours, theirs = (1000 * statistics.median(old[name]) for name in ("now", "before"))
+    what = f"`{old['agent']}` on {old['family'].partition('/')[2]}, {old['revision']}"
+    return (
+        f"(h) VariBAD, environment steps per second of training; (i) PEARL, gradient steps per second; medians of "
+        f"{data['options']['repeats']} interleaved repeats with {data['options']['threads']} threads on {data['cpu']}, "
+        f"{data['cores']} cores.\n\n"
+        + table(["", "compared with", "metarl", "other", "ratio"], rows)
+        + f"\n\n{what} (`python experiments/benchmark_revisions.py {old['revision']}`): {theirs:.1f} ms a meta-update "
+        f"before it was built of shared parts, {ours:.1f} ms now, {theirs / ours:.2f} times as fast; medians of "
+        f"{len(old['now'])} turns of each in processes of their own, one thread."
+    )
+
+
 def family_speed_table(data: dict[str, Any]) -> str:
     """Table of families and Gymnasium's vector environments."""
     return (
@@ -461,7 +481,12 @@ def coverage() -> str:
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"papers": beside_the_papers},
     "docs/papers.md": {"picture": picture, "navigation": navigation, "trials": trial_tables.summary},
-    "docs/speed.md": {"summary": speed_summary, "speed": speed, "evaluation": evaluation_speed},
+    "docs/speed.md": {
+        "summary": speed_summary,
+        "speed": speed,
+        "inference": inference_speed,
+        "evaluation": evaluation_speed,
+    },
     "docs/built_in_agents.md": {"agents": agents},
     "docs/gradients.md": {"gradient_bias": gradients, "inner_steps": inner_steps},
     "docs/numbers.md": {"coverage": coverage},

@@ -93,8 +93,8 @@ BUGS = (
     Bug(
         "seeds that begin with a run are trained from new parameters",
         "metarl/cli/training.py",
-        'if not run.has_checkpoint and (source := run.config.get("begins_with")):',
-        'if run.has_checkpoint and (source := run.config.get("begins_with")):',
+        "run.save_start(agent)",
+        "pass",
         "runs/test_begin_with",
     ),
     Bug(

@@ -244,6 +244,7 @@ class SB3Pretrained(SB3):
 
     name = "sb3_pretrained"
     Config = SB3PretrainedConfig
+    replays = ("replay_buffer/",)
     learns: ClassVar[bool] = True
 
     def __init__(self, family: Family, config: Any, seed: int = 0, device: torch.device | str = "cpu") -> None:

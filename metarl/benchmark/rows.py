@@ -177,13 +177,13 @@ def is_evaluated(suite: Suite, study: str, entry: str, out: Path) -> bool:
         return False
     with suppress(InvalidValueError):
         row = Results.load(path).meta.get("row")
-        return row is not None and {**row, "agent": _entry(row)} == identity(suite, study, entry, out)
+        return row is not None and completed(row) == identity(suite, study, entry, out)
     return False
 
 
-def _entry(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The entry of a row, as JSON data. Fields that did not exist yet have their defaults."""
-    return {**asdict(Entry("")), **row["agent"]}
+def completed(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row says it follows from. Fields of its entry that did not exist yet have their defaults."""
+    return {**row, "agent": {**asdict(Entry("")), **row["agent"]}}
 
 
 def refuse_changed(path: Path) -> None:
@@ -235,7 +235,7 @@ def evaluate_again(folder: Path, device: str = "cpu", progress: Progress | None 
     if row is None:
         expected = "results of `metarl benchmark`, which say what they follow from (these are scores only)"
         raise InvalidValueError("row of the results", str(folder / RESULTS), expected)
-    entry = Entry(**{f.name: _entry(row)[f.name] for f in fields(Entry)})
+    entry = Entry(**{f.name: completed(row)["agent"][f.name] for f in fields(Entry)})
     runs = [Run.open(path) for path in _runs(folder, row)]
     for run, expected in zip(runs, row["weights"], strict=True):
         found = read_head(run.path / "checkpoint.json")["tensors_sha256"]

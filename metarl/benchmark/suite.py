@@ -34,7 +34,7 @@ from metarl.errors import InvalidValueError, MetaRLError, did_you_mean
 from metarl.evaluation.modes import MODES, Mode
 from metarl.families.registry import agent_class, agents, make_family
 from metarl.named import load_source
-from metarl.runs.load import with_settings
+from metarl.runs.load import begin_with, with_settings
 from metarl.runs.task_sampling import SamplerName, make_sampler
 
 
@@ -241,15 +241,35 @@ def _check_entry(suite: Suite, study: Study, where: str, entry: Entry) -> None:
         _try_agents(suite, study, entry)
     except InvalidValueError as error:
         raise InvalidValueError(f"{error.field} of {where}", error.value, error.expected) from error
-    if entry.begins_with == where.removeprefix("study ").replace(", entry ", "/"):
-        raise InvalidValueError(f"begins_with of {where}", entry.begins_with, "another row")
     if entry.begins_with:
-        source, _, source_entry = entry.begins_with.partition("/")
-        known_rows = [f"{s}/{e}" for s, e in rows(suite)]
+        _check_beginning(suite, study, entry, where)
+
+
+def _check_beginning(suite: Suite, study: Study, entry: Entry, where: str) -> None:
+    """Refuse a row to begin with that is not trained before, or whose parameters do not fit."""
+    field, name = f"begins_with of {where}", entry.begins_with
+    own = where.removeprefix("study ").replace(", entry ", "/")
+    if not entry.iterations:
+        raise InvalidValueError(field, name, f"nothing: {entry.agent} is not trained")
+    passed, other = [own], name
+    while other:
+        if other in passed:
+            raise InvalidValueError(field, name, "another row, which does not begin with this one")
+        passed.append(other)
+        source, _, source_entry = other.partition("/")
         if source not in suite.studies or source_entry not in suite.studies[source].entries:
-            raise InvalidValueError(
-                f"begins_with of {where}", entry.begins_with, did_you_mean(entry.begins_with, known_rows)
-            )
+            known = [f"{s}/{e}" for s, e in rows(suite)]
+            raise InvalidValueError(field, name, did_you_mean(other, known))
+        other = suite.studies[source].entries[source_entry].begins_with
+    source, _, source_entry = name.partition("/")
+    first = suite.studies[source].entries[source_entry]
+    if not first.iterations:
+        raise InvalidValueError(field, name, "a row with trainings of its own")
+    agents = (agent_of(study, entry, study.seeds[0]), agent_of(suite.studies[source], first, study.seeds[0]))
+    try:
+        begin_with(*agents)
+    except InvalidValueError as error:
+        raise InvalidValueError(f"{field}: {error.field}", error.value, error.expected) from error
 
 
 def _try_agents(suite: Suite, study: Study, entry: Entry) -> None:

@@ -80,6 +80,8 @@ def _settings(options: TrainOptions) -> dict[str, Any]:
 def _new_run(path: Path, agent: Agent, notes: Sequence[str], options: TrainOptions) -> Run:
     run = Run.create(path, agent, options.iterations, options.checkpoint_every, loaded, **_settings(options))
     run.write_notes(notes)
+    if options.begin_with is not None:
+        run.save_start(agent)
     run.wandb = options.wandb
     return run
 
@@ -161,7 +163,8 @@ def _train_all(place: Path, runs: Sequence[Run], device: Device | None) -> None:
             with run.lock():
                 agent, start = run.load_agent(device)
                 if not run.has_checkpoint and (source := run.config.get("begins_with")):
-                    _begin(agent, Path(source))
+                    expected = f"there, because the run begins with {source}: make the run again by its command"
+                    raise InvalidValueError(f"checkpoint of {run.path}", verbatim("missing"), expected)
                 total = run.config["iterations"]
                 longer = "; add --iterations N to train longer" if start == total else ""
                 say(f"{run.path}: {start} of {total} iterations are done{longer}")

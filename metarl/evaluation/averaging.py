@@ -32,6 +32,8 @@ def average(agents: Sequence[Agent]) -> Agent:
     """
     if len(agents) < 2:
         raise InvalidValueError("agents to average", len(agents) or verbatim("nothing"), "two or more")
+    if wrong := [agent for agent in agents if not isinstance(agent, Agent)]:
+        raise InvalidValueError("agents to average", wrong[0], "agents (metarl.load(RUN))")
     first = agents[0]
     for what, values in (
         ("names", [agent.name for agent in agents]),

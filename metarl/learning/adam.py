@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from metarl.agent_base import Agent
 
-_OF_TRAINING = re.compile(r"(?:^|[./])(?:adam|optimizer|return_moments)(?:[./]|$)")
+_OF_TRAINING = re.compile(r"(?:^|[./])(?:adam|\w*optimizer|return_moments|counters)(?:[./]|$)")
 
 
 def adam_step(optimizer: torch.optim.Optimizer, loss: Tensor, max_grad_norm: float = math.inf) -> None:
@@ -59,7 +59,8 @@ def load_adam(optimizer: torch.optim.Optimizer, params: Mapping[str, Tensor], te
 def parameters_of(agent: Agent) -> dict[str, Tensor]:
     """What an agent has learned, of its `tensors`: no whole numbers, no state of its training, no replay memory.
 
-    The state of a training has "adam", "optimizer" or "return_moments" as a part of its names, between dots or slashes.
+    The state of a training has "adam", "optimizer", "return_moments" or "counters" as a part of its names, between dots
+    or slashes; "optimizer" may be the end of such a part.
     """
     return {
         name: value

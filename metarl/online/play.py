@@ -22,7 +22,7 @@ from metarl.agent_base import Agent
 from metarl.distribution import git_revision, versions
 from metarl.engine.pool import EnvironmentPool
 from metarl.engine.rollout import PoolTrials
-from metarl.errors import InvalidValueError
+from metarl.errors import InvalidValueError, verbatim
 from metarl.evaluation.evaluate import adaptation_grid, one_family, references_of
 from metarl.evaluation.playing import play_part
 from metarl.evaluation.results import Floats
@@ -31,6 +31,8 @@ from metarl.online.results import REFERENCES, OnlineResults
 from metarl.online.streams import Stream
 from metarl.rng import Rng, fold_in, make_key
 from metarl.runs.train import env_steps_of
+
+_TRAINED = ("train", "valid", "custom")  # splits of tasks that an agent may be trained on
 
 
 def play_stream(
@@ -66,9 +68,14 @@ def play_stream(
     family, grid = one_family(group), adaptation_grid(k)
     _check_streams(flow, len(group), family.id)
     for name, value, least in (("episodes", episodes, 1), ("floor_episodes", floor_episodes, 0)):
-        if value < least:
-            raise InvalidValueError(name, value, f"at least {least}")
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InvalidValueError(name, value, f"a whole number, at least {least}")
     updates = _updates(group[0], updates, len(flow[0]))
+    _check_agents(group, flow)
+    for split in (stream.tasks.split for stream in flow) if updates else ():
+        if split not in _TRAINED:
+            expected = "'train', or tasks of your own, because the agent is trained on them (or updates=0)"
+            raise InvalidValueError("split of the stream's tasks", split, expected)
     played, total = [], len(flow) * len(flow[0])
     for number, (agent, stream) in enumerate(zip(group, flow, strict=True)):
         before = number * len(stream)
@@ -96,6 +103,18 @@ def _check_streams(streams: Sequence[Any], agents: int, family: str) -> None:
     if len({(stream.kind, len(stream)) for stream in streams}) > 1:
         kinds = [(stream.kind, len(stream)) for stream in streams]
         raise InvalidValueError("kinds and lengths of the streams", kinds, "the same for all")
+
+
+def _check_agents(agents: Sequence[Agent], streams: Sequence[Stream]) -> None:
+    """Refuse agents that are not one learner with several seeds, and pairs of agents and streams that come twice."""
+    if len({id(agent) for agent in agents}) < len(agents):
+        expected = "an agent of its own for each stream: the first stream trains it"
+        raise InvalidValueError("agents", verbatim("the same one twice"), expected)
+    if any(agent.config != agents[0].config for agent in agents):
+        raise InvalidValueError("hyperparameters of the agents", [a.config for a in agents], "the same for all")
+    pairs = [(agent.seed, stream.tasks.hash) for agent, stream in zip(agents, streams, strict=True)]
+    if len(set(pairs)) < len(pairs):
+        raise InvalidValueError("seeds of the agents", [seed for seed, _ in pairs], "different ones for equal streams")
 
 
 def _updates(agent: Agent, updates: int | None, rounds: int) -> int:

@@ -12,6 +12,7 @@ from metarl.families.distributions import Integers, LogUniform, Normal, Uniform
 from metarl.families.family import Family
 from metarl.families.registry import make_family
 from metarl.families.tasks import Tasks
+from metarl.files import SEED
 from metarl.rng import make_key
 
 StreamKind = Literal["stationary", "drifting"]
@@ -68,6 +69,8 @@ def make_stream(
     family = make_family(family)
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
         raise InvalidValueError("rounds", rounds, "a whole number of tasks, at least 1")
+    if not SEED.holds(seed):
+        raise InvalidValueError("seed of the stream", seed, SEED.words)
     if kind not in KINDS:
         raise InvalidValueError("stream", kind, did_you_mean(str(kind), KINDS))
     if along is not None and kind != "drifting":

@@ -7,6 +7,7 @@ as a share of the gap between the floor and the informed optimum, or the best ro
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -59,22 +60,24 @@ class Transfer:
 
 
 def transfers(results: Sequence[Results]) -> list[Transfer]:
-    """A matrix for each suite and agent in which trainings of at least two families begin with those of others."""
+    """A matrix for each suite, agent and its settings, if trainings of at least two studies begin with others."""
     rows = [r for r in results if isinstance(r.meta.get("row"), dict) and r.meta["row"]["weights"]]
-    found: dict[tuple[str, str], dict[tuple[str, str], Gain]] = {}
-    last: dict[tuple[str, str], Results] = {}
+    found: dict[tuple[str, str, str], dict[tuple[str, str], Gain]] = {}
+    last: dict[tuple[str, str, str], Results] = {}
     for begun in (r for r in rows if r.meta["row"]["agent"]["begins_with"]):
         new = [r for r in rows if _facts(r) == _facts(begun) and not r.meta["row"]["agent"]["begins_with"]]
         if new and (gain := _gain(begun, new[0], rows)) is not None:
             row = begun.meta["row"]
-            key = (str(row["suite"]), begun.agent)
+            settings = {"protocol": row["protocol"], "seeds": row["seeds"], **row["agent"], "begins_with": ""}
+            key = (str(row["suite"]), begun.agent, json.dumps(settings, sort_keys=True))
             found.setdefault(key, {})[str(row["agent"]["begins_with"]), str(row["study"])] = gain
             last[key] = begun
     made = []
     for key, gains in found.items():
         sources, targets = ([*dict.fromkeys(pair[i] for pair in gains)] for i in (0, 1))
         if len(targets) > 1:
-            made.append(Transfer(*key, sources, targets, gains, last[key].k[-1], next(iter(last[key].scores))))
+            mode = next(iter(last[key].scores))
+            made.append(Transfer(*key[:2], sources, targets, gains, last[key].k[-1], mode))
     return made
 
 

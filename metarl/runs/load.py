@@ -84,7 +84,7 @@ def begin_with(agent: Agent, source: Agent) -> list[str]:
         the names of the agent's parameters that stay as they are.
 
     Raises:
-        InvalidValueError: no parameter can be copied, or the hyperparameters make networks of other sizes.
+        InvalidValueError: no layer's weights can be copied, or the hyperparameters make networks of other sizes.
     """
     own, given = parameters_of(agent), parameters_of(source)
     common = [name for name in own if name in given]
@@ -97,9 +97,10 @@ def begin_with(agent: Agent, source: Agent) -> list[str]:
             wanted = f"{tuple(there[name].shape)}: the same sizes of networks in both settings of {agent.name}"
             raise InvalidValueError(f"shape of {name} of the agent to begin with", tuple(given[name].shape), wanted)
     fits = {name: given[name].to(agent.device) for name in common if own[name].shape == given[name].shape}
-    if not fits:
-        expected = f"a family whose spaces are like those of {agent.family.id}, so that some parameters fit"
-        raise InvalidValueError("family of the agent to begin with", source.family.id, expected)
+    if not any(value.dim() > 1 for value in fits.values()):
+        what = f"{source.name} on {source.family.id}, of which {', '.join(fits) or 'nothing'} fits"
+        expected = f"an agent of which at least one layer's weights fit {agent.name} on {agent.family.id}"
+        raise InvalidValueError("agent to begin with", verbatim(what), expected)
     agent.load_tensors(agent.tensors() | fits)
     return [name for name in own if name not in fits]
 

@@ -51,6 +51,7 @@ from metarl.runs.checkpoints import (
     COUNT,
     load_checkpoint,
     read_head,
+    save_checkpoint,
     saved_iteration,
 )
 from metarl.runs.directory import MadeFiles, check_free, make_directory
@@ -237,6 +238,11 @@ class Run:
             calls = "; ".join(f"metarl.load_source({source!r})" for source in sources)
             expected = f"a registered one: add {options}, as in training (in Python: {calls})"
             raise InvalidValueError(f"{field} of {self.path}", self.config[field], expected)
+
+    def save_start(self, agent: Agent) -> None:
+        """Write the checkpoint of no iterations, of an agent whose parameters are not those that `make_agent` gives."""
+        self._made.will_make(self.path / "checkpoint-0.safetensors", self.path / "checkpoint.json")
+        save_checkpoint(self.path / "checkpoint", agent, 0)
 
     def set_iterations(self, iterations: int, agent: Agent, done: int) -> None:
         """Change the run's number of iterations, as if it had been created with the new number.

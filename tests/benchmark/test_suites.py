@@ -45,6 +45,13 @@ def test_the_packages_suites_can_be_loaded() -> None:
         assert load_suite(name).name == name
 
 
+def beginning(of_a: str, of_b: str) -> Suite:
+    """Rows that begin with others."""
+    entries = {"a": Entry("maml", SMALL, 1, begins_with=of_a), "b": Entry("maml", SMALL, 1, begins_with=of_b)}
+    entries |= {"random": Entry("random"), "wide": Entry("maml", SMALL | {"hidden": (9,)}, 1)}
+    return Suite("toy", {"points": replace(STUDY, entries=entries)})
+
+
 @pytest.mark.parametrize(
     ("suite", "sentence"),
     [
@@ -61,6 +68,19 @@ def test_the_packages_suites_can_be_loaded() -> None:
         (with_entry(begins_with="points/mml"), "begins_with of study points, entry maml is 'points/mml'"),
         (Suite("toy", {"points": replace(STUDY, seeds=(0, 0))}), r"seeds of study points is \(0, 0\)"),
         (Suite("toy", {"points": replace(STUDY, entries={})}), "entries of study points"),
+        (
+            beginning("points/b", "points/a"),
+            "begins_with of study points, entry a .* does not begin with this one",
+        ),
+        (
+            beginning("points/random", ""),
+            "begins_with of study points, entry a is 'points/random', expected a row with",
+        ),
+        (beginning("points/wide", ""), "begins_with of study points, entry a: shape of w0"),
+        (
+            Suite("toy", {"points": replace(STUDY, entries={"r": Entry("random", begins_with="points/r")})}),
+            "begins_with of study points, entry r is 'points/r', expected nothing: random is not trained",
+        ),
         (with_entry(task_sampler="ce"), "task_sampler of study points, entry maml is 'ce', expected 'family' or 'cem'"),
         (with_entry(iterations=-6), "iterations of study points, entry maml is -6, expected a whole number"),
         (with_entry(begins_with="points/maml"), "begins_with of study points, entry maml .* expected another row"),

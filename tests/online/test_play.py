@@ -9,7 +9,7 @@ import pytest
 from toy_streams import Aim, Halves, HalvesConfig, Stays, stream_of
 
 import metarl
-from metarl.online import OnlineResults, make_stream, play_stream
+from metarl.online import OnlineResults, Stream, make_stream, play_stream
 
 NAVIGATION = "metarl/PointNavigation-v0"
 SMALL: dict[str, Any] = {"meta_batch_size": 3, "episodes": 2, "hidden": (4,), "eval_steps": 100}
@@ -118,7 +118,7 @@ def test_agents_of_every_kind_play_streams(agent: str, family: str, config: dict
         ({"agents": []}, "agents is nothing, expected one agent"),
         ({"agents": Stays(Aim()), "updates": 1}, "updates is 1, expected 0, because stays does not learn"),
         ({"updates": -1}, "updates is -1, expected a whole number"),
-        ({"episodes": 0}, "episodes is 0, expected at least 1"),
+        ({"episodes": 0}, "episodes is 0, expected a whole number, at least 1"),
         ({"k": -1}, "k is -1"),
         ({"streams": []}, r"streams is \[\], expected 1 of metarl.online.make_stream"),
         ({"streams": [make_stream(NAVIGATION, 2)]}, "family of the stream is 'metarl/PointNav.*expected 'toy/Aim-v0'"),
@@ -138,6 +138,26 @@ def test_the_number_of_meta_updates_is_checked_before_the_first():
     agent = metarl.make_agent("multi_task", NAVIGATION, anneal_iterations=3, **BATCH)
     with pytest.raises(metarl.InvalidValueError, match="anneal_iterations"):
         play_stream(agent, make_stream(NAVIGATION, 4), updates=1)
+
+
+def test_one_agent_cannot_be_two_learners_and_one_stream_not_two():
+    first, second = Halves(Aim()), Halves(Aim())
+    with pytest.raises(metarl.InvalidValueError, match="agents is the same one twice, expected an agent of its own"):
+        play_stream([first, first], [stream_of(0.1), stream_of(0.2)], k=1)
+    with pytest.raises(metarl.InvalidValueError, match=r"seeds of the agents is .*different ones for equal streams"):
+        play_stream([first, second], [stream_of(0.1), stream_of(0.1)], k=1)
+    small, wide = (metarl.make_agent("multi_task", NAVIGATION, hidden=(n,), seed=n) for n in (4, 5))
+    streams = [make_stream(NAVIGATION, 2, seed=seed) for seed in (0, 1)]
+    with pytest.raises(metarl.InvalidValueError, match="hyperparameters of the agents"):
+        play_stream([small, wide], streams, k=0)
+
+
+def test_an_agent_is_not_trained_on_held_out_tasks():
+    agent = metarl.make_agent("multi_task", NAVIGATION, **BATCH)
+    held_out = Stream("mine", 0, metarl.make_family(NAVIGATION).tasks("test", 2))
+    with pytest.raises(metarl.InvalidValueError, match="split of the stream's tasks is 'test', expected 'train', or"):
+        play_stream(agent, held_out, k=0, episodes=1)
+    assert play_stream(agent, held_out, k=0, updates=0, episodes=1, floor_episodes=1).returns.shape == (1, 2, 1)
 
 
 def test_an_agent_whose_train_tasks_must_stay_is_refused():

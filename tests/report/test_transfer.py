@@ -21,8 +21,8 @@ def row(study: str, entry: str, scores: Any, begins_with: str = "", **more: Any)
     family = f"metarl/Toy-v0:{study}"
     result = make_results("maml", family, grid=(0, 1), scores={"sampled": after}, references=references)
     agent = {"agent": "maml", "settings": {}, "iterations": 5, "begins_with": begins_with}
-    facts = {"suite": "toy", "study": study, "entry": entry, "family": family, "agent": agent}
-    result.meta |= {"row": {**facts, "source": [study, entry], "weights": ["a", "b"], **more}}
+    facts = {"suite": "toy", "study": study, "entry": entry, "family": family, "agent": agent, "seeds": [0, 1]}
+    result.meta |= {"row": {**facts, "protocol": {}, "source": [study, entry], "weights": ["a", "b"], **more}}
     result.meta["entry"] = f"toy/{study}/{entry}"
     return result
 
@@ -65,6 +65,16 @@ def test_rows_of_other_settings_tasks_or_references_are_not_compared() -> None:
             given[1].references = {}  # no floor
         assert transfers(given) == transfers(given[2:]) == []
     assert transfers([r for r in rows() if r.meta["row"]["entry"] != "new"]) == []
+
+
+def test_other_settings_have_a_matrix_of_their_own() -> None:
+    longer = rows()
+    for result in longer:
+        result.meta["row"]["agent"] |= {"iterations": 9}
+        result.scores = {"sampled": result.scores["sampled"] * 2}
+    first, second = transfers([*rows(), *longer])
+    assert first.gains["b/base", "a"].mean == pytest.approx(0.2)
+    assert second.gains["b/base", "a"].mean == pytest.approx(0.4)
 
 
 def test_without_an_optimum_the_best_row_of_the_study_stands_for_it() -> None:

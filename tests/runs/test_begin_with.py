@@ -73,6 +73,17 @@ def test_what_cannot_be_begun_with_is_refused(agent: Any, source: Any, sentence:
     assert all(torch.equal(value, before[name]) for name, value in first.tensors().items())
 
 
+def test_the_replay_and_the_counters_of_another_package_stay_too() -> None:
+    settings = {"algorithm": "SAC", "steps": 8, "algorithm_kwargs": {"buffer_size": 50, "learning_starts": 4}}
+    source = trained("sb3_pretrained", DENSE, **settings)
+    agent = metarl.make_agent("sb3_pretrained", DENSE, seed=1, **settings)
+    before = {name: value.clone() for name, value in agent.tensors().items()}
+    begin_with(agent, source)
+    changed = {name for name, value in agent.tensors().items() if not torch.equal(value, before[name])}
+    assert any(name.startswith("policy/actor") for name in changed)
+    assert not [name for name in changed if "optimizer" in name or "replay" in name or "counters" in name]
+
+
 COMMAND = ["train", "maml", "--hidden", "4", "--meta-batch-size", "2", "--episodes", "2", "--iterations", "1"]
 
 
@@ -98,6 +109,10 @@ def test_a_command_begins_with_a_run_and_its_seeds_with_those_of_a_folder(
         ours = metarl.load(f"later/seed{seed}").tensors()
         assert all(torch.equal(value, ours[name]) for name, value in agent.tensors().items())
     main(later)  # nothing is left
+    Run.create("cut", metarl.make_agent("maml", SPARSE, **MAML), 1, begins_with="first")  # killed before its checkpoint
+    with pytest.raises(SystemExit):
+        main(["train", "--resume", "cut"])
+    assert "checkpoint of cut is missing, expected there, because the run begins with first" in capsys.readouterr().err
     for wrong, told in (
         (later[:-2], "begins_with of run later/seed0 is 'first', expected none, as now given"),
         (
