@@ -386,6 +386,7 @@ def test_only_networks_that_cannot_overflow_are_taken_as_finite_unseen() -> None
         for name in params:
             assert not _moderate(params | {name: params[name] * wrong}, x)
     assert not _moderate(params | {"w0": torch.ones(2, 6, 3), "context": torch.full((2, 2), 1e30)}, x)
+    assert not _moderate({f"0.{name}": value for name, value in params.items()}, x)  # of another policy
 
 
 def test_a_deviation_that_overflows_or_vanishes_is_a_failed_step() -> None:

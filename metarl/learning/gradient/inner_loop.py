@@ -125,10 +125,14 @@ def _moderate(params: Params, x: Tensor) -> bool:
     """Whether all rows' parameters and policies are finite, because no unit can exceed 1e30; False says nothing.
 
     A layer's outputs are at most the largest sum of absolute weights into a unit, times the largest input, plus the
-    largest bias; relu and tanh enlarge nothing. This costs less than a pass of the samples through the network.
+    largest bias; relu and tanh enlarge nothing. This costs less than a pass of the samples through the network. Of other
+    parameters than those of one network nothing is said.
     """
+    depth = sum(name[0] == "w" for name in params)
+    if not set(params) <= {f"{kind}{i}" for kind in "wb" for i in range(depth)} | {"log_std", "context"}:
+        return False
     largest = torch.maximum(x.abs().max(), params["context"].abs().max() if "context" in params else x.new_zeros(()))
-    for i in range(sum(name[0] == "w" for name in params)):
+    for i in range(depth):
         largest = params[f"w{i}"].abs().sum(-2).max() * largest + params[f"b{i}"].abs().max()
     spread = params["log_std"].abs().max() if "log_std" in params else torch.zeros(())
     return bool((largest < 1e30) & (spread < 50.0))  # false if either is not a number
