@@ -125,8 +125,8 @@ def _moderate(params: Params, x: Tensor) -> bool:
     """Whether all rows' parameters and policies are finite, because no unit can exceed 1e30; False says nothing.
 
     A layer's outputs are at most the largest sum of absolute weights into a unit, times the largest input, plus the
-    largest bias; relu and tanh enlarge nothing. This costs less than a pass of the samples through the network. Of other
-    parameters than those of one network nothing is said.
+    largest bias; relu and tanh enlarge nothing. This costs less than a pass of the samples through the network. It says
+    nothing of parameters of other policies than one network.
     """
     depth = sum(name[0] == "w" for name in params)
     if not set(params) <= {f"{kind}{i}" for kind in "wb" for i in range(depth)} | {"log_std", "context"}:
