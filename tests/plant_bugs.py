@@ -35,6 +35,27 @@ class Bug(NamedTuple):
 
 BUGS = (
     Bug(
+        "a stream trains the agent on test tasks",
+        "metarl/online/play.py",
+        '("train", "valid", "custom")',
+        '("train", "valid", "custom", "test")',
+        "online/test_play",
+    ),
+    Bug(
+        "an agent plays several streams and is trained by all of them",
+        "metarl/online/play.py",
+        "if len({id(agent) for agent in agents}) < len(agents):",
+        "if False:",
+        "online/test_play",
+    ),
+    Bug(
+        "parameters of a mixture are taken as finite unseen",
+        "metarl/learning/gradient/inner_loop.py",
+        'if not set(params) <= {f"{kind}{i}" for kind in "wb" for i in range(depth)} | {"log_std", "context"}:',
+        "if False:",
+        "agents/test_maml",
+    ),
+    Bug(
         "the mother's weights do not sum to one",
         "agents/strategies/mixture.py",
         'return params["mother"].softmax(-1)',

@@ -105,3 +105,9 @@ def test_the_command_evaluates_one_agent(
     with pytest.raises(SystemExit, match="2"):
         main(["eval", "runs/a/seed3", *few, "--average"])
     assert "agents to average is 1, expected two or more" in capsys.readouterr().err
+
+
+def test_what_is_no_agent_cannot_be_averaged():
+    agent = metarl.make_agent("maml", NAVIGATION, hidden=(4,))
+    with pytest.raises(metarl.InvalidValueError, match="agents to average is 3, expected agents"):
+        average([agent, 3])  # type: ignore[list-item]

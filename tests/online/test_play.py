@@ -164,3 +164,8 @@ def test_an_agent_whose_train_tasks_must_stay_is_refused():
     agent = metarl.make_agent("shared_trunk", NAVIGATION, meta_batch_size=2, episodes=1, hidden=(4,), eval_steps=100)
     with pytest.raises(metarl.InvalidValueError, match="updates is 1, expected 0, because the train tasks of shared"):
         play_stream(agent, make_stream(NAVIGATION, 2), k=1)
+
+
+def test_the_seed_of_a_stream_is_checked_before_it_is_played():
+    with pytest.raises(metarl.InvalidValueError, match="seed of the stream is 'x', expected a"):
+        make_stream(NAVIGATION, 2, seed="x")  # type: ignore[arg-type]
