@@ -43,7 +43,7 @@ from metarl.learning.inference.metric import Distance, EmbeddingSum, MeanEncoder
 from metarl.learning.inference.products import Factors, ProductEncoder
 from metarl.learning.inference.trial_replay import TrialReplay
 from metarl.learning.memory import GRU, LSTM, Transformer, make_memory
-from metarl.learning.networks import FeedForward, HyperFeedForward, Hypernetwork, Params, RunningNorm, init_mlp, mlp
+from metarl.learning.networks import FeedForward, HyperFeedForward, Hypernetwork, Params, init_mlp, mlp
 from metarl.learning.off_policy.context_sac import ContextConfig, ContextInputs, ContextSAC
 from metarl.learning.off_policy.sac import SAC, SACBatch, SACConfig, SquashedGaussian
 from metarl.learning.off_policy.transitions import TransitionReplay
@@ -114,7 +114,6 @@ __all__ = [
     "RecurrentEncoder",
     "Rng",
     "Rollout",
-    "RunningNorm",
     "SACBatch",
     "SACConfig",
     "Schedule",

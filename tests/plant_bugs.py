@@ -282,23 +282,39 @@ BUGS = (
     Bug(
         "the policy's gradient flows into the encoder",
         "agents/inference/varibad.py",
-        "self.ppo = PPO(self.name, family, config, self.net)",
-        "self.net.encoder = self.model.encoder; self.ppo = PPO(self.name, family, config, self.net)",
+        "self.ppo = PPO(self.name, family, config, self.net, self.model.features)",
+        "self.net.encoder = self.model.encoder\n"
+        "        self.ppo = PPO(self.name, family, config, self.net, self.model.features)",
         "agents/test_varibad",
     ),
     Bug(
         "the variance of features leaves out how far the means of two batches are apart",
-        "metarl/learning/networks.py",
+        "metarl/learning/encoders.py",
         "self.var.copy_(squares + shift.square() * share * (1.0 - share))",
         "self.var.copy_(squares)",
         "learning/test_networks",
     ),
     Bug(
         "PPO is given raw features where acting standardises them",
-        "agents/inference/varibad.py",
-        '{"x": self._inputs(x), "time": time}',
-        '{"x": x, "time": time}',
-        "agents/test_varibad",
+        "metarl/learning/ppo.py",
+        'given if x is None else {**given, "x": self.standardized(x)}',
+        "given",
+        "agents/test_rl2",
+    ),
+    Bug(
+        "moments of features are those of the batch that is learned from",
+        "metarl/learning/ppo.py",
+        '        cfg, x = self.config, given.get("x")\n',
+        '        cfg, x = self.config, given.get("x")\n'
+        "        self.norm and self.norm.update(x, rollout.valid[:, :, 0])\n",
+        "agents/test_rl2",
+    ),
+    Bug(
+        "the memory that acts is given raw features",
+        "metarl/learning/trial_memory.py",
+        "return x if self.standardized is None else self.standardized(x)",
+        "return x",
+        "agents/test_rl2",
     ),
     Bug(
         "the belief is not reset between episodes' trials",

@@ -69,7 +69,7 @@ class MultiTask(Agent[MultiTaskConfig]):
         inputs = self.encode.size + (0 if self.encode_task is None else self.encode_task.size)
         rng = Rng(torch.tensor([make_key("multi_task", "init", seed)]))
         self.net = FeedForward(self.head, inputs, tuple(config.hidden), rng).to(self.device)
-        self.ppo = PPO(self.name, family, config, self.net)
+        self.ppo = PPO(self.name, family, config, self.net, inputs)
 
     def begin(self, rows: int, tasks: Tasks | None = None) -> AgentState:
         """What each row is given beside the observation, `[R, features]`."""
@@ -82,7 +82,8 @@ class MultiTask(Agent[MultiTaskConfig]):
         self, state: AgentState, step: Step, rng: Rng, deterministic: bool
     ) -> tuple[Tensor, dict[str, Tensor], AgentState]:
         """Actions of the one policy."""
-        policy = self.net.distribution(self._inputs(step.obs, state["given"]))
+        x = self._inputs(step.obs, state["given"])
+        policy = self.net.distribution(self.ppo.standardized(x))
         action = policy.mode if deterministic else policy.sample(rng)
         return action, {"log_prob": policy.log_prob(action)}, state
 

@@ -31,7 +31,6 @@ from metarl.agent import (
     Range,
     Rng,
     Rollout,
-    RunningNorm,
     Step,
     Tasks,
     TrialPPOConfig,
@@ -52,9 +51,6 @@ class VariBADConfig(BeliefConfig, TrialPPOConfig):
     """Lambda of generalised advantage estimation."""
     policy_hidden: tuple[Annotated[int, Range(1, 1e9)], ...] = (32,)
     """Widths of the hidden layers of the policy and of the value."""
-    normalize_features: bool = False
-    """Whether the policy and the value are given observations and beliefs standardised by all that training has seen
-    (as in the authors' code)."""
     anneal_model: bool = False
     """Whether the belief model's learning rate also falls to 0 over `anneal_iterations`, so that z keeps its meaning
     when the policy has settled."""
@@ -80,17 +76,13 @@ class VariBAD(Agent[VariBADConfig]):
         self.model = BeliefModel(self.name, family, config, config.trial_episodes, rng, self.device)
         self.head = self.model.inputs.head
         self.net = self._network(rng).to(self.device)
-        self.norm = RunningNorm(self.model.features).to(self.device) if config.normalize_features else None
-        self.ppo = PPO(self.name, family, config, self.net)
+        self.ppo = PPO(self.name, family, config, self.net, self.model.features)
 
     def _network(self, rng: Rng) -> FeedForward | HyperFeedForward:
         obs, features, hidden = self.model.inputs.encode.size, self.model.features, self.config.policy_hidden
         if self.config.hypernetwork:
             return HyperFeedForward(self.head, obs, features - obs, hidden, rng)
         return FeedForward(self.head, features, hidden, rng)
-
-    def _inputs(self, x: Tensor) -> Tensor:
-        return x if self.norm is None else self.norm(x)
 
     # --- acting ------------------------------------------------------------------------------------------------------
 
@@ -103,7 +95,7 @@ class VariBAD(Agent[VariBADConfig]):
     ) -> tuple[Tensor, dict[str, Tensor], AgentState]:
         """One step of the encoder, and an action on the observation and the belief."""
         x, state = self.model.step(state, step)
-        policy = self.net.distribution(self._inputs(x))
+        policy = self.net.distribution(self.ppo.standardized(x))
         action = policy.mode if deterministic else policy.sample(rng)
         extras = {"log_prob": policy.log_prob(action).unsqueeze(1), "x": x.unsqueeze(1)}
         return action.unsqueeze(1), extras, state
@@ -147,9 +139,7 @@ class VariBAD(Agent[VariBADConfig]):
         rollout, _ = trials.collect(self, self.begin(trials.rows), 0, budget, final_obs=True)
         x = rollout.extras["x"][:, :, 0]
         time = torch.linspace(0.0, 1.0, len(x), device=self.device).view(-1, 1, 1).expand(-1, x.shape[1], 1)
-        metrics = self.ppo.update(rollout, {"x": self._inputs(x), "time": time}, trials.key)
-        if self.norm is not None:
-            self.norm.update(x, rollout.valid[:, :, 0])
+        metrics = self.ppo.update(rollout, {"x": x, "time": time}, trials.key)
         self.model.replay.add(self.model.kept(rollout))
         metrics |= self.model.fit(trials.key, rate)
         total = float((rollout.reward * rollout.valid).sum((0, 2)).double().mean())
@@ -159,14 +149,11 @@ class VariBAD(Agent[VariBADConfig]):
 
     def tensors(self) -> dict[str, Tensor]:
         """The networks, what PPO keeps, and the replay."""
-        parts = {"net": self.net} if self.norm is None else {"net": self.net, "norm": self.norm}
-        policy = {f"{name}.{k}": v for name, part in parts.items() for k, v in part.state_dict().items()}
+        policy = {f"net.{k}": v for k, v in self.net.state_dict().items()}
         return self.model.tensors() | policy | self.ppo.tensors()
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """The inverse of `tensors`."""
         self.model.load_tensors(tensors)
         self.net.load_state_dict({k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")})
-        if self.norm is not None:
-            self.norm.load_state_dict({k.removeprefix("norm."): v for k, v in tensors.items() if k.startswith("norm.")})
         self.ppo.load_tensors(tensors)

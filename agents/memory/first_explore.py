@@ -169,8 +169,8 @@ class FirstExplore(Agent[FirstExploreConfig]):
         net.to_empty(device="cpu")
         net.initialise(Rng(torch.tensor([make_key(self.name, "init", seed)])))
         self.net = net.to(self.device)
-        self.head, self.trial_memory = inputs.head, TrialMemory(inputs, self.net.memory)
-        self.ppo = EpisodePPO(self.name, family, config, self.net)
+        self.ppo = EpisodePPO(self.name, family, config, self.net, inputs.size)
+        self.head, self.trial_memory = inputs.head, TrialMemory(inputs, self.net.memory, self.ppo.standardized)
         self.means = torch.zeros(2, self.pairs, dtype=torch.float64)  # of exploring and of exploiting episodes
 
     @property

@@ -93,12 +93,12 @@ class RL2(Agent[RL2Config]):
         inputs = TrialInputs(family, self.name)
         self.encode_task = TaskEncoder(family) if config.value_sees_task or config.task_coef else None
         self.net = self._network(inputs, Rng(torch.tensor([make_key("rl2", "init", seed)])))
-        self.head, self.trial_memory = inputs.head, TrialMemory(inputs, self.net.memory)
         losses = [
             AuxiliaryLoss("reward", config.reward_coef, self.net.reward_errors),
             AuxiliaryLoss("task", config.task_coef, self.net.task_errors),
         ]
-        self.ppo = PPO(self.name, family, config, self.net, losses)
+        self.ppo = PPO(self.name, family, config, self.net, inputs.size, losses)
+        self.head, self.trial_memory = inputs.head, TrialMemory(inputs, self.net.memory, self.ppo.standardized)
 
     def _network(self, inputs: TrialInputs, rng: Rng) -> RL2Network:
         config, task = self.config, 0 if self.encode_task is None else self.encode_task.size
@@ -129,15 +129,13 @@ class RL2(Agent[RL2Config]):
         self, state: AgentState, step: Step, rng: Rng, deterministic: bool
     ) -> tuple[Tensor, dict[str, Tensor], AgentState]:
         """One step of the memory. The new memory is kept in `new.*` until `observe` commits it."""
+        x = self.trial_memory.given(state, step) if self.config.hypernetwork else step.obs  # linear heads ignore it
         h, state = self.trial_memory.step(state, step)
-        obs = step.obs[:, 0]  # linear heads do not look at it
-        if self.config.hypernetwork:
-            obs = self.trial_memory.inputs.encode(obs)
-        policy = self.net.distribution(h, obs)
+        policy = self.net.distribution(h, x)
         action = policy.mode if deterministic else policy.sample(rng)
         extras = {"log_prob": policy.log_prob(action).unsqueeze(1)}
         if self.net.critic is None and not self.config.value_sees_task:
-            extras["value"] = self.net.value_of(h, obs).unsqueeze(1)
+            extras["value"] = self.net.value_of(h, x).unsqueeze(1)
         return action.unsqueeze(1), extras, state
 
     def observe(self, state: AgentState, feedback: Feedback, active: Tensor | None) -> AgentState:

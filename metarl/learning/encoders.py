@@ -1,4 +1,4 @@
-"""Observations and tasks as features of fixed size."""
+"""Observations and tasks as features of fixed size, and features standardised by what was seen."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import Any
 
 import torch
 from gymnasium import spaces
-from torch import Tensor
+from torch import Tensor, nn
 
 from metarl.errors import InvalidValueError
 from metarl.families.family import Family
 from metarl.families.tasks import Tasks
+
+_LEAST_FEATURE_VARIANCE = 1e-8  # as in the authors' code of VariBAD
+_LARGEST_FEATURE = 10.0  # as VecNormalize of Stable-Baselines3; a feature may hardly have varied before
 
 
 class ObservationEncoder:
@@ -70,3 +73,45 @@ class TaskEncoder:
 def _flat(tasks: Tasks) -> Tensor:
     """All parameters of each task in one vector, `[N, size]`."""
     return torch.cat([leaf.reshape(len(tasks), -1) for _, leaf in sorted(tasks.tensors().items())], 1)
+
+
+class RunningNorm(nn.Module):
+    """Standardises features by their mean and variance over all that `update` was given, and clips them to [-10, 10].
+
+    Before the first update the mean is 0 and the variance 1.
+
+    Its tensors are part of the module's state. Evaluation does not change them.
+
+    Args:
+        size: number of features.
+    """
+
+    mean: Tensor
+    var: Tensor
+    count: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("var", torch.ones(size))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Standardised features `[..., size]`, in [-10, 10]."""
+        return ((x - self.mean) * (self.var + _LEAST_FEATURE_VARIANCE).rsqrt()).clamp(
+            -_LARGEST_FEATURE, _LARGEST_FEATURE
+        )
+
+    @torch.no_grad()
+    def update(self, x: Tensor, valid: Tensor) -> None:
+        """Take features `[..., size]` into account, where `valid` `bool [...]` (Chan et al. 1979)."""
+        new = x[valid].double()
+        if not len(new):
+            return
+        total = self.count + len(new)
+        shift = new.mean(0) - self.mean
+        share = len(new) / total
+        squares = self.var * (1.0 - share) + new.var(0, correction=0) * share
+        self.var.copy_(squares + shift.square() * share * (1.0 - share))
+        self.mean.add_(shift * share)
+        self.count.copy_(total)

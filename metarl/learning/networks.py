@@ -18,8 +18,6 @@ from metarl.learning.ppo import Given, Outputs
 from metarl.rng import Rng
 
 Params = dict[str, Tensor]
-_LEAST_FEATURE_VARIANCE = 1e-8  # as in the authors' code of VariBAD
-_LARGEST_FEATURE = 10.0  # as VecNormalize of Stable-Baselines3; a feature may hardly have varied before
 ACTIVATIONS = {"relu": torch.relu_, "tanh": torch.tanh_}  # in place: a layer's sums are not needed
 
 
@@ -58,48 +56,6 @@ def mlp(params: Params, x: Tensor, activation: str = "relu") -> Tensor:
         x = torch.baddbmm(b.unsqueeze(1), x, w) if w.dim() == 3 else torch.matmul(x, w) + b
         x = act(x) if i < depth - 1 else x
     return x
-
-
-class RunningNorm(nn.Module):
-    """Standardises features by their mean and variance over all that `update` was given, and clips them to [-10, 10].
-
-    Before the first update the mean is 0 and the variance 1.
-
-    Its tensors are part of the module's state. Evaluation does not change them.
-
-    Args:
-        size: number of features.
-    """
-
-    mean: Tensor
-    var: Tensor
-    count: Tensor
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("var", torch.ones(size))
-        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Standardised features `[..., size]`, in [-10, 10]."""
-        return ((x - self.mean) * (self.var + _LEAST_FEATURE_VARIANCE).rsqrt()).clamp(
-            -_LARGEST_FEATURE, _LARGEST_FEATURE
-        )
-
-    @torch.no_grad()
-    def update(self, x: Tensor, valid: Tensor) -> None:
-        """Take features `[..., size]` into account, where `valid` `bool [...]` (Chan et al. 1979)."""
-        new = x[valid].double()
-        if not len(new):
-            return
-        total = self.count + len(new)
-        shift = new.mean(0) - self.mean
-        share = len(new) / total
-        squares = self.var * (1.0 - share) + new.var(0, correction=0) * share
-        self.var.copy_(squares + shift.square() * share * (1.0 - share))
-        self.mean.add_(shift * share)
-        self.count.copy_(total)
 
 
 class FeedForward(nn.Module):

@@ -4,7 +4,7 @@ Schulman, Wolski, Dhariwal, Radford and Klimov (2017, arXiv:1707.06347), algorit
 the episodes of a trial and stop at its end. A minibatch is a part of the trials, each of them whole, so the gradient
 goes back to a trial's first step. The agent plays the trials and hands over what its network was given in them:
 
-    self.ppo = PPO(self.name, family, config, self.net, losses)
+    self.ppo = PPO(self.name, family, config, self.net, inputs.size, losses)
     metrics = self.ppo.update(rollout, {"x": x}, trials.key)
 """
 
@@ -25,6 +25,7 @@ from metarl.errors import InvalidValueError
 from metarl.families.family import Family
 from metarl.learning.action_distributions import Distribution
 from metarl.learning.adam import adam_step, adam_tensors, load_adam
+from metarl.learning.encoders import RunningNorm
 from metarl.learning.ppo_config import PPOConfig
 from metarl.learning.returns import discounted_returns, gae
 from metarl.rng import fold_in, make_key
@@ -162,9 +163,11 @@ class PPO:
         family: what it plays.
         config: its hyperparameters, with their sizes (`sized`).
         net: what is trained, on the device where it stays.
+        features: numbers per step that the network is given, the size of `x`.
         losses: what its features are trained for besides.
 
     Attributes:
+        norm: what standardises `x` if `normalize_features` asks for it.
         updates: how many were made.
         return_moments: of discounted returns: count, sum, sum of squares; `float64 [3]`.
 
@@ -173,7 +176,13 @@ class PPO:
     """
 
     def __init__(
-        self, name: str, family: Family, config: PPOConfig, net: ActorCritic, losses: Sequence[AuxiliaryLoss] = ()
+        self,
+        name: str,
+        family: Family,
+        config: PPOConfig,
+        net: ActorCritic,
+        features: int,
+        losses: Sequence[AuxiliaryLoss] = (),
     ) -> None:
         if config.entropy_anneal < 1 and not config.anneal_iterations:
             raise InvalidValueError(f"{name}.entropy_anneal", config.entropy_anneal, "1 where anneal_iterations is 0")
@@ -182,6 +191,7 @@ class PPO:
         self.losses = [loss for loss in losses if loss.coef]
         self.parameters = [p for _, p in net.named_parameters()]
         self.device = self.parameters[0].device
+        self.norm = RunningNorm(features).to(self.device) if config.normalize_features else None
         cuda = self.device.type == "cuda"  # where the rate is read at every replay of a CUDA graph
         rate = torch.tensor(config.learning_rate, device=self.device) if cuda else config.learning_rate
         self.optimizer = torch.optim.Adam(self.parameters, lr=rate, eps=1e-5, fused=True, capturable=cuda)
@@ -195,10 +205,12 @@ class PPO:
 
         Args:
             rollout: whole trials, one environment a row.
-            given: what the network was given in them, tensors `[T, R, ...]` or `[1, R, ...]`.
+            given: what the network was given in them, tensors `[T, R, ...]` or `[1, R, ...]`. Its `x`
+                `[T, R, features]` is not standardised yet.
             key: decides which trials are in which minibatch.
         """
-        cfg, batch = self.config, self.prepare(rollout, given)
+        cfg, x = self.config, given.get("x")
+        batch = self.prepare(rollout, given if x is None else {**given, "x": self.standardized(x)})
         rate, bonus = annealed(cfg, self.updates)
         self._set_rate(rate)
         entropy_coef = torch.full((), bonus, device=self.device)
@@ -207,9 +219,15 @@ class PPO:
             for rows in minibatch_rows(batch.valid.shape[1], cfg.minibatches, key, epoch, self.device):
                 part = {"batch": vars(batch.rows(rows)), "entropy_coef": entropy_coef}
                 step_metrics.append(self._replayed("ppo", self._step, part))
+        if self.norm is not None and x is not None:  # after learning from what was played with the moments before
+            self.norm.update(x, rollout.valid[:, :, 0])
         self.updates += 1
         count = len(step_metrics)
         return {name: float(sum(metrics[name] for metrics in step_metrics)) / count for name in step_metrics[0]}
+
+    def standardized(self, x: Tensor) -> Tensor:
+        """What the network is given of features `[..., features]`: themselves, or standardised if that is asked for."""
+        return x if self.norm is None else self.norm(x)
 
     def _step(self, part: Mapping[str, Any]) -> dict[str, Tensor]:
         """One gradient step on a minibatch: `part` holds the fields of its `batch`, and `entropy_coef` `[]`."""
@@ -354,8 +372,10 @@ class PPO:
     # --- checkpoints -------------------------------------------------------------------------------------------------
 
     def tensors(self) -> dict[str, Tensor]:
-        """Adam's moments, the moments of returns, and how many updates were made; the network is the agent's."""
+        """Adam's moments, those of returns and features, how many updates were made. The network is the agent's."""
         own = {"updates": torch.tensor(self.updates), "return_moments": self.return_moments.clone()}
+        if self.norm is not None:
+            own |= {f"norm.{k}": v for k, v in self.norm.state_dict().items()}
         return adam_tensors(self.optimizer, dict(self.net.named_parameters())) | own
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
@@ -363,3 +383,5 @@ class PPO:
         load_adam(self.optimizer, dict(self.net.named_parameters()), tensors)
         self.cuda_graphs = None if self.cuda_graphs is None else CudaGraphCache()  # CUDA graphs hold the old moments
         self.updates, self.return_moments = int(tensors["updates"]), tensors["return_moments"].cpu().clone()
+        if self.norm is not None:
+            self.norm.load_state_dict({k.removeprefix("norm."): v for k, v in tensors.items() if k.startswith("norm.")})

@@ -50,6 +50,9 @@ class PPOConfig:
     normalize_rewards: bool = False
     """Whether to divide rewards by the running standard deviation of discounted returns. The memory is given the
     rewards as they are."""
+    normalize_features: bool = False
+    """Whether to standardise what the networks are given by its mean and deviation over all training so far. Robots
+    need it: their observations have very different sizes."""
 
 
 @dataclass(frozen=True)

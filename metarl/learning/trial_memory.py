@@ -6,6 +6,8 @@ given the previous action, the previous reward and whether an episode just ended
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -67,22 +69,29 @@ class TrialMemory:
     Args:
         inputs: what the memory is given.
         memory: of `inputs.size` features per step (`metarl.learning.memory`).
+        standardized: what the memory is given of features `[..., inputs.size]`; without it, themselves.
     """
 
-    def __init__(self, inputs: TrialInputs, memory: Memory) -> None:
-        self.inputs, self.memory = inputs, memory
+    def __init__(
+        self, inputs: TrialInputs, memory: Memory, standardized: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        self.inputs, self.memory, self.standardized = inputs, memory, standardized
 
     def begin(self, rows: int, device: torch.device) -> AgentState:
         """The state at a trial's start, tensors `[R, ...]`: nothing is remembered."""
         return {"last": self.inputs.first(rows, device), **self.memory.begin(rows, device)}
+
+    def given(self, state: AgentState, step: Step) -> Tensor:
+        """What the memory is given at what is seen, `[R, size]`."""
+        x = self.inputs(step.obs[:, 0], state["last"])
+        return x if self.standardized is None else self.standardized(x)
 
     def step(self, state: AgentState, step: Step) -> tuple[Tensor, AgentState]:
         """The memory's features `[R, hidden]` at what is seen, and the state.
 
         The new memory is kept in its entries `new.*` until `observe` commits it.
         """
-        x = self.inputs(step.obs[:, 0], state["last"])
-        h, new = self.memory.step(x, {k: v for k, v in state.items() if k != "last"})
+        h, new = self.memory.step(self.given(state, step), {k: v for k, v in state.items() if k != "last"})
         return h, state | {f"new.{k}": v for k, v in new.items()}
 
     def observe(self, state: AgentState, feedback: Feedback, active: Tensor | None) -> AgentState:

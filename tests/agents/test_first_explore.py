@@ -77,7 +77,7 @@ def test_the_choice_of_k_by_hand() -> None:
 def test_training_is_paid_episode_by_episode(family: Any) -> None:
     agent = made(family, discount=1.0, gae_lambda=1.0)
     rollout, _ = trained_on(agent)
-    ppo = EpisodePPO("first_explore", agent.family, agent.config, agent.net)
+    ppo = EpisodePPO("first_explore", agent.family, agent.config, agent.net, agent.trial_memory.inputs.size)
     reward = ppo.learning_rewards(rollout)
     advantage = ppo.advantages(rollout, reward, torch.zeros_like(reward))
     for row in range(6):

@@ -73,6 +73,36 @@ def test_inputs_cross_episodes_and_only_the_trial_start_is_blank() -> None:
     assert x[:, 1, 3].tolist() == [1, 0, 0, 0, 1, 0, 0, 0]
 
 
+STANDARDISED: list[tuple[str, dict[str, Any]]] = [
+    ("rl2", {"trial_episodes": 2, "hidden": 8}),
+    ("rl2", {"trial_episodes": 2, "hidden": 8, "separate_value": True}),
+    ("rl2", {"trial_episodes": 2, "hidden": 8, "hypernetwork": True}),
+    ("first_explore", {"trial_episodes": 2, "hidden": 8}),
+    ("multi_task", {"hidden": (8,)}),
+    ("task_conditioned", {"hidden": (8,)}),
+    ("varibad", {"trial_episodes": 2, "hidden": 8}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), STANDARDISED)
+def test_the_first_gradient_step_sees_the_features_that_were_acted_on(name: str, settings: dict[str, Any]) -> None:
+    """With standardised features too the policy that learns is the one that acted: no divergence before the step."""
+    settings = {"meta_batch_size": 16, "minibatches": 1, "epochs": 1, "learning_rate": 0.03, **settings}
+    agent = metarl.make_agent(name, Walk(), **settings, normalize_features=True)
+    found: list[float] = []
+    metarl.train(agent, 4, on_iteration=lambda _, metrics: found.append(metrics["kl"]))
+    assert len(found) == 4
+    assert max(found) < 1e-9
+    assert agent.ppo.norm is not None
+    assert float(agent.ppo.norm.mean.abs().max()) > 0.1  # they are standardised
+    plain = metarl.make_agent(name, Walk(), **settings)
+    assert plain.ppo.norm is None
+    assert not any(key.startswith("norm.") for key in plain.tensors())
+    other = metarl.make_agent(name, Walk(), **settings, normalize_features=True)
+    other.load_tensors(agent.tensors())
+    assert torch.equal(other.ppo.norm.var, agent.ppo.norm.var)
+
+
 def test_acting_one_step_at_a_time_equals_the_training_pass() -> None:
     agent = walk_agent()
     rollout, _ = trial(agent, [2, 4, 3])

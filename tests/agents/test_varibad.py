@@ -66,22 +66,22 @@ def test_ppo_does_not_train_the_encoder() -> None:
 
 def test_the_policy_is_given_standardised_features_of_what_training_saw() -> None:
     agent = varibad(normalize_features=True)
-    assert agent.norm is not None
+    assert agent.ppo.norm is not None
     seen: list[Tensor] = []
-    update = agent.ppo.update
-    agent.ppo.update = lambda rollout, given, key: seen.append(given["x"]) or update(rollout, given, key)  # type: ignore[assignment,func-returns-value]
+    prepare = agent.ppo.prepare
+    agent.ppo.prepare = lambda rollout, given: seen.append(given["x"]) or prepare(rollout, given)  # type: ignore[assignment,func-returns-value]
     metarl.train(agent, 2)
-    assert float(agent.norm.count) == 2 * 8 * 12  # steps: two meta-updates of 8 trials of 3 episodes of 4
+    assert float(agent.ppo.norm.count) == 2 * 8 * 12  # steps: two meta-updates of 8 trials of 3 episodes of 4
     _, rollout = played(agent)
-    before = agent.norm.mean.clone()
+    before = agent.ppo.norm.mean.clone()
     metarl.evaluate(agent, k=3, num_tasks=2)
-    assert torch.equal(agent.norm.mean, before)  # evaluation does not change them
+    assert torch.equal(agent.ppo.norm.mean, before)  # evaluation does not change them
     x = rollout.extras["x"]
     log_prob = rollout.extras["log_prob"]
-    torch.testing.assert_close(agent.net.distribution(agent.norm(x)).log_prob(rollout.action), log_prob)
+    torch.testing.assert_close(agent.net.distribution(agent.ppo.norm(x)).log_prob(rollout.action), log_prob)
     assert not torch.allclose(agent.net.distribution(x).log_prob(rollout.action), log_prob, atol=1e-4)
     assert float(seen[1].square().mean()) > 0.3 > float(x.square().mean())  # PPO trains on them too
-    assert varibad().norm is None
+    assert varibad().ppo.norm is None
 
 
 def test_the_belief_model_does_not_train_the_policy() -> None:

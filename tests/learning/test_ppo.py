@@ -53,7 +53,7 @@ class TwoNumbers(nn.Module):
 def ppo(net: TwoNumbers | None = None, losses: Any = (), **config: Any) -> PPO:
     """Of an agent called toy, whose optimizer goes down the gradient by all of it."""
     settings = TrialPPOConfig(**(LOOSE | {"trial_episodes": 2} | config))
-    made = PPO("toy", FAMILY, settings, TwoNumbers() if net is None else net, losses)
+    made = PPO("toy", FAMILY, settings, TwoNumbers() if net is None else net, 1, losses)
     made.optimizer = torch.optim.SGD(made.parameters, lr=1.0)
     return made
 
@@ -300,7 +300,7 @@ def test_updates_are_annealed_across_checkpoints(monkeypatch: pytest.MonkeyPatch
         return plain(made, part)
 
     monkeypatch.setattr(PPO, "_step", watched)
-    first, second = (PPO("toy", FAMILY, TrialPPOConfig(**(LOOSE | steps)), TwoNumbers()) for _ in range(2))
+    first, second = (PPO("toy", FAMILY, TrialPPOConfig(**(LOOSE | steps)), TwoNumbers(), 1) for _ in range(2))
     for made in (first, second):
         made.update(rollout_of(torch.ones(2, 2)), {"x": torch.ones(2, 2)}, key=0)
         second.load_tensors(first.tensors())
@@ -316,7 +316,7 @@ def test_a_checkpoint_goes_on_where_it_was_taken() -> None:
     reward, given = torch.tensor([[1.0, 3.0], [0.0, 2.0]]), {"x": torch.ones(2, 2)}
     config = PPOConfig(**(LOOSE | {"normalize_rewards": True, "value_coef": 1.0}))
     nets = [TwoNumbers(), TwoNumbers()]
-    unbroken, resumed = (PPO("toy", FAMILY, config, net) for net in nets)
+    unbroken, resumed = (PPO("toy", FAMILY, config, net, 1) for net in nets)
     unbroken.update(rollout_of(reward), given, key=0)
     nets[1].load_state_dict(nets[0].state_dict())
     resumed.cuda_graphs = kept = CudaGraphCache(lambda run, inputs: run)
