@@ -34,6 +34,7 @@ register_agent(
     "varibad_off_policy", "metarl.agents.inference.varibad_off_policy:OffPolicyVariBAD", kind="task inference"
 )
 register_agent("mixture", "metarl.agents.strategies.mixture:Mixture", kind="strategies")
+register_agent("learned_selector", "metarl.agents.strategies.learned_selector:LearnedSelector", kind="strategies")
 register_agent("selector", "metarl.agents.strategies.selector:Selector", kind="strategies")
 register_agent("beb", "metarl.agents.classical.tabular:BEB", kind="classical MDPs")
 register_agent("epsilon_greedy_mdp", "metarl.agents.classical.tabular:EpsilonGreedyMDP", kind="classical MDPs")

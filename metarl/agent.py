@@ -27,7 +27,7 @@ from metarl.families.tasks import Tasks
 from metarl.global_rng import seeded
 from metarl.learning.action_distributions import Categorical, Distribution, Gaussian, PolicyHead
 from metarl.learning.adam import adam_step, adam_tensors, load_adam, load_net, net_tensors
-from metarl.learning.encoders import ObservationEncoder, TaskEncoder
+from metarl.learning.encoders import ObservationEncoder, RunningNorm, TaskEncoder
 from metarl.learning.gradient.implicit import ImplicitObjective, ProximalLoop
 from metarl.learning.gradient.inner_loop import InnerLoop, warn_of_failed
 from metarl.learning.gradient.meta_gradient import OuterLoss
@@ -114,6 +114,7 @@ __all__ = [
     "RecurrentEncoder",
     "Rng",
     "Rollout",
+    "RunningNorm",
     "SACBatch",
     "SACConfig",
     "Schedule",

@@ -243,6 +243,21 @@ def finite_mdps(seed: int) -> dict[str, float]:
     }
 
 
+def selection(seed: int) -> dict[str, float]:
+    """Pulls of ten arms, which two arms taught it: the share of the way from random pulls to the better member's."""
+    taught = {"train_families": ('metarl/BernoulliBandit-v0{"k": 2}',), "meta_batch_size": 50, "learning_rate": 1e-2}
+    family = "metarl/BernoulliBandit-v0:k10"
+    members = {"members": ("random", "thompson_sampling"), "trial_episodes": 60, "first_episodes": 2}
+    agent = metarl.make_agent("learned_selector", family, seed=seed, **taught, **members)
+    metarl.train(agent, 10)
+    found = []
+    for player in (metarl.make_agent("random", family), agent, metarl.make_agent("thompson_sampling", family)):
+        results = evaluate(player, k=[60], num_tasks=300, episodes=1, modes=["sampled"], seed=seed, task_seed=seed)
+        assert results.lifetime is not None
+        found.append(float(results.lifetime.mean()))
+    return {"share": (found[1] - found[0]) / (found[2] - found[0])}
+
+
 STEP = partial(navigation, updates=6, k=1)
 # Beside each: mean and standard deviation over seeds 0, ..., 19 on both processors together.
 LEARNING = {
@@ -264,6 +279,7 @@ LEARNING = {
     "promp": Learning(partial(STEP, "promp"), {"trained": 0.3}),
     # trained 6.71, 0.39; adapted 5.09, 0.71 (seeds 0, ..., 8)
     "mixture": Learning(partial(STEP, "mixture"), {"trained": 4.0, "adapted": 0.0}),
+    "learned_selector": Learning(selection, {"share": 0.6}),
     # trained 1.67, 0.22
     "reptile": Learning(partial(navigation, "reptile", 20, 3), {"trained": 0.5}),
     # trained 6.19, 0.35; adapted 5.15, 0.43 (seeds 0, ..., 7)

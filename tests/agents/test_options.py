@@ -96,6 +96,9 @@ CHANGED: dict[str, Any] = {
     "action_noise": 0.5,
     "selector.members": ("random", "greedy"),
     "selector.exploration": 25.0,
+    "learned_selector.members": ("random", "greedy"),
+    "learned_selector.train_families": ('metarl/BernoulliBandit-v0{"k": 3}',),
+    "learned_selector.train_episodes": (6,),
     "num_envs": 2,
 }
 # What a small test cannot change: Stable-Baselines3 has one policy for each kind of observations.
@@ -129,7 +132,7 @@ def family_of(name: str) -> Any:
         return BANDIT if kind.endswith(("bandits", "gittins")) else MDP
     if name == "prototypes":
         return "metarl/Digits-v0"
-    return BANDIT if name in ("rl2", "varibad", "varibad_off_policy", "selector") else Reach()
+    return BANDIT if name in ("rl2", "varibad", "varibad_off_policy", "selector", "learned_selector") else Reach()
 
 
 def small(name: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import metarl
+from metarl.agents.strategies.learned_selector import LearnedSelector
 from metarl.agents.strategies.selector import Selector, paid, ucb
 from metarl.evaluation.evaluate import evaluate
 
@@ -101,3 +102,90 @@ def test_a_trained_run_is_a_member_and_boxes_are_mapped(tmp_path: Path) -> None:
 def test_portfolios_that_cannot_play_are_refused(family: str, members: tuple[str, ...], sentence: str) -> None:
     with pytest.raises(metarl.InvalidValueError, match=sentence):
         selector(family, members=members)
+
+
+# --- the choice that is learned in other families --------------------------------------------------------------------
+
+
+def learned(family: str = BANDIT, **settings: Any) -> LearnedSelector:
+    small = {"trial_episodes": 12, "meta_batch_size": 5, "hidden": (8,), "updates": 3}
+    agent = metarl.make_agent("learned_selector", family, **(small | settings))
+    assert isinstance(agent, LearnedSelector)
+    return agent
+
+
+def test_members_take_turns_until_one_is_chosen() -> None:
+    """Five first episodes of two steps for three members: means of two, two and one return."""
+    agent = learned(first_episodes=5)
+    state = agent.choice(2) | {"given": torch.tensor([-1, 2])}
+    asked = []
+    agent.predicted = lambda at: asked.append(at) or torch.ones(2, dtype=torch.int64)  # type: ignore[assignment,func-returns-value]
+    chosen = []
+    for step in range(16):
+        chosen.append(state["chosen"].tolist())
+        state = agent.choose(state, torch.tensor([1.0 + step // 2, 0.0]), torch.tensor([step % 2 == 1] * 2))
+    assert [row[0] for row in chosen] == [0, 0, 1, 1, 2, 2, 0, 0, 1, 1] + [1] * 6  # the network chose 1
+    assert [row[1] for row in chosen][10:] == [2] * 6  # a member that is given
+    returns = [2.0, 4.0, 6.0, 8.0, 10.0]
+    features = agent.features(state)
+    means = [(returns[0] + returns[3]) / 2, (returns[1] + returns[4]) / 2, returns[2]]
+    expected = [math.log10(12), 0.0, math.log10(5), 0.0, np.std(returns), *means]
+    torch.testing.assert_close(features[0], torch.tensor(expected, dtype=torch.float32))
+    assert features[1, 4:].tolist() == [0.0] * 4
+    assert torch.equal(asked[-1]["sums"], state["sums"])  # nothing later counts
+
+
+def test_a_choice_before_any_episode_knows_the_family_alone() -> None:
+    agent = learned(first_episodes=0, members=("ucb1", "greedy", "random"))
+    with torch.no_grad():
+        agent.net.params["b1"].copy_(torch.tensor([0.0, 0.0, 5.0]))
+    assert agent.begin(3)["chosen"].tolist() == [2, 2, 2]
+    np.testing.assert_array_equal(lives(agent, 12), lives(metarl.make_agent("random", BANDIT), 12))
+
+
+def test_lessons_compare_members_in_the_same_task() -> None:
+    """Whoever is told to play plays all later episodes; advantages of a task add up to 0, in units of a deviation."""
+    agent = learned(members=("random", "thompson_sampling"), meta_batch_size=400, trial_episodes=40)
+    (x, member, advantage), steps = agent.lessons(3)
+    assert (x.shape, steps) == ((800, 7), 800 * 40)
+    assert member.tolist() == [0, 1] * 400
+    torch.testing.assert_close(advantage.view(400, 2).sum(1), torch.zeros(400), atol=1e-5, rtol=0)
+    better = advantage[1::2].mean()
+    assert float(better) > 0.2  # half of what Thompson sampling gains beside random pulls, .27 / .45 of a deviation
+    again = agent.lessons(3)[0]
+    assert all(torch.equal(a, b) for a, b in zip(again, (x, member, advantage), strict=True))
+    assert not torch.equal(agent.lessons(4)[0][2], advantage)
+
+
+def test_it_is_trained_in_the_families_and_lengths_that_it_is_given() -> None:
+    families = ('metarl/BernoulliBandit-v0{"k": 3}', 'metarl/BernoulliBandit-v0{"k": 8}')
+    agent = learned(train_families=families, train_episodes=(5, 9))
+    assert [(s.family.action_space.n, s.config.trial_episodes) for s in agent.schools] == [
+        (3, 5),
+        (3, 9),
+        (8, 5),
+        (8, 9),
+    ]
+    steps: list[float] = []
+    metarl.train(agent, 2, on_iteration=lambda _, m: steps.append(m["env_steps"]))
+    each = 5 * 3 * (5 + 9) * 2
+    assert steps == [each, 2 * each]
+    assert agent.train_env_steps == each
+    other = learned("metarl/BernoulliBandit-v0:k50")  # its tensors do not depend on the family
+    other.load_tensors(agent.tensors())
+    assert all(torch.equal(v, other.tensors()[k]) for k, v in agent.tensors().items())
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"first_episodes": 12}, "learned_selector.first_episodes is 12, expected fewer than the 12 episodes"),
+        ({"train_episodes": (30, 3)}, "learned_selector.first_episodes is 3, expected fewer than the 3 episodes"),
+        ({"train_families": ("metarl/TabularMDP-v0",)}, "members of learned_selector in metarl/TabularMDP-v0"),
+        ({"train_families": ("metarl/BernouliBandit-v0",)}, "did you mean 'metarl/BernoulliBandit-v0'"),
+        ({"members": ("rl2",)}, "learned_selector.members is 'rl2', expected a run directory"),
+    ],
+)
+def test_a_choice_that_cannot_be_learned_is_refused(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(metarl.InvalidValueError, match=sentence):
+        learned(**settings).check_iterations(1)
