@@ -49,6 +49,27 @@ BUGS = (
         "online/test_play",
     ),
     Bug(
+        "a choice is learned from the first episodes, which all members play",
+        "agents/strategies/learned_selector.py",
+        "return sums[:, 0, first : int(whole[0].sum())].mean(-1)",
+        "return sums[:, 0, : int(whole[0].sum())].mean(-1)",
+        "agents/test_selector",
+    ),
+    Bug(
+        "the features of a choice go on after the first episodes",
+        "agents/strategies/learned_selector.py",
+        'counts = ended & (state["episode"] < first)',
+        "counts = ended",
+        "agents/test_selector",
+    ),
+    Bug(
+        "a choice is trained on test tasks",
+        "agents/strategies/learned_selector.py",
+        'self.family.tasks("train", config.meta_batch_size, key)',
+        'self.family.tasks("test", config.meta_batch_size, key)',
+        "agents/test_selector",
+    ),
+    Bug(
         "parameters of a mixture are taken as finite unseen",
         "metarl/learning/gradient/inner_loop.py",
         'if not set(params) <= {f"{kind}{i}" for kind in "wb" for i in range(depth)} | {"log_std", "context"}:',
@@ -72,8 +93,8 @@ BUGS = (
     Bug(
         "regret counted without the steps that explore",
         "experiments/strategy_tables.py",
-        "own, others = chooser.mean((0, 2)),",
-        "own, others = chooser.max((0, 2)),",
+        "own, others = chooser.mean(2),",
+        "own, others = chooser.max(2),",
         "experiments/test_strategy_tables",
     ),
     Bug(
@@ -85,7 +106,7 @@ BUGS = (
     ),
     Bug(
         "the selector lets the chosen member alone learn",
-        "agents/strategies/selector.py",
+        "agents/strategies/portfolio.py",
         "own = member.observe(_of(state, i), feedback._replace(action=action), active)",
         'own = member.observe(_of(state, i), feedback._replace(action=action), (state["chosen"] == i).unsqueeze(1))',
         "agents/test_selector",

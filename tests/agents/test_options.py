@@ -98,7 +98,7 @@ CHANGED: dict[str, Any] = {
     "selector.exploration": 25.0,
     "learned_selector.members": ("random", "greedy"),
     "learned_selector.train_families": ('metarl/BernoulliBandit-v0{"k": 3}',),
-    "learned_selector.train_episodes": (6,),
+    "learned_selector.train_episodes": (9,),
     "num_envs": 2,
 }
 # What a small test cannot change: Stable-Baselines3 has one policy for each kind of observations.

@@ -11,8 +11,11 @@ import pytest
 import torch
 
 import metarl
-from metarl.agents.strategies.learned_selector import LearnedSelector
+from metarl.agent import Budget
+from metarl.agents.strategies.learned_selector import LearnedSelector, later_returns
 from metarl.agents.strategies.selector import Selector, paid, ucb
+from metarl.engine.pool import EnvironmentPool
+from metarl.engine.rollout import PoolTrials
 from metarl.evaluation.evaluate import evaluate
 
 BANDIT = 'metarl/BernoulliBandit-v0{"k": 5}'
@@ -152,9 +155,24 @@ def test_lessons_compare_members_in_the_same_task() -> None:
     torch.testing.assert_close(advantage.view(400, 2).sum(1), torch.zeros(400), atol=1e-5, rtol=0)
     better = advantage[1::2].mean()
     assert float(better) > 0.2  # half of what Thompson sampling gains beside random pulls, .27 / .45 of a deviation
+    drawn = []
+    tasks = agent.family.tasks
+    agent.family.tasks = lambda split, *rest: drawn.append(split) or tasks(split, *rest)  # type: ignore[method-assign,func-returns-value]
     again = agent.lessons(3)[0]
+    assert drawn == ["train"]
     assert all(torch.equal(a, b) for a, b in zip(again, (x, member, advantage), strict=True))
     assert not torch.equal(agent.lessons(4)[0][2], advantage)
+
+
+def test_a_lesson_is_what_follows_the_first_episodes() -> None:
+    """Episodes 0, ..., 11 of two rows; the first three are the same whoever plays the rest."""
+    agent = learned()
+    pool = EnvironmentPool(agent.family)
+    trials = PoolTrials(pool, agent.family.tasks("train", 2), seed=1)
+    rollout, _ = trials.collect(agent, agent.begin(2), 0, Budget(episodes=12))
+    expected = rollout.reward[3:, :, 0].mean(0)
+    torch.testing.assert_close(later_returns(rollout, 3).float(), expected)
+    assert not torch.allclose(expected, rollout.reward[:, :, 0].mean(0))
 
 
 def test_it_is_trained_in_the_families_and_lengths_that_it_is_given() -> None:
