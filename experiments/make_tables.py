@@ -499,7 +499,12 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "first_explore": trial_tables.first_explore,
         "settings": trial_tables.settings,
     },
-    "docs/strategies.md": {"selection": strategy_tables.selection, "transfer": strategy_tables.transfer},
+    "docs/strategies.md": {
+        "selection": strategy_tables.selection,
+        "mixtures": strategy_tables.mixtures,
+        "transfer": strategy_tables.transfer,
+        "applications": strategy_tables.applications,
+    },
     "docs/inference.md": {"inference": inference_tables.inference, "few_shot": inference_tables.few_shot},
     "docs/how-to/online.md": {"online": online_streams.tables},
     "docs/results.md": {

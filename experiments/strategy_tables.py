@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -65,6 +66,44 @@ def selection() -> str:
     )
     heads = ["study", "agent", "members", "return", "best single member", "regret", "in hindsight"]
     return f"{says}\n\n{table(heads, lines)}"
+
+
+def adaptation(studies: Sequence[str], says: str) -> str:
+    """A table of the entries of some studies: R_0 and R_k, the last k, and the share of the gap that R_k closes."""
+    lines = []
+    for study in studies:
+        found = {e: Results.load(row_file(study, e)) for e in STUDIES[study].entries if row_file(study, e).exists()}
+        lasts = {name: results.summary("sampled")[-1] for name, results in found.items()}
+        for name in sorted(found, key=lambda name: -lasts[name]["mean"]):
+            first, last = found[name].summary("sampled")[0], lasts[name]
+            seeds = str(len(found[name].meta["seeds"])) if STUDIES[study].entries[name].iterations else ""
+            cells = [f"{row['mean']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" for row in (first, last)]
+            closed = f"{last['normalised']:.2f}" if "normalised" in last else ""
+            lines.append([study.partition("/")[2], f"{name} (`{found[name].agent}`)", seeds, *cells, closed])
+    return f"{says}\n\n{table(['study', '', 'seeds', 'R_0', 'R_k', 'share'], lines)}"
+
+
+def applications() -> str:
+    """The table of the suite `applications`."""
+    says = (
+        "Doses of a drug (minus how far the trough is from its window) and clicks on recommendations, for 200 "
+        "held-out patients or users, sampled actions, with 95 % intervals over seeds and tasks. R_3 is the mean return "
+        "of an episode after three courses or sessions (`rl2`) or three adaptation steps of ten each (`maml`). The "
+        "share is that of the gap between random actions and the informed optimum. "
+        "Command: `metarl benchmark applications`."
+    )
+    return adaptation([name for name in STUDIES if name.startswith("applications/")], says)
+
+
+def mixtures() -> str:
+    """The table of `mixture` and of the agents beside it."""
+    says = (
+        "2-D navigation where tasks are four corners, and where goals fill a square: R_0 and R_2 on held-out goals, "
+        "sampled actions, with 95 % intervals over seeds and goals; 50 meta-updates on 20 tasks x 10 episodes. The "
+        "share is that of the gap between random actions and the informed optimum. "
+        "Command: `metarl benchmark strategies --only corners square`."
+    )
+    return adaptation(("strategies/corners", "strategies/square"), says)
 
 
 def transfer() -> str:
