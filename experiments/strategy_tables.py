@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
 from results_files import RESULTS, STUDIES, row_file
 from trial_tables import table
 
 from metarl.evaluation.intervals import Floats, mean_interval
 from metarl.evaluation.results import Results
+from metarl.report.figures.style import GREY, PALETTE
 from metarl.report.transfer import transfers
 
 CHOOSERS = ("selector", "selector-random", "learned_selector")
@@ -66,6 +68,32 @@ def selection() -> str:
     )
     heads = ["study", "agent", "members", "return", "best single member", "regret", "in hindsight"]
     return f"{says}\n\n{table(heads, lines)}"
+
+
+def selection_figure() -> Figure:
+    """What choosers and members earn in each study, as a share of what the best single member earns."""
+    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    axes = figure.subplots()
+    for place, study in enumerate(PORTFOLIOS):
+        done = {name: row_file(study, name) for name in STUDIES[study].entries if row_file(study, name).exists()}
+        lives = {name: float(np.mean(Results.load(file).lifetime)) for name, file in done.items()}
+        best = max(value for name, value in lives.items() if name not in CHOOSERS)
+        for line, name in enumerate(name for name in lives if name != "random"):
+            at = (lives[name] / best, place + 0.16 * (line - 2))
+            if name in CHOOSERS:
+                axes.plot(*at, "D", color=PALETTE[CHOOSERS.index(name)])
+            else:
+                axes.plot(*at, "o", color=GREY)
+                axes.annotate(name, at, (-5, 0), textcoords="offset points", fontsize=6.5, ha="right", va="center")
+    axes.axvline(1.0, color=GREY, linewidth=0.8, zorder=0)
+    axes.set(yticks=range(len(PORTFOLIOS)), yticklabels=[name.partition("/")[2] for name in PORTFOLIOS])
+    axes.set(xlim=(0.62, 1.02), xlabel="return of whole trials, as a share of the best single member's")
+    labels = ("selector", "selector, with random as a member", "learned_selector")
+    for name, color in zip(labels, PALETTE, strict=False):
+        axes.plot([], [], "D", color=color, label=name)
+    axes.legend(frameon=False, fontsize=8, loc="lower left")
+    axes.invert_yaxis()
+    return figure
 
 
 def adaptation(studies: Sequence[str], says: str) -> str:

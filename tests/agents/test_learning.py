@@ -244,8 +244,9 @@ def finite_mdps(seed: int) -> dict[str, float]:
 
 
 def selection(seed: int) -> dict[str, float]:
-    """Pulls of ten arms, which two arms taught it: the share of the way from random pulls to the better member's."""
-    taught = {"train_families": ('metarl/BernoulliBandit-v0{"k": 2}',), "meta_batch_size": 50, "learning_rate": 1e-2}
+    """Pulls of ten arms, which two and twenty taught it: the share of the way to the better member's."""
+    families = ('metarl/BernoulliBandit-v0{"k": 2}', 'metarl/BernoulliBandit-v0{"k": 20}')
+    taught = {"train_families": families, "meta_batch_size": 50, "learning_rate": 1e-2}
     family = "metarl/BernoulliBandit-v0:k10"
     members = {"members": ("random", "thompson_sampling"), "trial_episodes": 60, "first_episodes": 2}
     agent = metarl.make_agent("learned_selector", family, seed=seed, **taught, **members)

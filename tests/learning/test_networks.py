@@ -12,8 +12,8 @@ from scipy import stats
 
 from metarl.errors import InvalidValueError
 from metarl.learning.action_distributions import Categorical, Gaussian, PolicyHead
-from metarl.learning.encoders import ObservationEncoder
-from metarl.learning.networks import FeedForward, HyperFeedForward, Hypernetwork, RunningNorm, init_mlp, mlp
+from metarl.learning.encoders import ObservationEncoder, RunningNorm
+from metarl.learning.networks import FeedForward, HyperFeedForward, Hypernetwork, init_mlp, mlp
 from metarl.rng import Rng, fold_in, make_key
 
 

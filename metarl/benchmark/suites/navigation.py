@@ -105,7 +105,10 @@ suite = Suite(
             _SEEDS,
         ),
         "dense": Study(
-            _DENSE, _methods() | {"imaml": Entry("imaml", _TRPO, 50)}, Protocol(k=3, tasks=40, episodes=20), _SEEDS
+            _DENSE,
+            _methods() | {name: Entry(name, _TRPO, 50) for name in ("imaml", "shared_trunk")},
+            Protocol(k=3, tasks=40, episodes=20),
+            _SEEDS,
         ),
         "sparse": Study(_SPARSE, _methods(), Protocol(k=3, tasks=40, episodes=20), _SEEDS),
         "semicircle-n3": _semicircle(),
