@@ -36,6 +36,7 @@ from metarl.learning.gradient.outer_optimizers import AdamEpochs, OuterOptimizer
 from metarl.learning.gradient.policies import MLPPolicy
 from metarl.learning.gradient.policy_gradient import Batch, prepare
 from metarl.learning.gradient.step_sizes import FixedSizes, Schedule, SizePerParameter, SizePerTensorAndStep, StepSizes
+from metarl.learning.images import ImageShape, make_seeing_memory
 from metarl.learning.inference.belief_model import BeliefConfig, BeliefModel
 from metarl.learning.inference.beliefs import Belief, RecurrentEncoder
 from metarl.learning.inference.decoders import Decoded, StepDecoder, negative_elbo
@@ -95,6 +96,7 @@ __all__ = [
     "Given",
     "HyperFeedForward",
     "Hypernetwork",
+    "ImageShape",
     "ImplicitObjective",
     "InnerLoop",
     "InvalidValueError",
@@ -153,6 +155,7 @@ __all__ = [
     "make_agent",
     "make_key",
     "make_memory",
+    "make_seeing_memory",
     "metric_loss",
     "mlp",
     "negative_elbo",

@@ -70,6 +70,20 @@ BUGS = (
         "agents/test_selector",
     ),
     Bug(
+        "an image's rows are taken for its columns",
+        "metarl/learning/images.py",
+        "y = x.reshape(-1, image.height, image.width, image.channels).permute(0, 3, 1, 2)",
+        "y = x.reshape(-1, image.channels, image.height, image.width)",
+        "learning/test_images",
+    ),
+    Bug(
+        "a memory forgets what is beside an image",
+        "metarl/learning/images.py",
+        "return torch.cat([self.encode(x[..., :pixels]), x[..., pixels:]], -1)",
+        "return torch.cat([self.encode(x[..., :pixels]), 0 * x[..., pixels:]], -1)",
+        "learning/test_images",
+    ),
+    Bug(
         "parameters of a mixture are taken as finite unseen",
         "metarl/learning/gradient/inner_loop.py",
         'if not set(params) <= {f"{kind}{i}" for kind in "wb" for i in range(depth)} | {"log_std", "context"}:',

@@ -114,6 +114,7 @@ class RL2(Agent[RL2Config]):
                 inferred=task if config.task_coef else 0,
                 rewarded=config.reward_coef > 0,
                 generated=inputs.encode.size if config.hypernetwork else 0,
+                image=inputs.encode.image,
             )
         net.to_empty(device="cpu")
         net.initialise(rng)

@@ -5,7 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from metarl.agent import Distribution, Given, Hypernetwork, Outputs, PolicyHead, Rng, TrialBatch, make_memory
+from metarl.agent import (
+    Distribution,
+    Given,
+    Hypernetwork,
+    ImageShape,
+    Outputs,
+    PolicyHead,
+    Rng,
+    TrialBatch,
+    make_seeing_memory,
+)
 
 # Features of the memory that generate networks, and hidden layers of these; Beck et al. (2022) have 25 and (32, 32).
 KNOWLEDGE, GENERATED = 25, (32,)
@@ -57,6 +67,7 @@ class RL2Network(nn.Module):
         rewarded: whether a head predicts rewards from the memory and the action.
         generated: number of features of an observation, the first ones of a step, if the memory generates the networks
             of the policy and of the value on the observation; 0 if their heads are linear.
+        image: the form of an observation that is an image, which the memory sees through convolutions.
     """
 
     def __init__(
@@ -71,11 +82,12 @@ class RL2Network(nn.Module):
         inferred: int = 0,
         rewarded: bool = False,
         generated: int = 0,
+        image: ImageShape | None = None,
     ) -> None:
         super().__init__()
         self.head, self.sees_task = head, task > 0
-        self.memory = make_memory(memory, inputs, hidden, window)
-        self.critic = make_memory(memory, inputs, hidden, window) if separate_value else None
+        self.memory = make_seeing_memory(memory, inputs, hidden, window, image)
+        self.critic = make_seeing_memory(memory, inputs, hidden, window, image) if separate_value else None
         self.policy: nn.Module = nn.Linear(hidden, head.size)
         self.value: nn.Module = JointHead(hidden, task) if task else nn.Linear(hidden, 1)
         if generated:

@@ -6,10 +6,11 @@ example `metarl/MiniGrid-v0{"env_id": "MiniGrid-LavaCrossingS9N1-v0"}`. Presets:
 (DoorKey-8x8) with 6.
 
 Observation: the 7 x 7 cells before the agent, each as one-hot object (11), colour (6) and state (3), then the one-hot
-direction that the agent faces (4): `[984]` zeros and ones. The mission, a sentence, is left out. If it says what to do
-(Fetch, GoToDoor), this is hidden like the rest of the task. Action: the first `actions` of left, right, forward,
-pick up, drop, toggle, done. Reward and end: the package's, 1 - .9 t / max_steps for success in step t. Horizon: the
-package's max_steps. Info: success, which is whether the step's reward is positive.
+direction that the agent faces (4): `[984]` zeros and ones; with `image` a picture of the cells, `[7, 7, 24]`, where
+every cell also has the direction: agents with convolutions see what is beside what. The mission, a sentence, is left
+out. If it says what to do (Fetch, GoToDoor), this is hidden like the rest of the task. Action: the first `actions` of
+left, right, forward, pick up, drop, toggle, done. Reward and end: the package's, 1 - .9 t / max_steps for success in
+step t. Horizon: the package's max_steps. Info: success, which is whether the step's reward is positive.
 
 Task: "seed", a whole number that seeds every episode's reset, so that all episodes of a task have the same layout,
 start and goal. Several seeds may give one layout (Empty-Random-6x6 has 60 layouts), so the layout and not the seed
@@ -54,6 +55,7 @@ class MiniGrid(GymFamily):
         env_id: the package's id, "MiniGrid-...".
         actions: number of the package's actions that can be played, from 3 to 7.
         horizon: steps per episode, at most the package's `max_steps`, which is the default. It does not change rewards.
+        image: whether the observation is a picture of the cells.
     """
 
     source = "Chevalier-Boisvert et al. 2023, arXiv:2306.13831 (minigrid 3)"
@@ -65,7 +67,11 @@ class MiniGrid(GymFamily):
     }
 
     def __init__(
-        self, env_id: str = "MiniGrid-FourRooms-v0", actions: int = ALL_ACTIONS, horizon: int | None = None
+        self,
+        env_id: str = "MiniGrid-FourRooms-v0",
+        actions: int = ALL_ACTIONS,
+        horizon: int | None = None,
+        image: bool = False,
     ) -> None:
         known = [name for name in gym.registry if name.startswith(PREFIX)]
         if env_id not in known:
@@ -85,7 +91,7 @@ class MiniGrid(GymFamily):
             {"seed": Integers(0, SEEDS - 1)},
             apply="seed",
             horizon=horizon or max_steps,
-            env_kwargs={"env_id": env_id, "actions": actions},
+            env_kwargs={"env_id": env_id, "actions": actions} | ({"image": True} if image else {}),
         )
 
     @property
@@ -128,14 +134,20 @@ class Cells(gym.Wrapper[Floats, Any, Any, Any]):
     Args:
         env_id: the package's id.
         actions: number of its actions that can be played.
+        image: whether the observation is a picture of the cells.
         render_mode: None or "rgb_array".
     """
 
-    def __init__(self, env_id: str, actions: int = ALL_ACTIONS, render_mode: str | None = None) -> None:
+    def __init__(
+        self, env_id: str, actions: int = ALL_ACTIONS, image: bool = False, render_mode: str | None = None
+    ) -> None:
         super().__init__(gym.make(env_id, render_mode=render_mode, disable_env_checker=True))
         space: Any = self.env.observation_space
-        size = int(np.prod(space["image"].shape[:2])) * sum(PARTS) + DIRECTIONS
-        self.observation_space = Box(0.0, 1.0, (size,), np.float32)
+        cells = space["image"].shape[:2]
+        vector = (int(np.prod(cells)) * sum(PARTS) + DIRECTIONS,)
+        shape = (*cells, sum(PARTS) + DIRECTIONS) if image else vector
+        self.observation_space = Box(0.0, 1.0, shape, np.float32)
+        self.encode = picture if image else encode
         self.action_space = Discrete(actions)
 
     @property
@@ -146,12 +158,12 @@ class Cells(gym.Wrapper[Floats, Any, Any, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Floats, dict[str, Any]]:
         """Start an episode in the layout of `seed`."""
         obs, info = self.env.reset(seed=seed, options=options)
-        return encode(obs), info
+        return self.encode(obs), info
 
     def step(self, action: Any) -> tuple[Floats, float, bool, bool, dict[str, Any]]:
         """Take one step."""
         obs, reward, terminated, truncated, info = self.env.step(action)
-        return encode(obs), float(reward), terminated, truncated, {**info, "success": float(reward) > 0}
+        return self.encode(obs), float(reward), terminated, truncated, {**info, "success": float(reward) > 0}
 
 
 ONE_HOT = [np.eye(n, dtype=np.float32) for n in (*PARTS, DIRECTIONS)]
@@ -162,6 +174,14 @@ def encode(obs: Any) -> Floats:
     *parts, direction = ONE_HOT
     cells = np.concatenate([part[obs["image"][..., i]] for i, part in enumerate(parts)], -1)
     return np.concatenate([cells.ravel(), direction[obs["direction"]]])
+
+
+def picture(obs: Any) -> Floats:
+    """The same numbers as a picture, `[height, width, 24]`: the direction is in every cell."""
+    *parts, direction = ONE_HOT
+    cells = [part[obs["image"][..., i]] for i, part in enumerate(parts)]
+    faced = np.broadcast_to(direction[obs["direction"]], (*obs["image"].shape[:2], DIRECTIONS))
+    return np.concatenate([*cells, faced], -1)
 
 
 @cache

@@ -6,6 +6,7 @@ import math
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from metarl.errors import InvalidValueError
 from metarl.families.family import Family
 from metarl.families.tasks import Tasks
+from metarl.learning.images import LEAST_IMAGE, ImageShape
 
 _LEAST_FEATURE_VARIANCE = 1e-8  # as in the authors' code of VariBAD
 _LARGEST_FEATURE = 10.0  # as VecNormalize of Stable-Baselines3; a feature may hardly have varied before
@@ -25,14 +27,22 @@ class ObservationEncoder:
         space: a Box, which is flattened, or a Discrete space, which is one-hot encoded.
         user: name of the agent, for error messages.
 
+    Attributes:
+        size: number of features.
+        image: the form of the image that a Box of shape (height, width, channels), at least 5 x 5, holds; else None.
+
     Raises:
         InvalidValueError: the space is of another kind.
     """
 
     def __init__(self, space: spaces.Space[Any], user: str) -> None:
         self.space = space
+        self.image: ImageShape | None = None
         if isinstance(space, spaces.Box):
             self.size = math.prod(space.shape)
+            if len(space.shape) == 3 and min(space.shape[:2]) >= LEAST_IMAGE:
+                height, width, channels = space.shape
+                self.image = ImageShape(height, width, channels, 255.0 if space.dtype == np.uint8 else 1.0)
         elif isinstance(space, spaces.Discrete):
             self.size = int(space.n)
         else:

@@ -15,6 +15,7 @@ from metarl.agent_base import AgentState, Feedback, Rollout, Step
 from metarl.families.family import Family
 from metarl.learning.action_distributions import PolicyHead
 from metarl.learning.encoders import ObservationEncoder
+from metarl.learning.images import ImageMemory
 from metarl.learning.memory import Memory
 
 
@@ -73,7 +74,7 @@ class TrialMemory:
     """
 
     def __init__(
-        self, inputs: TrialInputs, memory: Memory, standardized: Callable[[Tensor], Tensor] | None = None
+        self, inputs: TrialInputs, memory: Memory | ImageMemory, standardized: Callable[[Tensor], Tensor] | None = None
     ) -> None:
         self.inputs, self.memory, self.standardized = inputs, memory, standardized
 

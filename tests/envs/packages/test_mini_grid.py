@@ -11,7 +11,7 @@ pytest.importorskip("minigrid")
 import metarl
 from metarl import InvalidValueError
 from metarl.engine.pool import make_environments
-from metarl.envs.packages.mini_grid import MiniGrid, encode
+from metarl.envs.packages.mini_grid import MiniGrid, encode, picture
 
 ID = "metarl/MiniGrid-v0"
 LEFT, RIGHT, FORWARD = range(3)
@@ -54,6 +54,16 @@ def way_to_the_corner(env):
 @pytest.mark.parametrize("preset", [*MiniGrid.presets])
 def test_the_contract(preset):
     assert metarl.check_family(f'{ID}:{preset}{{"horizon": 30}}', tasks=2) == []
+
+
+def test_a_picture_has_the_numbers_of_the_vector():
+    family = metarl.make_family(f"{ID}:empty", image=True, horizon=30)
+    assert family.observation_space.shape == (7, 7, 24)
+    assert metarl.check_family(family, tasks=2) == []
+    obs = {"image": np.random.default_rng(0).integers(0, 3, (7, 7, 3)), "direction": 2}
+    seen, vector = picture(obs), encode(obs)
+    np.testing.assert_array_equal(seen[..., :20].ravel(), vector[:980])
+    np.testing.assert_array_equal(seen[..., 20:], np.broadcast_to(vector[980:], (7, 7, 4)))
 
 
 def test_presets_have_the_actions_that_matter():
