@@ -11,6 +11,7 @@ Integers are torch `int64`, whose arithmetic wraps around; shifts are masked to 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Callable
@@ -94,7 +95,11 @@ class Rng:
     def rekey(self, mask: Tensor, keys: Tensor, t: int) -> None:
         """Give the environments in `mask` `[N]` new keys. Their draws from step `t` on equal those from step 0 on."""
         self.keys = torch.where(mask, keys - _signed(_GAMMA * _STEP_STRIDE * t), self.keys)
-        self._cache.clear()
+        self._cache = {}  # forks keep the old one, for the old keys
+
+    def fork(self) -> Rng:
+        """Another generator at the same place: draws from one do not move the other."""
+        return copy.copy(self)
 
     def bits(self, count: int) -> Tensor:
         """`count` raw 64-bit outputs for each environment, `int64 [N, count]`."""

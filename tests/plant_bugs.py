@@ -84,6 +84,20 @@ BUGS = (
         "learning/test_images",
     ),
     Bug(
+        "members of a portfolio draw the same numbers in every step",
+        "agents/strategies/portfolio.py",
+        "step, rng.fork(), deterministic)",
+        "step, Rng(rng.keys), deterministic)",
+        "agents/test_selector",
+    ),
+    Bug(
+        "a fork of a generator loses its place",
+        "metarl/rng.py",
+        "return copy.copy(self)",
+        "return Rng(self.keys, self.steps).seek(self._t)",
+        "test_rng",
+    ),
+    Bug(
         "parameters of a mixture are taken as finite unseen",
         "metarl/learning/gradient/inner_loop.py",
         'if not set(params) <= {f"{kind}{i}" for kind in "wb" for i in range(depth)} | {"log_std", "context"}:',

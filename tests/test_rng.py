@@ -51,6 +51,20 @@ def test_later_draws_of_a_step_go_on_where_earlier_ones_stopped():
     assert unsigned(rng.bits(2)) + unsigned(rng.bits(3)) == SEED_1234567
 
 
+@pytest.mark.parametrize("steps", [1, 8])
+def test_a_fork_draws_the_same_from_the_same_place_on(steps):
+    """Also after the other one was given new keys."""
+    first, keys = Rng(torch.tensor([3, 4]), steps), torch.tensor([5, 6])
+    first.seek(2).uniform(1)
+    second = first.fork()
+    expected = Rng(torch.tensor([3, 4])).seek(2).uniform(3)[:, 1:]
+    assert torch.equal(first.uniform(2), expected)
+    first.rekey(torch.tensor([True, True]), keys, 2)
+    first.seek(2).uniform(1)
+    first.uniform(2)
+    assert torch.equal(second.uniform(2), expected)
+
+
 def test_steps_are_two_to_the_24_outputs_apart():
     # output number n of the generator is its finaliser of seed + n * gamma: 5 * 2^24 + 1 leads step 5
     seed = (1234567 + 5 * (1 << 24) * 0x9E3779B97F4A7C15) % WORD

@@ -94,7 +94,7 @@ class Portfolio(Agent[ConfigT]):
         """All members act, and the environment is given the action of the chosen one."""
         actions = []
         for i, member in enumerate(self.members):
-            action, _, own = member.act(_of(state, i), step, Rng(rng.keys), deterministic)
+            action, _, own = member.act(_of(state, i), step, rng.fork(), deterministic)
             state = state | {f"{i}.{k}": v for k, v in own.items()}
             actions.append(member.to_env(action.flatten(0, 1)).view(*action.shape[:2], *action.shape[2:]))
         stacked = torch.stack(actions)  # [members, R, 1, ...]

@@ -53,7 +53,7 @@ from metarl.cli.options import (
 )
 from metarl.cli.quickstart import run_quickstart
 from metarl.cli.rows import run_eval_or_rows
-from metarl.cli.training import run_resume, run_train
+from metarl.cli.training import defaults_like, run_resume, run_train
 from metarl.contract.agent_contract import declared
 from metarl.contract.family_probe import is_built_in
 from metarl.errors import (
@@ -177,12 +177,14 @@ def _load_source(source: str) -> None:
         loaded.append(source)
 
 
-def _parse(kind: Any, arguments: list[str], command: str) -> Any:
+def _parse(kind: Any, arguments: list[str], command: str, default: Any = None) -> Any:
     """Parse and check the options of a command."""
     for name in ("--out", "--resume"):
         if f"{name}=" in arguments or (name, "") in pairwise(arguments):
             raise InvalidValueError(name, "", "the name of a file or directory")  # Path("") is the current one
-    options = tyro.cli(kind, args=arguments, prog=f"metarl {command}", description=inspect.cleandoc(kind.__doc__ or ""))
+    about: dict[str, Any] = {"prog": f"metarl {command}", "description": inspect.cleandoc(kind.__doc__ or "")}
+    about |= {} if default is None else {"default": default}
+    options = tyro.cli(kind, args=arguments, **about)
     check_options(options)
     return options
 
@@ -235,13 +237,13 @@ def _dispatch_train(rest: list[str]) -> None:
     """Run `train AGENT`, with the agent's hyperparameters as options, or `train --resume RUN`."""
     if rest and not rest[0].startswith("-"):
         name = rest[0]
-        config = _config_class(name)
-        flat: Any = Annotated[config, tyro.conf.OmitArgPrefixes]
+        flat: Any = Annotated[_config_class(name), tyro.conf.OmitArgPrefixes]
+        like = defaults_like(name, rest[1:])
         options = make_dataclass(
-            "Options", [("config", flat, field(default=config()))], bases=(TrainOptions,), frozen=True
+            "Options", [("config", flat, field(default=like["config"]))], bases=(TrainOptions,), frozen=True
         )
         options.__doc__ = TrainOptions.__doc__
-        run_train(name, _parse(options, rest[1:], f"train {name}"))
+        run_train(name, _parse(options, rest[1:], f"train {name}", options(**like)))
         return
     if not any(r.startswith("--resume") for r in rest):
         print("usage: metarl train AGENT --family ID [OPTIONS]   or   metarl train --resume RUN\n")

@@ -55,6 +55,10 @@ class TrainOptions:
     set_task(task); kwargs: as keywords of a new environment; seed: the one parameter seeds the reset."""
     horizon: int | None = None
     """With --env: steps per episode; by default the environment's time limit."""
+    like: str | None = None
+    """Row of a suite, SUITE/STUDY/ENTRY, such as mujoco/half_cheetah_dir/maml: its family, its hyperparameters, its
+    iterations and how it is trained are the defaults of the other options. metarl benchmark SUITE --dry-run lists all
+    rows."""
     iterations: int = 100
     """Meta-updates."""
     out: Path | None = None

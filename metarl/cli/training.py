@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from metarl.agent_base import Agent, make_agent
+from metarl.benchmark.suite import load_suite, rows
 from metarl.cli.commands import label, loaded, quoted, refuse
 from metarl.cli.options import ResumeOptions, TrainOptions
 from metarl.cli.progress import bar, say
@@ -15,14 +17,43 @@ from metarl.contract.agent_contract import check_briefly
 from metarl.contract.family_probe import is_built_in
 from metarl.contract.notes import warn_unused_parameters
 from metarl.devices import Device
-from metarl.errors import InvalidValueError, verbatim
+from metarl.errors import InvalidValueError, did_you_mean, verbatim
 from metarl.families.family import Family
 from metarl.families.legacy import GYMNASIUM, parse_parameters
-from metarl.families.registry import make_family
+from metarl.families.registry import agent_class, make_family
 from metarl.runs.directory import seed_runs
 from metarl.runs.load import begin_with
 from metarl.runs.run import Run
 from metarl.runs.train import Interrupted
+
+
+def defaults_like(name: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """Defaults of the options of `metarl train`: those of the row that `--like` names, or only the agent's `config`.
+
+    Raises:
+        InvalidValueError: there is no such row, it is another agent's, or it is not trained from new parameters.
+    """
+    config = agent_class(name).Config
+    given = [b for a, b in pairwise(arguments) if a == "--like"]
+    given += [a.removeprefix("--like=") for a in arguments if a.startswith("--like=")]
+    if not given:
+        return {"config": config()}
+    if given[-1].count("/") < 2:
+        raise InvalidValueError("--like", given[-1], "SUITE/STUDY/ENTRY")
+    source, study, name_of_entry = given[-1].rsplit("/", 2)
+    suite = load_suite(source)
+    if (study, name_of_entry) not in rows(suite):
+        near = did_you_mean(f"{study}/{name_of_entry}", [f"{s}/{e}" for s, e in rows(suite)])
+        raise InvalidValueError("--like", given[-1], f"{source}/STUDY/ENTRY; {near}")
+    played, entry = suite.studies[study], suite.studies[study].entries[name_of_entry]
+    if entry.agent != name:
+        raise InvalidValueError("--like", given[-1], f"a row of {name}; this one is of {entry.agent}")
+    if not entry.iterations or entry.begins_with:
+        raise InvalidValueError("--like", given[-1], "a row that is trained from new parameters")
+    found: dict[str, Any] = {"config": config(**entry.settings), "iterations": entry.iterations}
+    found |= {"checkpoint_every": played.checkpoint_every, "eval_every": played.eval_every}
+    family = {} if any(a.partition("=")[0] == "--env" for a in arguments) else {"family": played.family}
+    return found | family | {"task_sampler": entry.task_sampler}
 
 
 def run_train(name: str, options: Any) -> None:

@@ -63,6 +63,17 @@ def test_a_portfolio_of_one_is_its_member() -> None:
     np.testing.assert_array_equal(lives(selector(members=("thompson_sampling",))), alone)
 
 
+@pytest.mark.parametrize("family", [BANDIT, 'metarl/TabularMDP-v0{"horizon": 4}'])
+def test_a_member_draws_anew_at_every_step_of_a_rollout(family: str) -> None:
+    """20 episodes in one rollout: a portfolio of one plays what its member plays alone."""
+    name = "thompson_sampling" if family == BANDIT else "psrl"
+    found = []
+    for agent in (metarl.make_agent(name, family), selector(family, members=(name,))):
+        trials = PoolTrials(EnvironmentPool(agent.family), agent.family.tasks("train", 8), seed=2)
+        found.append(trials.collect(agent, agent.begin(8), 0, Budget(episodes=20))[0])
+    assert torch.equal(found[0].action, found[1].action)
+
+
 def test_members_learn_from_every_step() -> None:
     """Of two equal members each has seen all pulls, so the two are as good as one."""
     alone = lives(metarl.make_agent("thompson_sampling", BANDIT))
