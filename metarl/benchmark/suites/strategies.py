@@ -50,11 +50,11 @@ def _children(family: str) -> Study:
 _SMALL = {"meta_batch_size": 10, "episodes": 5, "hidden": (64, 64), "fvp_stride": 5}
 
 
-def _models(family: str, plan: dict[str, Any], updates: int, maml: Entry) -> Study:
+def _models(family: str, plan: dict[str, Any], updates: int, maml: Entry, seeds: int = 3) -> Study:
     """Two agents that plan, and MAML."""
     entries = {name: Entry(name, plan, updates) for name in ("rebal", "grbal")} | {"maml": maml}
     protocol = Protocol(k=1, tasks=20, episodes=2, modes=("sampled",))
-    return Study(family, entries | {"random": Entry("random")}, protocol, eval_every=2)
+    return Study(family, entries | {"random": Entry("random")}, protocol, tuple(range(seeds)), eval_every=2)
 
 
 suite = Suite(
@@ -68,7 +68,7 @@ suite = Suite(
         "corners": _children("metarl/PointNavigation-v0:corners"),
         "square": _children("metarl/PointNavigation-v0"),
         "model-navigation": _models("metarl/PointNavigation-v0", {"plan_steps": 10}, 16, Entry("maml", _SMALL, 60)),
-        "model-pendulum": _models("metarl/Pendulum-v0", {"plan_steps": 20}, 8, Entry("maml", _SMALL, 60)),
+        "model-pendulum": _models("metarl/Pendulum-v0", {"plan_steps": 20}, 8, Entry("maml", _SMALL, 60), 2),
         "model-half_cheetah_vel": _models(
             "metarl/HalfCheetahVel-v0", {}, 50, Entry("maml", _SMALL | {"episodes": 10}, 200)
         ),
