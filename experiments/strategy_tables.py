@@ -145,7 +145,7 @@ def model_figure(study: str) -> Figure | None:
     figure = training_figure(found) if (found := modelled(study)) else None
     if figure is not None:
         axes = figure.axes[0]
-        axes.set_xscale("log")
+        axes.set_xscale("log", nonpositive="mask")
         curves = [curve for results in found if (curve := training_of(results)) is not None]
         returns = np.concatenate([curve.returns[:, 1:].ravel() for curve in curves])
         axes.set_ylim(returns.min(), returns.max() + 0.05 * np.ptp(returns))
