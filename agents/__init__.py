@@ -33,6 +33,8 @@ register_agent("varibad", "metarl.agents.inference.varibad:VariBAD", kind="task 
 register_agent(
     "varibad_off_policy", "metarl.agents.inference.varibad_off_policy:OffPolicyVariBAD", kind="task inference"
 )
+register_agent("grbal", "metarl.agents.model_based.grbal:GrBAL", kind="model-based")
+register_agent("rebal", "metarl.agents.model_based.rebal:ReBAL", kind="model-based")
 register_agent("mixture", "metarl.agents.strategies.mixture:Mixture", kind="strategies")
 register_agent("learned_selector", "metarl.agents.strategies.learned_selector:LearnedSelector", kind="strategies")
 register_agent("selector", "metarl.agents.strategies.selector:Selector", kind="strategies")

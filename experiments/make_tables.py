@@ -503,6 +503,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "selection": strategy_tables.selection,
         "mixtures": strategy_tables.mixtures,
         "transfer": strategy_tables.transfer,
+        "models": strategy_tables.model_based,
         "applications": strategy_tables.applications,
     },
     "docs/inference.md": {"inference": inference_tables.inference, "few_shot": inference_tables.few_shot},
@@ -552,6 +553,9 @@ def main(options: Options) -> None:
     for name, (study, rows) in trial_tables.FIGURES.items():
         found = [Results.load(row_file(study, row)) for row in rows if trial_tables.lifetime(study, row)]
         save_figure(trial_figure(found), ROOT / "docs" / f"{name}.png")
+    for study in strategy_tables.MODELS:
+        if (figure := strategy_tables.model_figure(study)) is not None:
+            save_figure(figure, ROOT / "docs" / f"{study.partition('/')[2].replace('-', '_')}.png")
     for page, text in after.items():
         write_atomic(ROOT / page, text.encode())
 

@@ -44,6 +44,9 @@ from metarl.learning.inference.metric import Distance, EmbeddingSum, MeanEncoder
 from metarl.learning.inference.products import Factors, ProductEncoder
 from metarl.learning.inference.trial_replay import TrialReplay
 from metarl.learning.memory import GRU, LSTM, Transformer, make_memory
+from metarl.learning.model_based.models import GradientModel, Prediction, RecurrentModel, TaskModel
+from metarl.learning.model_based.planning import PlanConfig, Planner
+from metarl.learning.model_based.transitions import TransitionLayout
 from metarl.learning.networks import FeedForward, HyperFeedForward, Hypernetwork, Params, init_mlp, mlp
 from metarl.learning.off_policy.context_sac import ContextConfig, ContextInputs, ContextSAC
 from metarl.learning.off_policy.sac import SAC, SACBatch, SACConfig, SquashedGaussian
@@ -94,6 +97,7 @@ __all__ = [
     "FixedSizes",
     "Gaussian",
     "Given",
+    "GradientModel",
     "HyperFeedForward",
     "Hypernetwork",
     "ImageShape",
@@ -108,12 +112,16 @@ __all__ = [
     "Outputs",
     "PPOConfig",
     "Params",
+    "PlanConfig",
+    "Planner",
     "PolicyHead",
+    "Prediction",
     "ProductEncoder",
     "ProximalLoop",
     "Queries",
     "Range",
     "RecurrentEncoder",
+    "RecurrentModel",
     "Rng",
     "Rollout",
     "RunningNorm",
@@ -129,9 +137,11 @@ __all__ = [
     "StepSizes",
     "SurrogateLoss",
     "TaskEncoder",
+    "TaskModel",
     "Tasks",
     "TorchFamily",
     "Transformer",
+    "TransitionLayout",
     "TransitionReplay",
     "TrialBatch",
     "TrialInputs",

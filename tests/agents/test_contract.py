@@ -42,6 +42,19 @@ SMALL["pearl"] |= {"context_size": 2}
 SMALL["focal"] = SMALL["pearl"]
 SMALL["varibad_off_policy"] = SMALL["varibad"] | {"policy_hidden": (8,), "updates": 2, "batch_trials": 2}
 SMALL["learned_selector"] = {"hidden": (8,), "meta_batch_size": 2, "trial_episodes": 6, "updates": 2}
+SMALL["grbal"] = {
+    "hidden": (8,),
+    "meta_batch_size": 2,
+    "trial_episodes": 2,
+    "updates": 2,
+    "batch_size": 4,
+    "replay_trials": 5,
+    "past_steps": 4,
+    "plan_steps": 3,
+    "candidates": 8,
+    "elites": 3,
+}
+SMALL["rebal"] = SMALL["grbal"] | {"context": 4}
 SMALL["prototypes"] = {"hidden": (8,), "meta_batch_size": 4}
 SMALL["multi_task"] = SMALL["task_conditioned"] = {"hidden": (8,), "meta_batch_size": 16}
 

@@ -9,13 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import pytest
+import torch
 from cases import quiet
+from gymnasium.spaces import Box
 from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecMonitor
+from torch import Tensor
 
 import metarl
 from metarl.agent import Budget
@@ -106,6 +110,39 @@ def posterior_navigation(seed: int) -> dict[str, float]:
         returns.append(found.scores["sampled"].mean((0, 1, 3)))
     before, after = returns
     return {"trained": after[2] - before[2], "adapted": after[2] - after[0]}
+
+
+class Steered(metarl.TorchFamily):
+    """A point on its way to the origin; every action is turned by a hidden angle."""
+
+    id = "toy/Steered-v0"
+    observation_space = Box(-10.0, 10.0, (2,), np.float32)
+    action_space = Box(-1.0, 1.0, (2,), np.float32)
+    horizon = 20
+    task_space: ClassVar = {"angle": metarl.Uniform(-3.0, 3.0)}
+
+    def reset(self, task: dict[str, Tensor], rng: metarl.Rng) -> Tensor:
+        return 2.0 * rng.uniform(2) - 1.0
+
+    def observe(self, state: Tensor, task: dict[str, Tensor]) -> Tensor:
+        return state
+
+    def step(self, state: Tensor, action: Tensor, task: dict[str, Tensor], rng: metarl.Rng) -> Any:
+        cos, sin, (x, y) = task["angle"].cos(), task["angle"].sin(), (0.2 * action).unbind(1)
+        state = state + torch.stack([cos * x - sin * y, sin * x + cos * y], 1)
+        distance = state.norm(dim=1)
+        return state, -distance, torch.zeros_like(distance, dtype=torch.bool)
+
+
+def planning(name: str, seed: int, **settings: Any) -> dict[str, float]:
+    """The return of 20 steps to the origin with a hidden steering, of which random play has -17.7."""
+    sizes: dict[str, Any] = {"meta_batch_size": 20, "trial_episodes": 1, "updates": 150, "hidden": (32, 32)}
+    sizes |= {"plan_steps": 6, "candidates": 40, "elites": 5, "past_steps": 8}
+    agent = metarl.make_agent(name, Steered(), seed=seed, **sizes, **settings)
+    metarl.train(agent, 3)
+    found = evaluate(agent, k=1, num_tasks=20, episodes=2, modes=["sampled"], seed=seed, paths=0)
+    returns = found.scores["sampled"].mean((0, 1, 3))
+    return {"first": float(returns[0]), "second": float(returns[1])}
 
 
 def context_bandits(name: str, seed: int, **settings: Any) -> dict[str, float]:
@@ -308,6 +345,10 @@ LEARNING = {
     "varibad_off_policy": Learning(beliefs_off_policy, {"lifetime": 5.8, "last pull": 0.06}),
     # lifetime 14, 0.39; last pull 0.788, 0.042; first pull 0.006, 0.021 (seeds 0, ..., 7)
     "first_explore": Learning(deceived, {"lifetime": 11.0, "last pull": 0.6}, {"first pull": 0.4}),
+    # first -5.05, 0.8; second -3.8, 0.19 (seeds 0, ..., 7)
+    "grbal": Learning(partial(planning, "grbal"), {"first": -10.0, "second": -6.0}),
+    # first -4.74, 0.42; second -4.01, 0.33 (seeds 0, ..., 7)
+    "rebal": Learning(partial(planning, "rebal", context=32), {"first": -10.0, "second": -6.0}),
     # right 13.8, 0.027
     "prototypes": Learning(digits, {"right": 13.6}),
     # lifetime 6.24, 0.1; below Bayes 0.419, 0.1; last pull 0.173, 0.021

@@ -139,7 +139,9 @@ SMALL: dict[str, dict[str, Any]] = {name: TINY for name in agents if issubclass(
 SMALL |= {"sb3": PPO, "sb3_pretrained": PPO, "rl2": {"hidden": 8, "trial_episodes": 3}}
 SMALL["first_explore"] = SMALL["rl2"]
 SMALL["scratch"] = {"hidden": (8,), "eval_steps": 20}
-SMALL |= {name: OTHERS[name] for name in ("focal", "pearl", "prototypes", "varibad", "varibad_off_policy")}
+SMALL |= {
+    name: OTHERS[name] for name in ("focal", "grbal", "pearl", "prototypes", "rebal", "varibad", "varibad_off_policy")
+}
 
 
 @pytest.mark.parametrize("name", sorted(agents))

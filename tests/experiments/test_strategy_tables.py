@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import strategy_tables
 
+from metarl.report.figures.curves import Training
+
 
 def test_regret_by_hand():
     """Two tasks: members pay (10, 2) and (6, 8), so the second is the better one, and each is the best in one task."""
@@ -25,3 +27,13 @@ def test_regret_counts_all_trials_of_a_task():
         found = strategy_tables.regret(np.repeat(chooser, 3, 1), [np.repeat(member, 3, 1)])
     assert found.single[0] == pytest.approx(1.0)
     assert found.hindsight == pytest.approx(1.0)
+
+
+def test_steps_to_a_common_return_by_hand():
+    """Means over seeds after the last k: -9, -4, -3 and -8, -6, -5; both reach -5, after 20 and 300 steps."""
+    fast = Training(
+        np.array([0.0, 20.0, 40.0]), [0], np.array([[[-8.0], [-4.0], [-2.0]], [[-10.0], [-4.0], [-4.0]]]), "", 1
+    )
+    slow = Training(np.array([0.0, 200.0, 300.0]), [0, 1], np.array([[[0.0, -8.0], [0.0, -6.0], [0.0, -5.0]]]), "", 1)
+    assert strategy_tables.reached([fast, slow]) == (-5.0, (20.0, 300.0))
+    assert strategy_tables.reached([slow, fast]) == (-5.0, (300.0, 20.0))

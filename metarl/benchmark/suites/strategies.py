@@ -1,4 +1,4 @@
-"""Strategies: agents that choose among learners, beside each of these learners alone.
+"""Strategies: agents that choose among learners, mix them or plan with a model, beside each of these learners alone.
 
 `selector` is a bandit over the members of a portfolio (Laroche and Feraud 2018, arXiv:1701.08810). The score is the
 return of the whole trial, exploration included. In every study the members are also rows of their own, on the same
@@ -9,6 +9,9 @@ or actions.
 
 `mixture` weighs child policies, beside `maml`, `cavia` (which also adapts a few numbers) and `anil`: where tasks are
 four modes, `corners`, and where they are not, `square`.
+
+`rebal` and `grbal` learn a model of the task and plan with it, beside `maml`, whose meta-updates play 10 or 20 times as
+many steps. Training is validated, so that there are curves of the return against real steps.
 """
 
 from __future__ import annotations
@@ -62,6 +65,16 @@ def _children(family: str) -> Study:
     return Study(family, entries, Protocol(k=2, tasks=40, episodes=10))
 
 
+_SMALL = {"meta_batch_size": 10, "episodes": 5, "hidden": (64, 64), "fvp_stride": 5}
+
+
+def _models(family: str, plan: dict[str, Any], updates: int, maml: Entry, seeds: int = 3) -> Study:
+    """Two agents that plan, and MAML."""
+    entries = {name: Entry(name, plan, updates) for name in ("rebal", "grbal")} | {"maml": maml}
+    protocol = Protocol(k=1, tasks=20, episodes=2, modes=("sampled",))
+    return Study(family, entries | {"random": Entry("random")}, protocol, tuple(range(seeds)), eval_every=2)
+
+
 suite = Suite(
     "strategies",
     {
@@ -72,6 +85,11 @@ suite = Suite(
         "mdp-n100": _study("metarl/TabularMDP-v0", _MDP, 100, _MDPS),
         "corners": _children("metarl/PointNavigation-v0:corners"),
         "square": _children("metarl/PointNavigation-v0"),
+        "model-navigation": _models("metarl/PointNavigation-v0", {"plan_steps": 10}, 16, Entry("maml", _SMALL, 60)),
+        "model-pendulum": _models("metarl/Pendulum-v0", {"plan_steps": 20}, 8, Entry("maml", _SMALL, 60), 2),
+        "model-half_cheetah_vel": _models(
+            "metarl/HalfCheetahVel-v0", {}, 50, Entry("maml", _SMALL | {"episodes": 10}, 200)
+        ),
     },
-    "A bandit over learners beside the learners, and a mixture of children beside one policy",
+    "A bandit over learners, a mixture of children, and planning with a model, beside single learners",
 )

@@ -1,0 +1,1 @@
+"""Agents that plan with a model of the task."""

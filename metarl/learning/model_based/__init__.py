@@ -1,0 +1,1 @@
+"""Models of a task that transitions adapt, and planning with them."""
