@@ -33,6 +33,7 @@ register_agent("varibad", "metarl.agents.inference.varibad:VariBAD", kind="task 
 register_agent(
     "varibad_off_policy", "metarl.agents.inference.varibad_off_policy:OffPolicyVariBAD", kind="task inference"
 )
+register_agent("clustered", "metarl.agents.strategies.clustered:Clustered", kind="strategies")
 register_agent("mixture", "metarl.agents.strategies.mixture:Mixture", kind="strategies")
 register_agent("selector", "metarl.agents.strategies.selector:Selector", kind="strategies")
 register_agent("beb", "metarl.agents.classical.tabular:BEB", kind="classical MDPs")

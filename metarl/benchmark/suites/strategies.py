@@ -5,8 +5,8 @@ return of the whole trial, exploration included. In every study the members are 
 tasks, so that the regret of choosing can be read: against the best single member, and against the best member of each
 task in hindsight. A portfolio that contains `random` shows what a bad member costs.
 
-`mixture` weighs child policies, beside `maml`, `cavia` (which also adapts a few numbers) and `anil`: where tasks are
-four modes, `corners`, and where they are not, `square`.
+`mixture` weighs child policies, and `clustered` several initialisations, beside `maml`, `cavia` (which also adapts a
+few numbers) and `anil`: where tasks are four modes, `corners`, and where they are not, `square`.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _GRADIENT = {"meta_batch_size": 20, "episodes": 10, "fvp_stride": 5}
 
 
 def _children(family: str) -> Study:
-    """A mixture of children, and the agents that adapt one policy."""
+    """A mixture of children, several initialisations, and the agents that adapt one policy."""
     entries = {
         "mixture": Entry("mixture", _GRADIENT, 50),
         "mixture-children": Entry("mixture", _GRADIENT | {"adapt_children": True}, 50),
-        **{name: Entry(name, _GRADIENT, 50) for name in ("maml", "cavia", "anil")},
+        **{name: Entry(name, _GRADIENT, 50) for name in ("clustered", "maml", "cavia", "anil")},
         "random": Entry("random"),
         "oracle": Entry("oracle"),
     }
@@ -53,5 +53,5 @@ suite = Suite(
         "corners": _children("metarl/PointNavigation-v0:corners"),
         "square": _children("metarl/PointNavigation-v0"),
     },
-    "A bandit over learners beside the learners, and a mixture of children beside one policy",
+    "A bandit over learners beside the learners; a mixture of children, and several initialisations, beside one policy",
 )
