@@ -48,9 +48,7 @@ from metarl.agents.gradient.config import MetaGradientConfig
 from metarl.agents.gradient.maml import MAML
 
 _INITIAL, _ENCODER, _GATE = "initial.", "encoder.", "gate"  # names of parameters
-_SPREAD = (
-    0.1  # of the way to weights of its own that an initialisation begins; from 1 on a square of goals trains worse
-)
+_SPREAD = 0.1  # how far towards weights of its own an initialisation begins; with 1 a square of goals trains worse
 
 
 @dataclass(frozen=True)
