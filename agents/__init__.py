@@ -35,6 +35,7 @@ register_agent(
 )
 register_agent("grbal", "metarl.agents.model_based.grbal:GrBAL", kind="model-based")
 register_agent("rebal", "metarl.agents.model_based.rebal:ReBAL", kind="model-based")
+register_agent("clustered", "metarl.agents.strategies.clustered:Clustered", kind="strategies")
 register_agent("mixture", "metarl.agents.strategies.mixture:Mixture", kind="strategies")
 register_agent("learned_selector", "metarl.agents.strategies.learned_selector:LearnedSelector", kind="strategies")
 register_agent("selector", "metarl.agents.strategies.selector:Selector", kind="strategies")

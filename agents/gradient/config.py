@@ -20,6 +20,7 @@ class AdaptationConfig:
     inner_steps = 0
     estimator = "naive"
     multi_step = False
+    inner_l2 = 0.0
 
     inner_lr: Annotated[float, Range(0, 1e3)] = 0.5
     """Size of the first inner step (Finn et al. 2017 use 0.1 for MuJoCo tasks)."""
@@ -62,3 +63,6 @@ class MetaGradientConfig(SamplingConfig):
     """Inner steps in training; in evaluation, the option k sets their number."""
     estimator: Literal["naive", "lvc", "dice", "loaded_dice"] = "naive"
     """Inner loss: naive (the code of Finn et al. 2017), lvc, dice or loaded_dice; see docs/gradients.md."""
+    inner_l2: Annotated[float, Range(0, 1e6)] = 0.0
+    """Weight of half the squared distance to the initial parameters in the inner loss; it matters from the second inner
+    step on."""

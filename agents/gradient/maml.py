@@ -128,7 +128,8 @@ class MAML(Agent[Any]):
         Args:
             sizes: their step sizes.
         """
-        return InnerLoop(self.policy, sizes, self.config.estimator, self.config.discount, self.first_order)
+        c = self.config
+        return InnerLoop(self.policy, sizes, c.estimator, c.discount, self.first_order, c.inner_l2)
 
     def make_outer_loss(self, post: Batch) -> OuterLoss:
         """The surrogate loss of the adapted policy, or of the policies after every step.

@@ -319,6 +319,8 @@ LEARNING = {
     "mixture": Learning(partial(STEP, "mixture"), {"trained": 4.0, "adapted": 0.0}),
     # share 1, 0.0071
     "learned_selector": Learning(selection, {"share": 0.9}),
+    # trained 5.78, 0.41; adapted 5.54, 0.28 (seeds 0, ..., 7)
+    "clustered": Learning(partial(STEP, "clustered"), {"trained": 3.5, "adapted": 3.5}),
     # trained 1.67, 0.22
     "reptile": Learning(partial(navigation, "reptile", 20, 3), {"trained": 0.5}),
     # trained 6.19, 0.35; adapted 5.15, 0.43 (seeds 0, ..., 7)

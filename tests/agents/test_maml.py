@@ -83,6 +83,23 @@ def test_later_inner_steps_are_shorter() -> None:
     torch.testing.assert_close(later["w1"] - params["w1"], 0.5 * (first["w1"] - params["w1"]))
 
 
+def test_inner_steps_are_pulled_towards_the_initial_parameters() -> None:
+    """By hand: a step adds -alpha * l2 * (theta_1 - theta_0) to the plain one; the first adds nothing."""
+    plain, pulled = point_agent(), point_agent(inner_l2=0.4)
+    batch = random_batch(plain, 1, 10, 0)
+    start = pulled.inner.start(pulled.theta, 1)
+    first, _ = pulled.inner.adapt(pulled.theta, start, batch, 0)
+    without, _ = plain.inner.adapt(plain.theta, plain.inner.start(plain.theta, 1), batch, 0)
+    second, _ = pulled.inner.adapt(pulled.theta, first, batch, 1)
+    expected, _ = plain.inner.adapt(plain.theta, {k: first[k] for k in plain.theta}, batch, 1)
+    for name in plain.theta:
+        torch.testing.assert_close(first[name], without[name])
+        pull = 0.15 * 0.4 * (first[name] - start[name])  # steps of .3, .15
+        torch.testing.assert_close(second[name], expected[name] - pull)
+        assert torch.equal(second[f"anchor.{name}"], start[name])
+    assert float((second["w1"] - expected["w1"]).abs().max()) > 1e-4
+
+
 def test_rows_that_took_unequally_many_steps_are_refused() -> None:
     agent = metarl.make_agent("maml", "metarl/PointNavigation-v0", hidden=(8,), eval_steps=200)
     trials = PoolTrials(EnvironmentPool(agent.family), agent.family.tasks("test", 2))

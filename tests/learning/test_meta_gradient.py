@@ -21,7 +21,7 @@ from metarl.learning.gradient.policy_gradient import ESTIMATORS, Batch
 from metarl.learning.gradient.trust_region import flatten, unflatten
 from metarl.learning.networks import Params
 
-LEARNERS = ["maml", "anil", "meta_sgd", "cavia", "e_maml", "promp", "maml_pp"]
+LEARNERS = ["maml", "anil", "meta_sgd", "cavia", "e_maml", "promp", "maml_pp", "clustered"]
 MULTI_STEP = ["maml", "meta_sgd", "cavia"]
 
 
@@ -58,7 +58,8 @@ def random_batch(agent: MAML, rows: int, samples: int, seed: int) -> Batch:
     weight = torch.full((rows, samples), 1.0 / samples, dtype=torch.float64)
     advantage, value, credit = draw(rows, samples), draw(rows, samples), draw(rows)
     time = torch.tensor([0, 1, 2, 0, 1]).view(1, 5, 1).expand(rows, 5, samples // 5)
-    return Batch(draw(rows, samples, agent.policy.encode.size), action, advantage, weight, value, time, credit)
+    features = getattr(agent.policy, "features", agent.policy.encode.size)
+    return Batch(draw(rows, samples, features), action, advantage, weight, value, time, credit)
 
 
 def batches(agent: MAML, steps: int, rows: int = 3, samples: int = 20) -> tuple[list[Batch], Batch]:
@@ -180,6 +181,23 @@ def test_meta_gradients_equal_plain_differentiation(name: str, steps: int) -> No
 @pytest.mark.parametrize("name", ["maml", "meta_sgd"])
 def test_meta_gradients_of_all_estimators(name: str, estimator: str) -> None:
     check_gradient(point_agent(name, estimator=estimator), 2)
+
+
+@pytest.mark.parametrize("name", ["maml", "meta_sgd", "cavia", "clustered"])
+def test_meta_gradients_and_metric_with_a_pull_towards_the_initial_parameters(name: str) -> None:
+    agent = point_agent(name, inner_l2=0.5, inner_steps=3)
+    check_gradient(agent, 3)
+    check_metric(agent, 3)
+
+
+@pytest.mark.parametrize("name", ["maml", "clustered"])
+def test_meta_gradients_equal_differences_of_losses(name: str) -> None:
+    """Of inner steps that the loss itself says, so that nothing is cut off from differentiation on both sides."""
+    agent = point_agent(name, inner_l2=0.5, inner_steps=3)
+    ours = objective(agent, *batches(agent, 3))
+    along = direction(agent) / direction(agent).norm()
+    (more, _), (less, _) = (ours.evaluate(flatten(agent.theta) + sign * 1e-5 * along) for sign in (1, -1))
+    assert float(ours.grad @ along) == pytest.approx((more - less) / 2e-5, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", LEARNERS)

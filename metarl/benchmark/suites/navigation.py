@@ -3,8 +3,9 @@
 `paper` is the protocol of Finn, Abbeel and Levine (2017, arXiv:1703.03400, section 5.3): 40 tasks x 20 episodes x 100
 steps, 100 meta-updates, TRPO, 40 held-out goals. `paper-400` evaluates the same trainings on 400 goals. `dense` and
 `sparse` compare the methods after 50 meta-updates on 20 tasks x 10 episodes; `sparse` rewards only close to goals on a
-semicircle. Each method has the defaults of its agent but for what is written here. `multi_task` and `task_conditioned`
-are policies that do not adapt, trained on as many environment steps as the methods.
+semicircle. `dense-k8` has eight steps of `maml`, without and with a pull towards the initial parameters. Each method
+has the defaults of its agent but for what is written here. `multi_task` and `task_conditioned` are policies that do not
+adapt, trained on as many environment steps as the methods.
 
 The studies -ppo and -sac are the yardstick: Stable-Baselines3 learns 10 of the held-out goals from scratch, with 1, 10
 and 100 times the 12,000 environment steps of three adaptation steps (SAC, which is slower, with 1 and 10 times). Its
@@ -108,6 +109,15 @@ suite = Suite(
             _DENSE,
             _methods() | {name: Entry(name, _TRPO, 50) for name in ("imaml", "shared_trunk")},
             Protocol(k=3, tasks=40, episodes=20),
+            _SEEDS,
+        ),
+        "dense-k8": Study(
+            _DENSE,
+            {
+                "naive": Entry("maml", runs_of="dense/naive"),
+                "naive-l2": Entry("maml", runs_of="dense/naive", evaluated_with={"inner_l2": 0.3}),
+            },
+            Protocol(k=8, tasks=40, episodes=20),
             _SEEDS,
         ),
         "sparse": Study(_SPARSE, _methods(), Protocol(k=3, tasks=40, episodes=20), _SEEDS),

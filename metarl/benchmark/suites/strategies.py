@@ -7,8 +7,8 @@ task in hindsight. A portfolio that contains `random` shows what a bad member co
 best member, which it learned in other families: bandits with other numbers of arms, MDPs with other numbers of states
 or actions.
 
-`mixture` weighs child policies, beside `maml`, `cavia` (which also adapts a few numbers) and `anil`: where tasks are
-four modes, `corners`, and where they are not, `square`.
+`mixture` weighs child policies, and `clustered` several initialisations, beside `maml`, `cavia` (which also adapts a
+few numbers) and `anil`: where tasks are four modes, `corners`, and where they are not, `square`.
 
 `rebal` and `grbal` learn a model of the task and plan with it, beside `maml`, whose meta-updates play 10 or 20 times as
 many steps. Training is validated, so that there are curves of the return against real steps.
@@ -54,11 +54,11 @@ _GRADIENT = {"meta_batch_size": 20, "episodes": 10, "fvp_stride": 5}
 
 
 def _children(family: str) -> Study:
-    """A mixture of children, and the agents that adapt one policy."""
+    """A mixture of children, several initialisations, and the agents that adapt one policy."""
     entries = {
         "mixture": Entry("mixture", _GRADIENT, 50),
         "mixture-children": Entry("mixture", _GRADIENT | {"adapt_children": True}, 50),
-        **{name: Entry(name, _GRADIENT, 50) for name in ("maml", "cavia", "anil")},
+        **{name: Entry(name, _GRADIENT, 50) for name in ("clustered", "maml", "cavia", "anil")},
         "random": Entry("random"),
         "oracle": Entry("oracle"),
     }
@@ -91,5 +91,5 @@ suite = Suite(
             "metarl/HalfCheetahVel-v0", {}, 50, Entry("maml", _SMALL | {"episodes": 10}, 200)
         ),
     },
-    "A bandit over learners, a mixture of children, and planning with a model, beside single learners",
+    "Choices among learners, mixtures, several initialisations, and planning with a model, beside single learners",
 )

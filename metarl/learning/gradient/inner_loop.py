@@ -19,6 +19,7 @@ from metarl.learning.networks import Params
 from metarl.rng import Rng
 
 _SIZE = "alpha."  # prefix of a learned step size among the meta-parameters
+_ANCHOR = "anchor."  # prefix of what a row's adapted parameters began with, among its parameters
 _CHUNK_ELEMENTS = 400_000  # activations of one layer that fit the cache; a batch of all 40 tasks takes twice the time
 
 
@@ -26,7 +27,8 @@ class InnerLoop:
     """theta_{j+1} = theta_j - alpha_j * grad L_j(theta_j), in every row on its own samples.
 
     The meta-parameters are the policy's shared parameters and, if step sizes are learned, `alpha.NAME` for each of
-    them.
+    them. With `l2`, L_j also has the term l2 / 2 |theta_j - theta_0|^2; the rows' parameters then contain theta_0 as
+    `anchor.NAME` for each adapted parameter.
 
     Args:
         policy: the policy whose parameters are adapted.
@@ -34,6 +36,7 @@ class InnerLoop:
         estimator: estimator of the inner loss, one of `policy_gradient.ESTIMATORS`.
         discount: gamma, the factor by which DiCE's credit for earlier actions falls per step.
         first_order: whether the meta-update treats the inner Hessians as 0.
+        l2: weight of the squared distance to the initial parameters.
     """
 
     def __init__(
@@ -43,8 +46,9 @@ class InnerLoop:
         estimator: str = "naive",
         discount: float = 1.0,
         first_order: bool = False,
+        l2: float = 0.0,
     ) -> None:
-        self.policy, self.sizes = policy, sizes
+        self.policy, self.sizes, self.l2 = policy, sizes, l2
         self.estimator, self.discount, self.first_order = estimator, discount, first_order
 
     def initial(self, rng: Rng) -> Params:
@@ -54,7 +58,8 @@ class InnerLoop:
 
     def start(self, meta: Params, rows: int) -> Params:
         """theta_0 of each row, `[R, ...]`."""
-        return self.policy.start(_theta(meta), rows)
+        params = self.policy.start(_theta(meta), rows)
+        return params | ({_ANCHOR + k: params[k] for k in self.step_sizes(meta, 0)} if self.l2 else {})
 
     def step_sizes(self, meta: Params, j: int) -> Params:
         """alpha_j by parameter name, each a scalar or of the parameter's shape."""
@@ -62,9 +67,13 @@ class InnerLoop:
         return self.sizes.at(j, _theta(meta), learned)
 
     def loss(self, params: Params, batch: Batch, sampled_log_prob: Tensor | None = None) -> Tensor:
-        """The sum over rows of L_j, which is minus the estimator's surrogate of J. Arguments as in `Inner.loss`."""
+        """The sum over rows of L_j, minus the estimator's surrogate of J and the pull. Arguments as in `Inner.loss`."""
         log_prob = self.policy(params, batch.x).log_prob(batch.action)
-        return -surrogate(self.estimator, log_prob, batch, sampled_log_prob, self.discount)
+        loss = -surrogate(self.estimator, log_prob, batch, sampled_log_prob, self.discount)
+        for name, anchor in params.items():
+            if name.startswith(_ANCHOR):
+                loss = loss + 0.5 * self.l2 * (params[name.removeprefix(_ANCHOR)] - anchor).square().sum()
+        return loss
 
     def adapt(self, meta: Params, params: Params, batch: Batch, j: int) -> tuple[Params, Tensor]:
         """Take inner step j. A row whose new parameters or policy are not finite keeps its old parameters.
@@ -128,6 +137,7 @@ def _moderate(params: Params, x: Tensor) -> bool:
     largest bias; relu and tanh enlarge nothing. This costs less than a pass of the samples through the network. It says
     nothing of parameters of other policies than one network.
     """
+    params = {name: v for name, v in params.items() if not name.startswith(_ANCHOR)}
     depth = sum(name[0] == "w" for name in params)
     if not set(params) <= {f"{kind}{i}" for kind in "wb" for i in range(depth)} | {"log_std", "context"}:
         return False
