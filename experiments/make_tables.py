@@ -164,7 +164,7 @@ def comparison(study: str) -> str:
         f"with its 95 % interval, sampled actions; the last column has deterministic actions. "
         f"{learners[0].meta['iterations']} meta-updates on 20 tasks x 10 episodes each; every method has the "
         "defaults of its agent (`final_gain` was chosen with `maml` on dense navigation, the inner problem of `imaml` "
-        "on its train tasks, and nothing else was tuned), except "
+        "and the step size of fine-tuning in the rows -tuned on train tasks, and nothing else was tuned), except "
         "`fvp_stride=5` for TRPO and `schedule_iterations=50` for MAML++; `multi_task` and `task_conditioned` do not "
         "adapt and are trained on as many environment steps. Mean informed optimum: "
         f"{best:.2f}. Failed adaptation steps: "
