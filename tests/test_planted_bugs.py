@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from plant_bugs import BUGS, ROOT, Bug, copied
+from plant_bugs import ROOT, copied
+from planted import BUGS
+from planted.bug import Bug
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
