@@ -549,6 +549,9 @@ def main(options: Options) -> None:
     figure = benchmark_inner_steps.inner_steps_figure(speed_report("inner_steps"))
     save_figure(figure, ROOT / "docs" / "inner_steps.png")
     save_figure(strategy_tables.selection_figure(), ROOT / "docs" / "selection.png")
+    names = ("mixture", "clustered", "maml", "cavia", "oracle")
+    found = [Results.load(row_file("strategies/corners", name)) for name in names]
+    save_figure(adaptation_figure(found, ["k"]), ROOT / "docs" / "mixtures.png")
     save_figure(robot_figure(robot_results()), ROOT / "docs" / "robots.png")
     for name, (study, rows) in trial_tables.FIGURES.items():
         found = [Results.load(row_file(study, row)) for row in rows if trial_tables.lifetime(study, row)]
