@@ -84,7 +84,7 @@ def selection_figure() -> Figure:
         lives = {name: float(np.mean(Results.load(file).lifetime)) for name, file in done.items()}
         best = max(value for name, value in lives.items() if name not in CHOOSERS)
         for line, name in enumerate(name for name in lives if name != "random"):
-            at = (lives[name] / best, place + 0.16 * (line - 2))
+            at = (lives[name] / best, place + 0.16 * (line - (len(lives) - 2) / 2))
             if name in CHOOSERS:
                 axes.plot(*at, "D", color=PALETTE[CHOOSERS.index(name)])
             else:
@@ -94,8 +94,9 @@ def selection_figure() -> Figure:
     axes.set(yticks=range(len(PORTFOLIOS)), yticklabels=[name.partition("/")[2] for name in PORTFOLIOS])
     axes.set(xlim=(0.62, 1.02), xlabel="return of whole trials, as a share of the best single member's")
     labels = ("selector", "selector, with random as a member", "learned_selector")
-    for name, color in zip(labels, PALETTE, strict=False):
-        axes.plot([], [], "D", color=color, label=name)
+    for row, name, color in zip(CHOOSERS, labels, PALETTE, strict=False):
+        if any(row_file(study, row).exists() for study in PORTFOLIOS):
+            axes.plot([], [], "D", color=color, label=name)
     axes.legend(frameon=False, fontsize=8, loc="lower left")
     axes.invert_yaxis()
     return figure
@@ -166,10 +167,12 @@ class Reached(NamedTuple):
     Attributes:
         level: the lowest of the agents' highest returns, so that all reach it.
         steps: real steps of training to the first validation that is at least as high, for each agent.
+        at_once: whether that is the agent's first validation of all, so that fewer steps may be enough.
     """
 
     level: float
     steps: tuple[float, ...]
+    at_once: tuple[bool, ...]
 
 
 def reached(curves: Sequence[Training]) -> Reached:
@@ -177,7 +180,13 @@ def reached(curves: Sequence[Training]) -> Reached:
     means = [curve.returns[..., -1].mean(0) for curve in curves]
     level = min(mean.max() for mean in means)
     first = [int((mean >= level).argmax()) for mean in means]
-    return Reached(float(level), tuple(float(c.env_steps[i]) for c, i in zip(curves, first, strict=True)))
+    steps = tuple(float(curve.env_steps[i]) for curve, i in zip(curves, first, strict=True))
+    return Reached(float(level), steps, tuple(i == _first(curve) for curve, i in zip(curves, first, strict=True)))
+
+
+def _first(curve: Training) -> int:
+    """The number of the first validation after the beginning of training."""
+    return int((np.asarray(curve.env_steps) > 0).argmax())
 
 
 def modelled(study: str) -> list[Results]:
@@ -193,15 +202,18 @@ def model_based() -> str:
         found = {results.agent: results for results in modelled(study)}
         curves = {name: curve for name, results in found.items() if (curve := training_of(results)) is not None}
         for name in [name for name in curves if name != "maml" and "maml" in curves]:
-            level, (own, others) = reached([curves[name], curves["maml"]])
-            cells = [study.partition("/model-")[2], f"`{name}`", f"{level:.1f}", f"{own:,.0f}", f"{others:,.0f}"]
+            level, (own, others), (at_once, _) = reached([curves[name], curves["maml"]])
+            most, least = ("at most ", "at least ") if at_once else ("", "")
+            cells = [study.partition("/model-")[2], f"`{name}`", f"{level:.1f}", f"{most}{own:,.0f}", f"{others:,.0f}"]
             both = [found[n].summary("sampled")[-1] for n in (name, "maml")]
             ends = [f"{row['mean']:.1f} [{row['low']:.1f}, {row['high']:.1f}]" for row in both]
-            lines.append([*cells, f"{others / own:.0f}", *ends, str(len(curves[name].returns))])
+            lines.append([*cells, f"{least}{others / own:.0f}", *ends, str(len(curves[name].returns))])
     says = (
         "Real steps of training until the mean return of validation episodes first reaches the highest return that "
-        "both agents reach: `maml` after one adaptation step, the others while they play. The curves are means over "
-        "seeds. Then R_1 of the trained agents on 20 held-out tasks, sampled actions, with 95 % intervals. Command: "
+        "both agents reach, on 20 train tasks: `maml` after one adaptation step, the others while they play. The "
+        'curves are means over seeds; "at most" is a first validation; `maml` may still be improving at its last. '
+        "Then R_1 of the trained agents on 20 held-out tasks, sampled actions, with 95 % intervals: after one episode, "
+        "for `maml` after one adaptation step of 4,000 steps. Command: "
         "`metarl benchmark strategies --only model-navigation model-pendulum`."
     )
     heads = ["study", "agent", "return", "its steps", "steps of `maml`", "ratio", "R_1", "R_1 of `maml`", "seeds"]

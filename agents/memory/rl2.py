@@ -26,6 +26,7 @@ from metarl.agent import (
     Budget,
     Family,
     Feedback,
+    ImageShape,
     InvalidValueError,
     Range,
     Rng,
@@ -114,11 +115,16 @@ class RL2(Agent[RL2Config]):
                 inferred=task if config.task_coef else 0,
                 rewarded=config.reward_coef > 0,
                 generated=inputs.encode.size if config.hypernetwork else 0,
-                image=inputs.encode.image,
+                image=self._image(inputs),
             )
         net.to_empty(device="cpu")
         net.initialise(rng)
         return net.to(self.device)
+
+    def _image(self, inputs: TrialInputs) -> ImageShape | None:
+        """The form of an observation that is an image. Standardised pixels are not divided by their largest value."""
+        image = inputs.encode.image
+        return image if image is None or not self.config.normalize_features else image._replace(largest=1.0)
 
     # --- acting ------------------------------------------------------------------------------------------------------
 

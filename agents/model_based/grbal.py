@@ -89,6 +89,7 @@ class GrBAL(Agent[Any]):
     def __init__(self, family: Family, config: Any, seed: int = 0, device: torch.device | str = "cpu") -> None:
         if not config.trial_episodes:
             config = replace(config, trial_episodes=-(-_STEPS // family.horizon))
+        config = replace(config, plan_steps=min(config.plan_steps, family.horizon))
         super().__init__(family, config, seed, device)
         self.layout = TransitionLayout(family, self.name)
         self.head = self.layout.head

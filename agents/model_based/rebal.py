@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from metarl.agent import Range, RecurrentModel, Rng
+from metarl.agent import InvalidValueError, Range, RecurrentModel, Rng
 from metarl.agents.model_based.grbal import GrBAL, ModelConfig
 
 
@@ -30,5 +30,11 @@ class ReBAL(GrBAL):
     Config = ReBALConfig
 
     def make_model(self, rng: Rng) -> RecurrentModel:
-        """The model, with initial weights drawn by `rng`."""
+        """The model, with initial weights drawn by `rng`.
+
+        Raises:
+            InvalidValueError: the model has no hidden layer, which would be given what the recurrent network has read.
+        """
+        if not self.config.hidden:
+            raise InvalidValueError(f"{self.name}.hidden", (), "at least one width")
         return RecurrentModel(self.layout, self.config.hidden, self.config.context, rng)

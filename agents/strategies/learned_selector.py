@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -58,11 +59,12 @@ class LearnedSelectorConfig:
     """Names of agents that need no training, or run directories of trained ones. Without any: those of
     thompson_sampling, ucb1 and greedy, or of psrl, ucrl2 and greedy_mdp, that take the family."""
     trial_episodes: Annotated[int, Range(2, 1e6)] = 100
-    """Episodes of the trials that it is used in, a feature."""
+    """Episodes of the trials that it is used in, a feature: the k of an evaluation with one episode a step."""
     first_episodes: Annotated[int, Range(0, 1e6)] = 3
     """Episodes at a trial's start that the members play in turn, before one of them is chosen for the rest."""
     train_families: tuple[str, ...] = ()
-    """Ids of the families that it is trained in. Without any, the family that it plays."""
+    """Ids of the families that it is trained in. Without any, the family that it plays; members that are run
+    directories play their own family alone."""
     train_episodes: tuple[Annotated[int, Range(2, 1e6)], ...] = ()
     """Episodes of the trials that it is trained in, each length in each family. Without any, `trial_episodes`."""
     meta_batch_size: Annotated[int, Range(1, 1e6)] = 100
@@ -99,6 +101,11 @@ class LearnedSelector(Portfolio[LearnedSelectorConfig]):
         self, family: Family, config: LearnedSelectorConfig, seed: int = 0, device: torch.device | str = "cpu"
     ) -> None:
         super().__init__(family, config, seed, device)
+        if len(self.members) < 2:
+            raise InvalidValueError(f"{self.name}.members", config.members, "two or more, among whom to choose")
+        if config.train_families and any(Path(name).is_dir() for name in config.members):
+            expected = "none beside members that are run directories, which play their own family alone"
+            raise InvalidValueError(f"{self.name}.train_families", config.train_families, expected)
         lengths = config.train_episodes or (config.trial_episodes,)
         if config.first_episodes >= min(config.trial_episodes, *lengths):
             expected = f"fewer than the {min(config.trial_episodes, *lengths)} episodes of a trial"
@@ -229,7 +236,7 @@ class LearnedSelector(Portfolio[LearnedSelectorConfig]):
             pool.close()
         later = later_returns(rollout, config.first_episodes)
         by_task = later.view(-1, members)
-        advantage = (by_task - by_task.mean(1, keepdim=True)) / later.std().clamp_min(1e-8)
+        advantage = (by_task - by_task.mean(1, keepdim=True)) / later.std(correction=0).clamp_min(1e-8)
         lessons = self.features(state), given, advantage.view(-1).to(self.family_features)
         return lessons, int(trials.played)
 

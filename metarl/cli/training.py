@@ -49,7 +49,8 @@ def defaults_like(name: str, arguments: Sequence[str]) -> dict[str, Any]:
     if entry.agent != name:
         raise InvalidValueError("--like", given[-1], f"a row of {name}; this one is of {entry.agent}")
     if not entry.iterations or entry.begins_with:
-        raise InvalidValueError("--like", given[-1], "a row that is trained from new parameters")
+        played_runs = f"; this one plays the runs of {entry.runs_of}" if entry.runs_of else ""
+        raise InvalidValueError("--like", given[-1], f"a row that is trained from new parameters{played_runs}")
     found: dict[str, Any] = {"config": config(**entry.settings), "iterations": entry.iterations}
     found |= {"checkpoint_every": played.checkpoint_every, "eval_every": played.eval_every}
     family = {} if any(a.partition("=")[0] == "--env" for a in arguments) else {"family": played.family}

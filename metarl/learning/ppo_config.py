@@ -51,8 +51,8 @@ class PPOConfig:
     """Whether to divide rewards by the running standard deviation of discounted returns. The memory is given the
     rewards as they are."""
     normalize_features: bool = False
-    """Whether to standardise what the networks are given by its mean and deviation over all training so far. Robots
-    need it: their observations have very different sizes."""
+    """Whether to standardise what the networks are given by its mean and deviation over all training so far, as the
+    authors of VariBAD do. It helps where observations have different sizes, as those of robots."""
 
 
 @dataclass(frozen=True)

@@ -147,3 +147,14 @@ def test_a_trial_of_training_has_a_hundred_steps() -> None:
     assert made("rebal", trial_episodes=0).train_env_steps == 2 * 25 * 4
     assert made("rebal", BANDIT, trial_episodes=0).config.trial_episodes == 100
     assert made("rebal", BANDIT, trial_episodes=7).train_env_steps == 2 * 7
+
+
+def test_a_plan_is_no_longer_than_an_episode() -> None:
+    agent = metarl.make_agent("rebal", "metarl/BernoulliBandit-v0")
+    assert agent.begin(2)["plan"].shape[1] == 1
+    assert metarl.make_agent("rebal", "metarl/Pendulum-v0").begin(2)["plan"].shape[1] == 15
+
+
+def test_a_recurrent_model_without_hidden_layers_is_refused() -> None:
+    with pytest.raises(metarl.InvalidValueError, match=r"rebal.hidden is \(\), expected at least one width"):
+        metarl.make_agent("rebal", NAVIGATION, hidden=())

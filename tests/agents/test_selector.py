@@ -213,8 +213,24 @@ def test_it_is_trained_in_the_families_and_lengths_that_it_is_given() -> None:
         ({"train_families": ("metarl/TabularMDP-v0",)}, "members of learned_selector in metarl/TabularMDP-v0"),
         ({"train_families": ("metarl/BernouliBandit-v0",)}, "did you mean 'metarl/BernoulliBandit-v0'"),
         ({"members": ("rl2",)}, "learned_selector.members is 'rl2', expected a run directory"),
+        ({"members": ("ucb1",)}, "learned_selector.members is .*expected two or more"),
     ],
 )
 def test_a_choice_that_cannot_be_learned_is_refused(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(metarl.InvalidValueError, match=sentence):
         learned(**settings).check_iterations(1)
+
+
+def test_one_task_teaches_finite_numbers() -> None:
+    agent = learned(meta_batch_size=1)
+    metarl.train(agent, 2)
+    assert all(bool(v.isfinite().all()) for v in agent.tensors().values())
+
+
+def test_trained_members_are_not_taken_to_other_families(tmp_path: Path) -> None:
+    agent = metarl.make_agent("rl2", BANDIT, hidden=4, meta_batch_size=4, minibatches=1)
+    metarl.Run.create(tmp_path / "run", agent, 1).train(agent)
+    members = (str(tmp_path / "run"), "greedy")
+    assert learned(members=members).schools
+    with pytest.raises(metarl.InvalidValueError, match=r"learned_selector.train_families is .*, expected none beside"):
+        learned(members=members, train_families=("metarl/BernoulliBandit-v0:k10",))

@@ -78,7 +78,7 @@ def test_help_shows_the_rows_values(capsys: pytest.CaptureFixture[str]) -> None:
         ("rl2", "appplications/recommendation/rl2", "did you mean 'applications'"),
         ("maml", "mine.py/bandits/small", "expected a row of maml; this one is of rl2"),
         ("rl2", "mine.py/bandits/later", "expected a row that is trained from new parameters"),
-        ("rl2", "mine.py/bandits/again", "expected a row that is trained from new parameters"),
+        ("rl2", "mine.py/bandits/again", "from new parameters; this one plays the runs of small"),
         ("random", "mine.py/bandits/random", "expected a row that is trained from new parameters"),
     ],
 )

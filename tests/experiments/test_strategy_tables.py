@@ -35,5 +35,5 @@ def test_steps_to_a_common_return_by_hand():
         np.array([0.0, 20.0, 40.0]), [0], np.array([[[-8.0], [-4.0], [-2.0]], [[-10.0], [-4.0], [-4.0]]]), "", 1
     )
     slow = Training(np.array([0.0, 200.0, 300.0]), [0, 1], np.array([[[0.0, -8.0], [0.0, -6.0], [0.0, -5.0]]]), "", 1)
-    assert strategy_tables.reached([fast, slow]) == (-5.0, (20.0, 300.0))
-    assert strategy_tables.reached([slow, fast]) == (-5.0, (300.0, 20.0))
+    assert strategy_tables.reached([fast, slow]) == (-5.0, (20.0, 300.0), (True, False))
+    assert strategy_tables.reached([slow, fast]) == (-5.0, (300.0, 20.0), (False, True))

@@ -130,6 +130,14 @@ def test_rl2_sees_images(settings: dict[str, Any]) -> None:
     assert torch.equal(again.action, rollout.action)
 
 
+def test_standardised_pixels_are_not_divided_by_their_largest_value() -> None:
+    found = []
+    for given in (False, True):
+        agent = metarl.make_agent("rl2", Mark(), normalize_features=given)
+        found.append(agent.net.memory.encode.image.largest)  # type: ignore[attr-defined]
+    assert found == [255.0, 1.0]
+
+
 @pytest.mark.learning
 def test_rl2_learns_where_a_mark_is() -> None:
     """Naming the column at random earns .67 of 4 an episode; after 40 updates at least 3 (seeds 0 to 7: over 3.7)."""

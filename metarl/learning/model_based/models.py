@@ -1,9 +1,10 @@
 """Models of a task's dynamics and rewards, which the last transitions of the task adapt.
 
 Nagabandi et al. (2019, arXiv:1803.11347): a model f(x, a) predicts the change of the observation; here also the reward
-and whether the MDP ends. It is adapted to the past M transitions and must predict the K that follow (their equation 3):
+and whether the MDP ends. It is adapted to the past M transitions and must predict K others of the trial (their equation
+3 has the K that follow; here they are drawn at random from the whole trial, the past included):
 
-    min over theta, psi of  E L(tau(t, t + K), theta'),  theta' = u_psi(tau(t - M, t), theta)
+    min over theta, psi of  E L(tau', theta'),  theta' = u_psi(tau(t - M, t), theta),  tau' K transitions of the trial
 
 In `GradientModel` (GrBAL, their equation 6) u is a gradient step with learned sizes on the loss of the past, in
 `RecurrentModel` (ReBAL) a GRU that reads the past and gives the first layer a bias. All numbers are standardised by
