@@ -27,7 +27,7 @@ def _study(family: str, rl2: dict[str, Any], iterations: int) -> Study:
         "random": Entry("random"),
         "oracle": Entry("oracle"),
     }
-    return Study(family, entries, Protocol(k=3, tasks=200, episodes=4))
+    return Study(family, entries, Protocol(k=3, tasks=200, episodes=4), (0, 1, 2, 3, 4))
 
 
 suite = Suite(
