@@ -38,8 +38,8 @@ suite = Suite("toy", {{"points": Study("metarl/PointNavigation-v0", {{
 save, died = recording.save_checkpoint, Path({died!r})
 
 
-def save_and_die(path, agent, iteration, env_steps=0):
-    save(path, agent, iteration, env_steps)
+def save_and_die(path, agent, iteration, *arguments, **options):
+    save(path, agent, iteration, *arguments, **options)
     if iteration == 2 and not died.exists():
         died.write_text(str(os.getpid()))
         os.kill(os.getpid(), signal.SIGKILL)
