@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
+from test_memory import stepped
 from torch import Tensor
 
 import metarl
@@ -99,13 +100,8 @@ def test_acting_step_by_step_equals_the_training_pass(kind: str) -> None:
     memory = keyed(make_seeing_memory(kind, image.size + 3, 16, 20, image))
     assert isinstance(memory, ImageMemory)
     x = torch.randn(6, 3, image.size + 3, generator=torch.Generator().manual_seed(1))
-    state, active, seen = memory.begin(3, torch.device("cpu")), torch.ones(3, 1, dtype=torch.bool), []
     with torch.no_grad():
-        for x_t in x:
-            h, new = memory.step(x_t, state)
-            state = memory.keep(state, new, active)
-            seen.append(h)
-        torch.testing.assert_close(torch.stack(seen), memory(x), rtol=0, atol=2e-5)
+        torch.testing.assert_close(stepped(memory, x), memory(x), rtol=0, atol=2e-5)
         other = x.clone()
         other[2, :, image.size :] += 1.0  # what is beside the image counts, too
         assert not torch.equal(memory(other)[2], memory(x)[2])

@@ -31,18 +31,24 @@ def inputs(steps: int = 20, rows: int = 3) -> torch.Tensor:
     return torch.randn(steps, rows, 5, generator=torch.Generator().manual_seed(1))
 
 
+def stepped(memory: Any, x: torch.Tensor) -> torch.Tensor:
+    """The features of acting step by step, `[T, R, hidden]` of inputs `[T, R, inputs]`."""
+    rows = x.shape[1]
+    state, seen, active = memory.begin(rows, torch.device("cpu")), [], torch.ones(rows, 1, dtype=torch.bool)
+    for x_t in x:
+        h, new = memory.step(x_t, state)
+        state = memory.keep(state, new, active)
+        seen.append(h)
+    return torch.stack(seen)
+
+
 @pytest.mark.parametrize("kind", MEMORIES)
 @pytest.mark.parametrize("window", [20, 7])
 def test_acting_step_by_step_equals_the_training_pass(kind: str, window: int) -> None:
     """With a window of 7 the transformer's ring is overwritten twice in 20 steps."""
     memory, x = made(kind, window), inputs()
-    state, seen, active = memory.begin(3, torch.device("cpu")), [], torch.ones(3, 1, dtype=torch.bool)
     with torch.no_grad():
-        for x_t in x:
-            h, new = memory.step(x_t, state)
-            state = memory.keep(state, new, active)
-            seen.append(h)
-        torch.testing.assert_close(torch.stack(seen), memory(x), rtol=0, atol=2e-5)
+        torch.testing.assert_close(stepped(memory, x), memory(x), rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("kind", MEMORIES)

@@ -6,6 +6,27 @@ from planted.bug import Bug
 
 BUGS = (
     Bug(
+        "a plan goes beyond an episode's end",
+        "agents/model_based/grbal.py",
+        "plan_steps=min(config.plan_steps, family.horizon)",
+        "plan_steps=config.plan_steps",
+        "agents/test_model_based",
+    ),
+    Bug(
+        "standardised pixels are divided by their largest value",
+        "agents/memory/rl2.py",
+        "image is None or not self.config.normalize_features",
+        "True",
+        "learning/test_images",
+    ),
+    Bug(
+        "one task and no deviation teach a choice NaN",
+        "agents/strategies/learned_selector.py",
+        "later.std(correction=0).clamp_min(1e-8)",
+        "(later - later).sum()",
+        "agents/test_selector",
+    ),
+    Bug(
         "a choice is learned from the first episodes, which all members play",
         "agents/strategies/learned_selector.py",
         "return sums[:, 0, first : int(whole[0].sum())].mean(-1)",
