@@ -1,4 +1,4 @@
-"""Names of devices, and their free memory."""
+"""Names of devices, their free memory, and the number of cores."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ def resolve_device(device: str | torch.device) -> torch.device:
     if name.startswith("cuda") and not available:
         raise InvalidValueError("device", device, "'cpu': this PyTorch finds no CUDA device")
     return torch.device(("cuda" if available else "cpu") if name == "auto" else name)
+
+
+def cores() -> int:
+    """Number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_bytes(device: torch.device) -> int:

@@ -30,6 +30,7 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor
 
+from metarl.devices import cores
 from metarl.errors import require_extra
 from metarl.families.family import TorchFamily
 from metarl.families.opengl import cannot_draw, has_display
@@ -198,7 +199,7 @@ class MujocoFamily(TorchFamily):
     capturable = False
     on_host = True
     robot: ClassVar[Robot]
-    threads: int = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads: int = cores()
 
     @property
     def engine(self) -> Engine:

@@ -21,46 +21,53 @@ ML1 and half a minute or more for ML45. Version history: v0, first.
 
 from __future__ import annotations
 
+import os
 import pickle
-from collections import defaultdict
+import threading
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, ClassVar
 
-import gymnasium as gym
 import metaworld
 import numpy as np
 import numpy.typing as npt
 import torch
 from gymnasium.spaces import Box
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS, ML10_V3, ML45_V3
-from metaworld.types import Task
+from torch import Tensor
 
+from metarl.devices import cores
+from metarl.envs.packages.meta_world_arms import OBSERVATION, Arms, Floats, States, camera, make, place, shared
 from metarl.errors import InvalidValueError, did_you_mean, verbatim
-from metarl.families.distributions import Uniform
-from metarl.families.gym_family import GymFamily, TaskedEnv
+from metarl.families.distributions import Array, Uniform
+from metarl.families.family import TorchFamily
 from metarl.families.tasks import Tasks, content_hash
-from metarl.rng import fold_in, make_key
+from metarl.rng import Rng, fold_in, make_key
 
 HORIZON = 500  # the package's environments refuse more steps
 GOAL_SEED = 0  # the package's seed for placements, a part of the family's definition
-VECTOR = 6  # the longest `rand_vec`
-OBSERVATION = 39
 SLACK = 1e-6  # metres: float32 rounds a placement on the border outward
-
-Floats = npt.NDArray[np.float32]
-Arm = Any  # metaworld.sawyer_xyz_env.SawyerXYZEnv
+VECTOR = 6  # the longest `rand_vec`
 
 
-class MetaWorld(GymFamily):
+
+class MetaWorld(TorchFamily):
     """The common part of the three benchmarks.
+
+    A state is a dict of the fields of `metarl.envs.packages.meta_world_arms.States`.
 
     Args:
         names: the environments, in the order of a scene's first number.
         env_name: the environment of ML1; empty for the others.
         horizon: steps per episode, at most 500.
+
+    Attributes:
+        threads: number of threads that step the arms, by default one per core. It changes the speed alone.
     """
 
+    capturable = False
+    on_host = True
+    threads: int = cores()
     source = "Yu et al. 2019, arXiv:1910.10897; McLean et al. 2025, arXiv:2505.11289 (metaworld 3.1.1)"
     terminates = False
     benchmark: ClassVar[str]
@@ -69,8 +76,10 @@ class MetaWorld(GymFamily):
         if not (isinstance(horizon, int) and 1 <= horizon <= HORIZON):
             raise InvalidValueError(f"{type(self).__name__}.horizon", horizon, f"a whole number from 1 to {HORIZON}")
         self.names, self.env_name = names, env_name
-        space = {"scene": Uniform(-1.0, float(max(1, len(names) - 1)), shape=(1 + VECTOR,))}
-        super().__init__(Scenes, space, apply="set_task", horizon=horizon, env_kwargs={"names": names})
+        self.horizon = horizon
+        self.task_space = {"scene": Uniform(-1.0, float(max(1, len(names) - 1)), shape=(1 + VECTOR,))}
+        self.observation_space = Box(-np.inf, np.inf, (OBSERVATION,), np.float32)
+        self.action_space = Box(-1.0, 1.0, (4,), np.float32)
 
     def table(self, split: str) -> Floats:
         """All tasks of "train" or "test": `float32 [n, 7]`."""
@@ -103,11 +112,53 @@ class MetaWorld(GymFamily):
             check_scene(self.names, tasks.values["scene"][row])
         return tasks
 
-    def make_env(self, task: Tasks) -> TaskedEnv:
-        """One environment in which `task` (a set of one task) is already set."""
-        env = super().make_env(task)
-        env.get_wrapper_attr("set_task")(env.task)
-        return env
+    # --- the functions of a torch family -----------------------------------------------------------------------------
+
+    @property
+    def arms(self) -> Arms:
+        """What steps the environments in this process."""
+        return shared(self.threads, os.getpid())
+
+    def reset(self, task: dict[str, Tensor], rng: Rng) -> dict[str, Tensor]:
+        """The package's start of each scene."""
+        return _tensors(self.arms.start(*self._scenes(task)), task["scene"].device)
+
+    def observe(self, state: dict[str, Tensor], task: dict[str, Tensor]) -> Tensor:
+        """The package's observation, float32 `[N, 39]`."""
+        return state["observation"]
+
+    def step(
+        self, state: dict[str, Tensor], action: Tensor, task: dict[str, Tensor], rng: Rng
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor, dict[str, Tensor]]:
+        """One step of .0125 s, with the package's reward and success."""
+        device = action.device
+        states = States(**{name: tensor.cpu().numpy() for name, tensor in state.items()})
+        after, reward, success = self.arms.step(*self._scenes(task), states, action.cpu().numpy())
+        never = torch.zeros(len(action), dtype=torch.bool, device=device)
+        reached = {"success": torch.from_numpy(success).to(device)}
+        return _tensors(after, device), torch.from_numpy(reward).to(device), never, reached
+
+    def frame(
+        self, state: dict[str, Any], task: dict[str, Array], size: tuple[int, int] = (256, 256)
+    ) -> npt.NDArray[np.uint8]:
+        """A picture of one environment by the package, `uint8 [height, width, 3]`.
+
+        Args:
+            state: state of one environment, NumPy arrays without the leading axis.
+            task: task of the environment, likewise.
+            size: height and width in pixels.
+
+        Raises:
+            InvalidValueError: no OpenGL is available; the environment variable MUJOCO_GL chooses the library.
+        """
+        scene = np.asarray(task["scene"], dtype=np.float32)
+        lens = camera(self.names[int(scene[0])], tuple(size), os.getpid(), threading.get_ident())
+        return lens.picture(np.asarray(state["physics"]), scene[1:])
+
+    def _scenes(self, task: dict[str, Tensor]) -> tuple[list[str], Floats]:
+        """The environments' names and placements, `[N, 6]`."""
+        scene = task["scene"].cpu().numpy()
+        return [self.names[number] for number in scene[:, 0].astype(int).tolist()], scene[:, 1:]
 
     def _listed(self, tasks: Tasks, split: str) -> npt.NDArray[np.bool_]:
         return np.isin(content_hash(tasks.values), content_hash({"scene": self.table(split)}))
@@ -183,76 +234,6 @@ def _order(table: Floats, key: int) -> npt.NDArray[np.int64]:
     return np.lexsort((draw, rank))
 
 
-class Scenes(gym.Env[Floats, Floats]):
-    """One environment that plays all scenes, with the same spaces for all of them.
-
-    An environment of the package takes a tenth of a second to build and 25 MB. So all `Scenes` of a process share them:
-    a `Scenes` borrows one while it plays a scene. Earlier scenes do not affect later ones.
-
-    Args:
-        names: the package's environments, by number.
-        render_mode: None or "rgb_array".
-    """
-
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 80}  # noqa: RUF012 - the type of gym.Env
-
-    def __init__(self, names: tuple[str, ...], render_mode: str | None = None) -> None:
-        self.names, self.render_mode = names, render_mode
-        self.observation_space = Box(-np.inf, np.inf, (OBSERVATION,), np.float32)
-        self.action_space = Box(-1.0, 1.0, (4,), np.float32)
-        self.task: dict[str, Any] = {}
-        self._kind: Kind | None = None
-        self._arm: Arm = None
-
-    def set_task(self, task: dict[str, Any]) -> None:
-        """Set `task["scene"]`, `[7]`, which is played from the next reset on."""
-        self.task = task
-        kind = (self.names[int(task["scene"][0])], self.render_mode)
-        if kind != self._kind:
-            self.close()
-            self._kind, self._arm = kind, _borrow(kind)
-        _place(self._arm, task["scene"][1:])
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Floats, dict[str, Any]]:
-        """Start an episode. Call `set_task` before."""
-        super().reset(seed=seed)
-        obs, _ = self._arm.reset()
-        return obs.astype(np.float32), {}
-
-    def step(self, action: Floats) -> tuple[Floats, float, bool, bool, dict[str, Any]]:
-        """Take one step of .0125 s."""
-        obs, reward, terminated, truncated, info = self._arm.step(action)
-        return obs.astype(np.float32), float(reward), terminated, truncated, {"success": bool(info["success"])}
-
-    def render(self) -> Any:
-        """Render a picture, `uint8 [height, width, 3]`."""
-        return self._arm.render()
-
-    def close(self) -> None:
-        """Return the borrowed environment. An environment that renders is closed instead."""
-        if self._kind is not None and self.render_mode is None:
-            _idle[self._kind].append(self._arm)
-        elif self._kind is not None:
-            self._arm.close()
-        self._kind = self._arm = None
-
-
-Kind = tuple[str, str | None]  # the environment's name and its render mode
-_idle: defaultdict[Kind, list[Arm]] = defaultdict(list)  # environments that are not borrowed
-
-
-def _borrow(kind: Kind) -> Arm:
-    make: Any = ALL_V3_ENVIRONMENTS[kind[0]]
-    return _idle[kind].pop() if _idle[kind] else make(render_mode=kind[1])
-
-
-def _place(arm: Arm, vector: Floats) -> None:
-    """Set an environment's placement `[6]`, with the goal hidden."""
-    placement = vector[: len(arm._random_reset_space.low)].astype(np.float64)
-    data = {"rand_vec": placement, "env_cls": type(arm), "partially_observable": True}
-    arm.set_task(Task(env_name=arm.task_name, data=pickle.dumps(data)))
-
-
 def check_scene(names: tuple[str, ...], scene: Floats) -> None:
     """Refuse a scene, `[7]`, that its environment cannot draw.
 
@@ -266,23 +247,22 @@ def check_scene(names: tuple[str, ...], scene: Floats) -> None:
         expected = f"the number of one of {len(names)} environments, from 0"
         raise InvalidValueError("task.scene[0]", verbatim(f"{number:g}"), expected)
     name = names[int(number)]
-    arm = _borrow((name, None))
+    env = make(name)
+    space = env._random_reset_space
+    size = len(space.low)
+    outside = (vector[:size] < space.low - SLACK) | (vector[:size] > space.high + SLACK)
+    if outside.any() or vector[size:].any():
+        zeros = f", then {VECTOR - size} zeros" if size < VECTOR else ""
+        expected = f"from {space.low.tolist()} to {space.high.tolist()}{zeros}, for {name}"
+        raise InvalidValueError("task.scene[1:]", vector.tolist(), expected)
+    place(env, vector)
+    env._get_state_rand_vec = [env._last_rand_vec].pop  # a second draw raises IndexError
     try:
-        space = arm._random_reset_space
-        size = len(space.low)
-        outside = (vector[:size] < space.low - SLACK) | (vector[:size] > space.high + SLACK)
-        if outside.any() or vector[size:].any():
-            zeros = f", then {VECTOR - size} zeros" if size < VECTOR else ""
-            expected = f"from {space.low.tolist()} to {space.high.tolist()}{zeros}, for {name}"
-            raise InvalidValueError("task.scene[1:]", vector.tolist(), expected)
-        _place(arm, vector)
-        arm._get_state_rand_vec = [arm._last_rand_vec].pop  # a second draw raises IndexError
-        try:
-            arm.reset_model()
-        except IndexError:
-            expected = f"a goal further from the object, for {name}"
-            raise InvalidValueError("task.scene[1:]", vector.tolist(), expected) from None
-        finally:
-            del arm._get_state_rand_vec
-    finally:
-        _idle[name, None].append(arm)
+        env.reset_model()
+    except IndexError:
+        expected = f"a goal further from the object, for {name}"
+        raise InvalidValueError("task.scene[1:]", vector.tolist(), expected) from None
+
+
+def _tensors(states: States, device: torch.device) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(array).to(device) for name, array in states._asdict().items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from metarl.cli.options import BenchmarkOptions
 from metarl.cli.outputs import check_folder, check_report
 from metarl.cli.progress import EVERY, FIRST, console, duration, say
 from metarl.cli.rows import verify
+from metarl.devices import cores
 from metarl.errors import InvalidValueError, MetaRLError
 from metarl.evaluation.results import Results
 from metarl.report.page import write_report
@@ -141,7 +141,7 @@ def _run(setup: Setup, suite: Suite, jobs: Sequence[Job], options: BenchmarkOpti
     """Do the jobs, with a view of them."""
     board = Board(suite, jobs, setup.out)
     say(*_other_validations(suite, jobs, setup.out))
-    workers = min(options.jobs or len(os.sched_getaffinity(0)), len(jobs))
+    workers = min(options.jobs or cores(), len(jobs))
     if board.finished == len(jobs):
         outcome = run_jobs(setup, suite, jobs, workers, board)  # no process: what is done may still be refused
         say(*([] if outcome.failed else [f"all {len(jobs)} cells are done"]))

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from metarl.agent_base import REPORTED
+from metarl.devices import cores
 from metarl.engine.environments import Transition
 from metarl.engine.gym_environments import GymEnvironments
 from metarl.errors import InvalidValueError, verbatim
@@ -48,15 +49,15 @@ class ProcessesEndedError(InvalidValueError):
 
 def worker_count(family: GymFamily, n: int) -> int:
     """Number of processes that should step `n` environments; 1 is this process alone."""
-    cores = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, n)
-    if family.stepping == "sync" or cores < 2:
+    workers = min(cores(), n)
+    if family.stepping == "sync" or workers < 2:
         return 1
     if family.stepping == "async":
-        return cores
+        return workers
     if not _can_fork():  # spawned processes import the main script, which may lack a __main__ guard
         return 1
-    seconds_saved = step_seconds(family) * (n - n / cores)
-    return cores if seconds_saved > 2 * MESSAGE_SECONDS else 1
+    seconds_saved = step_seconds(family) * (n - n / workers)
+    return workers if seconds_saved > 2 * MESSAGE_SECONDS else 1
 
 
 def _can_fork() -> bool:
