@@ -173,17 +173,29 @@ def _engine(robot: Robot, threads: int, process: int) -> Engine:
 @lru_cache(maxsize=16)
 def _renderer(xml: str, size: tuple[int, int], process: int, thread: int) -> Any:
     """A renderer of one of Gymnasium's files, with textures. An OpenGL context belongs to one thread."""
-    model = mujoco.MjModel.from_xml_path(str(ASSETS / xml))
+    renderer = make_renderer(mujoco.MjModel.from_xml_path(str(ASSETS / xml)), size)
+    atexit.register(_renderer.cache_clear)  # runs before OpenGL's own exit function, which is registered before
+    return renderer
+
+
+def make_renderer(model: Any, size: tuple[int, int]) -> Any:
+    """A `mujoco.Renderer`, which belongs to this thread.
+
+    Args:
+        model: an `MjModel`; its offscreen buffer grows if it is too small.
+        size: height and width in pixels.
+
+    Raises:
+        InvalidValueError: no OpenGL is available; the environment variable MUJOCO_GL chooses the library.
+    """
     height, width = size
     model.vis.global_.offwidth, model.vis.global_.offheight = max(width, 640), max(height, 480)
     if getattr(mujoco, "GLContext", None) is None or (mujoco.GLContext.__module__ == GLFW and not has_display()):
         raise cannot_draw()  # before mujoco.Renderer, which would print a second error when it is deleted
     try:
-        renderer = mujoco.Renderer(model, height, width)
+        return mujoco.Renderer(model, height, width)
     except Exception as error:  # GLFW, EGL and OSMesa raise different errors
         raise cannot_draw(error) from error
-    atexit.register(_renderer.cache_clear)  # runs before OpenGL's own exit function, which is registered above
-    return renderer
 
 
 class MujocoFamily(TorchFamily):

@@ -37,7 +37,9 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS, ML10_V3, ML45_V3
 from torch import Tensor
 
 from metarl.devices import cores
-from metarl.envs.packages.meta_world_arms import OBSERVATION, Arms, Floats, States, camera, make, place, shared
+from metarl.envs.packages.meta_world_arms import OBSERVATION, camera, make, place
+from metarl.envs.packages.meta_world_skills import Floats
+from metarl.envs.packages.meta_world_steps import Arms, States, shared
 from metarl.errors import InvalidValueError, did_you_mean, verbatim
 from metarl.families.distributions import Array, Uniform
 from metarl.families.family import TorchFamily
@@ -50,11 +52,10 @@ SLACK = 1e-6  # metres: float32 rounds a placement on the border outward
 VECTOR = 6  # the longest `rand_vec`
 
 
-
 class MetaWorld(TorchFamily):
     """The common part of the three benchmarks.
 
-    A state is a dict of the fields of `metarl.envs.packages.meta_world_arms.States`.
+    A state is a dict of the fields of `metarl.envs.packages.meta_world_steps.States`.
 
     Args:
         names: the environments, in the order of a scene's first number.

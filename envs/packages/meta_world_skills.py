@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +19,27 @@ Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
 
-class Places(NamedTuple):
-    """Where the parts of N robots are: positions `[N, 3]` by the names in the package's models."""
+class Named:
+    """Positions `[N, 3]` by the names in the package's models.
 
-    bodies: Mapping[str, Doubles]
-    sites: Mapping[str, Doubles]
-    geoms: Mapping[str, Doubles]
+    Args:
+        positions: `[N, n, 3]`.
+        numbers: each name's place in them.
+    """
+
+    def __init__(self, positions: Doubles, numbers: Mapping[str, int]) -> None:
+        self.positions, self.numbers = positions, numbers
+
+    def __getitem__(self, name: str) -> Doubles:
+        return self.positions[:, self.numbers[name]]
+
+
+class Places(NamedTuple):
+    """Where the parts of N robots are."""
+
+    bodies: Named
+    sites: Named
+    geoms: Named
 
 
 class Moment(NamedTuple):
@@ -60,3 +75,6 @@ class Skill:
     quaternion: str | None
     attributes: tuple[str, ...]
     reward: Callable[[Moment], tuple[Doubles, Bools]]
+
+
+SKILLS: dict[str, Skill] = {}

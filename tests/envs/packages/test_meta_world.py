@@ -11,7 +11,7 @@ import torch
 pytest.importorskip("metaworld")
 
 import metaworld
-from metaworld.env_dict import ML10_V3, ML45_V3
+from metaworld.env_dict import ALL_V3_ENVIRONMENTS, ML10_V3, ML45_V3
 from metaworld.policies import SawyerReachV3Policy
 
 import metarl
@@ -19,6 +19,8 @@ from metarl import InvalidValueError
 from metarl.engine.pool import make_environments
 from metarl.envs.packages import meta_world
 from metarl.envs.packages.meta_world import MetaWorldML1, MetaWorldML10, MetaWorldML45
+from metarl.envs.packages.meta_world_arms import make, place
+from metarl.envs.packages.meta_world_skills import SKILLS
 
 ID = "metarl/MetaWorldML1-v0"
 
@@ -43,6 +45,7 @@ def ml10():
         patch.setattr(metaworld, "ML10", lambda seed: made.append((seed, build(seed=seed))) or made[0][1])
         meta_world._tables.cache_clear()
         family = MetaWorldML10(horizon=15)
+        family.table("train")
         [(seed, package)] = made
         assert seed == 0
         yield family, package
@@ -88,23 +91,62 @@ def test_every_task_is_served_before_any_again(reach):
     assert np.array_equal(crossing.values["scene"], scenes[[149, 3, 52]])
 
 
-def test_a_task_is_played_as_the_package_plays_it(reach, package):
-    vector = vectors([package.train_tasks[7]])[0]  # rounded to float32, which moves it by less than 1e-7 m
-    data = pickle.loads(package.train_tasks[7].data) | {"rand_vec": vector.astype(np.float64)}
-    theirs = package.train_classes["reach-v3"]()
-    theirs.set_task(metaworld.Task("reach-v3", pickle.dumps(data)))
-    mine = reach.make_env(reach.make_tasks(scene=[0, *vector]))
-    assert np.array_equal(mine.reset(seed=3)[0], theirs.reset()[0].astype(np.float32))
-    for action in np.random.default_rng(0).uniform(-1, 1, (40, 4)).astype(np.float32):
-        obs, *rest = mine.step(action)
-        expected, reward, _, _, info = theirs.step(action)
-        assert np.array_equal(obs, expected.astype(np.float32))
-        assert rest == [reward, False, False, {"success": bool(info["success"])}]
-    assert obs.dtype == np.float32
-    assert obs.shape == (39,)
-    assert obs[-3:].tolist() == [0.0, 0.0, 0.0]  # the goal is hidden
-    mine.close()
-    theirs.close()
+def played(name, steps, scenes=1, threads=None):
+    """Our states and the package's environments, side by side; yields what both say after each step."""
+    family = MetaWorldML1(name)
+    if threads:
+        family.threads = threads
+    rng, tasks = np.random.default_rng(0), family.tasks("train", scenes)
+    task = tasks.tensors("cpu")
+    theirs = [make(name) for _ in range(scenes)]
+    for env, scene in zip(theirs, tasks.values["scene"], strict=True):
+        place(env, scene[1:])
+    state, first = family.reset(task, None), [env.reset()[0] for env in theirs]
+    yield family.observe(state, task), torch.zeros(scenes), None, [(obs, 0.0, False) for obs in first]
+    for t in range(steps):  # towards the object, then the gripper closes; some actions are outside the box
+        now = state["observation"].numpy()
+        moves = np.clip(10 * (now[:, 4:7] - now[:, :3]) + rng.normal(0, 0.5, (scenes, 3)), -1.2, 1.2)
+        action = np.concatenate([moves, np.full((scenes, 1), 1.0 if t > steps // 2 else -1.0)], axis=1)
+        action = action.astype(np.float32)
+        state, reward, _, info = family.step(state, torch.from_numpy(action), task, None)
+        outcomes = [env.step(a) for env, a in zip(theirs, action, strict=True)]
+        yield family.observe(state, task), reward, info["success"], [(o[0], o[1], o[4]["success"]) for o in outcomes]
+
+
+@pytest.mark.parametrize("name", [*ALL_V3_ENVIRONMENTS])
+def test_every_environment_is_the_packages(name):
+    # observations bit for bit, step after step; rewards that are computed for all rows at once up to rounding
+    for obs, reward, success, theirs in played(name, 40 if name in SKILLS else 10, scenes=2):
+        expected, rewards, successes = (np.array(x) for x in zip(*theirs, strict=True))
+        assert np.array_equal(obs.numpy(), expected.astype(np.float32))
+        assert np.allclose(reward.numpy(), rewards, rtol=1e-6, atol=1e-7)
+        if success is not None:
+            assert np.array_equal(success.numpy(), successes.astype(bool))
+    assert obs.dtype == torch.float32
+    assert obs.shape == (2, 39)
+    assert obs[0, -3:].tolist() == [0.0, 0.0, 0.0]  # the goal is hidden
+
+
+@pytest.mark.parametrize("name", ["push-v3", "stick-pull-v3"])  # rewards of ours, and of the package
+def test_threads_change_nothing(name):
+    one, two = (list(played(name, 10, scenes=5, threads=threads)) for threads in (1, 2))
+    for (obs, reward, *_), (other, rewards, *_) in zip(one, two, strict=True):
+        assert torch.equal(obs, other)
+        assert torch.equal(reward, rewards)
+
+
+def test_an_arm_plays_scenes_in_any_order(ml10):
+    family = ml10[0]
+    task = family.tasks("train", 20).tensors("cpu")  # two scenes of each environment
+    action = torch.linspace(-1, 1, 80).reshape(20, 4)
+    state = family.step(family.reset(task, None), action, task, None)[0]
+    mixed = torch.randperm(20, generator=torch.Generator().manual_seed(0))
+    after, reward, *_ = family.step(state, action, task, None)
+    shuffled = {name: value[mixed] for name, value in state.items()}
+    other, rewards, *_ = family.step(shuffled, action[mixed], {"scene": task["scene"][mixed]}, None)
+    assert torch.equal(rewards, reward[mixed])
+    for name, value in after.items():
+        assert torch.equal(other[name].nan_to_num(), value[mixed].nan_to_num()), name
 
 
 @pytest.mark.filterwarnings("ignore:Constant.* may be too high:UserWarning")  # from the package's policy
@@ -149,10 +191,6 @@ def test_a_side_is_decided_by_content(reach):
 def test_scenes_that_cannot_be_played_are_refused(reach, scene, words):
     with pytest.raises(InvalidValueError, match=words):
         reach.make_tasks(scene=scene)
-    # the environment that was asked is as good as new
-    env = reach.make_env(reach.tasks("train", 1))
-    assert np.isfinite(env.reset()[0]).all()
-    env.close()
 
 
 def test_ml10_has_the_packages_environments_and_tasks(ml10):
@@ -176,18 +214,6 @@ def test_ml10_keeps_the_contract(ml10):
     assert metarl.check_family(ml10[0], tasks=2) == []
 
 
-def test_environments_are_shared_one_after_the_other(ml10):
-    family = ml10[0]
-    idle = meta_world._idle
-    idle.clear()
-    env = family.make_env(family.tasks("train", 1))
-    for i in range(20):  # each of 10 environments twice
-        env.set_metarl_task({"scene": family.tasks("train", 1, start=i).values["scene"][0]})
-        env.reset()
-    env.close()
-    assert {name: len(arms) for (name, _), arms in idle.items() if arms} == dict.fromkeys(ML10_V3["train"], 1)
-
-
 def test_shorter_vectors_end_in_zeros(ml10):
     family = ml10[0]
     door = family.names.index("door-open-v3")
@@ -202,6 +228,7 @@ def test_ml45_is_the_packages(monkeypatch, reach):
     asked, table = [], reach.table("train")
     monkeypatch.setattr(meta_world, "_tables", lambda *args: asked.append(args) or {"train": table})
     family = MetaWorldML45()
+    family.table("train")
     assert set(asked) == {("ML45", "", (*ML45_V3["train"], *ML45_V3["test"]))}
     assert len(family.names) == 50
     assert family.task_space["scene"].contains(np.float32([49])).all()
