@@ -1,23 +1,27 @@
 """Speed of the families and of Gymnasium's vector environments, measured in turns in the same run.
 
-    python experiments/benchmark_families.py [--repeats 5] [--only f,g] [--threads 2] [--small]
+    python experiments/benchmark_families.py [--repeats 5] [--only f,g,j] [--threads 2] [--small]
 
 Part (f) is HalfCheetah with a policy in the loop (two layers of 64 units, normal actions, equal on both sides),
 compared with Gymnasium's SyncVectorEnv and AsyncVectorEnv of HalfCheetah-v5. Part (g) is CartPole with actions drawn
-in advance, compared with Gymnasium's CartPoleVectorEnv and SyncVectorEnv. Every number is environment steps per
-second, restarts included, as a median over repeats after one warm-up. Each of metarl's environments has a task of its
-own; Gymnasium's have none.
+in advance, compared with Gymnasium's CartPoleVectorEnv and SyncVectorEnv. Part (j) is Meta-World with actions drawn in
+advance, compared with the package's own vector environments of the same benchmark, and with MuJoCo's steps alone on as
+many threads: the same environments and states, nothing observed and nothing paid. Every number is environment steps
+per second, restarts included, as a median over repeats after one warm-up. Each of metarl's environments has a task of
+its own; Gymnasium's have none.
 """
 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import torch
 import tyro
 from baselines.measure import Side, compare, interleave, lines_of, machine, timed
@@ -31,7 +35,7 @@ from metarl.files import write_atomic
 from metarl.rng import fold_in, make_key
 
 OUT = results_file("speed", "speed_families")
-PARTS = ("f", "g")
+PARTS = ("f", "g", "j")
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Options:
 
     repeats: int = 5
     """Timed repeats of each side."""
-    only: str = "f,g"
+    only: str = "f,g,j"
     """Parts, separated by commas."""
     threads: int = 2
     """Number of threads of PyTorch and of MuJoCo."""
@@ -66,9 +70,13 @@ class Sizes:
     """(g): environments."""
     cart_steps: int = 8_000_000
     """(g): environment steps per repeat of metarl and of CartPoleVectorEnv; SyncVectorEnv takes a hundredth of them."""
+    arms: int = 100
+    """(j): metarl's environments; the package has a tenth of them."""
+    arm_steps: int = 50_000
+    """(j): environment steps per repeat of metarl; the package takes a tenth of them."""
 
 
-SMALL = Sizes(cheetahs=(2, 3), sync=2, processes=2, cheetah_steps=12, carts=8, cart_steps=800)
+SMALL = Sizes(cheetahs=(2, 3), sync=2, processes=2, cheetah_steps=12, carts=8, cart_steps=800, arms=10, arm_steps=20)
 
 
 def policy(inputs: int, outputs: int) -> Callable[[Tensor], Tensor]:
@@ -147,6 +155,52 @@ def cart_pole(o: Options, s: Sizes) -> Iterator[dict[str, Any]]:
         yield compare("g", what, f"{name}, {count:,}", raw["ours"]["rate"], raw[name]["rate"])
 
 
+def physics_side(id: str, n: int, total: int, threads: int) -> Side:
+    """MuJoCo's steps of Meta-World's environments, from the states in which episodes start, and nothing else."""
+    from metarl.envs.packages.meta_world_steps import Arms
+
+    family: Any = make_family(id)
+    names, vectors = family.scenes(family.tasks("train", n).tensors("cpu"))
+    arms, steps = Arms(threads), max(1, total // n)
+    states = arms.start(names, vectors).physics
+    shares = np.array_split(np.argsort(np.array(names), kind="stable"), threads)
+    for thread, share in enumerate(shares):
+        for row in share:
+            arms.arm(names[row], thread).scene(vectors[row])
+
+    def work(thread: int) -> None:
+        for row in shares[thread].tolist():
+            arms.arm(names[row], thread).step(states[row])
+
+    def step() -> None:
+        for _ in range(steps):
+            arms.share(work)
+
+    return lambda i: {"rate": steps * n / timed("cpu", step)[0]}
+
+
+def meta_world(o: Options, s: Sizes) -> Iterator[dict[str, Any]]:
+    """Part (j): Meta-World."""
+    import metaworld
+
+    plan = torch.rand(97, s.arms, 4) * 2 - 1
+    for id, name in (("metarl/MetaWorldML10-v0", "ML10"), ("metarl/MetaWorldML1-v0:pick-place", "pick-place-v3")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the package declares its spaces in two number formats
+            envs: Any = metaworld.make_ml_envs(name, seed=0, meta_batch_size=max(10, s.arms // 10))
+        sides = {
+            "ours": metarl_side(id, s.arms, s.arm_steps, o.threads, lambda obs, t: plan[t % 97]),
+            "SyncVectorEnv": gymnasium_side(envs, s.arm_steps // 10, lambda obs, t: plan[t % 97, : len(obs)]),
+            "physics alone": physics_side(id, s.arms, s.arm_steps, o.threads),
+        }
+        raw = interleave(sides, o.repeats)
+        envs.close()
+        for other in ("SyncVectorEnv", "physics alone"):
+            count = envs.num_envs if other == "SyncVectorEnv" else s.arms
+            what = f"Meta-World {name}, {s.arms} environments"
+            yield compare("j", what, f"{other}, {count}", raw["ours"]["rate"], raw[other]["rate"])
+
+
 def main(options: Options) -> None:
     """Measure, print the table and write the results."""
     chosen, sizes = options.only.split(","), SMALL if options.small else Sizes()
@@ -156,7 +210,7 @@ def main(options: Options) -> None:
     report: dict[str, Any] = {"options": asdict(options) | {"out": options.out.name}, "sizes": asdict(sizes)}
     report |= {**machine(), "rows": [], "details": {}}
     with torch.no_grad():
-        for name, part in (("f", cheetah), ("g", cart_pole)):
+        for name, part in (("f", cheetah), ("g", cart_pole), ("j", meta_world)):
             report["rows"] += list(part(options, sizes)) if name in chosen else []
     print("\n".join(lines_of(report)))
     write_atomic(options.out, (json.dumps(report, indent=1) + "\n").encode())

@@ -308,7 +308,10 @@ SPEED_SUMMARY = {  # report: rows, each the measured work and the other side
         ("RL2, GRU 204, 1,024 trials", "JAX loop"),
     ],
     "speed_rl2_cuda": [("RL2, LSTM 256, 64 trials", "RecurrentPPO")],
-    "speed_families": [("HalfCheetahVel, 256 environments", "SyncVectorEnv, 64")],
+    "speed_families": [
+        ("HalfCheetahVel, 256 environments", "SyncVectorEnv, 64"),
+        ("Meta-World ML10, 100 environments", "SyncVectorEnv, 10"),
+    ],
 }
 
 
@@ -356,8 +359,9 @@ def family_speed_table(data: dict[str, Any]) -> str:
     return (
         f"Families, environment steps per second, medians of {data['options']['repeats']} interleaved repeats with "
         f"{data['options']['threads']} threads on {data['cpu']}, {data['cores']} cores "
-        "(`python experiments/benchmark_families.py`): (f) with a policy of 2 x 64 units in the loop, (g) with actions "
-        "drawn in advance.\n\n" + table(["", "compared with", "metarl", "other", "ratio"], speed_rows(data, "fg"))
+        "(`python experiments/benchmark_families.py`): (f) with a policy of 2 x 64 units in the loop, (g) and (j) "
+        "with actions drawn in advance; (j) beside the package's vector environments, and beside MuJoCo's steps alone on "
+        "as many threads.\n\n" + table(["", "compared with", "metarl", "other", "ratio"], speed_rows(data, "fgj"))
     )
 
 

@@ -122,7 +122,7 @@ class MetaWorld(TorchFamily):
 
     def reset(self, task: dict[str, Tensor], rng: Rng) -> dict[str, Tensor]:
         """The package's start of each scene."""
-        return _tensors(self.arms.start(*self._scenes(task)), task["scene"].device)
+        return _tensors(self.arms.start(*self.scenes(task)), task["scene"].device)
 
     def observe(self, state: dict[str, Tensor], task: dict[str, Tensor]) -> Tensor:
         """The package's observation, float32 `[N, 39]`."""
@@ -134,7 +134,7 @@ class MetaWorld(TorchFamily):
         """One step of .0125 s, with the package's reward and success."""
         device = action.device
         states = States(**{name: tensor.cpu().numpy() for name, tensor in state.items()})
-        after, reward, success = self.arms.step(*self._scenes(task), states, action.cpu().numpy())
+        after, reward, success = self.arms.step(*self.scenes(task), states, action.cpu().numpy())
         never = torch.zeros(len(action), dtype=torch.bool, device=device)
         reached = {"success": torch.from_numpy(success).to(device)}
         return _tensors(after, device), torch.from_numpy(reward).to(device), never, reached
@@ -156,7 +156,7 @@ class MetaWorld(TorchFamily):
         lens = camera(self.names[int(scene[0])], tuple(size), os.getpid(), threading.get_ident())
         return lens.picture(np.asarray(state["physics"]), scene[1:])
 
-    def _scenes(self, task: dict[str, Tensor]) -> tuple[list[str], Floats]:
+    def scenes(self, task: dict[str, Tensor]) -> tuple[list[str], Floats]:
         """The environments' names and placements, `[N, 6]`."""
         scene = task["scene"].cpu().numpy()
         return [self.names[number] for number in scene[:, 0].astype(int).tolist()], scene[:, 1:]

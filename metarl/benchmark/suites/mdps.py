@@ -18,6 +18,8 @@ _GRU = {"hidden": 128, "meta_batch_size": 100, "minibatches": 4, "gae_lambda": 0
 _TRANSFORMER = {
     **{"memory": "transformer", "hidden": 64, "minibatches": 4, "gae_lambda": 0.8, "entropy_coef": 0.03},
     **{"learning_rate": 1e-3, "normalize_rewards": True, "reward_coef": 1.0, "max_grad_norm": 2.0},
+    # training uses what the simulator knows
+    **{"expected_rewards": True, "value_sees_task": True},
 }
 
 
@@ -32,10 +34,10 @@ def _entries(n: int) -> dict[str, Entry]:
     out = {}
     if n == 10:
         out["rl2"] = _rl2(n, _GRU | {"normalize_rewards": True}, 700)
-        out["rl2-transformer"] = _rl2(n, _TRANSFORMER | {"meta_batch_size": 1000}, 500)
+        out["rl2-transformer"] = _rl2(n, _TRANSFORMER | {"meta_batch_size": 100, "entropy_anneal": 0.8}, 700)
     if n == 25:  # goes on from the training on shorter trials
-        less = {"meta_batch_size": 400, "entropy_anneal": 0.8, "learning_rate": 5e-4}
-        out["rl2-transformer"] = _rl2(n, _TRANSFORMER | less, 500, "n10/rl2-transformer")
+        less = {"meta_batch_size": 200, "entropy_anneal": 0.8, "learning_rate": 5e-4}
+        out["rl2-transformer"] = _rl2(n, _TRANSFORMER | less, 80, "n10/rl2-transformer")
     study = f"mdps/n{n}"
     out |= {name: Entry(name, tuned(study, name)) for name in CLASSICAL}
     if n <= 25:

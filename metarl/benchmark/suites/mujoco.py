@@ -11,7 +11,11 @@ from __future__ import annotations
 from metarl.benchmark.suite import Entry, Protocol, Study, Suite
 
 _MAML = {"hidden": (64, 64), "inner_lr": 0.1, "fvp_stride": 5, "meta_batch_size": 20}
-_RL2 = {"hidden": 64, "trial_episodes": 2, "normalize_rewards": True, "gae_lambda": 0.9, "minibatches": 4}
+# tuned on returns in training (experiments/LOG.md): many meta-updates of few trials, standardised features
+_RL2 = {
+    **{"hidden": 128, "trial_episodes": 2, "normalize_rewards": True, "normalize_features": True, "discount": 0.97},
+    **{"gae_lambda": 0.9, "minibatches": 4, "learning_rate": 1e-3, "meta_batch_size": 20, "anneal_iterations": 1200},
+}
 # the networks and the belief model of Zintgraf et al. (2020, arXiv:1910.08348) for MuJoCo
 _VARIBAD = {
     **{"hidden": 128, "policy_hidden": (128, 128), "decoder_hidden": (64, 32), "kl_coef": 0.1, "model_batch_size": 10},
@@ -49,7 +53,7 @@ suite = Suite(
         "half_cheetah_vel-memory": Study(
             "metarl/HalfCheetahVel-v0",
             {
-                "rl2": Entry("rl2", _RL2 | {"meta_batch_size": 80}, 120),
+                "rl2": Entry("rl2", _RL2, 1200),
                 "varibad": Entry("varibad", _VARIBAD | {"meta_batch_size": 80}, 120),
             },
             Protocol(k=1, tasks=40, episodes=4),
