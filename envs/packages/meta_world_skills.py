@@ -55,8 +55,8 @@ class Skill:
         position: the object's position in the observation, `[N, 3]`.
         quaternion: the body that has the quaternion in the observation, or "rotated" if it is computed from a matrix,
             or None for zeros.
-        attributes: of the package's environment that the reward needs, set before an episode and not changed by it (none
-            is a view of MuJoCo's arrays).
+        attributes: of the package's environment that the reward needs, set before an episode and not changed by it
+            (none is a view of MuJoCo's arrays).
         reward: rewards, float64 `[N]`, and successes, `[N]`.
     """
 
