@@ -170,7 +170,7 @@ def physics_side(id: str, n: int, total: int, threads: int) -> Side:
 
     def work(thread: int) -> None:
         for row in shares[thread].tolist():
-            arms.arm(names[row], thread).step(states[row])
+            arms.arm(names[row], thread).step(states[row], 0.0)
 
     def step() -> None:
         for _ in range(steps):

@@ -360,8 +360,8 @@ def family_speed_table(data: dict[str, Any]) -> str:
         f"Families, environment steps per second, medians of {data['options']['repeats']} interleaved repeats with "
         f"{data['options']['threads']} threads on {data['cpu']}, {data['cores']} cores "
         "(`python experiments/benchmark_families.py`): (f) with a policy of 2 x 64 units in the loop, (g) and (j) "
-        "with actions drawn in advance; (j) beside the package's vector environments, and beside MuJoCo's steps alone on "
-        "as many threads.\n\n" + table(["", "compared with", "metarl", "other", "ratio"], speed_rows(data, "fgj"))
+        "with actions drawn in advance; (j) beside the package's vector environments and MuJoCo's steps alone, on as "
+        "many threads.\n\n" + table(["", "compared with", "metarl", "other", "ratio"], speed_rows(data, "fgj"))
     )
 
 

@@ -21,14 +21,15 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.types import Task
 
 from metarl.envs.mujoco.mujoco_core import make_renderer
-from metarl.envs.packages.meta_world_skills import SKILLS, Doubles, Floats
+from metarl.envs.packages.meta_world_skills import SKILLS, Floats
+from metarl.envs.packages.meta_world_terms import Doubles
 
-SIZE = 320  # numbers of a state; no environment of the package has more
+# a state of MuJoCo: where the hand is pulled to, positions, velocities, the solver's start; the rest does not change
+SIZE, MOCAP = 64, slice(0, 3)
 OBSERVATION, NOW = 39, 18  # numbers of an observation, and of its part for one moment
 FRAME_SKIP = 5
 LOOKED_AT, DISTANCE, ANGLES = (0.0, 0.65, 0.1), 1.7, (-120.0, -25.0)  # of pictures: metres; azimuth, elevation
 GRIPPER_WIDTH = 0.1  # metres between the fingers, which an observation counts as 1
-STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 WELDED = (1.0, 0.0, 1.0, 0.0)  # orientation of the body that pulls the hand
 # where an observation's quaternion is computed from a rotation matrix; no reward reads it there
 ROTATED = {
@@ -39,7 +40,7 @@ ROTATED = {
     **dict.fromkeys(("coffee-pull-v3", "coffee-push-v3"), ("geom", "mug")),
     **dict.fromkeys(("door-open-v3", "door-close-v3"), ("geom", "handle")),
     **{"lever-pull-v3": ("geom", "objGeom"), "peg-insert-side-v3": ("site", "pegGrasp")},
-    **{"soccer-v3": ("body", "soccer_ball")},
+    **{"soccer-v3": ("body", "soccer_ball"), "stick-push-v3": ("body", "stick"), "stick-pull-v3": ("body", "stick")},
 }
 _REMEMBERED = {"bin-picking-v3": "_target_to_obj_init"}  # in which a reward remembers something about the episode
 # attributes that stay when an arm shows another scene
@@ -57,7 +58,7 @@ class Scene:
         attributes: of the package's environment.
         bodies: places of the model's bodies, `[bodies, 3]`.
         sites: places of the model's sites, `[sites, 3]`.
-        physics: MuJoCo's integration state, `[size]`.
+        physics: MuJoCo's state, `[64]`.
         observation: the first one, float32 `[39]`.
         now: its part for this moment, float64 `[18]`.
     """
@@ -82,28 +83,22 @@ class Arm:
         self.name, self.env = name, make(name)
         self.env.touching_object = _not_asked
         self.model, self.data = self.env.model, self.env.data
-        self.size = mujoco.mj_stateSize(self.model, STATE)
+        model, data = self.model, self.data
+        assert model.na + model.nuserdata + model.nplugin == 0, f"{name} has a state that is not kept"
+        parts = (data.mocap_pos.reshape(-1), data.qpos, data.qvel, data.qacc_warmstart)
+        ends = np.cumsum([0, *(len(part) for part in parts)]).tolist()
+        self._parts = [(part, slice(*at)) for part, *at in zip(parts, ends[:-1], ends[1:], strict=True)]
+        self.size, self.joints = ends[-1], self._parts[1][1]
         assert self.size <= SIZE, f"{name} has a state of {self.size} numbers"
-        self.mocap, self.welded, self.control = (
-            slice(begin := self._offset(part), begin + count)
-            for part, count in (
-                (mujoco.mjtState.mjSTATE_MOCAP_POS, 3),
-                (mujoco.mjtState.mjSTATE_MOCAP_QUAT, 4),
-                (mujoco.mjtState.mjSTATE_CTRL, 2),
-            )
-        )
+        self._welded, self._control = data.mocap_quat, data.ctrl
         self.remembered = _REMEMBERED.get(name)
         space = self.env.sawyer_observation_space
         self.low, self.high = space.low, space.high
         kind, part = ROTATED.get(name, ("", ""))
         self.rotation = getattr(self.data, kind)(part).xmat if kind else None
         self.scenes: dict[bytes, Scene] = {}
-        self._shown: Scene | None = None
+        self._placed: Scene | None = None
         self._fixed: dict[str, Doubles] = {}
-
-    def _offset(self, part: Any) -> int:
-        """Where a part of a state begins: its parts have the order of their bits."""
-        return int(mujoco.mj_stateSize(self.model, STATE & (int(part) - 1)))
 
     def scene(self, vector: Floats) -> Scene:
         """The scene with a placement `[6]`; the first time by the package's reset."""
@@ -111,45 +106,63 @@ class Arm:
         if key not in self.scenes:
             place(self.env, vector)
             obs, _ = self.env.reset()
-            physics = np.empty(self.size)
-            mujoco.mj_getState(self.model, self.data, physics, STATE)
+            physics = np.zeros(SIZE)
+            self.state(physics)
             attributes = {k: _own(v) for k, v in vars(self.env).items() if k not in _KEPT}
             places = (self.model.body_pos.copy(), self.model.site_pos.copy())
             now = np.array(self.env._prev_obs, dtype=np.float64)
             made = Scene(len(self.scenes), attributes, *places, physics, obs.astype(np.float32), now)
-            self._shown = self.scenes[key] = made
+            self._placed = self.scenes[key] = made
         return self.scenes[key]
 
-    def show(self, scene: Scene) -> None:
-        """Put the environment into a scene, except for its state."""
-        if scene is not self._shown:
-            self.env.__dict__.update(scene.attributes)
+    def place_in(self, scene: Scene) -> None:
+        """Put the model's bodies where they are in a scene. It is enough for steps of the physics."""
+        if scene is not self._placed:
             self.model.body_pos[:], self.model.site_pos[:] = scene.bodies, scene.sites
-            self._shown = scene
+            self._placed = scene
+
+    def show(self, scene: Scene, physics: Doubles) -> None:
+        """Put the environment into a state `[64]` of a scene of its own, with all positions."""
+        self.place_in(scene)
+        self.set_state(physics)
+        mujoco.mj_kinematics(self.model, self.data)
+        self.env.__dict__.update(scene.attributes)
 
     def pulled(self, physics: Doubles, action: Floats) -> Doubles:
-        """States `[N, 320]` with the controls of actions `[N, 4]`, as the package sets them."""
+        """States `[N, 64]` whose hands are pulled by actions `[N, 4]`, as the package does it."""
         out = physics.copy()
         moved = np.clip(action[:, :3], -1, 1) * self.env.action_scale
-        out[:, self.mocap] = np.clip(out[:, self.mocap] + moved, self.env.mocap_low, self.env.mocap_high)
-        out[:, self.welded] = WELDED
-        out[:, self.control] = np.stack([action[:, 3], -action[:, 3]], axis=1)
+        out[:, MOCAP] = np.clip(out[:, MOCAP] + moved, self.env.mocap_low, self.env.mocap_high)
         return out
 
-    def step(self, physics: Doubles) -> None:
-        """Step the physics from a state `[320]`, which becomes the new state."""
-        state = physics[: self.size]
-        mujoco.mj_setState(self.model, self.data, state, STATE)
+    def set_state(self, physics: Doubles) -> None:
+        """Put MuJoCo's data into a state `[64]`, except for what it computes from that."""
+        for part, where in self._parts:
+            part[:] = physics[where]
+        self._welded[:] = WELDED
+
+    def state(self, physics: Doubles) -> None:
+        """Write the state of MuJoCo's data to `physics`, `[64]`."""
+        for part, where in self._parts:
+            physics[where] = part
+
+    def step(self, physics: Doubles, effort: float) -> None:
+        """Step the physics from a state `[64]`, which becomes the new state, with the effort of the gripper.
+
+        MuJoCo's functions that read and write states release Python's lock, which costs a thread more than copies.
+        """
+        self.set_state(physics)
+        self._control[0], self._control[1] = effort, -effort
         mujoco.mj_step(self.model, self.data, nstep=FRAME_SKIP)
         mujoco.mj_forward(self.model, self.data)
-        mujoco.mj_getState(self.model, self.data, state, STATE)
+        self.state(physics)
 
     def look(self, now: Doubles) -> None:
         """Write what an observation tells of this moment to `now`, `[18]`; no quaternion that comes from a matrix."""
         hand, right, left = (self.data.body(part).xpos for part in ("hand", "rightclaw", "leftclaw"))
         now[:3], now[3] = hand, opened(np.linalg.norm(right - left))
         positions = self.env._get_pos_objects()
-        quaternions = np.zeros(4) if self.rotation is not None else self.env._get_quat_objects()
+        quaternions = np.zeros(8) if self.rotation is not None else self.env._get_quat_objects()
         for i in range(len(positions) // 3):
             now[4 + 7 * i : 7 + 7 * i] = positions[3 * i : 3 * i + 3]
             now[7 + 7 * i : 11 + 7 * i] = quaternions[4 * i : 4 * i + 4]
@@ -211,19 +224,18 @@ class Camera:
     """
 
     def __init__(self, name: str, size: tuple[int, int]) -> None:
-        self.env = make(name)
-        self.renderer = make_renderer(self.env.model, size)
+        self.arm = Arm(name)
+        self.renderer = make_renderer(self.arm.model, size)
 
     def picture(self, physics: Doubles, vector: Floats) -> npt.NDArray[np.uint8]:
-        """A picture of a state `[320]` of the scene with a placement `[6]`: `uint8 [height, width, 3]`."""
-        place(self.env, vector)
-        self.env.reset()
-        mujoco.mj_setState(self.env.model, self.env.data, physics[: mujoco.mj_stateSize(self.env.model, STATE)], STATE)
-        mujoco.mj_forward(self.env.model, self.env.data)
+        """A picture of a state `[64]` of the scene with a placement `[6]`: `uint8 [height, width, 3]`."""
+        self.arm.place_in(self.arm.scene(vector))
+        self.arm.set_state(physics)
+        mujoco.mj_forward(self.arm.model, self.arm.data)
         view = mujoco.MjvCamera()
         view.lookat[:], view.distance = LOOKED_AT, DISTANCE
         view.azimuth, view.elevation = ANGLES
-        self.renderer.update_scene(self.env.data, view)
+        self.renderer.update_scene(self.arm.data, view)
         return np.array(self.renderer.render(), dtype=np.uint8)
 
 

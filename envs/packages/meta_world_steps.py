@@ -4,9 +4,8 @@ Every thread has arms of its own (`meta_world_arms`), and threads step side by s
 lock. Observations and rewards are then computed for all environments with one name at once where `meta_world_skills`
 has them, and by the package's functions elsewhere.
 
-A state is all that the next step depends on: MuJoCo's integration state, the last observation, and what a reward
-remembers. So states and observations are the package's bit for bit, whichever arm plays (tests compare all 50
-environments).
+A state is all that the next step depends on: MuJoCo's state, the last observation, and what a reward remembers. So
+states and observations are the package's bit for bit, whichever arm plays (tests compare all 50 environments).
 """
 
 from __future__ import annotations
@@ -21,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
-from metarl.envs.packages.meta_world_arms import NOW, OBSERVATION, ROTATED, SIZE, Arm, opened
-from metarl.envs.packages.meta_world_skills import SKILLS, Bools, Doubles, Floats, Moment, Named, Places
+from metarl.envs.packages.meta_world_arms import NOW, OBSERVATION, ROTATED, SIZE, Arm, Scene, opened
+from metarl.envs.packages.meta_world_skills import SKILLS, Floats, Moment, Named, Places
+from metarl.envs.packages.meta_world_terms import Bools, Doubles
 
 QUATERNION = slice(7, 11)  # of the first object, in an observation
 
@@ -31,7 +31,7 @@ class States(NamedTuple):
     """The states of N environments.
 
     Attributes:
-        physics: MuJoCo's integration states, float64 `[N, 320]`; they end in zeros.
+        physics: MuJoCo's states, float64 `[N, 64]`; they end in zeros.
         observation: what the package returned last, float32 `[N, 39]`.
         now: the part of the observation for this moment, before it was clipped, float64 `[N, 18]`.
         remembered: what a reward remembers about the episode, float64 `[N, 1]`; NaN for nothing.
@@ -66,11 +66,10 @@ class _Batch:
         if self.skill.quaternion not in (None, "rotated"):
             self.quaternions[i] = data.xquat
 
-    def places(self) -> Places:
-        """Where the parts are, by name."""
-        ids = _names(self.arm)
-        arrays = (self.bodies, self.sites, self.geoms)
-        return Places(*(Named(array, names) for array, names in zip(arrays, ids, strict=True)))
+    def places(self, joints: Doubles) -> Places:
+        """Where the parts are, by name; with the joints' positions `[n, nq]`."""
+        values = (self.bodies, self.sites, self.geoms, joints)
+        return Places(*(Named(x, numbers) for x, numbers in zip(values, _numbers(self.arm), strict=True)))
 
     def look(self, places: Places, now: Doubles) -> None:
         """Write what observations tell of this moment to `now`, `[n, 18]`; no quaternions that come from matrices."""
@@ -79,7 +78,7 @@ class _Batch:
         now[:, :3], now[:, 3] = places.bodies["hand"], opened(np.sqrt(squares))
         now[:, 4:7] = self.skill.position(places)
         if self.skill.quaternion not in (None, "rotated"):
-            now[:, QUATERNION] = self.quaternions[:, _names(self.arm)[0][self.skill.quaternion]]
+            now[:, QUATERNION] = self.quaternions[:, _numbers(self.arm)[0][self.skill.quaternion]]
 
 
 class Arms:
@@ -114,7 +113,7 @@ class Arms:
         with self._lock:
             for row, name in enumerate(names):
                 scene = self.arm(name).scene(vectors[row])
-                out.physics[row, : len(scene.physics)] = scene.physics
+                out.physics[row] = scene.physics
                 out.observation[row], out.now[row] = scene.observation, scene.now
         return out
 
@@ -151,6 +150,8 @@ class _Step:
         self.observation[:, NOW : 2 * NOW] = states.now
         self.rotations = np.tile(np.eye(3).ravel(), (n, 1))
         self.reward, self.success = np.empty(n, np.float32), np.empty(n, np.bool_)
+        self.effort: list[float] = action[:, 3].tolist()
+        self.scenes: list[Scene] = [arms.arm(name).scene(vectors[row]) for row, name in enumerate(names)]
         kinds = np.array(names)
         self.batches: dict[str, _Batch] = {}
         for name in sorted(set(names)):
@@ -167,10 +168,10 @@ class _Step:
         for thread, share in enumerate(self.shares):
             for name in {self.names[row] for row in share}:
                 self.arms.arm(name, thread)  # one thread loads all models
-        for batch in self.batches.values():
-            for row in batch.rows:
-                batch.arm.scene(self.vectors[row])
         self.arms.share(self._physics)
+        for row, name in enumerate(self.names):
+            if name not in SKILLS:
+                self._judge_alone(row, self.arms.arm(name))
         for batch in self.batches.values():
             self._judge(batch)
         if len(self.rotated):
@@ -180,43 +181,47 @@ class _Step:
         return states, self.reward, self.success
 
     def _physics(self, thread: int) -> None:
-        """Step the environments of one thread, and judge those that `SKILLS` does not know."""
+        """Step the environments of one thread."""
         for row in self.shares[thread]:
             name = self.names[row]
             arm, batch = self.arms.arm(name, thread), self.batches.get(name)
-            arm.show((arm if batch is None else batch.arm).scene(self.vectors[row]))
-            arm.step(self.physics[row])
+            arm.place_in(self.scenes[row])
+            arm.step(self.physics[row], self.effort[row])
             if arm.rotation is not None:
                 self.rotations[row] = arm.rotation
             if batch is not None:
                 batch.read(row, arm)
-                continue
-            now, observation = self.now[row], self.observation[row]
-            arm.look(now)
-            observation[:NOW] = now
-            np.clip(observation, arm.low, arm.high, out=observation)
-            judged = arm.judge(observation, self.action[row], self.remembered[row])
-            self.reward[row], self.success[row] = judged
+
+    def _judge_alone(self, row: int, arm: Arm) -> None:
+        """The observation, reward and success of one environment by the package, row after row because of Python."""
+        arm.show(self.scenes[row], self.physics[row])
+        now, observation = self.now[row], self.observation[row]
+        arm.look(now)
+        observation[:NOW] = now
+        np.clip(observation, arm.low, arm.high, out=observation)
+        judged = arm.judge(observation, self.action[row], self.remembered[row])
+        self.reward[row], self.success[row] = judged
 
     def _judge(self, batch: _Batch) -> None:
         """Observations, rewards and successes of the environments with one name."""
-        rows, arm, places = batch.rows, batch.arm, batch.places()
+        rows, arm, places = batch.rows, batch.arm, batch.places(self.physics[batch.rows][:, batch.arm.joints])
         now = np.zeros((len(rows), NOW))
         batch.look(places, now)
         observation = np.concatenate([now, self.observation[rows, NOW:]], axis=1)
         observation = np.clip(observation, arm.low, arm.high)
-        numbers = [arm.scene(self.vectors[row]).number for row in rows]
+        numbers = [self.scenes[row].number for row in rows.tolist()]
         moment = Moment(places, observation, self.action[rows], arm.fixed(numbers))
         self.reward[rows], self.success[rows] = batch.skill.reward(moment)
         self.now[rows], self.observation[rows] = now, observation
 
 
 @cache
-def _names(arm: Arm) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
-    """The numbers of a model's bodies, sites and geoms by name."""
+def _numbers(arm: Arm) -> tuple[dict[str, int], ...]:
+    """The numbers of a model's bodies, sites and geoms, and those of its joints' positions, by name."""
     model = arm.model
     kinds = ((model.nbody, model.body), (model.nsite, model.site), (model.ngeom, model.geom))
-    return tuple({named(i).name: i for i in range(count)} for count, named in kinds)  # type: ignore[return-value]
+    joints = {model.joint(i).name: int(model.jnt_qposadr[i]) for i in range(model.njnt)}
+    return *({named(i).name: i for i in range(count)} for count, named in kinds), joints
 
 
 @cache
