@@ -289,7 +289,19 @@ def speed() -> str:
     """Tables of all benchmarks: gradient-based agents on a CPU and on a GPU, agents with a memory, families."""
     runs = [speed_report(name) for name in ("speed", "speed_cuda", "speed_rl2", "speed_rl2_cuda")]
     tables = [f(run) for f, run in zip([speed_table] * 2 + [memory_speed_table] * 2, runs, strict=True)]
-    return "\n\n".join([*tables, family_speed_table(speed_report("speed_families"))])
+    families = [
+        family_speed_table(
+            "speed_families",
+            "python experiments/benchmark_families.py --only f,g",
+            "(f) with a policy of 2 x 64 units in the loop, (g) with actions drawn in advance",
+        ),
+        family_speed_table(
+            "speed_meta_world",
+            "python experiments/benchmark_families.py --only j --out experiments/results/speed/speed_meta_world.json",
+            "actions drawn in advance, beside the package's vector environments and MuJoCo's steps alone",
+        ),
+    ]
+    return "\n\n".join([*tables, *families])
 
 
 SPEED_SUMMARY = {  # report: rows, each the measured work and the other side
@@ -308,10 +320,8 @@ SPEED_SUMMARY = {  # report: rows, each the measured work and the other side
         ("RL2, GRU 204, 1,024 trials", "JAX loop"),
     ],
     "speed_rl2_cuda": [("RL2, LSTM 256, 64 trials", "RecurrentPPO")],
-    "speed_families": [
-        ("HalfCheetahVel, 256 environments", "SyncVectorEnv, 64"),
-        ("Meta-World ML10, 100 environments", "SyncVectorEnv, 10"),
-    ],
+    "speed_families": [("HalfCheetahVel, 256 environments", "SyncVectorEnv, 64")],
+    "speed_meta_world": [("Meta-World ML10, 100 environments", "SyncVectorEnv, 10")],
 }
 
 
@@ -354,14 +364,13 @@ def inference_speed() -> str:
     )
 
 
-def family_speed_table(data: dict[str, Any]) -> str:
-    """Table of families and Gymnasium's vector environments."""
+def family_speed_table(report: str, command: str, what: str) -> str:
+    """Table of families and vector environments."""
+    data = speed_report(report)
     return (
         f"Families, environment steps per second, medians of {data['options']['repeats']} interleaved repeats with "
-        f"{data['options']['threads']} threads on {data['cpu']}, {data['cores']} cores "
-        "(`python experiments/benchmark_families.py`): (f) with a policy of 2 x 64 units in the loop, (g) and (j) "
-        "with actions drawn in advance; (j) beside the package's vector environments and MuJoCo's steps alone, on as "
-        "many threads.\n\n" + table(["", "compared with", "metarl", "other", "ratio"], speed_rows(data, "fgj"))
+        f"{data['options']['threads']} threads on {data['cpu']}, {data['cores']} cores (`{command}`): {what}.\n\n"
+        + table(["", "compared with", "metarl", "other", "ratio"], speed_rows(data, "fgj"))
     )
 
 
@@ -499,7 +508,8 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "bandit_variants": trial_tables.bandit_variants,
         "mdps": trial_tables.mdps,
         "grid_navi": trial_tables.grid_navi,
-        "dark_room": trial_tables.dark_room,
+        "dark_room": lambda: trial_tables.dark("grids/dark_room-n8", "DarkRoom"),
+        "dark_key_to_door": lambda: trial_tables.dark("grids/dark_key_to_door-n8", "DarkKeyToDoor"),
         "first_explore": trial_tables.first_explore,
         "settings": trial_tables.settings,
     },
@@ -517,6 +527,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "dense from scratch": lambda: from_scratch("dense"),
         "sparse": lambda: comparison("sparse"),
         "sparse from scratch": lambda: from_scratch("sparse"),
+        "control": strategy_tables.control,
         "robots": robot_table,
     },
 }

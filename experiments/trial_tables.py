@@ -277,15 +277,14 @@ def grid_navi() -> str:
     )
 
 
-def dark_room() -> str:
-    """Table of DarkRoom: the return of each episode."""
-    name = "grids/dark_room-n8"
+def dark(name: str, family: str) -> str:
+    """Table of a grid that shows only the agent's cell: the return of each episode."""
     head = ["", "million steps", "episode 1", *(str(n) for n in range(2, length(name) + 1)), "whole trial"]
     return (
-        f"Mean return of each of {length(name)} episodes on DarkRoom, {tasks_played([name])} held-out goals, sampled "
+        f"Mean return of each of {length(name)} episodes on {family}, {tasks_played([name])} held-out tasks, sampled "
         f"actions; {seeds([(name, 'rl2')])} seeds of each agent that is trained. `oracle` and `task_conditioned` are "
-        "shown the goal, so their first episode is as good as the others. Command: `metarl benchmark grids --only "
-        "dark_room-n8`.\n\n" + table(head, episodes(name))
+        "shown the task, so their first episode is as good as the others. Command: `metarl benchmark grids --only "
+        f"{name.partition('/')[2]}`.\n\n" + table(head, episodes(name))
     )
 
 

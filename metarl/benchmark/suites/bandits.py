@@ -30,6 +30,7 @@ _GRU = _LATE | {"hidden": 64, "normalize_rewards": True, "reward_coef": 1.0, "ma
 _SHOWN = {"expected_rewards": True, "value_sees_task": True, "task_coef": 1.0, "gae_lambda": 0.99}
 _SHORT = _GRU | {"meta_batch_size": 1000, "entropy_coef": 0.01, "entropy_anneal": 0.5}
 _LONG = _GRU | {"meta_batch_size": 500}
+_TRANSFORMER = {"memory": "transformer", "hidden": 64, "minibatches": 4, "learning_rate": 1e-3, "reward_coef": 1.0}
 # at most 20 of the 100 pulls explore
 _FIRST_EXPLORE: dict[str, Any] = {
     **{"trial_episodes": 100, "explore_episodes": 20, "anneal_iterations": 600, "meta_batch_size": 500},
@@ -56,6 +57,9 @@ _TRAINED = {
 def _entries(n: int, k: int) -> dict[str, Entry]:
     """The agents on n pulls of k arms."""
     out = {"rl2": _TRAINED[n, k]} if (n, k) in _TRAINED else {}
+    if (n, k) == (100, 10):
+        more = {"normalize_rewards": True, "max_grad_norm": 2.0, "meta_batch_size": 1000}
+        out["rl2-transformer"] = _rl2(n, _TRANSFORMER | more | _LATE, 500)
     for name in CLASSICAL:
         settings = tuned(f"bandits/n{n}-k{k}", name)
         out[name] = Entry(name, settings | ({"trial_episodes": n} if name == "gittins" else {}))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from metarl.benchmark.suite import Entry, Protocol, Study, Suite
 
 _MAML = {"meta_batch_size": 10, "episodes": 5, "hidden": (64, 64), "fvp_stride": 5, "eval_steps": 2000}
-_RL2 = {"hidden": 64, "trial_episodes": 2, "normalize_rewards": True, "gae_lambda": 0.95, "minibatches": 4}
+_RL2 = {"hidden": 64, "trial_episodes": 3, "normalize_rewards": True, "gae_lambda": 0.95, "minibatches": 4}
 
 
 def _study(family: str) -> Study:
