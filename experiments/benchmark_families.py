@@ -1,14 +1,15 @@
 """Speed of the families and of Gymnasium's vector environments, measured in turns in the same run.
 
-    python experiments/benchmark_families.py [--repeats 5] [--only f,g,j] [--threads 2] [--small]
+    python experiments/benchmark_families.py [--repeats 5] [--only f,g,j,k] [--threads 2] [--small]
 
 Part (f) is HalfCheetah with a policy in the loop (two layers of 64 units, normal actions, equal on both sides),
 compared with Gymnasium's SyncVectorEnv and AsyncVectorEnv of HalfCheetah-v5. Part (g) is CartPole with actions drawn
 in advance, compared with Gymnasium's CartPoleVectorEnv and SyncVectorEnv. Part (j) is Meta-World with actions drawn in
 advance, compared with the package's own vector environments of the same benchmark, and with MuJoCo's steps alone on as
-many threads: the same environments and states, nothing observed and nothing paid. Every number is environment steps
-per second, restarts included, as a median over repeats after one warm-up. Each of metarl's environments has a task of
-its own; Gymnasium's have none.
+many threads: the same environments and states, nothing observed and nothing paid. Part (k) is whole meta-updates of
+`rl2` on HalfCheetahVel (a GRU of 128 units, 4 epochs of 4 minibatches), compared with its environments alone. Every
+number is environment steps per second, restarts included, as a median over repeats after one warm-up. Each of metarl's
+environments has a task of its own; Gymnasium's have none.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ from baselines.measure import Side, compare, interleave, lines_of, machine, time
 from results_files import results_file
 from torch import Tensor, nn
 
-from metarl import make_family
+from metarl import make_agent, make_family, train
 from metarl.engine.environments import engine_threads
 from metarl.engine.pool import make_environments
 from metarl.files import write_atomic
 from metarl.rng import fold_in, make_key
 
 OUT = results_file("speed", "speed_families")
-PARTS = ("f", "g", "j")
+PARTS = ("f", "g", "j", "k")
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Options:
 
     repeats: int = 5
     """Timed repeats of each side."""
-    only: str = "f,g,j"
+    only: str = "f,g,j,k"
     """Parts, separated by commas."""
     threads: int = 2
     """Number of threads of PyTorch and of MuJoCo."""
@@ -74,9 +75,13 @@ class Sizes:
     """(j): metarl's environments; the package has a tenth of them."""
     arm_steps: int = 50_000
     """(j): environment steps per repeat of metarl; the package takes a tenth of them."""
+    trials: tuple[int, ...] = (20, 80, 160)
+    """(k): trials of a meta-update, of 400 steps each."""
 
 
-SMALL = Sizes(cheetahs=(2, 3), sync=2, processes=2, cheetah_steps=12, carts=8, cart_steps=800, arms=10, arm_steps=20)
+SMALL = Sizes(
+    cheetahs=(2, 3), sync=2, processes=2, cheetah_steps=12, carts=8, cart_steps=800, arms=10, arm_steps=20, trials=(4,)
+)
 
 
 def policy(inputs: int, outputs: int) -> Callable[[Tensor], Tensor]:
@@ -201,6 +206,26 @@ def meta_world(o: Options, s: Sizes) -> Iterator[dict[str, Any]]:
             yield compare("j", what, f"{other}, {count}", raw["ours"]["rate"], raw[other]["rate"])
 
 
+def training_side(trials: int) -> Side:
+    """A meta-update of rl2 on HalfCheetahVel."""
+    family = make_family("metarl/HalfCheetahVel-v0")
+    settings = {"hidden": 128, "trial_episodes": 2, "meta_batch_size": trials, "minibatches": 4}
+    agent = make_agent("rl2", family, **settings, normalize_rewards=True, normalize_features=True)
+    steps = agent.train_env_steps or 0
+    return lambda i: {"rate": steps / timed("cpu", lambda: train(agent, 1))[0]}
+
+
+def training(o: Options, s: Sizes) -> Iterator[dict[str, Any]]:
+    """Part (k): training on HalfCheetahVel."""
+    act = torch.rand(97, max(s.trials), 6) * 2 - 1
+    for n in s.trials:
+        alone = metarl_side("metarl/HalfCheetahVel-v0", n, 400 * n, o.threads, lambda obs, t: act[t % 97, : len(obs)])
+        raw = interleave({"ours": training_side(n), "alone": alone}, o.repeats)
+        yield compare(
+            "k", f"rl2 on HalfCheetahVel, {n} trials", "environments alone", raw["ours"]["rate"], raw["alone"]["rate"]
+        )
+
+
 def main(options: Options) -> None:
     """Measure, print the table and write the results."""
     chosen, sizes = options.only.split(","), SMALL if options.small else Sizes()
@@ -209,8 +234,8 @@ def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
     report: dict[str, Any] = {"options": asdict(options) | {"out": options.out.name}, "sizes": asdict(sizes)}
     report |= {**machine(), "rows": [], "details": {}}
-    with torch.no_grad():
-        for name, part in (("f", cheetah), ("g", cart_pole), ("j", meta_world)):
+    for name, part in (("f", cheetah), ("g", cart_pole), ("j", meta_world), ("k", training)):
+        with torch.set_grad_enabled(name == "k"):
             report["rows"] += list(part(options, sizes)) if name in chosen else []
     print("\n".join(lines_of(report)))
     write_atomic(options.out, (json.dumps(report, indent=1) + "\n").encode())

@@ -300,6 +300,11 @@ def speed() -> str:
             "python experiments/benchmark_families.py --only j --out experiments/results/speed/speed_meta_world.json",
             "actions drawn in advance, beside the package's vector environments and MuJoCo's steps alone",
         ),
+        family_speed_table(
+            "speed_robots",
+            "python experiments/benchmark_families.py --only k --out experiments/results/speed/speed_robots.json",
+            "whole meta-updates of `rl2` with a GRU of 128 units, beside the environments alone",
+        ),
     ]
     return "\n\n".join([*tables, *families])
 
@@ -322,6 +327,7 @@ SPEED_SUMMARY = {  # report: rows, each the measured work and the other side
     "speed_rl2_cuda": [("RL2, LSTM 256, 64 trials", "RecurrentPPO")],
     "speed_families": [("HalfCheetahVel, 256 environments", "SyncVectorEnv, 64")],
     "speed_meta_world": [("Meta-World ML10, 100 environments", "SyncVectorEnv, 10")],
+    "speed_robots": [("rl2 on HalfCheetahVel, 160 trials", "environments alone")],
 }
 
 
@@ -370,7 +376,7 @@ def family_speed_table(report: str, command: str, what: str) -> str:
     return (
         f"Families, environment steps per second, medians of {data['options']['repeats']} interleaved repeats with "
         f"{data['options']['threads']} threads on {data['cpu']}, {data['cores']} cores (`{command}`): {what}.\n\n"
-        + table(["", "compared with", "metarl", "other", "ratio"], speed_rows(data, "fgj"))
+        + table(["", "compared with", "metarl", "other", "ratio"], speed_rows(data, "fgjk"))
     )
 
 
