@@ -11,8 +11,9 @@ from __future__ import annotations
 from metarl.benchmark.suite import Entry, Protocol, Study, Suite
 
 _MAML = {"hidden": (64, 64), "inner_lr": 0.1, "fvp_stride": 5, "meta_batch_size": 20}
+_RL2 = {"hidden": 64, "trial_episodes": 2, "normalize_rewards": True, "gae_lambda": 0.9, "minibatches": 4}
 # tuned on returns in training (experiments/LOG.md): many meta-updates of few trials, standardised features
-_RL2 = {
+_RL2_TUNED = {
     **{"hidden": 128, "trial_episodes": 2, "normalize_rewards": True, "normalize_features": True, "discount": 0.97},
     **{"gae_lambda": 0.9, "minibatches": 4, "learning_rate": 1e-3, "meta_batch_size": 20, "anneal_iterations": 1200},
 }
@@ -53,7 +54,8 @@ suite = Suite(
         "half_cheetah_vel-memory": Study(
             "metarl/HalfCheetahVel-v0",
             {
-                "rl2": Entry("rl2", _RL2, 1200),
+                "rl2": Entry("rl2", _RL2 | {"meta_batch_size": 80}, 120),
+                "rl2-tuned": Entry("rl2", _RL2_TUNED, 1200),
                 "varibad": Entry("varibad", _VARIBAD | {"meta_batch_size": 80}, 120),
             },
             Protocol(k=1, tasks=40, episodes=4),
