@@ -134,7 +134,7 @@ class MetaWorld(TorchFamily):
         """One step of .0125 s, with the package's reward and success."""
         device = action.device
         states = States(**{name: tensor.cpu().numpy() for name, tensor in state.items()})
-        after, reward, success = self.arms.step(*self.scenes(task), states, action.cpu().numpy())
+        after, reward, success = self.arms.step(*self.scenes(task), states, action.detach().cpu().numpy())
         never = torch.zeros(len(action), dtype=torch.bool, device=device)
         reached = {"success": torch.from_numpy(success).to(device)}
         return _tensors(after, device), torch.from_numpy(reward).to(device), never, reached

@@ -293,6 +293,20 @@ BUGS = (
         "envs/packages/test_meta_world_skills",
     ),
     Bug(
+        "Meta-World's bodies stay where another scene had them",
+        "envs/packages/meta_world_arms.py",
+        "self.model.body_pos[:], self.model.site_pos[:] = scene.bodies, scene.sites",
+        "pass",
+        "envs/packages/test_meta_world",
+    ),
+    Bug(
+        "Meta-World shows this moment twice and not the one before",
+        "envs/packages/meta_world_steps.py",
+        "self.observation[:, NOW : 2 * NOW] = states.now",
+        "self.observation[:, NOW : 2 * NOW] = states.observation[:, :NOW] * 0.0",
+        "envs/packages/test_meta_world",
+    ),
+    Bug(
         "Meta-World divides 0 by 0 where a hand is nowhere near",
         "envs/packages/meta_world_terms.py",
         "out=np.zeros_like(union), where=union > 0.0",
