@@ -104,6 +104,7 @@ class Arm:
         """The scene with a placement `[6]`; the first time by the package's reset."""
         key = vector.tobytes()
         if key not in self.scenes:
+            self._placed = None  # an interrupt must not leave another scene's bodies under the old name
             place(self.env, vector)
             obs, _ = self.env.reset()
             physics = np.zeros(SIZE)
@@ -118,6 +119,7 @@ class Arm:
     def place_in(self, scene: Scene) -> None:
         """Put the model's bodies where they are in a scene. It is enough for steps of the physics."""
         if scene is not self._placed:
+            self._placed = None
             self.model.body_pos[:], self.model.site_pos[:] = scene.bodies, scene.sites
             self._placed = scene
 

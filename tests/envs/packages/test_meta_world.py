@@ -199,7 +199,7 @@ def test_a_side_is_decided_by_content(reach):
         ([0, 0.0, 0.65, 0.02, 0.0, 0.85, np.inf], r"task\.scene is inf"),
     ],
 )
-def test_drawnthat_cannot_be_played_are_refused(reach, scene, words):
+def test_scenes_that_cannot_be_played_are_refused(reach, scene, words):
     with pytest.raises(InvalidValueError, match=words):
         reach.make_tasks(scene=scene)
 
