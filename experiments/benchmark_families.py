@@ -6,7 +6,8 @@ Part (f) is HalfCheetah with a policy in the loop (two layers of 64 units, norma
 compared with Gymnasium's SyncVectorEnv and AsyncVectorEnv of HalfCheetah-v5. Part (g) is CartPole with actions drawn
 in advance, compared with Gymnasium's CartPoleVectorEnv and SyncVectorEnv. Part (j) is Meta-World with actions drawn in
 advance, compared with the package's own vector environments of the same benchmark, and with MuJoCo's steps alone on as
-many threads: the same environments and states, nothing observed and nothing paid. Part (k) is whole meta-updates of
+many threads: the same scenes and actions, nothing observed and nothing paid; last comes the environment that is slowest
+here in a first pass. Part (k) is whole meta-updates of
 `rl2` on HalfCheetahVel (a GRU of 128 units, 4 epochs of 4 minibatches), compared with its environments alone. Every
 number is environment steps per second, restarts included, as a median over repeats after one warm-up. Each of metarl's
 environments has a task of its own; Gymnasium's have none.
@@ -75,12 +76,23 @@ class Sizes:
     """(j): metarl's environments; the package has a tenth of them."""
     arm_steps: int = 50_000
     """(j): environment steps per repeat of metarl; the package takes a tenth of them."""
+    others: int = 50
+    """(j): environments in which the slowest is looked for."""
     trials: tuple[int, ...] = (20, 80, 160)
     """(k): trials of a meta-update, of 400 steps each."""
 
 
 SMALL = Sizes(
-    cheetahs=(2, 3), sync=2, processes=2, cheetah_steps=12, carts=8, cart_steps=800, arms=10, arm_steps=20, trials=(4,)
+    cheetahs=(2, 3),
+    sync=2,
+    processes=2,
+    cheetah_steps=12,
+    carts=8,
+    cart_steps=800,
+    arms=10,
+    arm_steps=20,
+    others=2,
+    trials=(4,),
 )
 
 
@@ -160,50 +172,78 @@ def cart_pole(o: Options, s: Sizes) -> Iterator[dict[str, Any]]:
         yield compare("g", what, f"{name}, {count:,}", raw["ours"]["rate"], raw[name]["rate"])
 
 
-def physics_side(id: str, n: int, total: int, threads: int) -> Side:
-    """MuJoCo's steps of Meta-World's environments, from the states in which episodes start, and nothing else."""
+def physics_side(id: str, n: int, total: int, threads: int, plan: Tensor) -> Side:
+    """MuJoCo's steps of Meta-World's environments: the same scenes and actions, nothing observed and nothing paid."""
     from metarl.envs.packages.meta_world_steps import Arms
 
     family: Any = make_family(id)
     names, vectors = family.scenes(family.tasks("train", n).tensors("cpu"))
-    arms, steps = Arms(threads), max(1, total // n)
-    states = arms.start(names, vectors).physics
-    shares = np.array_split(np.argsort(np.array(names), kind="stable"), threads)
+    arms, steps, kinds = Arms(threads), max(1, total // n), np.array(names)
+    scenes = [arms.arm(name).scene(vector) for name, vector in zip(names, vectors, strict=True)]
+    shares = [share.tolist() for share in np.array_split(np.argsort(kinds, kind="stable"), threads)]
     for thread, share in enumerate(shares):
-        for row in share:
-            arms.arm(names[row], thread).scene(vectors[row])
+        for name in {names[row] for row in share}:
+            arms.arm(name, thread)
 
-    def work(thread: int) -> None:
-        for row in shares[thread].tolist():
-            arms.arm(names[row], thread).step(states[row], 0.0)
+    def step(t: int, states: Any) -> None:
+        action = plan[t % len(plan)].numpy()
+        for name in set(names):
+            rows = np.flatnonzero(kinds == name)
+            states[rows] = arms.arm(name).pulled(states[rows], action[rows])
 
-    def step() -> None:
-        for _ in range(steps):
-            arms.share(work)
+        def work(thread: int) -> None:
+            for row in shares[thread]:
+                arm = arms.arm(names[row], thread)
+                arm.place_in(scenes[row])
+                arm.step(states[row], float(action[row, 3]))
 
-    return lambda i: {"rate": steps * n / timed("cpu", step)[0]}
+        arms.share(work)
+
+    def work() -> None:
+        states = arms.start(names, vectors).physics
+        for t in range(steps):
+            step(t, states)
+
+    return lambda i: {"rate": steps * n / timed("cpu", work)[0]}
 
 
 def meta_world(o: Options, s: Sizes) -> Iterator[dict[str, Any]]:
     """Part (j): Meta-World."""
-    import metaworld
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
     plan = torch.rand(97, s.arms, 4) * 2 - 1
-    for id, name in (("metarl/MetaWorldML10-v0", "ML10"), ("metarl/MetaWorldML1-v0:pick-place", "pick-place-v3")):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the package declares its spaces in two number formats
-            envs: Any = metaworld.make_ml_envs(name, seed=0, meta_batch_size=max(10, s.arms // 10))
-        sides = {
-            "ours": metarl_side(id, s.arms, s.arm_steps, o.threads, lambda obs, t: plan[t % 97]),
-            "SyncVectorEnv": gymnasium_side(envs, s.arm_steps // 10, lambda obs, t: plan[t % 97, : len(obs)]),
-            "physics alone": physics_side(id, s.arms, s.arm_steps, o.threads),
+    ids = {"ML10": "metarl/MetaWorldML10-v0"}
+    ids |= {name: f'metarl/MetaWorldML1-v0{{"env_name": "{name}"}}' for name in ("pick-place-v3", *ALL_V3_ENVIRONMENTS)}
+
+    def ours(name: str, total: int) -> Side:
+        return metarl_side(ids[name], s.arms, total, o.threads, lambda obs, t: plan[t % 97])
+
+    first = {name: ours(name, s.arm_steps // 20)(0)["rate"] for name in list(ALL_V3_ENVIRONMENTS)[: s.others]}
+    slowest = min(first, key=lambda name: first[name])
+    for name in ("ML10", "pick-place-v3", slowest):
+        yield from arms_beside_others(name, ids[name], ours(name, s.arm_steps), plan, o, s)
+
+
+def arms_beside_others(name: str, id: str, ours: Side, plan: Tensor, o: Options, s: Sizes) -> Iterator[dict[str, Any]]:
+    """One benchmark of Meta-World beside the package's vector environments and MuJoCo's steps alone."""
+    import metaworld
+
+    few = max(10, s.arms // 10)
+    sides = {"ours": ours, "physics alone": physics_side(id, s.arms, s.arm_steps, o.threads, plan)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the package declares its spaces in two number formats
+        theirs: dict[str, Any] = {
+            f"{kind}VectorEnv": metaworld.make_ml_envs(name, seed=0, meta_batch_size=few, vector_strategy=kind.lower())
+            for kind in ("Sync", "Async")
         }
-        raw = interleave(sides, o.repeats)
+    for other, envs in theirs.items():
+        sides[other] = gymnasium_side(envs, s.arm_steps // 10, lambda obs, t: plan[t % 97, : len(obs)])
+    raw = interleave(sides, o.repeats)
+    for envs in theirs.values():
         envs.close()
-        for other in ("SyncVectorEnv", "physics alone"):
-            count = envs.num_envs if other == "SyncVectorEnv" else s.arms
-            what = f"Meta-World {name}, {s.arms} environments"
-            yield compare("j", what, f"{other}, {count}", raw["ours"]["rate"], raw[other]["rate"])
+    for other, count in {**dict.fromkeys(theirs, few), "physics alone": s.arms}.items():
+        what = f"Meta-World {name}, {s.arms} environments"
+        yield compare("j", what, f"{other}, {count}", raw["ours"]["rate"], raw[other]["rate"])
 
 
 def training_side(trials: int) -> Side:

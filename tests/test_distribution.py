@@ -18,7 +18,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 DECLARED = [  # as setuptools writes them into a wheel's metadata
     "torch<2.14,>=2.9",
     'mujoco<4,>=3.3; extra == "mujoco"',
-    'metaworld>=3.1.1; extra == "metaworld"',
+    'metaworld<3.2,>=3.1.1; extra == "metaworld"',
     'mujoco==3.3.0; extra == "metaworld"',
     "scikit-learn>=1.5; python_version >= '3.11' and extra == 'digits'",
 ]
@@ -33,7 +33,7 @@ def test_the_name_is_the_projects() -> None:
     ("extra", "module", "command"),
     [
         ("mujoco", "mujoco", "pip install 'mujoco<4,>=3.3'"),
-        ("metaworld", "metaworld", "pip install 'metaworld>=3.1.1' mujoco==3.3.0"),
+        ("metaworld", "metaworld", "pip install 'metaworld<3.2,>=3.1.1' mujoco==3.3.0"),
         ("digits", "sklearn", "pip install 'scikit-learn>=1.5'"),
         ("rare", "rare_package", "pip install rare_package"),  # a plugin's own
     ],

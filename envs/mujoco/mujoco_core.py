@@ -30,6 +30,7 @@ import torch
 from gymnasium.spaces import Box
 from torch import Tensor
 
+from metarl.config import Range
 from metarl.devices import cores
 from metarl.errors import require_extra
 from metarl.families.family import TorchFamily
@@ -74,6 +75,7 @@ class Engine:
     """
 
     def __init__(self, robot: Robot, threads: int) -> None:
+        Range(1, 4096).check("threads", threads, whole=True)
         self.robot, self.threads = robot, threads
         self.model = load_model(robot.xml)
         self.start: Floats = np.array(self.model.qpos0)

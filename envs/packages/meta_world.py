@@ -7,9 +7,9 @@ ML45 has 45 and 5 (Yu et al. 2019, arXiv:1910.10897; environments, tasks and the
 
 Observation: hand position, gripper opening and object poses, now and one step ago, then zeros in place of the goal's
 position, which is hidden, `[39]`. Action: displacement of the hand and effort of the gripper, `[4]` in [-1, 1]. Reward:
-the package's, dense, 0 to 10. Start: not random; all episodes of a task start in the same state. End: none before the
-horizon of 500. Info: success, as the package reports it for the step. An evaluation counts an episode as a success if
-any step is.
+the package's, dense, 0 to 10; for ML10's environments up to rounding. Start: not random; all episodes of a task start
+in the same state. End: none before the horizon of 500. Info: success, as the package reports it for the step. An
+evaluation counts an episode as a success if any step is.
 
 Task: "scene", `[7]`, is the number of an environment in `names`, then the package's `rand_vec` (for most environments
 the positions of object and goal, in metres), then zeros if `rand_vec` has fewer than 6 numbers. Train tasks are the
@@ -37,7 +37,7 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS, ML10_V3, ML45_V3
 from torch import Tensor
 
 from metarl.devices import cores
-from metarl.envs.packages.meta_world_arms import OBSERVATION, camera, make, place
+from metarl.envs.packages.meta_world_arms import OBSERVATION, begin, camera, make
 from metarl.envs.packages.meta_world_skills import Floats
 from metarl.envs.packages.meta_world_steps import Arms, States, shared
 from metarl.errors import InvalidValueError, did_you_mean, verbatim
@@ -134,7 +134,7 @@ class MetaWorld(TorchFamily):
         """One step of .0125 s, with the package's reward and success."""
         device = action.device
         states = States(**{name: tensor.cpu().numpy() for name, tensor in state.items()})
-        after, reward, success = self.arms.step(*self.scenes(task), states, action.detach().cpu().numpy())
+        after, reward, success = self.arms.step(*self.scenes(task), states, action.detach().float().cpu().numpy())
         never = torch.zeros(len(action), dtype=torch.bool, device=device)
         reached = {"success": torch.from_numpy(success).to(device)}
         return _tensors(after, device), torch.from_numpy(reward).to(device), never, reached
@@ -142,12 +142,7 @@ class MetaWorld(TorchFamily):
     def frame(
         self, state: dict[str, Any], task: dict[str, Array], size: tuple[int, int] = (256, 256)
     ) -> npt.NDArray[np.uint8]:
-        """A picture of one environment by the package, `uint8 [height, width, 3]`.
-
-        Args:
-            state: state of one environment, NumPy arrays without the leading axis.
-            task: task of the environment, likewise.
-            size: height and width in pixels.
+        """A picture of one environment by MuJoCo's renderer; arguments as in `TorchFamily.frame`.
 
         Raises:
             InvalidValueError: no OpenGL is available; the environment variable MUJOCO_GL chooses the library.
@@ -256,13 +251,7 @@ def check_scene(names: tuple[str, ...], scene: Floats) -> None:
         zeros = f", then {VECTOR - size} zeros" if size < VECTOR else ""
         expected = f"from {space.low.tolist()} to {space.high.tolist()}{zeros}, for {name}"
         raise InvalidValueError("task.scene[1:]", vector.tolist(), expected)
-    place(env, vector)
-    env._get_state_rand_vec = [env._last_rand_vec].pop  # a second draw raises IndexError
-    try:
-        env.reset_model()
-    except IndexError:
-        expected = f"a goal further from the object, for {name}"
-        raise InvalidValueError("task.scene[1:]", vector.tolist(), expected) from None
+    begin(env, name, vector)
 
 
 def _tensors(states: States, device: torch.device) -> dict[str, Tensor]:

@@ -13,13 +13,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
+from metarl.config import Range
 from metarl.envs.packages.meta_world_arms import NOW, OBSERVATION, ROTATED, SIZE, Arm, Scene, opened
 from metarl.envs.packages.meta_world_skills import SKILLS, Floats, Moment, Named, Places
 from metarl.envs.packages.meta_world_terms import Bools, Doubles
@@ -69,7 +70,7 @@ class _Batch:
     def places(self, joints: Doubles) -> Places:
         """Where the parts are, by name; with the joints' positions `[n, nq]`."""
         values = (self.bodies, self.sites, self.geoms, joints)
-        return Places(*(Named(x, numbers) for x, numbers in zip(values, _numbers(self.arm), strict=True)))
+        return Places(*(Named(x, numbers) for x, numbers in zip(values, self.arm.numbers, strict=True)))
 
     def look(self, places: Places, now: Doubles) -> None:
         """Write what observations tell of this moment to `now`, `[n, 18]`; no quaternions that come from matrices."""
@@ -78,17 +79,21 @@ class _Batch:
         now[:, :3], now[:, 3] = places.bodies["hand"], opened(np.sqrt(squares))
         now[:, 4:7] = self.skill.position(places)
         if self.skill.quaternion not in (None, "rotated"):
-            now[:, QUATERNION] = self.quaternions[:, _numbers(self.arm)[0][self.skill.quaternion]]
+            now[:, QUATERNION] = self.quaternions[:, self.arm.numbers[0][self.skill.quaternion]]
 
 
 class Arms:
     """The arms of one process: for each thread one of each environment, made when it is first needed.
 
     Args:
-        threads: number of threads.
+        threads: number of threads, at least 1.
+
+    Raises:
+        InvalidValueError: `threads` is smaller.
     """
 
     def __init__(self, threads: int) -> None:
+        Range(1, 4096).check("threads", threads, whole=True)
         self.threads = threads
         self._arms: list[dict[str, Arm]] = [{} for _ in range(threads)]
         self._lock = threading.RLock()  # a user may play a family in several threads
@@ -215,16 +220,7 @@ class _Step:
         self.now[rows], self.observation[rows] = now, observation
 
 
-@cache
-def _numbers(arm: Arm) -> tuple[dict[str, int], ...]:
-    """The numbers of a model's bodies, sites and geoms, and those of its joints' positions, by name."""
-    model = arm.model
-    kinds = ((model.nbody, model.body), (model.nsite, model.site), (model.ngeom, model.geom))
-    joints = {model.joint(i).name: int(model.jnt_qposadr[i]) for i in range(model.njnt)}
-    return *({named(i).name: i for i in range(count)} for count, named in kinds), joints
-
-
-@cache
+@lru_cache(maxsize=4)
 def shared(threads: int, process: int) -> Arms:
     """The arms that all families share. A forked process needs its own threads."""
     return Arms(threads)

@@ -169,7 +169,7 @@ def test_agents_keep_the_contract(name: str) -> None:
 
 def beside(family: str) -> tuple[str, ...]:
     """The agents that a family meets: one that learns from gradients, and one of another kind that takes it."""
-    if family == META_WORLD:  # its environments take seconds to build: tests/envs/packages/test_meta_world.py has more
+    if family == META_WORLD:  # its tables take seconds to draw: tests/envs/packages/test_meta_world.py has more
         return ("maml",)
     at = IDS.index(family)
     first = "rl2" if family == SWITCHING else "maml"

@@ -16,6 +16,7 @@ import torch
 
 import metarl
 from metarl.engine.pool import EnvironmentPool
+from metarl.engine.rollout import PoolTrials
 from metarl.engine.torch_environments import TorchEnvironments
 from metarl.errors import InvalidValueError, MissingExtraError
 from metarl.families.family import TorchFamily
@@ -413,7 +414,7 @@ def test_pytorch_keeps_to_one_thread_while_mujoco_steps() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        trials = metarl.engine.rollout.PoolTrials(EnvironmentPool(family), family.tasks("train", 1))
+        trials = PoolTrials(EnvironmentPool(family), family.tasks("train", 1))
         trials.collect(agent, agent.begin(1), 0, agent.budget)
         assert set(seen) == {1}
         assert torch.get_num_threads() == 2

@@ -391,7 +391,7 @@ def test_script_refuses_unknown_parts():
             "mujoco",
             ["SyncVectorEnv", "AsyncVectorEnv"] * 2 + ["CartPoleVectorEnv", "SyncVectorEnv", "environments alone"],
         ),
-        ("j", "metaworld", ["SyncVectorEnv", "physics alone"] * 2),
+        ("j", "metaworld", ["SyncVectorEnv", "AsyncVectorEnv", "physics alone"] * 3),
     ],
 )
 def test_families_beside_other_environments(tmp_path, parts, package, others):

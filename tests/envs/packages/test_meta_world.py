@@ -20,8 +20,9 @@ from metarl import InvalidValueError
 from metarl.engine.pool import make_environments
 from metarl.envs.packages import meta_world
 from metarl.envs.packages.meta_world import MetaWorldML1, MetaWorldML10, MetaWorldML45
-from metarl.envs.packages.meta_world_arms import make, place
+from metarl.envs.packages.meta_world_arms import REMEMBERED, Arm, begin, make
 from metarl.envs.packages.meta_world_skills import SKILLS
+from metarl.envs.packages.meta_world_steps import Arms
 
 ID = "metarl/MetaWorldML1-v0"
 
@@ -102,6 +103,11 @@ def scene_of(env, name, rng):
             return scene
 
 
+def interrupted(reset):
+    reset()
+    raise KeyboardInterrupt
+
+
 def played(name, steps, scenes=1, threads=None):
     """Our states and the package's environments, side by side; yields what both say after each step."""
     family = MetaWorldML1(name)
@@ -110,9 +116,8 @@ def played(name, steps, scenes=1, threads=None):
     rng, theirs = np.random.default_rng(0), [make(name) for _ in range(scenes)]
     drawn = [scene_of(env, name, rng) for env in theirs]
     task = {"scene": torch.from_numpy(np.stack(drawn))}
-    for env, scene in zip(theirs, drawn, strict=True):
-        place(env, scene[1:])
-    state, first = family.reset(task, None), [env.reset()[0] for env in theirs]
+    first = [begin(env, name, scene[1:]) for env, scene in zip(theirs, drawn, strict=True)]
+    state = family.reset(task, None)
     yield family.observe(state, task), torch.zeros(scenes), None, [(obs, 0.0, False) for obs in first]
     for t in range(steps):  # towards the object, then the gripper closes; some actions are outside the box
         now = state["observation"].numpy()
@@ -127,7 +132,7 @@ def played(name, steps, scenes=1, threads=None):
 @pytest.mark.parametrize("name", [*ALL_V3_ENVIRONMENTS])
 def test_every_environment_is_the_packages(name):
     # observations bit for bit, step after step; rewards that are computed for all rows at once up to rounding
-    for obs, reward, success, theirs in played(name, 40 if name in SKILLS else 10, scenes=2):
+    for obs, reward, success, theirs in played(name, 40 if name in SKILLS or name in REMEMBERED else 10, scenes=2):
         expected, rewards, successes = (np.array(x) for x in zip(*theirs, strict=True))
         assert np.array_equal(obs.numpy(), expected.astype(np.float32))
         assert np.allclose(reward.numpy(), rewards, rtol=1e-6, atol=2e-6)
@@ -144,6 +149,51 @@ def test_threads_change_nothing(name):
     for (obs, reward, *_), (other, rewards, *_) in zip(one, two, strict=True):
         assert torch.equal(obs, other)
         assert torch.equal(reward, rewards)
+
+
+@pytest.mark.parametrize("name", ["door-open-v3", "lever-pull-v3", "plate-slide-v3"])
+def test_a_scene_starts_alike_whatever_the_arm_played_before(name):
+    rng, used, fresh = np.random.default_rng(1), Arm(name), Arm(name)
+    other, scene = (scene_of(used.env, name, rng)[1:] for _ in range(2))
+    state = used.scene(other).physics.copy()
+    for _ in range(20):
+        used.step(state, 1.0)
+    mine, theirs = used.scene(scene), fresh.scene(scene)
+    for field in ("bodies", "sites", "physics", "observation", "now"):
+        assert np.array_equal(getattr(mine, field), getattr(theirs, field)), field
+
+
+def test_an_interrupted_reset_leaves_no_arm_in_two_scenes_at_once(monkeypatch):
+    rng, arm = np.random.default_rng(1), Arm("door-open-v3")
+    one, two = (scene_of(arm.env, arm.name, rng)[1:] for _ in range(2))
+    first, state = arm.scene(one), arm.scene(one).physics.copy()
+    arm.step(state, 0.0)
+    reset = arm.env.reset
+    monkeypatch.setattr(arm.env, "reset", lambda: interrupted(reset))
+    with pytest.raises(KeyboardInterrupt):
+        arm.scene(two)
+    arm.place_in(first)
+    again = first.physics.copy()
+    arm.step(again, 0.0)
+    assert np.array_equal(again, state)
+
+
+def test_a_placement_that_the_package_would_draw_again_is_refused_while_playing(reach):
+    with pytest.raises(InvalidValueError, match="a goal further from the object, for reach-v3"):
+        reach.reset({"scene": torch.tensor([[0, 0.1, 0.7, 0.02, 0.1, 0.8, 0.2]])}, None)
+
+
+def test_threads_are_at_least_one():
+    with pytest.raises(InvalidValueError, match=r"threads is 0, expected .* 1"):
+        Arms(0)
+
+
+def test_actions_of_other_formats(reach):
+    task = reach.tasks("train", 2).tensors("cpu")
+    state, action = reach.reset(task, None), torch.full((2, 4), 0.5)
+    after = reach.step(state, action, task, None)[0]
+    for other in (action.bfloat16(), action.double(), action.clone().requires_grad_()):
+        assert torch.equal(reach.step(state, other, task, None)[0]["observation"], after["observation"])
 
 
 def test_an_arm_plays_scenes_in_any_order(ml10):
