@@ -153,10 +153,7 @@ class Arm:
             physics[where] = part
 
     def step(self, physics: Doubles, effort: float) -> None:
-        """Step the physics from a state `[64]`, which becomes the new state, with the effort of the gripper.
-
-        MuJoCo's functions that read and write states release Python's lock, which costs a thread more than copies.
-        """
+        """Step the physics from a state `[64]`, which becomes the new state, with the effort of the gripper."""
         self.set_state(physics)
         self._control[0], self._control[1] = effort, -effort
         mujoco.mj_step(self.model, self.data, nstep=FRAME_SKIP)
