@@ -27,7 +27,6 @@ from torch import Tensor
 from metarl.envs.mujoco.mujoco_core import Floats, MujocoFamily, Robot, State
 from metarl.errors import InvalidValueError, did_you_mean
 from metarl.families.distributions import Choice, Distribution, Uniform
-from metarl.rng import Rng
 
 ANT = Robot(
     "ant.xml",
@@ -118,7 +117,7 @@ class AntDir(MujocoFamily):
         """Torso and joints without x and y, float32 `[N, 27]`."""
         return body(self, state, self.robot.hidden)
 
-    def step(self, state: State, action: Tensor, task: dict[str, Tensor], rng: Rng) -> tuple[State, Tensor, Tensor]:
+    def move(self, state: State, action: Tensor, task: dict[str, Tensor]) -> tuple[State, Tensor, Tensor]:
         """The reward is velocity in the direction + survive - costs."""
         after, velocity, costs = walk(self, state, action, self.control)
         if self.two:
@@ -169,7 +168,7 @@ class AntVel(MujocoFamily):
         """Torso and joints without x and y, float32 `[N, 27]`."""
         return body(self, state, self.robot.hidden)
 
-    def step(self, state: State, action: Tensor, task: dict[str, Tensor], rng: Rng) -> tuple[State, Tensor, Tensor]:
+    def move(self, state: State, action: Tensor, task: dict[str, Tensor]) -> tuple[State, Tensor, Tensor]:
         """The reward is -|v_x - velocity| + 1 + survive - costs."""
         after, velocity, costs = walk(self, state, action, self.control)
         error = (velocity[:, 0] - task["velocity"]).abs()
@@ -186,7 +185,6 @@ class AntGoal(MujocoFamily):
     """
 
     robot = ANT
-    terminates = False
     source = "Rakelly et al. 2019, arXiv:1903.08254"
     presets: ClassVar[Mapping[str, Mapping[str, object]]] = {"pearl": {}}
 
@@ -206,7 +204,7 @@ class AntGoal(MujocoFamily):
         angle, radius = task["angle"].double(), task["radius_squared"].double().sqrt()
         return torch.stack([radius * angle.cos(), radius * angle.sin()], -1)
 
-    def step(self, state: State, action: Tensor, task: dict[str, Tensor], rng: Rng) -> tuple[State, Tensor, Tensor]:
+    def move(self, state: State, action: Tensor, task: dict[str, Tensor]) -> tuple[State, Tensor, Tensor]:
         """The reward is minus the distance in the 1-norm and minus the costs."""
         after, _, costs = walk(self, state, action, GOAL_CONTROL)
         distance = (after["xpos"][:, TORSO, :2] - self.goal(task)).abs().sum(-1)

@@ -23,7 +23,6 @@ from torch import Tensor
 
 from metarl.envs.mujoco.mujoco_core import Floats, MujocoFamily, Robot, State
 from metarl.families.distributions import Uniform
-from metarl.rng import Rng
 
 HEIGHTS = (1.0, 2.0)  # heights of the torso at which an episode continues [m]
 FORWARD = 1.25  # reward per metre per second
@@ -71,7 +70,7 @@ class HumanoidDir(MujocoFamily):
         ]
         return torch.cat(parts, -1).float()
 
-    def step(self, state: State, action: Tensor, task: dict[str, Tensor], rng: Rng) -> tuple[State, Tensor, Tensor]:
+    def move(self, state: State, action: Tensor, task: dict[str, Tensor]) -> tuple[State, Tensor, Tensor]:
         """The reward is 1.25 direction . v + survive - costs."""
         action = self.clip(action)
         after = self.simulate(state, action)

@@ -23,7 +23,6 @@ from torch import Tensor
 from metarl.envs.mujoco.mujoco_core import Floats, MujocoFamily, Robot, State
 from metarl.errors import InvalidValueError
 from metarl.families.distributions import Choice, Uniform
-from metarl.rng import Rng
 
 CHEETAH = Robot("half_cheetah.xml", 5, position_noise=0.1, velocity_noise=0.1, normal_velocity=True, hidden=1)
 SWIMMER = Robot("swimmer.xml", 4, position_noise=0.1, velocity_noise=0.1, hidden=2, angles=(90.0, -60.0))
@@ -66,7 +65,6 @@ class HalfCheetahVel(MujocoFamily):
     """
 
     robot = CHEETAH
-    terminates = False
     source = FINN
     presets: ClassVar[Mapping[str, Preset]] = {
         "maml": {"max_velocity": MAML_MAX_VELOCITY},
@@ -87,7 +85,7 @@ class HalfCheetahVel(MujocoFamily):
         """Joints and the root's height, angle and velocities, float32 `[N, 17]`."""
         return joints(self, state)
 
-    def step(self, state: State, action: Tensor, task: dict[str, Tensor], rng: Rng) -> tuple[State, Tensor, Tensor]:
+    def move(self, state: State, action: Tensor, task: dict[str, Tensor]) -> tuple[State, Tensor, Tensor]:
         """The reward is -|v - velocity| minus the control cost."""
         after, velocity, cost, never = run(self, state, action, CHEETAH_CONTROL)
         return after, (-(velocity - task["velocity"]).abs() - cost).float(), never
@@ -104,7 +102,6 @@ class HalfCheetahDir(MujocoFamily):
 
     robot: ClassVar[Robot] = CHEETAH
     control: ClassVar[float] = CHEETAH_CONTROL
-    terminates = False
     source = FINN
     presets: ClassVar[Mapping[str, Preset]] = {
         "maml": {},
@@ -122,7 +119,7 @@ class HalfCheetahDir(MujocoFamily):
         """Joints, the root's visible positions and velocities, float32 `[N, 17]` (Swimmer: `[N, 8]`)."""
         return joints(self, state)
 
-    def step(self, state: State, action: Tensor, task: dict[str, Tensor], rng: Rng) -> tuple[State, Tensor, Tensor]:
+    def move(self, state: State, action: Tensor, task: dict[str, Tensor]) -> tuple[State, Tensor, Tensor]:
         """The reward is the velocity in the direction minus the control cost."""
         after, velocity, cost, never = run(self, state, action, self.control)
         return after, (task["direction"] * velocity - cost).float(), never

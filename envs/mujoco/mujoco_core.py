@@ -7,6 +7,9 @@ other numbers that MuJoCo computes (contact forces, centres of mass, points on b
 Python threads, with warm starts as in Gymnasium, and the trajectories are Gymnasium's bit for bit. As in Gymnasium,
 these numbers are those of the integrator's last evaluation, not of the new state.
 
+MuJoCo resets a robot whose positions, velocities or accelerations are huge or not numbers. Here such a robot falls
+apart: it stays in its last good state, its episode ends, and a warning names the task and the step.
+
 The families are in `locomotion`, `ant`, `humanoid`, `rand_params` and `reacher`.
 """
 
@@ -15,6 +18,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -47,6 +51,8 @@ GLFW = "mujoco.glfw"  # module of the OpenGL contexts that need a display
 PHYSICS = int(mujoco.mjtState.mjSTATE_FULLPHYSICS)  # time, positions, velocities, activations
 RESUMED = PHYSICS | int(mujoco.mjtState.mjSTATE_WARMSTART)
 CONTROL = int(mujoco.mjtState.mjSTATE_CTRL)
+BAD = tuple(mujoco.mjtWarning.__members__[f"mjWARN_BADQ{name}"] for name in ("POS", "VEL", "ACC"))  # MuJoCo resets
+SHOWN = 8  # numbers of a task parameter in a warning
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,7 @@ class Engine:
         self.dt = float(self.model.opt.timestep) * robot.frame_skip
         self._data = [mujoco.MjData(self.model) for _ in range(threads)]
         self._views = [[getattr(data, field) for field in robot.fields] for data in self._data]
+        self._warnings = [[data.warning[kind] for kind in BAD] for data in self._data]
         self._lock = threading.Lock()  # a user may play a family in several threads
         self._pool: Any = None
         if robot.fields and threads > 1:
@@ -89,7 +96,9 @@ class Engine:
         elif not robot.fields:
             self._pool = rollout.Rollout(nthread=threads if threads > 1 else 0)
 
-    def roll(self, physics: Floats, control: Floats, models: Sequence[Any] | None = None) -> Floats:
+    def roll(
+        self, physics: Floats, control: Floats, models: Sequence[Any] | None = None
+    ) -> tuple[Floats, npt.NDArray[np.bool_]]:
         """One environment step by `mujoco.rollout`.
 
         Args:
@@ -98,7 +107,7 @@ class Engine:
             models: one per environment; by default the robot's model for all.
 
         Returns:
-            The new physics, `[N, nstate]`.
+            The new physics `[N, nstate]`, and whether MuJoCo stopped before the end of the step, `bool [N]`.
         """
         n, steps = len(physics), self.robot.frame_skip
         held = np.repeat(control[:, None], steps, axis=1)
@@ -108,31 +117,43 @@ class Engine:
             self._pool.rollout(
                 models, self._data, physics, held, control_spec=CONTROL, skip_checks=True, nstep=steps, state=out
             )
-        return out[:, -1].copy()
+        last = out[:, -1].copy()
+        return last, last[:, 0] < physics[:, 0] + (steps - 0.5) * self.model.opt.timestep
 
-    def resume(self, physics: Floats, control: Floats) -> dict[str, Floats]:
-        """One environment step by `mj_step`: the new physics `[N, nstate]` with warm starts, and the robot's fields."""
+    def resume(self, physics: Floats, control: Floats) -> tuple[dict[str, Floats], npt.NDArray[np.bool_]]:
+        """One environment step by `mj_step`.
 
-        def step(data: Any, row: int) -> None:
+        Returns:
+            The new physics `[N, nstate]` with warm starts and the robot's fields, and whether MuJoCo reset the robot,
+            `bool [N]`.
+        """
+        apart = np.zeros(len(physics), dtype=np.bool_)
+
+        def step(thread: int, row: int) -> None:
+            data = self._data[thread]
             mujoco.mj_setState(self.model, data, physics[row], RESUMED)
             data.ctrl[:] = control[row]
             mujoco.mj_step(self.model, data, nstep=self.robot.frame_skip)
             mujoco.mj_rnePostConstraint(self.model, data)
+            for warning in self._warnings[thread]:
+                if warning.number:
+                    apart[row], warning.number = True, 0
 
-        return self._each(step, len(physics))
+        return self._each(step, len(physics)), apart
 
     def place(self, positions: Floats, velocities: Floats) -> dict[str, Floats]:
-        """Start environments at positions `[N, nq]` with velocities `[N, nv]`. The result is that of `resume`."""
+        """The physics and the robot's fields of environments at positions `[N, nq]` with velocities `[N, nv]`."""
 
-        def place(data: Any, row: int) -> None:
+        def place(thread: int, row: int) -> None:
+            data = self._data[thread]
             mujoco.mj_resetData(self.model, data)
             data.qpos[:], data.qvel[:] = positions[row], velocities[row]
             mujoco.mj_forward(self.model, data)
 
         return self._each(place, len(positions))
 
-    def _each(self, work: Callable[[Any, int], None], n: int) -> dict[str, Floats]:
-        """Call `work` for environments 0, ..., n - 1 on all threads, and read the physics and the robot's fields."""
+    def _each(self, work: Callable[[int, int], None], n: int) -> dict[str, Floats]:
+        """Call `work(thread, row)` for all n environments on all threads, and read the physics and the fields."""
         size = mujoco.mj_stateSize(self.model, RESUMED)
         out = {"physics": np.empty((n, size))}
         for field, view in zip(self.robot.fields, self._views[0], strict=True):
@@ -141,7 +162,7 @@ class Engine:
         def work_on_share(thread: int) -> None:
             data, views = self._data[thread], self._views[thread]
             for row in range(thread, n, self.threads):
-                work(data, row)
+                work(thread, row)
                 mujoco.mj_getState(self.model, data, out["physics"][row], RESUMED)
                 for field, view in zip(self.robot.fields, views, strict=True):
                     out[field][row] = view
@@ -201,7 +222,7 @@ def make_renderer(model: Any, size: tuple[int, int]) -> Any:
 
 
 class MujocoFamily(TorchFamily):
-    """A `TorchFamily` with a MuJoCo robot. Subclasses set `robot` and implement `observe` and `step`.
+    """A `TorchFamily` with a MuJoCo robot. Subclasses set `robot` and implement `observe` and `move`.
 
     A state is a dict: "physics", float64 `[N, nstate]`, and the robot's fields, float64 `[N, ...]`.
 
@@ -244,12 +265,46 @@ class MujocoFamily(TorchFamily):
             return {"physics": torch.cat([time, positions, velocities], -1)}
         return _tensors(self.engine.place(_array(positions), _array(velocities)), positions.device)
 
+    def move(self, state: State, action: Tensor, task: dict[str, Tensor]) -> tuple[State, Tensor, Tensor]:
+        """As `step`, for robots that hold together."""
+        raise NotImplementedError(f"{type(self).__name__}.move")
+
+    def step(self, state: State, action: Tensor, task: dict[str, Tensor], rng: Rng) -> tuple[State, Tensor, Tensor]:
+        """Move; a robot that falls apart stays where it is and ends its episode, with a warning."""
+        after, reward, ended = self.move(state, action, task)
+        apart = after["physics"][:, 0] == state["physics"][:, 0]  # no time passed
+        if bool(apart.any()):
+            self._warn(apart, state, task)
+        return after, reward, ended | apart
+
     def simulate(self, state: State, action: Tensor, models: Sequence[Any] | None = None) -> State:
-        """The state after one step with clipped actions, float64 `[N, nu]`. `models` is that of `Engine.roll`."""
+        """The state after one step with clipped actions, float64 `[N, nu]`. `models` is that of `Engine.roll`.
+
+        A robot that falls apart by an action of numbers keeps its state.
+        """
         physics, control = _array(state["physics"]), _array(action)
         if self.robot.fields:
-            return _tensors(self.engine.resume(physics, control), action.device)
-        return {"physics": torch.from_numpy(self.engine.roll(physics, control, models)).to(action.device)}
+            new, apart = self.engine.resume(physics, control)
+        else:
+            rolled, apart = self.engine.roll(physics, control, models)
+            new = {"physics": rolled}
+        after = _tensors(new, action.device)
+        if not apart.any():
+            return after
+        kept = torch.from_numpy(apart & np.isfinite(control).all(-1)).to(action.device)
+        return {k: torch.where(kept.view(-1, *[1] * (v.dim() - 1)), state[k], v) for k, v in after.items()}
+
+    def _warn(self, apart: Tensor, state: State, task: dict[str, Tensor]) -> None:
+        """Warn about robots that fell apart, `bool [N]`, in these states and tasks."""
+        for row in apart.nonzero()[:, 0].tolist():
+            step = round(float(state["physics"][row, 0]) / self.engine.dt)
+            values = ", ".join(f"{name} = {_told(value[row])}" for name, value in task.items())
+            warnings.warn(
+                f"the robot of family {self.id} fell apart in step {step} of an episode (its physics is huge or not a "
+                f"number); task: {values}. The episode ends there.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def clip(self, action: Tensor) -> Tensor:
         """Clip actions to the action space, float64 `[N, nu]`. Control costs also use clipped actions."""
@@ -299,6 +354,13 @@ class MujocoFamily(TorchFamily):
             mujoco.mjv_initGeom(scene.geoms[scene.ngeom], ball, radius, np.array(point), np.eye(3).ravel(), colour)
             scene.ngeom += 1
         return np.array(renderer.render(), dtype=np.uint8)
+
+
+def _told(value: Tensor) -> str:
+    """A task parameter in a warning: its first numbers."""
+    numbers = [f"{x:.6g}" for x in value.flatten()[:SHOWN].tolist()]
+    rest = [f"... ({value.numel()} numbers)"] if value.numel() > SHOWN else []
+    return numbers[0] if value.dim() == 0 else f"[{', '.join(numbers + rest)}]"
 
 
 def _array(tensor: Tensor) -> Floats:

@@ -30,7 +30,6 @@ from torch import Tensor
 from metarl.envs.mujoco.mujoco_core import MujocoFamily, Robot, State, load_model, mujoco
 from metarl.errors import InvalidValueError, did_you_mean
 from metarl.families.distributions import Uniform
-from metarl.rng import Rng
 
 LIMIT = 3.0  # largest absolute value of an exponent
 HEAVIER = (3.01, 4.0)  # mass exponents of the split "heavy", in which every body is heavier than in any train task
@@ -90,7 +89,7 @@ class RandParams(MujocoFamily):
         velocities = self.velocities(state).clamp(-MAX_SEEN_VELOCITY, MAX_SEEN_VELOCITY)
         return torch.cat([self.positions(state)[:, self.robot.hidden :], velocities], -1).float()
 
-    def step(self, state: State, action: Tensor, task: dict[str, Tensor], rng: Rng) -> tuple[State, Tensor, Tensor]:
+    def move(self, state: State, action: Tensor, task: dict[str, Tensor]) -> tuple[State, Tensor, Tensor]:
         """The reward is the velocity + 1 minus the control cost."""
         action = self.clip(action)
         after = self.simulate(state, action, self.models(task))

@@ -40,7 +40,6 @@ class ReacherGoal(MujocoFamily):
         distance=0.9,
         angles=(90.0, -89.0),
     )
-    terminates = False
     source = "Gymnasium's Reacher-v5"
 
     def __init__(self, horizon: int = HORIZON) -> None:
@@ -67,7 +66,7 @@ class ReacherGoal(MujocoFamily):
         angles, velocities = self.positions(state)[:, :ARM], self.velocities(state)[:, :ARM]
         return torch.cat([angles.cos(), angles.sin(), velocities, state["xpos"][:, FINGERTIP, :2]], -1).float()
 
-    def step(self, state: State, action: Tensor, task: dict[str, Tensor], rng: Rng) -> tuple[State, Tensor, Tensor]:
+    def move(self, state: State, action: Tensor, task: dict[str, Tensor]) -> tuple[State, Tensor, Tensor]:
         """The reward is minus the distance and minus the control cost."""
         action = self.clip(action)
         after = self.simulate(state, action)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -420,3 +421,78 @@ def test_pytorch_keeps_to_one_thread_while_mujoco_steps() -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.fixture
+def log_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MuJoCo writes MUJOCO_LOG.TXT where a process works."""
+    monkeypatch.chdir(tmp_path)
+
+
+APART = ["metarl/HalfCheetahVel-v0", "metarl/HopperRandParams-v0", "metarl/AntDir-v0", "metarl/ReacherGoal-v0"]
+
+
+@pytest.mark.usefixtures("log_elsewhere")
+@pytest.mark.parametrize("speed", [1e11, 1e9])  # huge velocities, and accelerations that become huge
+@pytest.mark.parametrize("steps", [0, 3])
+@pytest.mark.parametrize("id", APART)
+def test_robots_that_fall_apart_end_their_episodes(id: str, steps: int, speed: float) -> None:
+    """Also in the first step of an episode, and after another robot; the others' bits do not change."""
+    family = metarl.make_family(id)
+    tasks = family.tasks("train", SLOTS).tensors()
+    rng = Rng(torch.arange(SLOTS), 10)
+    state, still = family.reset(tasks, rng), torch.zeros(SLOTS, *family.action_space.shape)
+    for _ in range(steps):
+        state, *_ = family.step(state, still, tasks, rng)
+    whole, reward, ended = family.step(state, still, tasks, rng)
+    broken = {name: value.clone() for name, value in state.items()}
+    broken["physics"][1, family.engine.model.nq + family.engine.model.nv] = speed  # of the last joint
+    for _ in range(2):  # MuJoCo's warnings are read anew
+        with pytest.warns(RuntimeWarning, match=f"{family.id} fell apart in step {steps} of an episode") as seen:
+            after, paid, stopped = family.step(broken, still, tasks, rng)
+        assert len(seen) == 1
+        name, value = next((name, value) for name, value in tasks.items())
+        assert f"{name} = " in str(seen[0].message)
+        if value.dim() == 1:
+            assert f"{name} = {value[1]:.6g}" in str(seen[0].message)
+        assert stopped.tolist() == [x or i == 1 for i, x in enumerate(ended.tolist())]
+        assert paid.isfinite().all()
+        others = torch.tensor([0, 2, 3])
+        assert torch.equal(paid[others], reward[others])
+        for name in state:
+            assert torch.equal(after[name][1], broken[name][1])
+            assert torch.equal(after[name][others], whole[name][others])
+    again, *_ = family.step(state, still, tasks, rng)
+    assert all(torch.equal(again[name], whole[name]) for name in state)
+
+
+@pytest.mark.usefixtures("log_elsewhere")
+def test_actions_that_are_not_numbers_give_no_reward_and_no_warning(recwarn: pytest.WarningsRecorder) -> None:
+    """Rollouts refuse such rewards and name the action."""
+    for id in APART:
+        family = metarl.make_family(id)
+        tasks, rng = family.tasks("train", 2).tensors(), Rng(torch.arange(2), 10)
+        action = torch.zeros(2, *family.action_space.shape)
+        action[0] = torch.nan
+        _, reward, _ = family.step(family.reset(tasks, rng), action, tasks, rng)
+        assert reward.isfinite().tolist() == [False, True]
+    assert not recwarn.list
+
+
+class Brittle(HalfCheetahVel):
+    """A cheetah that falls apart at once where it should be fast."""
+
+    def reset(self, task: dict[str, torch.Tensor], rng: Rng) -> dict[str, torch.Tensor]:
+        state = super().reset(task, rng)
+        state["physics"][task["velocity"] > 1.5, -1] = 1e11
+        return state
+
+
+@pytest.mark.usefixtures("log_elsewhere")
+@pytest.mark.filterwarnings("ignore:the robot of family")
+def test_a_robot_that_falls_apart_does_not_end_a_training() -> None:
+    """Nor does its huge observation, which float32 still holds, make parameters that are not finite."""
+    for name, settings in (("maml", {"episodes": 4}), ("rl2", {"trial_episodes": 2, "normalize_features": True})):
+        agent = metarl.make_agent(name, Brittle(horizon=10), seed=0, meta_batch_size=8, **settings)
+        metarl.train(agent, 2)
+        assert all(value.isfinite().all() for value in agent.tensors().values() if value.is_floating_point())

@@ -153,6 +153,20 @@ BUGS = (
         "families/test_switching",
     ),
     Bug(
+        "a robot that fell apart goes on",
+        "envs/mujoco/mujoco_core.py",
+        "return after, reward, ended | apart",
+        "return after, reward, ended",
+        "envs/test_mujoco",
+    ),
+    Bug(
+        "MuJoCo's warnings are kept",
+        "envs/mujoco/mujoco_core.py",
+        "apart[row], warning.number = True, 0",
+        "apart[row] = True",
+        "envs/test_mujoco",
+    ),
+    Bug(
         "velocity by the time step",
         "envs/mujoco/mujoco_core.py",
         "float(self.model.opt.timestep) * robot.frame_skip",
