@@ -50,6 +50,12 @@ register_family(
 register_family(
     "metarl/MiniGrid-v0", "metarl.envs.packages.mini_grid:MiniGrid", kind="Meta-World and MiniGrid", requires="minigrid"
 )
+register_family(
+    "metarl/MiniGridAny-v0",
+    "metarl.envs.packages.mini_grid:MiniGridAny",
+    kind="Meta-World and MiniGrid",
+    requires="minigrid",
+)
 register_family("metarl/Highway-v0", "metarl.envs.packages.highway:Highway", kind="driving", requires="driving")
 register_family(
     "metarl/HalfCheetahVel-v0", "metarl.envs.mujoco.locomotion:HalfCheetahVel", kind="MuJoCo", requires="mujoco"

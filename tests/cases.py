@@ -9,7 +9,11 @@ from metarl.families import registry
 
 # tests/envs/packages tests those that take minutes
 LARGE = {"metarl/MetaWorldML10-v0", "metarl/MetaWorldML45-v0", "metarl/Highway-v0"}
-SLOW = {"metarl/MetaWorldML1-v0", "metarl/MiniGrid-v0"}  # files of their own test their presets
+SLOW = {
+    "metarl/MetaWorldML1-v0",
+    "metarl/MiniGrid-v0",
+    "metarl/MiniGridAny-v0",
+}  # files of their own test their presets
 LONG, SHORT = 100, 12  # horizons that contract tests play, and what they play of longer ones
 
 

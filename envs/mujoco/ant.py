@@ -9,8 +9,8 @@ forces; AntGoal, whose task is a place, also sees x and y, `[29]`. Action: torqu
 direction . v + survive, AntVel -|v_x - velocity| + 1 + survive, AntGoal -||(x, y) - goal||_1, each minus control *
 ||action||^2 and .0005 * the sum of squared contact forces, clipped to [-1, 1]. Every step has the bonus survive, also
 the last, as in the papers (Ant-v5 leaves it out if the ant has fallen). End: in AntDir and AntVel, the torso's height
-leaves [.2, 1]; AntGoal does not end before the horizon. Task: an angle, a velocity, or a place in a disc. Version
-history: v0, first.
+leaves [.2, 1]; AntGoal ends before the horizon only if the physics fails. Task: an angle, a velocity, or a place in a
+disc. Version history: v0, first.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ seconds of the step.
 
 Observation: positions and velocities of the joints, without the position in the plane, `[17]` or `[8]`. Action:
 torques in [-1, 1], clipped. Reward: -|v - velocity| or direction * v, minus a cost of squared actions (.05, Swimmer
-.0001). End: none. Task: the velocity, or one of two directions (a finite family: its train and test tasks are the
-same). Version history: v0, first.
+.0001). End: only if the physics fails. Task: the velocity, or one of two directions (a finite family: its train and
+test tasks are the same). Version history: v0, first.
 """
 
 from __future__ import annotations

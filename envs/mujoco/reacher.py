@@ -2,8 +2,8 @@
 
 Observation: cosines and sines of both joints, their velocities, and the position of the fingertip, `[8]`. Reacher-v5
 also has the target's position, and has the vector from fingertip to target instead of the fingertip's position. Action:
-torques in [-1, 1], clipped. Reward: -||fingertip - target||_2 - ||action||^2. End: none. Task: the target, uniform on
-the disc of radius .2 m as in Reacher-v5. A step is .02 s. Version history: v0, first.
+torques in [-1, 1], clipped. Reward: -||fingertip - target||_2 - ||action||^2. End: only if the physics fails. Task: the
+target, uniform on the disc of radius .2 m as in Reacher-v5. A step is .02 s. Version history: v0, first.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
 """MiniGrid: find the goal in a maze whose layout and start are the same in all episodes of a task.
 
-Chevalier-Boisvert et al. (2023, arXiv:2306.13831), the package minigrid 3. A family can have any of its ids, for
-example `metarl/MiniGrid-v0{"env_id": "MiniGrid-LavaCrossingS9N1-v0"}`. Presets: "empty" (Empty-Random-6x6),
+Chevalier-Boisvert et al. (2023, arXiv:2306.13831), the package minigrid 3. MiniGrid has the ids with the package's
+common rules, for example `metarl/MiniGrid-v0{"env_id": "MiniGrid-LavaCrossingS9N1-v0"}`, and steps many environments at
+once: observations, rewards and ends are the package's. MiniGridAny has every id (Fetch and GoToDoor, say, have rules of
+their own) and steps the package's environments one after another. Presets of MiniGrid: "empty" (Empty-Random-6x6),
 "four_rooms" (FourRooms) and "simple_crossing" (SimpleCrossingS11N5) with the 3 actions that matter there, "door_key"
-(DoorKey-8x8) with 6.
+(DoorKey-8x8) with 6. Presets of MiniGridAny: "fetch" (Fetch-8x8-N3) with 4 actions, "go_to_door" (GoToDoor-6x6) with 7.
 
 Observation: the 7 x 7 cells before the agent, each as one-hot object (11), colour (6) and state (3), then the one-hot
 direction that the agent faces (4): `[984]` zeros and ones; with `image` a picture of the cells, `[7, 7, 24]`, where
@@ -20,79 +22,70 @@ history: v0, first.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import cache, lru_cache
 from hashlib import blake2b
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import torch
 from gymnasium.spaces import Box, Discrete
-from minigrid.core.constants import COLOR_TO_IDX, OBJECT_TO_IDX, STATE_TO_IDX
+from minigrid.core.grid import Grid
+from minigrid.minigrid_env import MiniGridEnv
+from torch import Tensor
 
+from metarl.envs.packages.mini_grid_steps import BORDER, DIRECTIONS, DROP, EMPTY, PARTS, UNSEEN, VIEW, WALL, Rules
 from metarl.errors import InvalidValueError, did_you_mean
 from metarl.families.distributions import Integers
+from metarl.families.family import Family, TorchFamily
 from metarl.families.gym_family import GymFamily
 from metarl.families.tasks import Tasks
 from metarl.rng import Rng, fold_in, make_key
 
 SEEDS = 1 << 20  # tasks, exact in float32
 PROBED, FEW = 256, 16  # if the first PROBED seeds give at most FEW layouts, the family is finite
-PARTS = (len(OBJECT_TO_IDX), len(COLOR_TO_IDX), len(STATE_TO_IDX))  # one-hot sizes of a cell's parts
-DIRECTIONS = 4
 FEWEST_ACTIONS, ALL_ACTIONS = 3, 7  # left, right and forward; all actions of the package
 PREFIX = "MiniGrid-"
+TILE = 32  # pixels on a side of a cell in pictures
+COMMON = ("step", "reset", "_reward", "gen_obs", "gen_obs_grid")  # functions of an id with the common rules
 
 Floats = npt.NDArray[np.float32]
 
 
-class MiniGrid(GymFamily):
-    """MiniGrid: find the goal in a maze; layout and start stay the same in all episodes of a task.
+class Layouts(Family):
+    """The tasks of both families: seeds of layouts.
 
     Args:
         env_id: the package's id, "MiniGrid-...".
         actions: number of the package's actions that can be played, from 3 to 7.
-        horizon: steps per episode, at most the package's `max_steps`, which is the default. It does not change rewards.
-        image: whether the observation is a picture of the cells.
+        horizon: steps per episode, at most the package's `max_steps`; None for `max_steps`.
+
+    Raises:
+        InvalidValueError: there is no such id, its layouts do not depend on the seed, or a number is out of range.
     """
 
     source = "Chevalier-Boisvert et al. 2023, arXiv:2306.13831 (minigrid 3)"
-    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
-        "empty": {"env_id": "MiniGrid-Empty-Random-6x6-v0", "actions": 3},
-        "four_rooms": {"env_id": "MiniGrid-FourRooms-v0", "actions": 3},
-        "simple_crossing": {"env_id": "MiniGrid-SimpleCrossingS11N5-v0", "actions": 3},
-        "door_key": {"env_id": "MiniGrid-DoorKey-8x8-v0", "actions": 6},
-    }
 
-    def __init__(
-        self,
-        env_id: str = "MiniGrid-FourRooms-v0",
-        actions: int = ALL_ACTIONS,
-        horizon: int | None = None,
-        image: bool = False,
-    ) -> None:
+    def check(self, env_id: str, actions: int, horizon: int | None) -> int:
+        """Check the arguments, keep the id, and return the horizon."""
+        name = type(self).__name__
         known = [name for name in gym.registry if name.startswith(PREFIX)]
         if env_id not in known:
-            raise InvalidValueError("MiniGrid.env_id", env_id, did_you_mean(str(env_id), known))
+            raise InvalidValueError(f"{name}.env_id", env_id, did_you_mean(str(env_id), known))
         if not (isinstance(actions, int) and FEWEST_ACTIONS <= actions <= ALL_ACTIONS):
-            raise InvalidValueError("MiniGrid.actions", actions, f"a number from {FEWEST_ACTIONS} to {ALL_ACTIONS}")
+            raise InvalidValueError(f"{name}.actions", actions, f"a number from {FEWEST_ACTIONS} to {ALL_ACTIONS}")
         first_seed = {layout(env_id, seed): seed for seed in reversed(range(PROBED))}  # for each layout
         max_steps, layouts = _probe(env_id).max_steps, set(first_seed)
         if len(layouts) == 1:
-            raise InvalidValueError("MiniGrid.env_id", env_id, "an id whose layout or start depends on the seed")
+            raise InvalidValueError(f"{name}.env_id", env_id, "an id whose layout or start depends on the seed")
         if not (horizon is None or (isinstance(horizon, int) and 1 <= horizon <= max_steps)):
-            raise InvalidValueError("MiniGrid.horizon", horizon, f"a whole number from 1 to {max_steps}, or None")
+            raise InvalidValueError(f"{name}.horizon", horizon, f"a whole number from 1 to {max_steps}, or None")
         self.env_id, self._finite = env_id, len(layouts) <= FEW or len({number & 1 for number in layouts}) == 1
         self._seeds = sorted(first_seed.values()) if len(layouts) <= FEW else []
-        super().__init__(
-            Cells,
-            {"seed": Integers(0, SEEDS - 1)},
-            apply="seed",
-            horizon=horizon or max_steps,
-            env_kwargs={"env_id": env_id, "actions": actions} | ({"image": True} if image else {}),
-        )
+        return horizon or max_steps
 
     @property
     def finite(self) -> bool:
@@ -128,6 +121,139 @@ class MiniGrid(GymFamily):
         return np.array([layout(self.env_id, int(seed)) & 1 for seed in seeds], dtype=bool)
 
 
+class MiniGrid(Layouts, TorchFamily):
+    """MiniGrid: find the goal in a maze; layout and start stay the same in all episodes of a task.
+
+    Args:
+        env_id: the package's id, "MiniGrid-...", of an environment with the common rules.
+        actions: number of the package's actions that can be played, from 3 to 7.
+        horizon: steps per episode, at most the package's `max_steps`, which is the default. It does not change rewards.
+        image: whether the observation is a picture of the cells.
+    """
+
+    capturable = False
+    on_host = True  # the package makes the layouts
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        "empty": {"env_id": "MiniGrid-Empty-Random-6x6-v0", "actions": 3},
+        "four_rooms": {"env_id": "MiniGrid-FourRooms-v0", "actions": 3},
+        "simple_crossing": {"env_id": "MiniGrid-SimpleCrossingS11N5-v0", "actions": 3},
+        "door_key": {"env_id": "MiniGrid-DoorKey-8x8-v0", "actions": 6},
+    }
+
+    def __init__(
+        self,
+        env_id: str = "MiniGrid-FourRooms-v0",
+        actions: int = ALL_ACTIONS,
+        horizon: int | None = None,
+        image: bool = False,
+    ) -> None:
+        self.horizon = self.check(env_id, actions, horizon)
+        if not has_common_rules(env_id):
+            expected = "an id with the package's common rules; metarl/MiniGridAny-v0 plays every id"
+            raise InvalidValueError("MiniGrid.env_id", env_id, expected)
+        self.max_steps, self.actions, self.image = _probe(env_id).max_steps, actions, image
+        self.task_space = {"seed": Integers(0, SEEDS - 1)}
+        self.observation_space = Box(0.0, 1.0, _shape(image), np.float32)
+        self.action_space = Discrete(actions)
+
+    def rules(self, device: torch.device) -> Rules:
+        """The common rules on a device, for this id's grids."""
+        env: Any = _probe(self.env_id).unwrapped
+        return _rules((env.width, env.height), env.see_through_walls, device)
+
+    def reset(self, task: dict[str, Tensor], rng: Rng) -> dict[str, Tensor]:
+        """The package's start of each layout: what `Rules.step` reads, and "t", the steps that were taken."""
+        scenes = [scene(self.env_id, int(seed)) for seed in task["seed"].tolist()]
+        device, n = task["seed"].device, len(scenes)
+        return {
+            "grid": torch.from_numpy(np.stack([one.grid for one in scenes])).to(device),
+            "cell": torch.tensor([one.cell for one in scenes], device=device),
+            "direction": torch.tensor([one.direction for one in scenes], device=device),
+            "carried": torch.full((n,), EMPTY, dtype=torch.uint8, device=device),
+            "t": torch.zeros(n, dtype=torch.int64, device=device),
+        }
+
+    def observe(self, state: dict[str, Tensor], task: dict[str, Tensor]) -> Tensor:
+        """The one-hot cells and direction, float32 `[N, 984]` or `[N, 7, 7, 24]`."""
+        rules = self.rules(state["grid"].device)
+        cells, direction = rules.one_hot[rules.look(state).long()], rules.direction[state["direction"]]
+        if self.image:
+            return torch.cat([cells, direction[:, None, None].expand(-1, VIEW, VIEW, -1)], -1)
+        return torch.cat([cells.flatten(1), direction], -1)
+
+    def step(
+        self, state: dict[str, Tensor], action: Tensor, task: dict[str, Tensor], rng: Rng
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor, dict[str, Tensor]]:
+        """Act; the reward is 1 - .9 t / max_steps at the goal, where the episode ends, as it does in lava."""
+        after, arrived, burnt = self.rules(action.device).step(state, action)
+        after["t"] = state["t"] + 1
+        reward = torch.where(arrived, 1.0 - 0.9 * (after["t"].double() / self.max_steps), 0.0)
+        return after, reward.float(), arrived | burnt, {"success": arrived}
+
+    def references(self, tasks: Tasks) -> dict[str, npt.NDArray[np.float64]]:
+        """The informed optimum: the reward at the end of a shortest way, which a search finds."""
+        steps = np.array([self.shortest(int(seed)) for seed in tasks.values["seed"]])
+        reached = steps <= self.horizon
+        return {"informed_optimum": np.where(reached, 1.0 - 0.9 * np.where(reached, steps, 0) / self.max_steps, 0.0)}
+
+    def shortest(self, seed: int) -> float:
+        """The fewest actions that lead from the start to a goal; infinite if none do.
+
+        Breadth-first search. To drop a thing only frees the hand: it is left out if there is one thing to take.
+        """
+        return _shortest(self.env_id, self.actions, seed)
+
+    def frame(
+        self, state: dict[str, Any], task: dict[str, Floats], size: tuple[int, int] = (256, 256)
+    ) -> npt.NDArray[np.uint8]:
+        """The package's picture of one environment, with the cells in sight brighter; as in `TorchFamily.frame`."""
+        one = {name: torch.as_tensor(np.asarray(value))[None] for name, value in state.items()}
+        rules = self.rules(torch.device("cpu"))
+        lit = rules.look({**one, "carried": torch.full_like(one["carried"], EMPTY)}) != UNSEEN
+        in_sight = torch.zeros_like(one["grid"], dtype=torch.bool)
+        in_sight.scatter_(1, one["cell"][:, None] + rules.view[one["direction"]], lit.flatten(1))
+        inside = slice(BORDER, -BORDER)
+        codes, mask = (x.view(-1, rules.columns)[inside, inside].numpy() for x in (one["grid"][0], in_sight[0]))
+        parts = [table.numpy()[codes] for table in (rules.kind, rules.colour, rules.state)]
+        grid, _ = Grid.decode(np.stack(parts, -1))
+        x, y = divmod(int(one["cell"][0]), rules.columns)
+        picture = grid.render(TILE, (x - BORDER, y - BORDER), int(one["direction"][0]), mask)
+        rows, columns = (np.arange(n) * m // n for n, m in zip(size, picture.shape, strict=False))
+        return np.asarray(picture[rows][:, columns], dtype=np.uint8)
+
+
+class MiniGridAny(Layouts, GymFamily):
+    """Any id of MiniGrid; layout, start and mission stay the same in all episodes of a task.
+
+    Args:
+        env_id: the package's id, "MiniGrid-...".
+        actions: number of the package's actions that can be played, from 3 to 7.
+        horizon: steps per episode, at most the package's `max_steps`, which is the default. It does not change rewards.
+        image: whether the observation is a picture of the cells.
+    """
+
+    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        "fetch": {"env_id": "MiniGrid-Fetch-8x8-N3-v0", "actions": 4},
+        "go_to_door": {"env_id": "MiniGrid-GoToDoor-6x6-v0", "actions": 7},
+    }
+
+    def __init__(
+        self,
+        env_id: str = "MiniGrid-Fetch-8x8-N3-v0",
+        actions: int = ALL_ACTIONS,
+        horizon: int | None = None,
+        image: bool = False,
+    ) -> None:
+        steps = self.check(env_id, actions, horizon)
+        super().__init__(
+            Cells,
+            {"seed": Integers(0, SEEDS - 1)},
+            apply="seed",
+            horizon=steps,
+            env_kwargs={"env_id": env_id, "actions": actions} | ({"image": True} if image else {}),
+        )
+
+
 class Cells(gym.Wrapper[Floats, Any, Any, Any]):
     """The package's environment with vectors as observations and a limited number of actions.
 
@@ -142,11 +268,7 @@ class Cells(gym.Wrapper[Floats, Any, Any, Any]):
         self, env_id: str, actions: int = ALL_ACTIONS, image: bool = False, render_mode: str | None = None
     ) -> None:
         super().__init__(gym.make(env_id, render_mode=render_mode, disable_env_checker=True))
-        space: Any = self.env.observation_space
-        cells = space["image"].shape[:2]
-        vector = (int(np.prod(cells)) * sum(PARTS) + DIRECTIONS,)
-        shape = (*cells, sum(PARTS) + DIRECTIONS) if image else vector
-        self.observation_space = Box(0.0, 1.0, shape, np.float32)
+        self.observation_space = Box(0.0, 1.0, _shape(image), np.float32)
         self.encode = picture if image else encode
         self.action_space = Discrete(actions)
 
@@ -184,17 +306,91 @@ def picture(obs: Any) -> Floats:
     return np.concatenate([*cells, faced], -1)
 
 
+def _shape(image: bool) -> tuple[int, ...]:
+    """The shape of an observation."""
+    cell = sum(PARTS)
+    return (VIEW, VIEW, cell + DIRECTIONS) if image else (VIEW * VIEW * cell + DIRECTIONS,)
+
+
 @cache
 def _probe(env_id: str) -> Cells:
     return Cells(env_id)
 
 
+class Scene(NamedTuple):
+    """How an episode starts.
+
+    Attributes:
+        number: a 64-bit hash of everything that a seed decides: grid, agent's place and direction, and mission.
+        grid: the codes of the cells with their border, `uint8 [cells]`.
+        cell: the agent's place in it.
+        direction: the direction that the agent faces.
+    """
+
+    number: int
+    grid: npt.NDArray[np.uint8]
+    cell: int
+    direction: int
+
+
 @lru_cache(maxsize=1 << 16)
-def layout(env_id: str, seed: int) -> int:
-    """A 64-bit hash of everything that a seed decides: grid, agent's position and direction, and mission."""
+def scene(env_id: str, seed: int) -> Scene:
+    """The package's start of an episode with this seed."""
     env: Any = _probe(env_id)
     env.reset(seed=seed)
     env = env.unwrapped
-    pose = np.array([*env.agent_pos, env.agent_dir])
-    content = env.grid.encode().astype(np.uint8).tobytes() + pose.astype(np.uint8).tobytes() + env.mission.encode()
-    return int.from_bytes(blake2b(content, digest_size=8).digest())
+    cells, pose = env.grid.encode().astype(np.uint8), np.array([*env.agent_pos, env.agent_dir])
+    content = cells.tobytes() + pose.astype(np.uint8).tobytes() + env.mission.encode()
+    codes = (cells.astype(np.int64) @ np.array([PARTS[1] * PARTS[2], PARTS[2], 1])).astype(np.uint8)
+    grid = np.pad(codes, BORDER, constant_values=WALL)
+    x, y, direction = (int(value) for value in pose)
+    cell = (x + BORDER) * grid.shape[1] + y + BORDER
+    return Scene(int.from_bytes(blake2b(content, digest_size=8).digest()), grid.ravel(), cell, direction)
+
+
+def layout(env_id: str, seed: int) -> int:
+    """The hash of a layout."""
+    return scene(env_id, seed).number
+
+
+def has_common_rules(env_id: str) -> bool:
+    """Whether `Rules` are those of the id: its class changes none of them, and its boxes are empty."""
+    env: Any = _probe(env_id).unwrapped
+    changed = any(getattr(type(env), name) is not getattr(MiniGridEnv, name) for name in COMMON)
+    if changed or env.agent_view_size != VIEW:
+        return False
+    return not any(getattr(thing, "contains", None) for thing in env.grid.grid)
+
+
+@lru_cache(maxsize=16)
+def _rules(shape: tuple[int, int], through_walls: bool, device: torch.device) -> Rules:
+    return Rules(shape, through_walls, device)
+
+
+@lru_cache(maxsize=1 << 16)
+def _shortest(env_id: str, actions: int, seed: int) -> float:
+    family = MiniGrid(env_id, actions)
+    rules = family.rules(torch.device("cpu"))
+    state = family.reset({"seed": torch.tensor([float(seed)])}, Rng(torch.zeros(1, dtype=torch.int64)))
+    one_thing = int(rules.movable[state["grid"].long()].sum()) <= 1
+    played = torch.tensor([action for action in range(actions) if not (action == DROP and one_thing)])
+    known, steps = {_bytes(state)[0]}, 0
+    while len(state["cell"]):
+        n, steps = len(state["cell"]), steps + 1
+        every = {name: value.repeat_interleave(len(played), 0) for name, value in state.items()}
+        after, arrived, burnt = rules.step(every, played.repeat(n))
+        if arrived.any():
+            return float(steps)
+        new = []
+        for row, content in enumerate(_bytes(after)):
+            if content not in known and not burnt[row]:
+                known.add(content)
+                new.append(row)
+        state = {name: value[new] for name, value in after.items()}
+    return math.inf
+
+
+def _bytes(state: dict[str, Tensor]) -> list[bytes]:
+    """What tells states of one layout apart, of each row."""
+    parts = [state[name].view(len(state["cell"]), -1).long() for name in ("grid", "cell", "direction", "carried")]
+    return [row.tobytes() for row in torch.cat(parts, -1).to(torch.int32).numpy()]

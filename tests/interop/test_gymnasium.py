@@ -174,6 +174,7 @@ def test_seeds_reproduce(id):
         "metarl/DarkTreasureRooms-v0",
         "metarl/VancomycinDosing-v0",
         "metarl/MiniGrid-v0",
+        "metarl/MiniGridAny-v0",
         "metarl/MetaWorldML1-v0",
     }  # the task fixes the layout
     if id not in nothing_random:

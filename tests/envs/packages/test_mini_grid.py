@@ -1,7 +1,12 @@
-"""MiniGrid: a task is one layout, observations and rewards worked out by hand, train and test layouts disjoint."""
+"""MiniGrid: a task is one layout, observations, rewards and ends are the package's, train and test layouts disjoint."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -11,22 +16,32 @@ pytest.importorskip("minigrid")
 import metarl
 from metarl import InvalidValueError
 from metarl.engine.pool import make_environments
-from metarl.envs.packages.mini_grid import MiniGrid, encode, picture
+from metarl.envs.packages.mini_grid import Cells, MiniGrid, MiniGridAny, encode, picture
+from metarl.envs.packages.mini_grid_steps import FORWARD, LEFT, RIGHT
+from metarl.rng import Rng
 
-ID = "metarl/MiniGrid-v0"
-LEFT, RIGHT, FORWARD = range(3)
+ID, ANY = "metarl/MiniGrid-v0", "metarl/MiniGridAny-v0"
+COMMON = [  # rooms, lava, doors with and without locks, and keys, balls and boxes
+    "MiniGrid-FourRooms-v0",
+    "MiniGrid-Empty-Random-6x6-v0",
+    "MiniGrid-LavaCrossingS9N2-v0",
+    "MiniGrid-DoorKey-5x5-v0",
+    "MiniGrid-LockedRoom-v0",
+    "MiniGrid-MultiRoom-N4-S5-v1",
+    "MiniGrid-Playground-v0",
+]
 EMPTY_MAX_STEPS = 144  # 4 x 6 x 6, the package's
 CORNER = 4  # the goal of the 6 x 6 grid
 
 
 @pytest.fixture(scope="module")
 def empty():
-    return metarl.make_family(f"{ID}:empty")
+    return metarl.make_family(ANY, env_id="MiniGrid-Empty-Random-6x6-v0", actions=3)
 
 
 @pytest.fixture(scope="module")
 def rooms():
-    return metarl.make_family(f"{ID}:four_rooms")
+    return metarl.make_family(ANY, env_id="MiniGrid-FourRooms-v0", actions=3)
 
 
 def layout(env):
@@ -51,9 +66,100 @@ def way_to_the_corner(env):
     return [*turns, *[FORWARD] * (CORNER - int(x)), RIGHT, *[FORWARD] * (CORNER - int(y))]
 
 
-@pytest.mark.parametrize("preset", [*MiniGrid.presets])
-def test_the_contract(preset):
-    assert metarl.check_family(f'{ID}:{preset}{{"horizon": 30}}', tasks=2) == []
+@pytest.mark.parametrize("id", [f"{ID}:{x}" for x in MiniGrid.presets] + [f"{ANY}:{x}" for x in MiniGridAny.presets])
+@pytest.mark.filterwarnings("ignore:.*shows the task")  # doors in sight of the start
+def test_the_contract(id):
+    assert metarl.check_family(f'{id}{{"horizon": 30}}', tasks=2) == []
+
+
+def played(env_id: str, image: bool, actions: Any) -> Iterator[tuple[Any, ...]]:
+    """Observations, rewards, ends and successes of the family and of the package, of three layouts side by side."""
+    family, seeds = MiniGrid(env_id, image=image), [3, 4, 5]
+    envs = [Cells(env_id, image=image) for _ in seeds]
+    task, rng = family.make_tasks(seed=np.array(seeds, float)).tensors(), Rng(torch.arange(3))
+    state = family.reset(task, rng)
+    starts = [env.reset(seed=seed)[0].tolist() for env, seed in zip(envs, seeds, strict=True)]
+    yield family.observe(state, task).tolist(), starts
+    for action in actions:
+        state, reward, terminated, info = family.step(state, torch.from_numpy(action), task, rng)
+        outs = [env.step(a) for env, a in zip(envs, action.tolist(), strict=True)]
+        obs, rewards, ends, cut, infos = zip(*outs, strict=True)
+        yield family.observe(state, task).tolist(), [x.tolist() for x in obs]
+        yield reward.tolist(), np.float32(rewards).tolist()
+        yield terminated.tolist(), list(ends)
+        yield info["success"].tolist(), [x["success"] for x in infos]
+        for i in np.flatnonzero(np.array(ends) | cut).tolist():
+            envs[i].reset(seed=seeds[i])
+            fresh = family.reset(task, rng)
+            state = {name: value.clone() for name, value in state.items()}
+            for name in state:
+                state[name][i] = fresh[name][i]
+
+
+@pytest.mark.parametrize("env_id", COMMON)
+def test_steps_are_the_packages_bit_for_bit(env_id):
+    draws = np.random.default_rng(0)
+    actions = draws.choice(7, size=(400, 3), p=[0.15, 0.15, 0.4, 0.1, 0.03, 0.14, 0.03])
+    for ours, theirs in played(env_id, False, actions):
+        assert ours == theirs
+
+
+def test_pictures_are_the_packages_bit_for_bit():
+    actions = np.random.default_rng(1).choice(7, size=(60, 3))
+    for ours, theirs in played("MiniGrid-DoorKey-6x6-v0", True, actions):
+        assert ours == theirs
+
+
+def test_a_key_opens_its_door_and_a_dropped_key_lies_there():
+    """A way through DoorKey-5x5 found by search has all of it: the rules meet in one episode."""
+    family = MiniGrid("MiniGrid-DoorKey-5x5-v0", actions=6)
+    test = family.tasks("test", 30)
+    steps = [family.shortest(int(seed)) for seed in test.values["seed"]]
+    assert all(6 <= n <= 20 for n in steps)  # to the key, take it, to the door, open it, to the goal
+    assert len(set(steps)) > 5
+    without_keys = MiniGrid("MiniGrid-DoorKey-5x5-v0", actions=3)
+    assert [without_keys.shortest(int(seed)) for seed in test.values["seed"]] == [math.inf] * 30
+    assert not without_keys.references(test)["informed_optimum"].any()
+
+
+def test_the_informed_optimum_is_the_shortest_way():
+    """Of an empty room, where it is known: the cells to go, and the turns."""
+    family = metarl.make_family(f"{ID}:empty")
+    tasks = family.tasks("train", 40)
+    optimum = family.references(tasks)["informed_optimum"]
+    env = Cells("MiniGrid-Empty-Random-6x6-v0", 3)
+    for seed, best in zip(tasks.values["seed"], optimum, strict=True):
+        env.reset(seed=int(seed))
+        (x, y), facing = env.unwrapped.agent_pos, env.unwrapped.agent_dir
+        right, down = CORNER - int(x), CORNER - int(y)
+        # direction 0 is right and 1 is down; a turn less if one of both ways is not needed
+        turns = {0: bool(down), 1: bool(right), 2: 1 + bool(right) if down else 2, 3: 1 + bool(down) if right else 2}
+        steps = right + down + turns[facing]
+        assert best == pytest.approx(1 - 0.9 * steps / EMPTY_MAX_STEPS), (x, y, facing)
+
+
+def test_a_short_horizon_has_no_optimum():
+    family = MiniGrid("MiniGrid-FourRooms-v0", actions=3, horizon=2)
+    assert not family.references(family.tasks("test", 5))["informed_optimum"].any()
+
+
+def test_ids_with_rules_of_their_own_are_refused():
+    with pytest.raises(InvalidValueError, match=r"common rules; metarl/MiniGridAny-v0 plays every id"):
+        MiniGrid("MiniGrid-Fetch-8x8-N3-v0")
+    assert MiniGridAny("MiniGrid-Fetch-8x8-N3-v0").horizon > 0
+
+
+def test_frames_are_the_packages():
+    family = metarl.make_family(f"{ID}:door_key")
+    env = gym.make("MiniGrid-DoorKey-8x8-v0", render_mode="rgb_array", tile_size=32)
+    env.reset(seed=7)
+    task = family.make_tasks(seed=7)
+    state, values, rng = family.reset(task.tensors(), Rng(torch.arange(1))), {"seed": task.values["seed"][0]}, None
+    for action in (FORWARD, LEFT, FORWARD, FORWARD, RIGHT):
+        frame = family.frame({name: value[0].numpy() for name, value in state.items()}, values, (256, 256))
+        np.testing.assert_array_equal(frame, env.render())
+        state, *_ = family.step(state, torch.tensor([action]), task.tensors(), rng)
+        env.step(action)
 
 
 def test_a_picture_has_the_numbers_of_the_vector():
@@ -98,7 +204,7 @@ def test_episodes_of_a_task_share_their_layout_and_tasks_differ(rooms):
 
 
 def test_the_next_episode_in_slots_starts_alike():
-    family = MiniGrid("MiniGrid-FourRooms-v0", horizon=3)
+    family = MiniGridAny("MiniGrid-FourRooms-v0", horizon=3)
     envs = make_environments(family, 2)
     first = envs.begin(family.tasks("train", 2), torch.tensor([1, 2]), 6)
     outs = [envs.step(torch.tensor([LEFT, RIGHT])) for _ in range(6)]
@@ -130,7 +236,7 @@ def test_reward_and_success_at_the_goal(empty):
 
 
 def test_a_shorter_horizon_leaves_the_reward():
-    family = MiniGrid("MiniGrid-Empty-Random-6x6-v0", actions=3, horizon=20)
+    family = MiniGridAny("MiniGrid-Empty-Random-6x6-v0", actions=3, horizon=20)
     env = family.make_env(family.tasks("train", 1))
     env.reset()
     actions = way_to_the_corner(env)
@@ -168,7 +274,7 @@ def test_tasks_are_addressable(rooms):
 
 def test_an_id_with_a_handful_of_layouts_is_finite(empty):
     # LavaGapS5: a gap in one of 3 cells
-    family = MiniGrid("MiniGrid-LavaGapS5-v0")
+    family = MiniGridAny("MiniGrid-LavaGapS5-v0")
     assert family.finite
     assert not empty.finite
     assert len(layouts(family, family.tasks("train", 30))) == len(layouts(family, family.tasks("test", 30))) == 3
