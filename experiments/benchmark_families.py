@@ -1,16 +1,20 @@
 """Speed of the families and of Gymnasium's vector environments, measured in turns in the same run.
 
-    python experiments/benchmark_families.py [--repeats 5] [--only f,g,j,k] [--threads 2] [--small]
+    python experiments/benchmark_families.py [--repeats 5] [--only f,g,j,k,l] [--threads 2] [--small]
 
 Part (f) is HalfCheetah with a policy in the loop (two layers of 64 units, normal actions, equal on both sides),
-compared with Gymnasium's SyncVectorEnv and AsyncVectorEnv of HalfCheetah-v5. Part (g) is CartPole with actions drawn
-in advance, compared with Gymnasium's CartPoleVectorEnv and SyncVectorEnv. Part (j) is Meta-World with actions drawn in
-advance, compared with the package's own vector environments of the same benchmark, and with MuJoCo's steps alone on as
-many threads: the same scenes and actions, nothing observed and nothing paid; last comes the environment that is slowest
-here in a first pass. Part (k) is whole meta-updates of
-`rl2` on HalfCheetahVel (a GRU of 128 units, 4 epochs of 4 minibatches), compared with its environments alone. Every
-number is environment steps per second, restarts included, as a median over repeats after one warm-up. Each of metarl's
-environments has a task of its own; Gymnasium's have none.
+compared with Gymnasium's SyncVectorEnv and AsyncVectorEnv of HalfCheetah-v5, and AntDir with such a policy; both are
+also compared with the open loop: MuJoCo's steps alone on as many threads, with actions drawn in advance. Part (g) is
+CartPole with actions drawn in advance, compared with Gymnasium's CartPoleVectorEnv and SyncVectorEnv. Part (j) is
+Meta-World with actions drawn in advance, compared with the package's own vector environments of the same benchmark, and
+with MuJoCo's steps alone on as many threads: the same scenes and actions, nothing observed and nothing paid; last comes
+the environment that is slowest here in a first pass. Part (k) is whole meta-updates of `rl2` on HalfCheetahVel (a GRU
+of 128 units, 4 epochs of 4 minibatches) and of `maml` on HalfCheetahDir (20 tasks x 20 episodes x 200 steps, before and
+after adaptation), compared with their environments alone. Part (l) is MiniGrid's four rooms with actions drawn in
+advance and pictures as observations, compared with Gymnasium's vector environments of the package's, which observe the
+package's picture (three numbers for a cell in place of 24). Every number is environment steps per second, restarts
+included, as a median over repeats after one warm-up. Each of metarl's environments has a task of its own; Gymnasium's
+have none.
 """
 
 from __future__ import annotations
@@ -34,10 +38,10 @@ from metarl import make_agent, make_family, train
 from metarl.engine.environments import engine_threads
 from metarl.engine.pool import make_environments
 from metarl.files import write_atomic
-from metarl.rng import fold_in, make_key
+from metarl.rng import Rng, fold_in, make_key
 
 OUT = results_file("speed", "speed_families")
-PARTS = ("f", "g", "j", "k")
+PARTS = ("f", "g", "j", "k", "l")
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Options:
 
     repeats: int = 5
     """Timed repeats of each side."""
-    only: str = "f,g,j,k"
+    only: str = "f,g,j,k,l"
     """Parts, separated by commas."""
     threads: int = 2
     """Number of threads of PyTorch and of MuJoCo."""
@@ -79,7 +83,13 @@ class Sizes:
     others: int = 50
     """(j): environments in which the slowest is looked for."""
     trials: tuple[int, ...] = (20, 80, 160)
-    """(k): trials of a meta-update, of 400 steps each."""
+    """(k): trials of a meta-update of rl2, of 400 steps each."""
+    maml: tuple[int, int] = (20, 20)
+    """(k): tasks and episodes of a meta-update of maml."""
+    mazes: int = 256
+    """(l): metarl's environments; the package has a quarter of them in one process, and 8 in processes."""
+    maze_steps: int = 1_000_000
+    """(l): environment steps per repeat of metarl; the package takes a hundredth of them."""
 
 
 SMALL = Sizes(
@@ -93,6 +103,9 @@ SMALL = Sizes(
     arm_steps=20,
     others=2,
     trials=(4,),
+    maml=(2, 2),
+    mazes=8,
+    maze_steps=800,
 )
 
 
@@ -154,6 +167,32 @@ def cheetah(o: Options, s: Sizes) -> Iterator[dict[str, Any]]:
         for name, (count, _) in theirs.items():
             what, other = f"HalfCheetahVel, {n:,} environments", f"{name}, {count}"
             yield compare("f", what, other, raw[f"{n} environments"]["rate"], raw[name]["rate"])
+    n = s.cheetahs[1]
+    for name, shape, steps in (("HalfCheetahVel", (17, 6), s.cheetah_steps), ("AntDir", (27, 8), s.cheetah_steps // 4)):
+        id, act = f"metarl/{name}-v0", policy(*shape)
+        ours = metarl_side(id, n, steps, o.threads, lambda obs, t, act=act: act(obs))  # type: ignore[misc]
+        raw = interleave({"ours": ours, "open loop": open_loop_side(id, n, steps, o.threads)}, o.repeats)
+        yield compare("f", f"{name}, {n:,} environments", "open loop", raw["ours"]["rate"], raw["open loop"]["rate"])
+
+
+def open_loop_side(id: str, n: int, total: int, threads: int) -> Side:
+    """The robots' physics alone: steps of the engine with actions drawn in advance, and no restarts."""
+    family: Any = make_family(id)
+    family.threads = threads
+    engine, steps = family.engine, max(1, total // n)
+    rng = Rng(fold_in(make_key("speed"), torch.arange(n)))
+    start = family.reset(family.tasks("train", n).tensors(), rng)["physics"].numpy()
+    control = np.random.default_rng(0).uniform(-1, 1, (97, n, family.action_space.shape[0]))
+
+    def work() -> None:
+        physics = start
+        for t in range(steps):
+            if engine.robot.fields:
+                physics = engine.resume(physics, control[t % 97])[0]["physics"]
+            else:
+                physics = engine.roll(physics, control[t % 97])[0]
+
+    return lambda i: {"rate": steps * n / timed("cpu", work)[0]}
 
 
 def cart_pole(o: Options, s: Sizes) -> Iterator[dict[str, Any]]:
@@ -246,24 +285,55 @@ def arms_beside_others(name: str, id: str, ours: Side, plan: Tensor, o: Options,
         yield compare("j", what, f"{other}, {count}", raw["ours"]["rate"], raw[other]["rate"])
 
 
-def training_side(trials: int) -> Side:
-    """A meta-update of rl2 on HalfCheetahVel."""
-    family = make_family("metarl/HalfCheetahVel-v0")
-    settings = {"hidden": 128, "trial_episodes": 2, "meta_batch_size": trials, "minibatches": 4}
-    agent = make_agent("rl2", family, **settings, normalize_rewards=True, normalize_features=True)
+RL2 = {"hidden": 128, "trial_episodes": 2, "minibatches": 4, "normalize_rewards": True, "normalize_features": True}
+MAML = {"hidden": (64, 64), "inner_lr": 0.1, "fvp_stride": 5}
+
+
+def training_side(name: str, id: str, settings: dict[str, Any]) -> Side:
+    """A meta-update of an agent."""
+    agent = make_agent(name, make_family(id), **settings)
     steps = agent.train_env_steps or 0
     return lambda i: {"rate": steps / timed("cpu", lambda: train(agent, 1))[0]}
 
 
 def training(o: Options, s: Sizes) -> Iterator[dict[str, Any]]:
-    """Part (k): training on HalfCheetahVel."""
+    """Part (k): training on HalfCheetahVel and HalfCheetahDir."""
     act = torch.rand(97, max(s.trials), 6) * 2 - 1
     for n in s.trials:
         alone = metarl_side("metarl/HalfCheetahVel-v0", n, 400 * n, o.threads, lambda obs, t: act[t % 97, : len(obs)])
-        raw = interleave({"ours": training_side(n), "alone": alone}, o.repeats)
+        rl2 = training_side("rl2", "metarl/HalfCheetahVel-v0", RL2 | {"meta_batch_size": n})
+        raw = interleave({"ours": rl2, "alone": alone}, o.repeats)
         yield compare(
             "k", f"rl2 on HalfCheetahVel, {n} trials", "environments alone", raw["ours"]["rate"], raw["alone"]["rate"]
         )
+    (tasks, episodes), id = s.maml, "metarl/HalfCheetahDir-v0"
+    n, act = tasks * episodes, torch.rand(97, tasks * episodes, 6) * 2 - 1
+    alone = metarl_side(id, n, 200 * n, o.threads, lambda obs, t: act[t % 97])
+    maml = training_side("maml", id, MAML | {"meta_batch_size": tasks, "episodes": episodes})
+    raw = interleave({"ours": maml, "alone": alone}, o.repeats)
+    what = f"maml on HalfCheetahDir, {tasks} tasks x {episodes} episodes"
+    yield compare("k", what, "environments alone", raw["ours"]["rate"], raw["alone"]["rate"])
+
+
+def mini_grid(o: Options, s: Sizes) -> Iterator[dict[str, Any]]:
+    """Part (l): MiniGrid's four rooms."""
+    from minigrid.wrappers import ImgObsWrapper
+
+    plan, id = torch.randint(3, (97, s.mazes)), 'metarl/MiniGrid-v0:four_rooms{"image": true}'
+    sides = {"ours": metarl_side(id, s.mazes, s.maze_steps, o.threads, lambda obs, t: plan[t % 97])}
+    theirs = {"SyncVectorEnv": (max(1, s.mazes // 4), "sync"), "AsyncVectorEnv": (min(8, s.mazes), "async")}
+    others = {
+        name: gym.make_vec("MiniGrid-FourRooms-v0", n, vectorization_mode=mode, wrappers=[ImgObsWrapper])
+        for name, (n, mode) in theirs.items()
+    }
+    for name, envs in others.items():
+        sides[name] = gymnasium_side(envs, s.maze_steps // 100, lambda obs, t: plan[t % 97, : len(obs)])
+    raw = interleave(sides, o.repeats)
+    for envs in others.values():
+        envs.close()
+    for name, (count, _) in theirs.items():
+        what = f"MiniGrid four rooms, {s.mazes} environments"
+        yield compare("l", what, f"{name}, {count}", raw["ours"]["rate"], raw[name]["rate"])
 
 
 def main(options: Options) -> None:
@@ -274,7 +344,7 @@ def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
     report: dict[str, Any] = {"options": asdict(options) | {"out": options.out.name}, "sizes": asdict(sizes)}
     report |= {**machine(), "rows": [], "details": {}}
-    for name, part in (("f", cheetah), ("g", cart_pole), ("j", meta_world), ("k", training)):
+    for name, part in (("f", cheetah), ("g", cart_pole), ("j", meta_world), ("k", training), ("l", mini_grid)):
         with torch.set_grad_enabled(name == "k"):
             report["rows"] += list(part(options, sizes)) if name in chosen else []
     print("\n".join(lines_of(report)))

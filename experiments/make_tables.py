@@ -293,7 +293,7 @@ def speed() -> str:
         family_speed_table(
             "speed_families",
             "python experiments/benchmark_families.py --only f,g",
-            "(f) with a policy of 2 x 64 units in the loop, (g) with actions drawn in advance",
+            "(f) with a policy of 2 x 64 units in the loop, (g) and the open loops with actions drawn in advance",
         ),
         family_speed_table(
             "speed_meta_world",
@@ -303,7 +303,12 @@ def speed() -> str:
         family_speed_table(
             "speed_robots",
             "python experiments/benchmark_families.py --only k --out experiments/results/speed/speed_robots.json",
-            "whole meta-updates of `rl2` with a GRU of 128 units, beside the environments alone",
+            "whole meta-updates of `rl2` with a GRU of 128 units and of `maml`, beside the environments alone",
+        ),
+        family_speed_table(
+            "speed_mini_grid",
+            "python experiments/benchmark_families.py --only l --out experiments/results/speed/speed_mini_grid.json",
+            "actions drawn in advance, beside Gymnasium's vector environments of the package's",
         ),
     ]
     return "\n\n".join([*tables, *families])
@@ -328,6 +333,7 @@ SPEED_SUMMARY = {  # report: rows, each the measured work and the other side
     "speed_families": [("HalfCheetahVel, 256 environments", "SyncVectorEnv, 64")],
     "speed_meta_world": [("Meta-World ML10, 100 environments", "SyncVectorEnv, 10")],
     "speed_robots": [("rl2 on HalfCheetahVel, 160 trials", "environments alone")],
+    "speed_mini_grid": [("MiniGrid four rooms, 256 environments", "SyncVectorEnv, 64")],
 }
 
 

@@ -138,6 +138,14 @@ def test_the_informed_optimum_is_the_shortest_way():
         assert best == pytest.approx(1 - 0.9 * steps / EMPTY_MAX_STEPS), (x, y, facing)
 
 
+def test_the_shortest_way_is_not_through_lava():
+    """LavaCrossing has lava where SimpleCrossing has walls, so the shortest ways are the same."""
+    lava, walls = (MiniGrid(f"MiniGrid-{kind}CrossingS9N3-v0", actions=3) for kind in ("Lava", "Simple"))
+    ways = [(lava.shortest(seed), walls.shortest(seed)) for seed in range(20)]
+    assert all(a == b for a, b in ways)
+    assert min(a for a, _ in ways) > 12  # 12 cells to go, and turns
+
+
 def test_a_short_horizon_has_no_optimum():
     family = MiniGrid("MiniGrid-FourRooms-v0", actions=3, horizon=2)
     assert not family.references(family.tasks("test", 5))["informed_optimum"].any()
