@@ -22,11 +22,9 @@ history: v0, first.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from functools import cache, lru_cache
-from hashlib import blake2b
-from typing import Any, ClassVar, NamedTuple
+from functools import lru_cache
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -34,10 +32,21 @@ import numpy.typing as npt
 import torch
 from gymnasium.spaces import Box, Discrete
 from minigrid.core.grid import Grid
-from minigrid.minigrid_env import MiniGridEnv
 from torch import Tensor
 
-from metarl.envs.packages.mini_grid_steps import BORDER, DIRECTIONS, DROP, EMPTY, PARTS, UNSEEN, VIEW, WALL, Rules
+from metarl.envs.packages.mini_grid_scenes import (
+    ALL_ACTIONS,
+    Cells,
+    Floats,
+    has_common_rules,
+    is_searchable,
+    layout,
+    probe,
+    scene,
+    shape_of,
+)
+from metarl.envs.packages.mini_grid_steps import BORDER, EMPTY, UNSEEN, VIEW, Rules
+from metarl.envs.packages.mini_grid_ways import keys_of, shortest_ways
 from metarl.errors import InvalidValueError, did_you_mean
 from metarl.families.distributions import Integers
 from metarl.families.family import Family, TorchFamily
@@ -47,12 +56,9 @@ from metarl.rng import Rng, fold_in, make_key
 
 SEEDS = 1 << 20  # tasks, exact in float32
 PROBED, FEW = 256, 16  # if the first PROBED seeds give at most FEW layouts, the family is finite
-FEWEST_ACTIONS, ALL_ACTIONS = 3, 7  # left, right and forward; all actions of the package
+FEWEST_ACTIONS = 3  # left, right and forward
 PREFIX = "MiniGrid-"
 TILE = 32  # pixels on a side of a cell in pictures
-COMMON = ("step", "reset", "_reward", "gen_obs", "gen_obs_grid")  # functions of an id with the common rules
-
-Floats = npt.NDArray[np.float32]
 
 
 class Layouts(Family):
@@ -78,7 +84,7 @@ class Layouts(Family):
         if not (isinstance(actions, int) and FEWEST_ACTIONS <= actions <= ALL_ACTIONS):
             raise InvalidValueError(f"{name}.actions", actions, f"a number from {FEWEST_ACTIONS} to {ALL_ACTIONS}")
         first_seed = {layout(env_id, seed): seed for seed in reversed(range(PROBED))}  # for each layout
-        max_steps, layouts = _probe(env_id).max_steps, set(first_seed)
+        max_steps, layouts = probe(env_id).max_steps, set(first_seed)
         if len(layouts) == 1:
             raise InvalidValueError(f"{name}.env_id", env_id, "an id whose layout or start depends on the seed")
         if not (horizon is None or (isinstance(horizon, int) and 1 <= horizon <= max_steps)):
@@ -151,14 +157,14 @@ class MiniGrid(Layouts, TorchFamily):
         if not has_common_rules(env_id):
             expected = "an id with the package's common rules; metarl/MiniGridAny-v0 plays every id"
             raise InvalidValueError("MiniGrid.env_id", env_id, expected)
-        self.max_steps, self.actions, self.image = _probe(env_id).max_steps, actions, image
+        self.max_steps, self.actions, self.image = probe(env_id).max_steps, actions, image
         self.task_space = {"seed": Integers(0, SEEDS - 1)}
-        self.observation_space = Box(0.0, 1.0, _shape(image), np.float32)
+        self.observation_space = Box(0.0, 1.0, shape_of(image), np.float32)
         self.action_space = Discrete(actions)
 
     def rules(self, device: torch.device) -> Rules:
         """The common rules on a device, for this id's grids."""
-        env: Any = _probe(self.env_id).unwrapped
+        env: Any = probe(self.env_id).unwrapped
         return _rules((env.width, env.height), env.see_through_walls, device)
 
     def reset(self, task: dict[str, Tensor], rng: Rng) -> dict[str, Tensor]:
@@ -190,18 +196,41 @@ class MiniGrid(Layouts, TorchFamily):
         reward = torch.where(arrived, 1.0 - 0.9 * (after["t"].double() / self.max_steps), 0.0)
         return after, reward.float(), arrived | burnt, {"success": arrived}
 
+    @property
+    def has_optimal_action(self) -> bool:
+        """Whether the search for shortest ways is small: there is at most one thing to take, and at most 5 doors."""
+        return is_searchable(self.env_id)
+
+    def optimal_action(self, state: dict[str, Tensor], task: dict[str, Tensor], t: Tensor) -> Tensor:
+        """The next action of a shortest way to a goal; any if there is none."""
+        seeds, rules = task["seed"].tolist(), self.rules(torch.device("cpu"))
+        host = {name: value.cpu() for name, value in state.items()}
+        actions = []
+        for row, seed in enumerate(seeds):
+            one = {name: value[row : row + 1] for name, value in host.items()}
+            ways = self.ways(int(seed))
+            key = keys_of(one)[0]
+            if key not in ways:
+                ways.update(shortest_ways(rules, one, self.actions))
+            actions.append(ways[key][0])
+        return torch.tensor(actions, device=task["seed"].device)
+
     def references(self, tasks: Tasks) -> dict[str, npt.NDArray[np.float64]]:
-        """The informed optimum: the reward at the end of a shortest way, which a search finds."""
+        """The informed optimum, if `has_optimal_action`: the reward at the end of a shortest way."""
+        if not self.has_optimal_action:
+            return {}
         steps = np.array([self.shortest(int(seed)) for seed in tasks.values["seed"]])
         reached = steps <= self.horizon
         return {"informed_optimum": np.where(reached, 1.0 - 0.9 * np.where(reached, steps, 0) / self.max_steps, 0.0)}
 
     def shortest(self, seed: int) -> float:
-        """The fewest actions that lead from the start to a goal; infinite if none do.
+        """The fewest actions that lead from the start of a layout to a goal; infinite if none do."""
+        start = self.reset({"seed": torch.tensor([float(seed)])}, Rng(torch.zeros(1, dtype=torch.int64)))
+        return self.ways(seed)[keys_of(start)[0]][1]
 
-        Breadth-first search. To drop a thing only frees the hand: it is left out if there is one thing to take.
-        """
-        return _shortest(self.env_id, self.actions, seed)
+    def ways(self, seed: int) -> dict[int, tuple[int, float]]:
+        """`shortest_ways` of a layout, which are kept."""
+        return _ways(self.env_id, self.actions, seed)
 
     def frame(
         self, state: dict[str, Any], task: dict[str, Floats], size: tuple[int, int] = (256, 256)
@@ -254,143 +283,13 @@ class MiniGridAny(Layouts, GymFamily):
         )
 
 
-class Cells(gym.Wrapper[Floats, Any, Any, Any]):
-    """The package's environment with vectors as observations and a limited number of actions.
-
-    Args:
-        env_id: the package's id.
-        actions: number of its actions that can be played.
-        image: whether the observation is a picture of the cells.
-        render_mode: None or "rgb_array".
-    """
-
-    def __init__(
-        self, env_id: str, actions: int = ALL_ACTIONS, image: bool = False, render_mode: str | None = None
-    ) -> None:
-        super().__init__(gym.make(env_id, render_mode=render_mode, disable_env_checker=True))
-        self.observation_space = Box(0.0, 1.0, _shape(image), np.float32)
-        self.encode = picture if image else encode
-        self.action_space = Discrete(actions)
-
-    @property
-    def max_steps(self) -> int:
-        """The number of steps after which the package truncates an episode."""
-        return int(self.env.get_wrapper_attr("max_steps"))
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Floats, dict[str, Any]]:
-        """Start an episode in the layout of `seed`."""
-        obs, info = self.env.reset(seed=seed, options=options)
-        return self.encode(obs), info
-
-    def step(self, action: Any) -> tuple[Floats, float, bool, bool, dict[str, Any]]:
-        """Take one step."""
-        obs, reward, terminated, truncated, info = self.env.step(action)
-        return self.encode(obs), float(reward), terminated, truncated, {**info, "success": float(reward) > 0}
-
-
-ONE_HOT = [np.eye(n, dtype=np.float32) for n in (*PARTS, DIRECTIONS)]
-
-
-def encode(obs: Any) -> Floats:
-    """Encode an observation one-hot, `[cells * 20 + 4]`: object, colour and state of each cell, then the direction."""
-    *parts, direction = ONE_HOT
-    cells = np.concatenate([part[obs["image"][..., i]] for i, part in enumerate(parts)], -1)
-    return np.concatenate([cells.ravel(), direction[obs["direction"]]])
-
-
-def picture(obs: Any) -> Floats:
-    """The same numbers as a picture, `[height, width, 24]`: the direction is in every cell."""
-    *parts, direction = ONE_HOT
-    cells = [part[obs["image"][..., i]] for i, part in enumerate(parts)]
-    faced = np.broadcast_to(direction[obs["direction"]], (*obs["image"].shape[:2], DIRECTIONS))
-    return np.concatenate([*cells, faced], -1)
-
-
-def _shape(image: bool) -> tuple[int, ...]:
-    """The shape of an observation."""
-    cell = sum(PARTS)
-    return (VIEW, VIEW, cell + DIRECTIONS) if image else (VIEW * VIEW * cell + DIRECTIONS,)
-
-
-@cache
-def _probe(env_id: str) -> Cells:
-    return Cells(env_id)
-
-
-class Scene(NamedTuple):
-    """How an episode starts.
-
-    Attributes:
-        number: a 64-bit hash of everything that a seed decides: grid, agent's place and direction, and mission.
-        grid: the codes of the cells with their border, `uint8 [cells]`.
-        cell: the agent's place in it.
-        direction: the direction that the agent faces.
-    """
-
-    number: int
-    grid: npt.NDArray[np.uint8]
-    cell: int
-    direction: int
-
-
-@lru_cache(maxsize=1 << 16)
-def scene(env_id: str, seed: int) -> Scene:
-    """The package's start of an episode with this seed."""
-    env: Any = _probe(env_id)
-    env.reset(seed=seed)
-    env = env.unwrapped
-    cells, pose = env.grid.encode().astype(np.uint8), np.array([*env.agent_pos, env.agent_dir])
-    content = cells.tobytes() + pose.astype(np.uint8).tobytes() + env.mission.encode()
-    codes = (cells.astype(np.int64) @ np.array([PARTS[1] * PARTS[2], PARTS[2], 1])).astype(np.uint8)
-    grid = np.pad(codes, BORDER, constant_values=WALL)
-    x, y, direction = (int(value) for value in pose)
-    cell = (x + BORDER) * grid.shape[1] + y + BORDER
-    return Scene(int.from_bytes(blake2b(content, digest_size=8).digest()), grid.ravel(), cell, direction)
-
-
-def layout(env_id: str, seed: int) -> int:
-    """The hash of a layout."""
-    return scene(env_id, seed).number
-
-
-def has_common_rules(env_id: str) -> bool:
-    """Whether `Rules` are those of the id: its class changes none of them, and its boxes are empty."""
-    env: Any = _probe(env_id).unwrapped
-    changed = any(getattr(type(env), name) is not getattr(MiniGridEnv, name) for name in COMMON)
-    if changed or env.agent_view_size != VIEW:
-        return False
-    return not any(getattr(thing, "contains", None) for thing in env.grid.grid)
+@lru_cache(maxsize=1024)
+def _ways(env_id: str, actions: int, seed: int) -> dict[int, tuple[int, float]]:
+    family = MiniGrid(env_id, actions)
+    start = family.reset({"seed": torch.tensor([float(seed)])}, Rng(torch.zeros(1, dtype=torch.int64)))
+    return shortest_ways(family.rules(torch.device("cpu")), start, actions)
 
 
 @lru_cache(maxsize=16)
 def _rules(shape: tuple[int, int], through_walls: bool, device: torch.device) -> Rules:
     return Rules(shape, through_walls, device)
-
-
-@lru_cache(maxsize=1 << 16)
-def _shortest(env_id: str, actions: int, seed: int) -> float:
-    family = MiniGrid(env_id, actions)
-    rules = family.rules(torch.device("cpu"))
-    state = family.reset({"seed": torch.tensor([float(seed)])}, Rng(torch.zeros(1, dtype=torch.int64)))
-    one_thing = int(rules.movable[state["grid"].long()].sum()) <= 1
-    played = torch.tensor([action for action in range(actions) if not (action == DROP and one_thing)])
-    known, steps = {_bytes(state)[0]}, 0
-    while len(state["cell"]):
-        n, steps = len(state["cell"]), steps + 1
-        every = {name: value.repeat_interleave(len(played), 0) for name, value in state.items()}
-        after, arrived, burnt = rules.step(every, played.repeat(n))
-        if arrived.any():
-            return float(steps)
-        new = []
-        for row, content in enumerate(_bytes(after)):
-            if content not in known and not burnt[row]:
-                known.add(content)
-                new.append(row)
-        state = {name: value[new] for name, value in after.items()}
-    return math.inf
-
-
-def _bytes(state: dict[str, Tensor]) -> list[bytes]:
-    """What tells states of one layout apart, of each row."""
-    parts = [state[name].view(len(state["cell"]), -1).long() for name in ("grid", "cell", "direction", "carried")]
-    return [row.tobytes() for row in torch.cat(parts, -1).to(torch.int32).numpy()]

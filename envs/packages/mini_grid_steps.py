@@ -92,6 +92,7 @@ class Rules:
         swing = np.where(states == OPEN, CLOSED - OPEN, OPEN - CLOSED)
         swapped = np.arange(CODES) + np.where(door & (states != LOCKED), swing, 0)
         self.toggled = table(np.where(object_["box"], EMPTY, swapped), torch.uint8)
+        self.open_door = table(door & (states == OPEN), torch.bool)
         self.locked = table(door & (states == LOCKED), torch.bool)
         self.goal, self.lava, self.key = (table(object_[name], torch.bool) for name in ("goal", "lava", "key"))
         one_hot = np.concatenate([np.eye(n)[x] for n, x in zip(PARTS, (kinds, colours, states), strict=True)], -1)
@@ -134,6 +135,11 @@ class Rules:
             "carried": torch.where(takes, met, torch.where(drops, self.empty, carried)),
         }
         return after, moves & self.goal[facing], moves & self.lava[facing]
+
+    def faces_open_door(self, state: State) -> Tensor:
+        """Which agents face an open door, `bool [N]`."""
+        front = state["cell"] + self.ahead[state["direction"]]
+        return self.open_door[state["grid"].gather(1, front[:, None])[:, 0].long()]
 
     def look(self, state: State) -> Tensor:
         """The codes that agents see, `uint8 [N, 7, 7]`: [i, j] is column i of row j; the agent is in the last row."""

@@ -16,7 +16,8 @@ pytest.importorskip("minigrid")
 import metarl
 from metarl import InvalidValueError
 from metarl.engine.pool import make_environments
-from metarl.envs.packages.mini_grid import Cells, MiniGrid, MiniGridAny, encode, picture
+from metarl.envs.packages.mini_grid import MiniGrid, MiniGridAny
+from metarl.envs.packages.mini_grid_scenes import Cells, encode, picture
 from metarl.envs.packages.mini_grid_steps import FORWARD, LEFT, RIGHT
 from metarl.rng import Rng
 
@@ -144,6 +145,30 @@ def test_the_shortest_way_is_not_through_lava():
     ways = [(lava.shortest(seed), walls.shortest(seed)) for seed in range(20)]
     assert all(a == b for a, b in ways)
     assert min(a for a, _ in ways) > 12  # 12 cells to go, and turns
+
+
+def test_the_oracle_earns_the_informed_optimum_from_wherever_it_is():
+    family = MiniGrid("MiniGrid-DoorKey-6x6-v0", actions=6)
+    task, rng = family.tasks("test", 8), Rng(torch.arange(8))
+    values, state = task.tensors(), family.reset(task.tensors(), rng)
+    drops = torch.tensor([LEFT, FORWARD, 3, RIGHT, 4, FORWARD, 5, LEFT] * 4)  # also states that no shortest way meets
+    for action in drops:
+        state, _, ended, _ = family.step(state, action.expand(8), values, rng)
+        assert not ended.any()
+    arrived = torch.zeros(8, dtype=torch.bool)
+    for t in range(60):
+        action = family.optimal_action(state, values, torch.full((8,), t))
+        state, _, ended, info = family.step(state, action, values, rng)
+        arrived |= info["success"]
+    assert arrived.all()
+
+
+def test_layouts_with_many_things_have_no_known_optimum():
+    family = MiniGrid("MiniGrid-Playground-v0")
+    assert not family.has_optimal_action
+    assert family.references(family.tasks("test", 2)) == {}
+    with pytest.raises(InvalidValueError, match="a torch family that implements optimal_action"):
+        metarl.make_agent("oracle", family)
 
 
 def test_a_short_horizon_has_no_optimum():
