@@ -18,7 +18,18 @@ from metarl import InvalidValueError
 from metarl.engine.pool import make_environments
 from metarl.envs.packages.mini_grid import MiniGrid, MiniGridAny
 from metarl.envs.packages.mini_grid_scenes import Cells, encode, picture
-from metarl.envs.packages.mini_grid_steps import FORWARD, LEFT, RIGHT
+from metarl.envs.packages.mini_grid_steps import (
+    BORDER,
+    CLOSED,
+    EMPTY,
+    FORWARD,
+    LEFT,
+    LOCKED,
+    RIGHT,
+    TOGGLE,
+    Rules,
+    code,
+)
 from metarl.rng import Rng
 
 ID, ANY = "metarl/MiniGrid-v0", "metarl/MiniGridAny-v0"
@@ -31,6 +42,7 @@ COMMON = [  # rooms, lava, doors with and without locks, and keys, balls and box
     "MiniGrid-MultiRoom-N4-S5-v1",
     "MiniGrid-Playground-v0",
 ]
+RED, BLUE = 0, 2  # the package's numbers of colours
 EMPTY_MAX_STEPS = 144  # 4 x 6 x 6, the package's
 CORNER = 4  # the goal of the 6 x 6 grid
 
@@ -332,3 +344,18 @@ def test_wrong_keywords_are_named(keywords, words):
 def test_seeds_are_whole_and_in_range(rooms, seed):
     with pytest.raises(InvalidValueError, match=r"task\.seed"):
         rooms.make_tasks(seed=seed)
+
+
+def test_a_key_opens_the_doors_of_its_colour():
+    rules = Rules((5, 5), False, torch.device("cpu"))
+    grid = torch.full((rules.columns**2,), EMPTY, dtype=torch.uint8)
+    cell = (2 + BORDER) * rules.columns + 2 + BORDER
+    grid[cell + rules.columns] = code("door", RED, LOCKED)  # to the right
+    carried = torch.tensor([code("key", BLUE), code("ball", RED), EMPTY, code("key", RED)], dtype=torch.uint8)
+    four = {"cell": torch.full((4,), cell), "direction": torch.zeros(4, dtype=torch.int64), "carried": carried}
+    state = {**four, "grid": grid.repeat(4, 1)}
+    after, *_ = rules.step(state, torch.full((4,), TOGGLE))
+    assert after["grid"][:, cell + rules.columns].tolist() == [code("door", RED, LOCKED)] * 3 + [code("door", RED)]
+    assert torch.equal(after["carried"], carried)  # the key is kept
+    again, *_ = rules.step(after, torch.full((4,), TOGGLE))
+    assert again["grid"][3, cell + rules.columns] == code("door", RED, CLOSED)
