@@ -23,13 +23,13 @@ import benchmark_revisions
 import gradient_bias
 import inference_tables
 import interval_coverage
-import numpy as np
 import online_streams
+import robot_tables
 import strategy_tables
 import trial_tables
 import tyro
-from matplotlib.figure import Figure
-from results_files import STUDIES, SUITES, results_file, row_file
+from results_files import STUDIES, results_file, row_file
+from robot_tables import interval
 from trial_tables import table
 
 from metarl.benchmark.card import CARD, card
@@ -39,7 +39,6 @@ from metarl.evaluation.results import Results
 from metarl.evaluation.yardstick import Match, Reached, common_tasks, match
 from metarl.families import registry
 from metarl.files import write_atomic
-from metarl.report.figures.style import PALETTE
 from metarl.report.figures.trial import trial_figure
 from metarl.report.page import adaptation_figure, save_figure
 
@@ -53,11 +52,6 @@ class Options:
 
     check: bool = False
     """Whether to compare and not write."""
-
-
-def interval(row: dict[str, float]) -> str:
-    """Text of a mean with its interval."""
-    return f"{row['mean']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
 
 
 def navigation_results(row: str) -> Results:
@@ -213,53 +207,6 @@ def spread(found: Match) -> str:
     """The steps from scratch to a mean, and to the ends of its interval."""
     mean, low, high = steps(found.reached), steps(found.reached_low), steps(found.reached_high)
     return mean if mean == low == high else f"{mean} [{low}, {high}]"
-
-
-def robot_results() -> dict[str, list[Results]]:
-    """Results of each study of robots that has some."""
-    out = {}
-    for study in (f"{suite}/{name}" for suite in ("mujoco", "metaworld") for name in SUITES[suite].studies):
-        files = [row_file(study, entry) for entry in STUDIES[study].entries]
-        if found := [Results.load(file) for file in files if file.exists()]:
-            out[study] = found
-    return out
-
-
-def robot_figure(studies: dict[str, list[Results]]) -> Figure:
-    """Draw training curves, one panel for each study: the mean over seeds and their range."""
-    shown = {name: found for name, found in studies.items() if any("training_curves" in r.meta for r in found)}
-    out = Figure(figsize=(3.4 * len(shown), 2.8), layout="constrained")
-    for axes, (name, results) in zip(out.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
-        color = iter(PALETTE)
-        for result in results:
-            for key in [k for k in result.meta.get("training_curves", [{}])[0] if k != "trial_return"]:
-                lines = np.array([each[key] for each in result.meta["training_curves"]])
-                shade, x = next(color), np.arange(1, lines.shape[1] + 1)
-                axes.plot(x, lines.mean(0), color=shade, label=f"{result.agent}: {key.replace('_', ' ')}")
-                axes.fill_between(x, lines.min(0), lines.max(0), color=shade, alpha=0.2, linewidth=0)
-        axes.set(title=name.partition("/")[2].replace("_", " "), xlabel="meta-update", ylabel="return on train tasks")
-        axes.legend(fontsize=7, frameon=False)
-    return out
-
-
-def robot_table() -> str:
-    """Table of the short trainings on the families of robots."""
-    rows = []
-    for found in robot_results().values():
-        for results in found:
-            summary = results.summary("sampled")
-            cells = [interval(row) for row in summary] + [""] * (3 - len(summary))
-            updates, seeds = results.meta["iterations"], len(results.meta["seeds"])
-            success = f"{summary[-1]['success']:.1%}" if "success" in summary[-1] else ""
-            label = [f"`{results.family}`", f"`{results.agent}`", str(updates or ""), str(seeds if updates else "")]
-            rows.append([*label, *cells, success])
-    tasks = ", ".join(f"{STUDIES[name].protocol.tasks} ({name.partition('/')[2]})" for name in robot_results())
-    return (
-        f"R_k with sampled actions on held-out tasks ({tasks}), mean and 95 % interval over seeds and tasks; success "
-        "is the share of last episodes that reached the goal. Commands: "
-        "`metarl benchmark mujoco` and `metarl benchmark metaworld`.\n\n"
-        + table(["family", "agent", "meta-updates", "seeds", "k = 0", "1", "2", "success"], rows)
-    )
 
 
 def padded(values: list[float]) -> list[str]:
@@ -540,7 +487,8 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "sparse": lambda: comparison("sparse"),
         "sparse from scratch": lambda: from_scratch("sparse"),
         "control": strategy_tables.control,
-        "robots": robot_table,
+        "from scratch": robot_tables.yardstick_table,
+        "robots": robot_tables.robot_table,
     },
 }
 
@@ -579,7 +527,8 @@ def main(options: Options) -> None:
     names = ("mixture", "clustered", "maml", "cavia", "oracle")
     found = [Results.load(row_file("strategies/corners", name)) for name in names]
     save_figure(adaptation_figure(found, ["k"]), ROOT / "docs" / "mixtures.png")
-    save_figure(robot_figure(robot_results()), ROOT / "docs" / "robots.png")
+    save_figure(robot_tables.robot_figure(robot_tables.robot_results()), ROOT / "docs" / "robots.png")
+    save_figure(robot_tables.yardstick_figure(), ROOT / "docs" / "robots_from_scratch.png")
     for name, (study, rows) in trial_tables.FIGURES.items():
         found = [Results.load(row_file(study, row)) for row in rows if trial_tables.lifetime(study, row)]
         save_figure(trial_figure(found), ROOT / "docs" / f"{name}.png")
