@@ -68,7 +68,8 @@ class MultiTask(Agent[MultiTaskConfig]):
         self.encode_task = TaskEncoder(family) if self.privileged else None
         inputs = self.encode.size + (0 if self.encode_task is None else self.encode_task.size)
         rng = Rng(torch.tensor([make_key("multi_task", "init", seed)]))
-        self.net = FeedForward(self.head, inputs, tuple(config.hidden), rng).to(self.device)
+        image = self.encode.image_for(config.normalize_features)
+        self.net = FeedForward(self.head, inputs, tuple(config.hidden), rng, image).to(self.device)
         self.ppo = PPO(self.name, family, config, self.net, inputs)
 
     def begin(self, rows: int, tasks: Tasks | None = None) -> AgentState:

@@ -82,7 +82,8 @@ class VariBAD(Agent[VariBADConfig]):
         obs, features, hidden = self.model.inputs.encode.size, self.model.features, self.config.policy_hidden
         if self.config.hypernetwork:
             return HyperFeedForward(self.head, obs, features - obs, hidden, rng)
-        return FeedForward(self.head, features, hidden, rng)
+        image = self.model.inputs.encode.image_for(self.config.normalize_features)
+        return FeedForward(self.head, features, hidden, rng, image)
 
     # --- acting ------------------------------------------------------------------------------------------------------
 

@@ -76,7 +76,8 @@ class OffPolicyVariBAD(Agent[OffPolicyVariBADConfig]):
         self.model = BeliefModel(self.name, family, config, config.trial_episodes, rng, self.device)
         self.head = self.model.inputs.head
         self.steps = config.trial_episodes * family.horizon
-        self.sac = SAC(self.name, self.head, self.model.features + 1, config, rng, self.device)
+        image = self.model.inputs.encode.image
+        self.sac = SAC(self.name, self.head, self.model.features + 1, config, rng, self.device, image=image)
 
     # --- acting ------------------------------------------------------------------------------------------------------
 

@@ -26,7 +26,6 @@ from metarl.agent import (
     Budget,
     Family,
     Feedback,
-    ImageShape,
     InvalidValueError,
     Range,
     Rng,
@@ -115,16 +114,11 @@ class RL2(Agent[RL2Config]):
                 inferred=task if config.task_coef else 0,
                 rewarded=config.reward_coef > 0,
                 generated=inputs.encode.size if config.hypernetwork else 0,
-                image=self._image(inputs),
+                image=inputs.encode.image_for(config.normalize_features),
             )
         net.to_empty(device="cpu")
         net.initialise(rng)
         return net.to(self.device)
-
-    def _image(self, inputs: TrialInputs) -> ImageShape | None:
-        """The form of an observation that is an image. Standardised pixels are not divided by their largest value."""
-        image = inputs.encode.image
-        return image if image is None or not self.config.normalize_features else image._replace(largest=1.0)
 
     # --- acting ------------------------------------------------------------------------------------------------------
 

@@ -48,6 +48,10 @@ class ObservationEncoder:
         else:
             raise InvalidValueError(f"observation space of {user}", space, "a Box or a Discrete space")
 
+    def image_for(self, standardized: bool) -> ImageShape | None:
+        """The form of the image for a network; standardised pixels are not divided by their largest value."""
+        return self.image if self.image is None or not standardized else self.image._replace(largest=1.0)
+
     def __call__(self, obs: Tensor) -> Tensor:
         """Map observations `[..., *space.shape]` to features `float32 [..., size]`."""
         if isinstance(self.space, spaces.Discrete):

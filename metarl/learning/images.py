@@ -72,6 +72,39 @@ class ImageEncoder(nn.Module):
             layer.bias.zero_()
 
 
+class Seen(nn.Module):
+    """Features of steps with the image, which comes first, replaced by an encoder's features of it.
+
+    Args:
+        image: the form of the image; None if there is none. Then features are returned as they are.
+        rng: draws of the encoder's initial weights.
+    """
+
+    def __init__(self, image: ImageShape | None, rng: Rng) -> None:
+        super().__init__()
+        self.image = image
+        if image is not None:
+            with torch.device("meta"):  # PyTorch's own initialisation would draw from its global generator
+                self.encode = ImageEncoder(image)
+            self.encode.to_empty(device="cpu")
+            self.encode.initialise(rng)
+
+    def width(self, inputs: int) -> int:
+        """Features per step after the encoder, of `inputs` before it."""
+        return inputs if self.image is None else inputs - self.image.size + FEATURES
+
+    @property
+    def floats_kept(self) -> int:
+        """Lower estimate of the numbers that one step stores for the backward pass."""
+        return 0 if self.image is None else self.encode.floats_kept
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features `[..., width(inputs)]` of `x` `[..., inputs]`."""
+        if self.image is None:
+            return x
+        return torch.cat([self.encode(x[..., : self.image.size]), x[..., self.image.size :]], -1)
+
+
 class ImageMemory(nn.Module):
     """A memory that is given the features of an image in place of its pixels. It is used like a `Memory`.
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from metarl.learning.action_distributions import Distribution, PolicyHead
+from metarl.learning.images import ImageShape, Seen
 from metarl.learning.ppo import Given, Outputs
 from metarl.rng import Rng
 
@@ -66,32 +67,44 @@ class FeedForward(nn.Module):
         inputs: features per step.
         hidden: widths of the hidden layers.
         rng: draws of the initial weights.
+        image: the form of an image that the features begin with, which both see through one encoder; None: no image.
     """
 
-    def __init__(self, head: PolicyHead, inputs: int, hidden: Sequence[int], rng: Rng) -> None:
+    def __init__(
+        self, head: PolicyHead, inputs: int, hidden: Sequence[int], rng: Rng, image: ImageShape | None = None
+    ) -> None:
         super().__init__()
-        self.head = head
+        self.head, self.seen = head, Seen(image, rng)
+        inputs = self.seen.width(inputs)
         self.policy = nn.ParameterDict(init_mlp((inputs, *hidden, head.size), rng, final_gain=0.01))
         self.value = nn.ParameterDict(init_mlp((inputs + 1, *hidden, 1), rng))
         self.log_std = None if head.discrete else nn.Parameter(torch.zeros(head.size))
 
     def distribution(self, x: Tensor) -> Distribution:
         """The policy at features `[..., inputs]`."""
-        return self.head.distribution(mlp(dict(self.policy.items()), x, "tanh"), self.log_std)
+        return self._policy(self.seen(x))
 
     def values(self, given: Given) -> Tensor:
         """The values `[T, B]` of features `x` `[T, B, inputs]` at times `time` `[T, B, 1]`."""
-        return mlp(dict(self.value.items()), torch.cat([given["x"], given["time"]], -1), "tanh").squeeze(-1)
+        return self._values(self.seen(given["x"]), given["time"])
+
+    def _policy(self, x: Tensor) -> Distribution:
+        return self.head.distribution(mlp(dict(self.policy.items()), x, "tanh"), self.log_std)
+
+    def _values(self, x: Tensor, time: Tensor) -> Tensor:
+        return mlp(dict(self.value.items()), torch.cat([x, time], -1), "tanh").squeeze(-1)
 
     @property
     def floats_kept(self) -> int:
         """Lower estimate of the numbers that one step of a trial stores for the backward pass."""
         nets = (self.policy, self.value)
-        return sum(len(b) for net in nets for name, b in net.items() if name.startswith("b"))
+        layers = sum(len(b) for net in nets for name, b in net.items() if name.startswith("b"))
+        return layers + self.seen.floats_kept
 
     def forward(self, given: Given) -> Outputs:
         """The policy and the values."""
-        return Outputs(self.distribution(given["x"]), self.values(given), given["x"])
+        x = self.seen(given["x"])
+        return Outputs(self._policy(x), self._values(x, given["time"]), given["x"])
 
 
 class Hypernetwork(nn.Module):

@@ -15,9 +15,11 @@ import metarl
 from metarl.agent import Budget
 from metarl.engine.pool import EnvironmentPool
 from metarl.engine.rollout import PoolTrials
+from metarl.learning.action_distributions import PolicyHead
 from metarl.learning.encoders import ObservationEncoder
 from metarl.learning.images import FEATURES, ImageEncoder, ImageMemory, ImageShape, make_seeing_memory
 from metarl.learning.memory import MEMORIES
+from metarl.learning.off_policy.sac import SAC, SACBatch, SACConfig
 from metarl.rng import Rng, make_key
 
 
@@ -132,6 +134,89 @@ def test_standardised_pixels_are_not_divided_by_their_largest_value() -> None:
         agent = metarl.make_agent("rl2", Mark(), normalize_features=given)
         found.append(agent.net.memory.encode.image.largest)  # type: ignore[attr-defined]
     assert found == [255.0, 1.0]
+
+
+SMALL: dict[str, dict[str, Any]] = {
+    "multi_task": {"hidden": (8,), "minibatches": 1},
+    "task_conditioned": {"hidden": (8,), "minibatches": 1},
+    "varibad": {"model_batch_size": 4, "policy_hidden": (8,), "minibatches": 1},
+    "varibad_off_policy": {"model_batch_size": 4, "policy_hidden": (8,), "updates": 4, "batch_trials": 4},
+    "pearl": {"updates": 4, "batch_size": 8, "context_size": 8, "policy_hidden": (8,), "encoder_hidden": (8,)},
+    "focal": {"updates": 4, "batch_size": 8, "context_size": 8, "policy_hidden": (8,), "encoder_hidden": (8,)},
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_other_agents_see_images(name: str) -> None:
+    """They pass the contract, and training moves the first layer of every encoder of images that they have."""
+    assert metarl.check_agent(name, Mark(), meta_batch_size=4, **SMALL[name]) == []
+    agent = metarl.make_agent(name, Mark(), meta_batch_size=4, **SMALL[name])
+    before = {k: v.clone() for k, v in agent.tensors().items()}
+    metarl.train(agent, 2)
+    layers = [k for k in before if k.endswith("encode.convolutions.0.weight")]
+    assert layers
+    assert not any(torch.equal(before[k], agent.tensors()[k]) for k in layers)
+
+
+@pytest.mark.parametrize("name", ["multi_task", "varibad"])
+def test_what_learns_from_images_is_what_acted(name: str) -> None:
+    more = {} if name == "multi_task" else {"model_updates": 1}
+    agent = metarl.make_agent(name, Mark(), meta_batch_size=16, epochs=1, **SMALL[name], **more)
+    found: list[float] = []
+    metarl.train(agent, 3, on_iteration=lambda _, metrics: found.append(metrics["kl"]))
+    assert max(found) < 1e-9
+
+
+def test_target_critics_follow_the_encoder_of_images() -> None:
+    agent = metarl.make_agent("pearl", Mark(), meta_batch_size=4, target_rate=1.0, **SMALL["pearl"])
+    metarl.train(agent, 1)
+    sac = agent.learner.sac  # type: ignore[attr-defined]
+    assert all(torch.equal(a, b) for a, b in zip(sac.critics.parameters(), sac.targets.parameters(), strict=True))
+    x = torch.rand(3, 60 + 5)
+    assert torch.equal(sac.critics.seen(x), sac.targets.seen(x))
+    assert sac.policy(x).logits.grad_fn is not None
+    grads = torch.autograd.grad(sac.policy(x).logits.sum(), [*sac.critics.parameters()], allow_unused=True)
+    assert all(g is None for g in grads)  # the policy does not train the encoder
+
+
+LEARN: dict[str, tuple[int, float, dict[str, Any]]] = {  # updates, the return of 4 to reach, settings
+    "multi_task": (40, 3.0, {"meta_batch_size": 128, "learning_rate": 3e-3, "hidden": (32,)}),
+    "varibad": (
+        30,
+        3.0,
+        {"trial_episodes": 2, "meta_batch_size": 64, "learning_rate": 3e-3, "model_updates": 2, "model_batch_size": 10},
+    ),
+}
+
+
+@pytest.mark.learning
+@pytest.mark.parametrize("name", LEARN)
+def test_other_agents_learn_where_a_mark_is(name: str) -> None:
+    """At random .67 of 4 an episode; seeds 0 to 3: over 3.5."""
+    updates, enough, settings = LEARN[name]
+    agent = metarl.make_agent(name, Mark(), **settings)
+    found: list[float] = []
+    key = {"multi_task": "return_0", "varibad": "episode_return"}[name]
+    metarl.train(agent, updates, on_iteration=lambda _, metrics: found.append(metrics[key]))
+    assert found[0] < 1.2
+    assert np.mean(found[-5:]) > enough
+
+
+@pytest.mark.learning
+def test_soft_actor_critic_learns_where_a_mark_is() -> None:
+    """From steps of one reward each, in random pictures; the policy then names nearly every column."""
+    head = PolicyHead(Discrete(6), "test")
+    config = SACConfig(policy_hidden=(32,), learning_rate=3e-3, temperature=0.05, learn_temperature=False)
+    rng = Rng(torch.tensor([make_key("sac")]))
+    sac = SAC("test", head, 60, config, rng, torch.device("cpu"), image=ImageShape(5, 6, 2, 255.0))
+    draws = torch.Generator().manual_seed(0)
+    for update in range(300):
+        row, column, action = (torch.randint(n, (64,), generator=draws) for n in (5, 6, 6))
+        x = torch.zeros(64, 5, 6, 2)
+        x[torch.arange(64), row, column, 1] = 255.0
+        ends, reward = torch.ones(64, dtype=torch.bool), (action == column).float()
+        sac.update(SACBatch(x.flatten(1), action, reward, x.flatten(1), ends), update)
+    assert float((sac.policy(x.flatten(1)).mode == column).float().mean()) > 0.9
 
 
 @pytest.mark.learning

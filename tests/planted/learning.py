@@ -6,6 +6,20 @@ from planted.bug import Bug
 
 BUGS = (
     Bug(
+        "SAC's policy trains the encoder of images",
+        "metarl/learning/off_policy/sac.py",
+        "self.critics.seen(x).detach()",
+        "self.critics.seen(x)",
+        "learning/test_images",
+    ),
+    Bug(
+        "PPO's policy sees pixels beside the encoder",
+        "metarl/learning/images.py",
+        "return inputs if self.image is None else inputs - self.image.size + FEATURES",
+        "return inputs if self.image is None else inputs + FEATURES",
+        "learning/test_images",
+    ),
+    Bug(
         "an image's rows are taken for its columns",
         "metarl/learning/images.py",
         "y = x.reshape(-1, image.height, image.width, image.channels).permute(0, 3, 1, 2)",

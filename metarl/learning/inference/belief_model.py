@@ -80,7 +80,7 @@ class BeliefModel(nn.ModuleDict):
         inputs = TrialInputs(family, name)
         obs = inputs.encode.size
         with torch.device("meta"):  # PyTorch's own initialisation would draw from its global generator
-            encoder = RecurrentEncoder(inputs.size, config.hidden, config.latent)
+            encoder = RecurrentEncoder(inputs.size, config.hidden, config.latent, inputs.encode.image)
         encoder.to_empty(device="cpu")
         encoder.initialise(rng)
         features = 2 * obs + inputs.head.features

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from metarl.learning.memory import make_memory
+from metarl.learning.images import ImageShape, make_seeing_memory
 from metarl.rng import Rng
 
 
@@ -48,11 +48,12 @@ class RecurrentEncoder(nn.Module):
         inputs: features per step.
         hidden: units of the GRU.
         latent: size of z.
+        image: the form of an image that a step begins with, which the GRU sees through an encoder; None: no image.
     """
 
-    def __init__(self, inputs: int, hidden: int, latent: int) -> None:
+    def __init__(self, inputs: int, hidden: int, latent: int, image: ImageShape | None = None) -> None:
         super().__init__()
-        self.memory = make_memory("gru", inputs, hidden, 1)
+        self.memory = make_seeing_memory("gru", inputs, hidden, 1, image)
         self.mean, self.log_var = nn.Linear(hidden, latent), nn.Linear(hidden, latent)
 
     def belief(self, h: Tensor) -> Belief:

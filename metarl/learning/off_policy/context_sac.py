@@ -170,7 +170,8 @@ class ContextSAC:
             expected = f"at least meta_batch_size, which is {config.meta_batch_size}"
             raise InvalidValueError(f"{name}.replay_tasks", config.replay_tasks, expected)
         self.name, self.family, self.inputs, self.config = name, family, inputs, config
-        self.sac = SAC(name, inputs.head, inputs.encode.size + config.latent, config, rng, device, further=encoder)
+        size, image = inputs.encode.size + config.latent, inputs.encode.image
+        self.sac = SAC(name, inputs.head, size, config, rng, device, encoder, image)
         self.replay, self.context = (
             TransitionReplay(f"{name}.replay_tasks", config.replay_tasks, capacity, inputs.example(), device)
             for capacity in (played * family.horizon, stored)

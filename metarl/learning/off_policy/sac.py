@@ -22,6 +22,7 @@ from metarl.config import Range
 from metarl.errors import InvalidValueError
 from metarl.learning.action_distributions import Categorical, Gaussian, PolicyHead
 from metarl.learning.adam import adam_step, load_net, net_tensors
+from metarl.learning.images import FEATURES, ImageShape, Seen
 from metarl.learning.networks import init_mlp, mlp
 from metarl.rng import Rng, make_key
 
@@ -128,11 +129,15 @@ class Critics(nn.Module):
         inputs: features per step.
         hidden: widths of the hidden layers.
         rng: draws of the initial weights.
+        image: the form of an image that the features begin with, which both see through one encoder; None: no image.
     """
 
-    def __init__(self, head: PolicyHead, inputs: int, hidden: Sequence[int], rng: Rng) -> None:
+    def __init__(
+        self, head: PolicyHead, inputs: int, hidden: Sequence[int], rng: Rng, image: ImageShape | None = None
+    ) -> None:
         super().__init__()
-        self.head = head
+        self.head, self.seen = head, Seen(image, rng)
+        inputs = self.seen.width(inputs)
         sizes = (inputs, *hidden, head.size) if head.discrete else (inputs + head.size, *hidden, 1)
         first, second = init_mlp(sizes, rng), init_mlp(sizes, rng)
         self.layers = nn.ParameterDict({name: torch.stack([first[name], second[name]]) for name in first})
@@ -142,6 +147,7 @@ class Critics(nn.Module):
 
         With Discrete actions: `[2, B]` of actions `int64 [B]`, or without them `[2, B, n]`.
         """
+        x = self.seen(x)
         x = x if self.head.discrete or action is None else torch.cat([x, action], -1)
         q = mlp(dict(self.layers.items()), x.expand(2, *x.shape))
         if not self.head.discrete:
@@ -160,6 +166,8 @@ class SAC:
         rng: draws of the initial weights.
         device: of all tensors.
         further: a module that is trained with the critics, such as an encoder that makes the features.
+        image: the form of an image that the features begin with; None if there is none. The critics train the encoder
+            through which the policy sees it too (Yarats et al. 2021, arXiv:1910.01741).
 
     Raises:
         InvalidValueError: the action space is a Box without bounds, which tanh cannot fill.
@@ -174,16 +182,16 @@ class SAC:
         rng: Rng,
         device: torch.device,
         further: nn.Module | None = None,
+        image: ImageShape | None = None,
     ) -> None:
         if not (head.discrete or head.bounded):
             raise InvalidValueError(f"action space of {name}", head.space, "a Box with bounds or a Discrete space")
         self.head, self.config = head, config
         outputs = head.size if head.discrete else 2 * head.size
-        self.actor = nn.ParameterDict(init_mlp((inputs, *config.policy_hidden, outputs), rng, final_gain=0.01)).to(
-            device
-        )
-        self.critics = Critics(head, inputs, config.policy_hidden, rng).to(device)
-        self.targets = Critics(head, inputs, config.policy_hidden, rng).to(device).requires_grad_(False)
+        sizes = (inputs if image is None else inputs - image.size + FEATURES, *config.policy_hidden, outputs)
+        self.actor = nn.ParameterDict(init_mlp(sizes, rng, final_gain=0.01)).to(device)
+        self.critics = Critics(head, inputs, config.policy_hidden, rng, image).to(device)
+        self.targets = Critics(head, inputs, config.policy_hidden, rng, image).to(device).requires_grad_(False)
         self.targets.load_state_dict(self.critics.state_dict())
         start = torch.tensor(math.log(config.temperature), device=device)
         self.log_temperature = nn.ParameterDict({"log": nn.Parameter(start, config.learn_temperature)})
@@ -204,7 +212,7 @@ class SAC:
 
     def policy(self, x: Tensor) -> SquashedGaussian | Categorical:
         """The policy at features `[..., inputs]`."""
-        out = mlp(dict(self.actor.items()), x)
+        out = mlp(dict(self.actor.items()), x if self.critics.seen.image is None else self.critics.seen(x).detach())
         if self.head.discrete:
             return Categorical.from_logits(out)
         mean, log_std = out.chunk(2, -1)
