@@ -15,14 +15,14 @@ EPISODES = 3
 # tuned on returns in training (experiments/LOG.md)
 _RL2 = {
     **{"hidden": 128, "trial_episodes": EPISODES, "meta_batch_size": 64, "normalize_rewards": True, "gae_lambda": 0.95},
-    **{"minibatches": 4, "learning_rate": 2e-3, "discount": 0.97, "entropy_coef": 0.003},
+    **{"minibatches": 4, "learning_rate": 2e-3, "discount": 0.97},
 }
 
 
-def _study(family: str, iterations: int) -> Study:
-    """A maze, RL2, and what it is compared with."""
+def _study(family: str, iterations: int, entropy: float) -> Study:
+    """A maze, RL2 with a weight of the entropy bonus, and what it is compared with."""
     entries = {
-        "rl2": Entry("rl2", _RL2 | {"anneal_iterations": iterations}, iterations),
+        "rl2": Entry("rl2", _RL2 | {"anneal_iterations": iterations, "entropy_coef": entropy}, iterations),
         "random": Entry("random"),
         "oracle": Entry("oracle"),
     }
@@ -32,8 +32,9 @@ def _study(family: str, iterations: int) -> Study:
 suite = Suite(
     "mini_grid",
     {
-        "four_rooms-n3": _study('metarl/MiniGrid-v0:four_rooms{"image": true}', 300),
-        "door_key-n3": _study('metarl/MiniGrid-v0:door_key{"horizon": 150, "image": true}', 300),
+        "four_rooms-n3": _study('metarl/MiniGrid-v0:four_rooms{"image": true}', 300, 0.003),
+        # random actions reach the goal in one of a thousand episodes: the bonus keeps them random until they have
+        "door_key-n3": _study('metarl/MiniGrid-v0:door_key{"horizon": 150, "image": true}', 150, 0.01),
     },
     "RL2 with convolutions in MiniGrid's four rooms, and with a door and a key",
 )
