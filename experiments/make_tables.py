@@ -469,6 +469,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "grid_navi": trial_tables.grid_navi,
         "dark_room": lambda: trial_tables.dark("grids/dark_room-n8", "DarkRoom"),
         "dark_key_to_door": lambda: trial_tables.dark("grids/dark_key_to_door-n8", "DarkKeyToDoor"),
+        "mini_grid": trial_tables.mazes,
         "first_explore": trial_tables.first_explore,
         "settings": trial_tables.settings,
     },
