@@ -329,7 +329,7 @@ def family_speed_table(report: str, command: str, what: str) -> str:
     return (
         f"Families, environment steps per second, medians of {data['options']['repeats']} interleaved repeats with "
         f"{data['options']['threads']} threads on {data['cpu']}, {data['cores']} cores (`{command}`): {what}.\n\n"
-        + table(["", "compared with", "metarl", "other", "ratio"], speed_rows(data, "fgjk"))
+        + table(["", "compared with", "metarl", "other", "ratio"], speed_rows(data, "fgjkl"))
     )
 
 

@@ -80,9 +80,9 @@ class VariBAD(Agent[VariBADConfig]):
 
     def _network(self, rng: Rng) -> FeedForward | HyperFeedForward:
         obs, features, hidden = self.model.inputs.encode.size, self.model.features, self.config.policy_hidden
-        if self.config.hypernetwork:
-            return HyperFeedForward(self.head, obs, features - obs, hidden, rng)
         image = self.model.inputs.encode.image_for(self.config.normalize_features)
+        if self.config.hypernetwork:
+            return HyperFeedForward(self.head, obs, features - obs, hidden, rng, image)
         return FeedForward(self.head, features, hidden, rng, image)
 
     # --- acting ------------------------------------------------------------------------------------------------------

@@ -7,8 +7,9 @@ other numbers that MuJoCo computes (contact forces, centres of mass, points on b
 Python threads, with warm starts as in Gymnasium, and the trajectories are Gymnasium's bit for bit. As in Gymnasium,
 these numbers are those of the integrator's last evaluation, not of the new state.
 
-MuJoCo resets a robot whose positions, velocities or accelerations are huge or not numbers. Here such a robot falls
-apart: it stays in its last good state, its episode ends, and a warning names the task and the step.
+MuJoCo resets a robot with a position, velocity or acceleration beyond 1e10 or not a number. Here such a robot falls
+apart: it stays in its last good state, its episode ends, and a warning names the task and the step. If the reward of
+this step is negative, it counts for every step that is left of the episode, so that nothing is gained by falling apart.
 
 The families are in `locomotion`, `ant`, `humanoid`, `rand_params` and `reacher`.
 """
@@ -272,9 +273,12 @@ class MujocoFamily(TorchFamily):
     def step(self, state: State, action: Tensor, task: dict[str, Tensor], rng: Rng) -> tuple[State, Tensor, Tensor]:
         """Move; a robot that falls apart stays where it is and ends its episode, with a warning."""
         after, reward, ended = self.move(state, action, task)
-        apart = after["physics"][:, 0] == state["physics"][:, 0]  # no time passed
+        time = state["physics"][:, 0]
+        apart = after["physics"][:, 0] == time  # no time passed
         if bool(apart.any()):
             self._warn(apart, state, task)
+            left = (self.horizon - 1 - (time / self.engine.dt).round()).clamp_min(0).to(reward)
+            reward = torch.where(apart, reward + left * reward.clamp_max(0), reward)
         return after, reward, ended | apart
 
     def simulate(self, state: State, action: Tensor, models: Sequence[Any] | None = None) -> State:
@@ -295,16 +299,17 @@ class MujocoFamily(TorchFamily):
         return {k: torch.where(kept.view(-1, *[1] * (v.dim() - 1)), state[k], v) for k, v in after.items()}
 
     def _warn(self, apart: Tensor, state: State, task: dict[str, Tensor]) -> None:
-        """Warn about robots that fell apart, `bool [N]`, in these states and tasks."""
-        for row in apart.nonzero()[:, 0].tolist():
-            step = round(float(state["physics"][row, 0]) / self.engine.dt)
-            values = ", ".join(f"{name} = {_told(value[row])}" for name, value in task.items())
-            warnings.warn(
-                f"the robot of family {self.id} fell apart in step {step} of an episode (its physics is huge or not a "
-                f"number); task: {values}. The episode ends there.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+        """One warning about robots that fell apart, `bool [N]`, in these states and tasks."""
+        row, count = int(apart.long().argmax()), int(apart.sum())
+        step = round(float(state["physics"][row, 0]) / self.engine.dt)
+        values = ", ".join(f"{name} = {_told(value[row])}" for name, value in task.items())
+        who = "a robot" if count == 1 else f"{count} robots at once, the first"
+        warnings.warn(
+            f"{who} of family {self.id} fell apart in step {step} of an episode: MuJoCo found a number beyond 1e10, no "
+            f"number, or a full buffer. Task: {values}. The episode ends there.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
     def clip(self, action: Tensor) -> Tensor:
         """Clip actions to the action space, float64 `[N, nu]`. Control costs also use clipped actions."""

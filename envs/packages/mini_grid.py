@@ -2,8 +2,9 @@
 
 Chevalier-Boisvert et al. (2023, arXiv:2306.13831), the package minigrid 3. MiniGrid has the ids with the package's
 common rules, for example `metarl/MiniGrid-v0{"env_id": "MiniGrid-LavaCrossingS9N1-v0"}`, and steps many environments at
-once: observations, rewards and ends are the package's. MiniGridAny has every id (Fetch and GoToDoor, say, have rules of
-their own) and steps the package's environments one after another. Presets of MiniGrid: "empty" (Empty-Random-6x6),
+once: observations, rewards and ends are the package's. MiniGridAny also has the ids with rules of their own, such as
+Fetch and GoToDoor, and steps the package's environments one after another. An id whose layout is always the same is in
+neither. Presets of MiniGrid: "empty" (Empty-Random-6x6),
 "four_rooms" (FourRooms) and "simple_crossing" (SimpleCrossingS11N5) with the 3 actions that matter there, "door_key"
 (DoorKey-8x8) with 6. Presets of MiniGridAny: "fetch" (Fetch-8x8-N3) with 4 actions, "go_to_door" (GoToDoor-6x6) with 7.
 
@@ -23,6 +24,7 @@ history: v0, first.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -34,6 +36,7 @@ from gymnasium.spaces import Box, Discrete
 from minigrid.core.grid import Grid
 from torch import Tensor
 
+from metarl.config import Range
 from metarl.envs.packages.mini_grid_scenes import (
     ALL_ACTIONS,
     Cells,
@@ -46,12 +49,13 @@ from metarl.envs.packages.mini_grid_scenes import (
     shape_of,
 )
 from metarl.envs.packages.mini_grid_steps import BORDER, EMPTY, UNSEEN, VIEW, Rules
-from metarl.envs.packages.mini_grid_ways import keys_of, shortest_ways
+from metarl.envs.packages.mini_grid_ways import CHANGING, Ways, keys_of, shortest_ways
 from metarl.errors import InvalidValueError, did_you_mean
 from metarl.families.distributions import Integers
 from metarl.families.family import Family, TorchFamily
 from metarl.families.gym_family import GymFamily
 from metarl.families.tasks import Tasks
+from metarl.files import reason
 from metarl.rng import Rng, fold_in, make_key
 
 SEEDS = 1 << 20  # tasks, exact in float32
@@ -81,14 +85,18 @@ class Layouts(Family):
         known = [name for name in gym.registry if name.startswith(PREFIX)]
         if env_id not in known:
             raise InvalidValueError(f"{name}.env_id", env_id, did_you_mean(str(env_id), known))
-        if not (isinstance(actions, int) and FEWEST_ACTIONS <= actions <= ALL_ACTIONS):
-            raise InvalidValueError(f"{name}.actions", actions, f"a number from {FEWEST_ACTIONS} to {ALL_ACTIONS}")
+        try:
+            env: Any = probe(env_id)
+        except Exception as error:  # such as a file that the package was installed without
+            expected = f"an id that the installed package can make ({reason(error)})"
+            raise InvalidValueError(f"{name}.env_id", env_id, expected) from error
+        Range(FEWEST_ACTIONS, int(env.unwrapped.action_space.n)).check(f"{name}.actions", actions, whole=True)
         first_seed = {layout(env_id, seed): seed for seed in reversed(range(PROBED))}  # for each layout
-        max_steps, layouts = probe(env_id).max_steps, set(first_seed)
+        max_steps, layouts = env.max_steps, set(first_seed)
         if len(layouts) == 1:
             raise InvalidValueError(f"{name}.env_id", env_id, "an id whose layout or start depends on the seed")
-        if not (horizon is None or (isinstance(horizon, int) and 1 <= horizon <= max_steps)):
-            raise InvalidValueError(f"{name}.horizon", horizon, f"a whole number from 1 to {max_steps}, or None")
+        if horizon is not None:
+            Range(1, max_steps).check(f"{name}.horizon", horizon, whole=True)
         self.env_id, self._finite = env_id, len(layouts) <= FEW or len({number & 1 for number in layouts}) == 1
         self._seeds = sorted(first_seed.values()) if len(layouts) <= FEW else []
         return horizon or max_steps
@@ -155,7 +163,7 @@ class MiniGrid(Layouts, TorchFamily):
     ) -> None:
         self.horizon = self.check(env_id, actions, horizon)
         if not has_common_rules(env_id):
-            expected = "an id with the package's common rules; metarl/MiniGridAny-v0 plays every id"
+            expected = "an id with the package's common rules; metarl/MiniGridAny-v0 plays those with their own"
             raise InvalidValueError("MiniGrid.env_id", env_id, expected)
         self.max_steps, self.actions, self.image = probe(env_id).max_steps, actions, image
         self.task_space = {"seed": Integers(0, SEEDS - 1)}
@@ -203,15 +211,13 @@ class MiniGrid(Layouts, TorchFamily):
 
     def optimal_action(self, state: dict[str, Tensor], task: dict[str, Tensor], t: Tensor) -> Tensor:
         """The next action of a shortest way to a goal; any if there is none."""
-        seeds, rules = task["seed"].tolist(), self.rules(torch.device("cpu"))
-        host = {name: value.cpu() for name, value in state.items()}
-        actions = []
-        for row, seed in enumerate(seeds):
-            one = {name: value[row : row + 1] for name, value in host.items()}
+        host, actions = {name: value.cpu() for name, value in state.items()}, []
+        for row, (seed, key) in enumerate(zip(task["seed"].tolist(), keys_of(host), strict=True)):
             ways = self.ways(int(seed))
-            key = keys_of(one)[0]
             if key not in ways:
-                ways.update(shortest_ways(rules, one, self.actions))
+                ways.add(
+                    shortest_ways(ways.rules, {name: host[name][row : row + 1] for name in CHANGING}, self.actions)
+                )
             actions.append(ways[key][0])
         return torch.tensor(actions, device=task["seed"].device)
 
@@ -225,12 +231,11 @@ class MiniGrid(Layouts, TorchFamily):
 
     def shortest(self, seed: int) -> float:
         """The fewest actions that lead from the start of a layout to a goal; infinite if none do."""
-        start = self.reset({"seed": torch.tensor([float(seed)])}, Rng(torch.zeros(1, dtype=torch.int64)))
-        return self.ways(seed)[keys_of(start)[0]][1]
+        return self.ways(seed).from_start
 
-    def ways(self, seed: int) -> dict[int, tuple[int, float]]:
-        """`shortest_ways` of a layout, which are kept."""
-        return _ways(self.env_id, self.actions, seed)
+    def ways(self, seed: int) -> Ways:
+        """The shortest ways of a layout, which are kept."""
+        return _ways(self.env_id, self.actions, _Start(layout(self.env_id, seed), seed))
 
     def frame(
         self, state: dict[str, Any], task: dict[str, Floats], size: tuple[int, int] = (256, 256)
@@ -252,7 +257,7 @@ class MiniGrid(Layouts, TorchFamily):
 
 
 class MiniGridAny(Layouts, GymFamily):
-    """Any id of MiniGrid; layout, start and mission stay the same in all episodes of a task.
+    """MiniGrid's ids with rules of their own; layout, start and mission stay the same in all episodes of a task.
 
     Args:
         env_id: the package's id, "MiniGrid-...".
@@ -283,11 +288,19 @@ class MiniGridAny(Layouts, GymFamily):
         )
 
 
-@lru_cache(maxsize=1024)
-def _ways(env_id: str, actions: int, seed: int) -> dict[int, tuple[int, float]]:
+@dataclass(frozen=True)
+class _Start:
+    """A layout, and a seed that has it; layouts with equal numbers are equal."""
+
+    number: int
+    seed: int = field(compare=False)
+
+
+@lru_cache(maxsize=1 << 14)
+def _ways(env_id: str, actions: int, start: _Start) -> Ways:
     family = MiniGrid(env_id, actions)
-    start = family.reset({"seed": torch.tensor([float(seed)])}, Rng(torch.zeros(1, dtype=torch.int64)))
-    return shortest_ways(family.rules(torch.device("cpu")), start, actions)
+    state = family.reset({"seed": torch.tensor([float(start.seed)])}, Rng(torch.zeros(1, dtype=torch.int64)))
+    return Ways(family.rules(torch.device("cpu")), state, actions)
 
 
 @lru_cache(maxsize=16)

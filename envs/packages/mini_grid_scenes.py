@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import cache, lru_cache
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 from gymnasium.spaces import Box, Discrete
+from minigrid.core import world_object
 from minigrid.minigrid_env import MiniGridEnv
 
 from metarl.envs.packages.mini_grid_steps import BORDER, DIRECTIONS, PARTS, VIEW, WALL
@@ -19,6 +21,7 @@ MOST_DOORS = 5  # of an id whose shortest ways are searched for
 COMMON = ("step", "reset", "_reward", "gen_obs", "gen_obs_grid")  # functions of an id with the common rules
 
 Floats = npt.NDArray[np.float32]
+_READING = threading.RLock()
 
 
 class Cells(gym.Wrapper[Floats, Any, Any, Any]):
@@ -101,14 +104,16 @@ class Scene(NamedTuple):
     direction: int
 
 
-@lru_cache(maxsize=1 << 16)
+@lru_cache(maxsize=1 << 14)
 def scene(env_id: str, seed: int) -> Scene:
     """The package's start of an episode with this seed."""
     env: Any = probe(env_id)
-    env.reset(seed=seed)
-    env = env.unwrapped
-    cells, pose = env.grid.encode().astype(np.uint8), np.array([*env.agent_pos, env.agent_dir])
-    content = cells.tobytes() + pose.astype(np.uint8).tobytes() + env.mission.encode()
+    with _READING:  # every thread of this process reads from the same environment
+        env.reset(seed=seed)
+        env = env.unwrapped
+        cells, pose = env.grid.encode().astype(np.uint8), np.array([*env.agent_pos, env.agent_dir])
+        mission = env.mission
+    content = cells.tobytes() + pose.astype(np.uint8).tobytes() + mission.encode()
     codes = (cells.astype(np.int64) @ np.array([PARTS[1] * PARTS[2], PARTS[2], 1])).astype(np.uint8)
     grid = np.pad(codes, BORDER, constant_values=WALL)
     x, y, direction = (int(value) for value in pose)
@@ -122,17 +127,25 @@ def layout(env_id: str, seed: int) -> int:
 
 
 def has_common_rules(env_id: str) -> bool:
-    """Whether `Rules` are those of the id: its class changes none of them, and its boxes are empty."""
+    """Whether `Rules` are those of the id: its class changes none of them, and it has the package's things alone."""
     env: Any = probe(env_id).unwrapped
     changed = any(getattr(type(env), name) is not getattr(MiniGridEnv, name) for name in COMMON)
     if changed or env.agent_view_size != VIEW:
         return False
-    return not any(getattr(thing, "contains", None) for thing in env.grid.grid)
+    things = things_in(env_id)
+    return not any(type(thing).__module__ != world_object.__name__ or thing.contains for thing in things)
+
+
+def things_in(env_id: str) -> list[Any]:
+    """What lies in the cells of the first layout."""
+    env: Any = probe(env_id)
+    with _READING:
+        env.reset(seed=0)
+        return [thing for thing in env.unwrapped.grid.grid if thing is not None]
 
 
 @cache
 def is_searchable(env_id: str) -> bool:
     """Whether the first layout of an id has at most one thing to take and at most `MOST_DOORS` doors."""
-    env: Any = probe(env_id).unwrapped
-    kinds = [thing.type for thing in env.grid.grid if thing is not None]
+    kinds = [thing.type for thing in things_in(env_id)]
     return sum(kind in ("key", "ball", "box") for kind in kinds) <= 1 and kinds.count("door") <= MOST_DOORS

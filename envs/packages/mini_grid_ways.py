@@ -16,6 +16,46 @@ from metarl.envs.packages.mini_grid_steps import DROP, TOGGLE, Rules, State
 CHANGING = ("grid", "cell", "direction", "carried")  # what tells the states of one layout apart
 
 
+class Ways:
+    """The best action and the fewest actions to a goal from each state of a layout that can be reached.
+
+    Args:
+        rules: the rules on the CPU.
+        start: the first state, with a leading axis of 1.
+        actions: number of the package's actions that can be played.
+
+    Attributes:
+        from_start: the fewest actions from the start.
+    """
+
+    def __init__(self, rules: Rules, start: State, actions: int) -> None:
+        self.rules = rules
+        self._keys, self._action, self._distance = (np.zeros(0, dtype) for dtype in (np.int64, np.int8, np.float32))
+        self.add(shortest_ways(rules, start, actions))
+        self.from_start = self[keys_of(start)[0]][1]
+
+    def add(self, found: dict[int, tuple[int, float]]) -> None:
+        """Add what `shortest_ways` found."""
+        new = {key: value for key, value in found.items() if key not in self}
+        keys = np.concatenate([self._keys, np.array([*new], dtype=np.int64)])
+        order = keys.argsort()
+        self._keys = keys[order]
+        self._action = np.concatenate([self._action, np.array([a for a, _ in new.values()], np.int8)])[order]
+        self._distance = np.concatenate([self._distance, np.array([d for _, d in new.values()], np.float32)])[order]
+
+    def _at(self, key: int) -> int:
+        return int(self._keys.searchsorted(key))
+
+    def __contains__(self, key: int) -> bool:
+        at = self._at(key)
+        return at < len(self._keys) and int(self._keys[at]) == key
+
+    def __getitem__(self, key: int) -> tuple[int, float]:
+        """The action and the distance of a state."""
+        at = self._at(key)
+        return int(self._action[at]), float(self._distance[at])
+
+
 def keys_of(state: State) -> list[int]:
     """A number for each of N states of one layout."""
     parts = [state[name].view(len(state["cell"]), -1).to(torch.int16) for name in CHANGING]

@@ -160,11 +160,21 @@ class HyperFeedForward(nn.Module):
         knowledge: features of what is known of the task, those that follow.
         hidden: widths of the hidden layers.
         rng: draws of the initial weights.
+        image: the form of an image that is the observation, which both see through one encoder; None: no image.
     """
 
-    def __init__(self, head: PolicyHead, inputs: int, knowledge: int, hidden: Sequence[int], rng: Rng) -> None:
+    def __init__(
+        self,
+        head: PolicyHead,
+        inputs: int,
+        knowledge: int,
+        hidden: Sequence[int],
+        rng: Rng,
+        image: ImageShape | None = None,
+    ) -> None:
         super().__init__()
-        self.head, self.inputs = head, inputs
+        self.head, self.seen = head, Seen(image, rng)
+        self.inputs = inputs = self.seen.width(inputs)
         self.policy = Hypernetwork(knowledge, (inputs, *hidden, head.size), final_gain=0.01)
         self.value = Hypernetwork(knowledge, (inputs + 1, *hidden, 1))
         self.log_std = None if head.discrete else nn.Parameter(torch.zeros(head.size))
@@ -174,18 +184,24 @@ class HyperFeedForward(nn.Module):
     @property
     def floats_kept(self) -> int:
         """Lower estimate of the numbers that one step of a trial stores for the backward pass."""
-        return self.policy.floats_kept + self.value.floats_kept
+        return self.policy.floats_kept + self.value.floats_kept + self.seen.floats_kept
 
     def distribution(self, x: Tensor) -> Distribution:
         """The policy at features `[..., inputs + knowledge]`."""
-        return self.head.distribution(self.policy(x[..., : self.inputs], x[..., self.inputs :]), self.log_std)
+        return self._policy(self.seen(x))
 
     def values(self, given: Given) -> Tensor:
         """The values `[T, B]` of features `x` `[T, B, inputs + knowledge]` at times `time` `[T, B, 1]`."""
-        obs, knowledge = given["x"][..., : self.inputs], given["x"][..., self.inputs :]
-        value: Tensor = self.value(torch.cat([obs, given["time"]], -1), knowledge)
+        return self._values(self.seen(given["x"]), given["time"])
+
+    def _policy(self, x: Tensor) -> Distribution:
+        return self.head.distribution(self.policy(x[..., : self.inputs], x[..., self.inputs :]), self.log_std)
+
+    def _values(self, x: Tensor, time: Tensor) -> Tensor:
+        value: Tensor = self.value(torch.cat([x[..., : self.inputs], time], -1), x[..., self.inputs :])
         return value.squeeze(-1)
 
     def forward(self, given: Given) -> Outputs:
         """The policy and the values."""
-        return Outputs(self.distribution(given["x"]), self.values(given), given["x"])
+        x = self.seen(given["x"])
+        return Outputs(self._policy(x), self._values(x, given["time"]), given["x"])

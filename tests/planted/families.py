@@ -160,6 +160,20 @@ BUGS = (
         "envs/test_mujoco",
     ),
     Bug(
+        "falling apart pays where rewards are negative",
+        "envs/mujoco/mujoco_core.py",
+        "reward + left * reward.clamp_max(0)",
+        "reward",
+        "envs/test_mujoco",
+    ),
+    Bug(
+        "MiniGrid's threads read layouts without a lock",
+        "envs/packages/mini_grid_scenes.py",
+        "    with _READING:  # every thread",
+        "    if True:  # every thread",
+        "envs/packages/test_mini_grid",
+    ),
+    Bug(
         "MuJoCo's warnings are kept",
         "envs/mujoco/mujoco_core.py",
         "apart[row], warning.number = True, 0",

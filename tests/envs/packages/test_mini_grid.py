@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import gymnasium as gym
@@ -16,8 +17,9 @@ pytest.importorskip("minigrid")
 import metarl
 from metarl import InvalidValueError
 from metarl.engine.pool import make_environments
+from metarl.envs.packages import mini_grid
 from metarl.envs.packages.mini_grid import MiniGrid, MiniGridAny
-from metarl.envs.packages.mini_grid_scenes import Cells, encode, picture
+from metarl.envs.packages.mini_grid_scenes import Cells, encode, picture, scene
 from metarl.envs.packages.mini_grid_steps import (
     BORDER,
     CLOSED,
@@ -123,7 +125,7 @@ def test_pictures_are_the_packages_bit_for_bit():
         assert ours == theirs
 
 
-def test_a_key_opens_its_door_and_a_dropped_key_lies_there():
+def test_shortest_ways_fetch_the_key():
     """A way through DoorKey-5x5 found by search has all of it: the rules meet in one episode."""
     family = MiniGrid("MiniGrid-DoorKey-5x5-v0", actions=6)
     test = family.tasks("test", 30)
@@ -175,6 +177,43 @@ def test_the_oracle_earns_the_informed_optimum_from_wherever_it_is():
     assert arrived.all()
 
 
+def test_the_oracle_takes_as_many_steps_as_the_shortest_way_has():
+    family = MiniGrid("MiniGrid-DoorKey-6x6-v0", actions=6)
+    task, rng = family.tasks("test", 8), Rng(torch.arange(8))
+    values, state = task.tensors(), family.reset(task.tensors(), rng)
+    steps, arrived = torch.zeros(8), torch.zeros(8, dtype=torch.bool)
+    for t in range(60):
+        steps += ~arrived
+        state, _, _, info = family.step(state, family.optimal_action(state, values, torch.full((8,), t)), values, rng)
+        arrived |= info["success"]
+    assert steps.tolist() == [family.shortest(int(seed)) for seed in task.values["seed"]]
+
+
+def test_threads_read_the_same_layouts():
+    env_id, seeds = "MiniGrid-DoorKey-6x6-v0", range(50_000, 50_300)
+    expected = [scene(env_id, seed).number for seed in seeds]
+    scene.cache_clear()
+    with ThreadPoolExecutor(4) as pool:
+        found = [*pool.map(lambda seed: scene(env_id, seed).number, [*seeds, *seeds, *seeds, *seeds])]
+    assert found == expected * 4
+
+
+def test_an_id_that_the_package_cannot_make_is_named(monkeypatch):
+    def fails(env_id):
+        raise FileNotFoundError("patterns/SimpleMaze.png")
+
+    monkeypatch.setattr(mini_grid, "probe", fails)
+    with pytest.raises(
+        InvalidValueError, match=r"env_id is .*, expected an id that the installed package can make \(.*Simple"
+    ):
+        MiniGridAny("MiniGrid-Fetch-8x8-N3-v0")
+
+
+def test_actions_are_those_of_the_id():
+    with pytest.raises(InvalidValueError, match=r"MiniGridAny\.actions is 7, expected a whole number from 3 to 3"):
+        MiniGridAny("MiniGrid-Dynamic-Obstacles-Random-6x6-v0")
+
+
 def test_layouts_with_many_things_have_no_known_optimum():
     family = MiniGrid("MiniGrid-Playground-v0")
     assert not family.has_optimal_action
@@ -189,7 +228,7 @@ def test_a_short_horizon_has_no_optimum():
 
 
 def test_ids_with_rules_of_their_own_are_refused():
-    with pytest.raises(InvalidValueError, match=r"common rules; metarl/MiniGridAny-v0 plays every id"):
+    with pytest.raises(InvalidValueError, match=r"common rules; metarl/MiniGridAny-v0 plays those with their own"):
         MiniGrid("MiniGrid-Fetch-8x8-N3-v0")
     assert MiniGridAny("MiniGrid-Fetch-8x8-N3-v0").horizon > 0
 
@@ -331,7 +370,8 @@ def test_an_id_with_a_handful_of_layouts_is_finite(empty):
         ({"env_id": "MiniGrid-FourRoms-v0"}, r"did you mean 'MiniGrid-FourRooms-v0'"),
         ({"env_id": "CartPole-v1"}, "MiniGrid.env_id is 'CartPole-v1'"),
         ({"env_id": "MiniGrid-Empty-8x8-v0"}, "expected an id whose layout or start depends on the seed"),
-        ({"actions": 2}, "MiniGrid.actions is 2, expected a number from 3 to 7"),
+        ({"actions": 2}, "MiniGrid.actions is 2, expected a whole number from 3 to 7"),
+        ({"actions": True}, "MiniGrid.actions is True, expected a whole number from 3 to 7"),
         ({"horizon": 101}, "MiniGrid.horizon is 101, expected a whole number from 1 to 100"),
     ],
 )
