@@ -14,8 +14,8 @@ BUGS = (
     ),
     Bug(
         "standardised pixels are divided by their largest value",
-        "agents/memory/rl2.py",
-        "image is None or not self.config.normalize_features",
+        "metarl/learning/encoders.py",
+        "self.image is None or not standardized",
         "True",
         "learning/test_images",
     ),
