@@ -389,8 +389,12 @@ def test_script_refuses_unknown_parts():
         (
             "f,g,k",
             "mujoco",
-            ["SyncVectorEnv", "AsyncVectorEnv"] * 2 + ["CartPoleVectorEnv", "SyncVectorEnv", "environments alone"],
+            ["SyncVectorEnv", "AsyncVectorEnv"] * 2
+            + ["open loop"] * 2
+            + ["CartPoleVectorEnv", "SyncVectorEnv"]
+            + ["environments alone"] * 2,
         ),
+        ("l", "minigrid", ["SyncVectorEnv", "AsyncVectorEnv"]),
         ("j", "metaworld", ["SyncVectorEnv", "AsyncVectorEnv", "physics alone"] * 3),
     ],
 )
