@@ -72,6 +72,16 @@ class ImageEncoder(nn.Module):
             layer.bias.zero_()
 
 
+def seen_size(image: ImageShape | None, inputs: int) -> int:
+    """Features per step after an encoder of the image that comes first, of `inputs` before it."""
+    return inputs if image is None else inputs - image.size + FEATURES
+
+
+def see(encode: ImageEncoder, x: Tensor) -> Tensor:
+    """Steps `[..., inputs]` with the image, which comes first, replaced by the encoder's features of it."""
+    return torch.cat([encode(x[..., : encode.image.size]), x[..., encode.image.size :]], -1)
+
+
 class Seen(nn.Module):
     """Features of steps with the image, which comes first, replaced by an encoder's features of it.
 
@@ -89,20 +99,14 @@ class Seen(nn.Module):
             self.encode.to_empty(device="cpu")
             self.encode.initialise(rng)
 
-    def width(self, inputs: int) -> int:
-        """Features per step after the encoder, of `inputs` before it."""
-        return inputs if self.image is None else inputs - self.image.size + FEATURES
-
     @property
     def floats_kept(self) -> int:
         """Lower estimate of the numbers that one step stores for the backward pass."""
         return 0 if self.image is None else self.encode.floats_kept
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features `[..., width(inputs)]` of `x` `[..., inputs]`."""
-        if self.image is None:
-            return x
-        return torch.cat([self.encode(x[..., : self.image.size]), x[..., self.image.size :]], -1)
+        """Features `[..., seen_size(image, inputs)]` of `x` `[..., inputs]`."""
+        return x if self.image is None else see(self.encode, x)
 
 
 class ImageMemory(nn.Module):
@@ -110,17 +114,12 @@ class ImageMemory(nn.Module):
 
     Args:
         image: the form of the image that the first inputs of a step are.
-        memory: of `ImageMemory.inputs(image, inputs)` features per step.
+        memory: of `seen_size(image, inputs)` features per step.
     """
 
     def __init__(self, image: ImageShape, memory: Memory) -> None:
         super().__init__()
         self.encode, self.memory, self.size = ImageEncoder(image), memory, memory.size
-
-    @staticmethod
-    def inputs(image: ImageShape, inputs: int) -> int:
-        """Features per step after the encoder, of `inputs` before it."""
-        return inputs - image.size + FEATURES
 
     @property
     def floats_kept(self) -> int:
@@ -129,8 +128,7 @@ class ImageMemory(nn.Module):
 
     def seen(self, x: Tensor) -> Tensor:
         """What the memory is given of `x` `[..., inputs]`."""
-        pixels = self.encode.image.size
-        return torch.cat([self.encode(x[..., :pixels]), x[..., pixels:]], -1)
+        return see(self.encode, x)
 
     def begin(self, rows: int, device: torch.device) -> State:
         """The empty memory."""
@@ -168,4 +166,4 @@ def make_seeing_memory(
     """
     if image is None:
         return make_memory(kind, inputs, hidden, window)
-    return ImageMemory(image, make_memory(kind, ImageMemory.inputs(image, inputs), hidden, window))
+    return ImageMemory(image, make_memory(kind, seen_size(image, inputs), hidden, window))

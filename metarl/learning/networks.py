@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from metarl.learning.action_distributions import Distribution, PolicyHead
-from metarl.learning.images import ImageShape, Seen
+from metarl.learning.images import ImageShape, Seen, seen_size
 from metarl.learning.ppo import Given, Outputs
 from metarl.rng import Rng
 
@@ -75,7 +75,7 @@ class FeedForward(nn.Module):
     ) -> None:
         super().__init__()
         self.head, self.seen = head, Seen(image, rng)
-        inputs = self.seen.width(inputs)
+        inputs = seen_size(image, inputs)
         self.policy = nn.ParameterDict(init_mlp((inputs, *hidden, head.size), rng, final_gain=0.01))
         self.value = nn.ParameterDict(init_mlp((inputs + 1, *hidden, 1), rng))
         self.log_std = None if head.discrete else nn.Parameter(torch.zeros(head.size))
@@ -174,7 +174,7 @@ class HyperFeedForward(nn.Module):
     ) -> None:
         super().__init__()
         self.head, self.seen = head, Seen(image, rng)
-        self.inputs = inputs = self.seen.width(inputs)
+        self.inputs = inputs = seen_size(image, inputs)
         self.policy = Hypernetwork(knowledge, (inputs, *hidden, head.size), final_gain=0.01)
         self.value = Hypernetwork(knowledge, (inputs + 1, *hidden, 1))
         self.log_std = None if head.discrete else nn.Parameter(torch.zeros(head.size))

@@ -15,8 +15,8 @@ BUGS = (
     Bug(
         "PPO's policy sees pixels beside the encoder",
         "metarl/learning/images.py",
-        "return inputs if self.image is None else inputs - self.image.size + FEATURES",
-        "return inputs if self.image is None else inputs + FEATURES",
+        "return inputs if image is None else inputs - image.size + FEATURES",
+        "return inputs if image is None else inputs + FEATURES",
         "learning/test_images",
     ),
     Bug(
@@ -29,8 +29,8 @@ BUGS = (
     Bug(
         "a memory forgets what is beside an image",
         "metarl/learning/images.py",
-        "return torch.cat([self.encode(x[..., :pixels]), x[..., pixels:]], -1)",
-        "return torch.cat([self.encode(x[..., :pixels]), 0 * x[..., pixels:]], -1)",
+        "x[..., encode.image.size :]], -1)",
+        "0 * x[..., encode.image.size :]], -1)",
         "learning/test_images",
     ),
     Bug(

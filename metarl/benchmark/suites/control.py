@@ -1,8 +1,9 @@
 """Classic control with hidden physics: short trainings of MAML and RL2, beside learning from scratch.
 
 The studies -ppo are the yardstick: Stable-Baselines3 learns 10 of the held-out tasks from scratch, with 1, 10 and 100
-times the 4,000 environment steps of two adaptation steps. PPO has the library's own settings, but on Pendulum those of
-RL Baselines3 Zoo for this environment, with which it learns several times as fast (experiments/LOG.md).
+times the 4,000 environment steps of two adaptation steps. PPO has the library's own settings except for the sizes of
+its batches; on Pendulum its discount and its learning rate are those of RL Baselines3 Zoo, with which it learns much
+faster (experiments/LOG.md).
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from metarl.config import Range
 from metarl.errors import InvalidValueError
 from metarl.learning.action_distributions import Categorical, Gaussian, PolicyHead
 from metarl.learning.adam import adam_step, load_net, net_tensors
-from metarl.learning.images import FEATURES, ImageShape, Seen
+from metarl.learning.images import ImageShape, Seen, seen_size
 from metarl.learning.networks import init_mlp, mlp
 from metarl.rng import Rng, make_key
 
@@ -137,7 +137,7 @@ class Critics(nn.Module):
     ) -> None:
         super().__init__()
         self.head, self.seen = head, Seen(image, rng)
-        inputs = self.seen.width(inputs)
+        inputs = seen_size(image, inputs)
         sizes = (inputs, *hidden, head.size) if head.discrete else (inputs + head.size, *hidden, 1)
         first, second = init_mlp(sizes, rng), init_mlp(sizes, rng)
         self.layers = nn.ParameterDict({name: torch.stack([first[name], second[name]]) for name in first})
@@ -188,7 +188,7 @@ class SAC:
             raise InvalidValueError(f"action space of {name}", head.space, "a Box with bounds or a Discrete space")
         self.head, self.config = head, config
         outputs = head.size if head.discrete else 2 * head.size
-        sizes = (inputs if image is None else inputs - image.size + FEATURES, *config.policy_hidden, outputs)
+        sizes = (seen_size(image, inputs), *config.policy_hidden, outputs)
         self.actor = nn.ParameterDict(init_mlp(sizes, rng, final_gain=0.01)).to(device)
         self.critics = Critics(head, inputs, config.policy_hidden, rng, image).to(device)
         self.targets = Critics(head, inputs, config.policy_hidden, rng, image).to(device).requires_grad_(False)
