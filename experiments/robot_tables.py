@@ -8,12 +8,13 @@ from results_files import STUDIES, SUITES, row_file
 from trial_tables import table
 
 from metarl.evaluation.results import Results
+from metarl.evaluation.yardstick import is_meta_trained, learns_from_scratch
 from metarl.report.entries import one_group
 from metarl.report.figures.style import PALETTE
 from metarl.report.figures.yardstick import draw_yardstick
 from metarl.report.yardstick import Yardstick, yardstick_of, yardstick_rows
 
-SHOWN_THE_TASK = ("task_conditioned", "oracle")
+LEFT_OUT = ("task_conditioned", "oracle", "scratch", "selector", "learned_selector")  # of the yardstick
 
 
 def interval(row: dict[str, float]) -> str:
@@ -25,7 +26,7 @@ def robot_results() -> dict[str, list[Results]]:
     """Results of each study of robots that has some."""
     out = {}
     for study in (f"{suite}/{name}" for suite in ("mujoco", "metaworld") for name in SUITES[suite].studies):
-        if study.endswith("-ppo"):
+        if study.endswith(("-ppo", "-sac")):
             continue  # the table of learning from scratch
         files = [row_file(study, entry) for entry in STUDIES[study].entries]
         if found := [Results.load(file) for file in files if file.exists()]:
@@ -70,44 +71,47 @@ def robot_table() -> str:
     )
 
 
-def yardsticks() -> dict[str, Yardstick]:
-    """Of each family that Stable-Baselines3 learns from scratch: it and the agents that adapt, by the study's name."""
-    found: dict[str, list[tuple[str, Results]]] = {}
+def yardsticks() -> dict[tuple[str, int], Yardstick]:
+    """Agents that adapt beside learning from scratch, by family and number of adaptation steps."""
+    learners: dict[str, list[Results]] = {}
+    agents: dict[tuple[str, int], list[Results]] = {}
     for study in STUDIES:
         for entry in STUDIES[study].entries:
             path = row_file(study, entry)
-            if path.exists() and entry not in SHOWN_THE_TASK:
-                results = Results.load(path)
-                found.setdefault(results.family, []).append((study, results))
-    out = {}
-    for rows in found.values():
-        learners = [study for study, results in rows if results.agent == "sb3"]
-        kept = [results for _, results in rows if results.agent != "scratch"]
-        if learners and (yardstick := yardstick_of(one_group(kept))) is not None:
-            out[learners[0].rpartition("-")[0]] = yardstick
-    return out
+            if not path.exists() or STUDIES[study].entries[entry].agent in LEFT_OUT:
+                continue
+            results = Results.load(path)
+            if learns_from_scratch(results):
+                learners.setdefault(results.family, []).append(results)
+            elif is_meta_trained(results):
+                agents.setdefault((results.family, results.k[-1]), []).append(results)
+    pairs = {key: [*learners[key[0]], *found] for key, found in agents.items() if key[0] in learners}
+    found = {key: yardstick_of(one_group(results)) for key, results in pairs.items()}
+    return {key: yardstick for key, yardstick in found.items() if yardstick is not None}
 
 
 def yardstick_table() -> str:
     """Table of the steps from scratch that match the best adapted agent of each family."""
     rows = []
-    for name, yardstick in yardsticks().items():
+    for (_, k), yardstick in yardsticks().items():
         found, count = yardstick_rows(yardstick), len(yardstick.agents)
         best = max(range(count), key=lambda i: float(found[i]["mean"]))
+        suite, study, name = yardstick.agents[best].results.meta["entry"].split("/")
         for row in found[best::count]:
             adapted = f"{row['mean']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
-            cells = [adapted, f"{row['env_steps']:,.0f}", row["learner"].rpartition("/")[2]]
+            cells = [str(k), adapted, f"{row['env_steps']:,.0f}", row["learner"].rpartition("/")[2]]
             steps = [number(row, f"scratch{end}", ",.0f") for end in ("", "_low", "_high")]
             cells.append(f"{steps[0]} [{steps[1]}, {steps[2]}]" if len(set(steps)) > 1 else steps[0])
             rows.append(
-                [name, row["agent"].rpartition("/")[2], *cells, number(row, "times", ",.0f") if "times" in row else ""]
+                [f"{suite}/{study}", name, *cells, number(row, "times", ",.2g" if row["times"] < 10 else ",.0f")]
             )
-    head = ["study", "best that adapts", "its return", "after steps", "from scratch", "steps to match it", "times"]
+    head = ["study", "best that adapts", "k", "its R_k", "after steps", "from scratch", "steps to match it", "times"]
     return (
-        "For each family: the agent with the highest mean return after adapting of those that are not shown the task, "
-        "its environment steps in the task, and the steps in the task after which Stable-Baselines3, from scratch, has "
-        "this return; sampled actions, on the tasks that both played; in brackets the ends of the 95 % interval and "
-        "the steps that reach them.\n\n" + table(head, rows)
+        "For each family and each number k of adaptation steps: the row with the highest mean R_k of those that are "
+        "not shown the task and choose no learner, its environment steps in the task, and the steps in the task after "
+        "which an agent that "
+        "learns from scratch has this return (`sb3` is Stable-Baselines3); sampled actions, on the tasks that both "
+        "played; in brackets the ends of the 95 % interval and the steps that reach them.\n\n" + table(head, rows)
     )
 
 
@@ -119,4 +123,4 @@ def number(row: dict[str, float], name: str, form: str) -> str:
 
 def yardstick_figure() -> Figure:
     """Figure of HalfCheetahDir: what adapts after few steps beside learning from scratch."""
-    return draw_yardstick(yardsticks()["mujoco/half_cheetah_dir"])
+    return draw_yardstick(yardsticks()["metarl/HalfCheetahDir-v0", 2])

@@ -15,8 +15,8 @@ from trial_tables import table
 
 from metarl.evaluation.intervals import Floats, mean_interval
 from metarl.evaluation.results import Results
-from metarl.report.figures.curves import Training, training_figure, training_of
 from metarl.report.figures.style import GREY, PALETTE
+from metarl.report.figures.training import Training, training_figure, training_of
 from metarl.report.transfer import transfers
 
 CHOOSERS = ("selector", "selector-random", "learned_selector")

@@ -99,9 +99,6 @@ def evaluate_row(
     runs = [Run.open(run_path(out, cell)) for cell in trainings(suite, study, entry)]
     if runs:
         results.meta["trained_on"] = _one_device(runs)
-        heads = [read_head(run.path / "checkpoint.json") for run in runs]
-        results.meta["train_env_steps"] = [head["env_steps"] for head in heads if "env_steps" in head]
-        results.meta["training_curves"] = [_training_curve(run.path) for run in runs]
         results.meta |= curves_of_runs(run.path for run in runs)
     return results
 
@@ -116,14 +113,6 @@ def _one_device(runs: Sequence[Run]) -> str:
     if len(devices) != 1:
         raise InvalidValueError(f"devices of the runs in {runs[0].path.parent}", devices, "the same for every seed")
     return devices[0]
-
-
-def _training_curve(path: Path) -> dict[str, list[float]]:
-    """The returns of each meta-update of a run by name, from its metrics; empty where they are not kept."""
-    metrics = path / "metrics.jsonl"
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
-    shown = [key for key in lines[0] if "return" in key] if lines else []
-    return {key: [round(line[key], 4) for line in lines] for key in shown}
 
 
 def _evaluated(agents: Sequence[Agent], protocol: Protocol, progress: Progress | None = None) -> Results:

@@ -22,10 +22,9 @@ from metarl.report.figures.curves import (
     PANELS,
     adaptation_panels,
     draw_adaptation,
-    draw_training,
     drawn_modes,
-    has_training,
 )
+from metarl.report.figures.training import draw_training, has_training
 from metarl.report.figures.transfer import draw_transfer
 from metarl.report.figures.trial import draw_trial, draw_walked, trial_words, walked, with_trials
 from metarl.report.figures.yardstick import draw_yardstick
@@ -34,8 +33,9 @@ from metarl.report.yardstick import Yardstick
 
 PATHS = "One episode in each of the first tasks. Dot: start; star: goal. Points far from the goal may be cut off."
 TRAINING = (
-    "Return on validation tasks after each part of meta-training: the strong line after the last k, the thin dashed "
-    "one before adaptation. Lines are means over seeds."
+    "Return after each part of meta-training: the strong line after the last k, the thin dashed one before "
+    "adaptation. Lines are means over seeds. Agents that were validated (<code>--eval-every</code>) have returns on "
+    "validation tasks, the others those on the train tasks of each meta-update, means over neighbouring ones."
 )
 PROFILE = (
     "Performance profiles (Agarwal et al. 2021): the share of runs, of one seed in one task each, whose score is at "
@@ -116,7 +116,7 @@ def _adaptation(entries: Sequence[Entry]) -> list[Picture]:
 def _training(entries: Sequence[Entry]) -> list[Picture]:
     if not has_training(entries):
         return []
-    return [_picture(entries, "Meta-training", "training", "validation returns", draw_training, TRAINING)]
+    return [_picture(entries, "Meta-training", "training", "returns during meta-training", draw_training, TRAINING)]
 
 
 def _first_mode(entries: Sequence[Entry]) -> str:

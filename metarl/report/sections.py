@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from metarl.evaluation.results import Results
 from metarl.report.entries import Entry, Row, evenly, grouped, study_of
 from metarl.report.figures.comparison import improvements
-from metarl.report.figures.curves import training_of
+from metarl.report.figures.training import training_of
 from metarl.report.leaderboard import (
     FAMILY_COLUMNS,
     IMPROVEMENT_COLUMNS,
@@ -260,7 +260,8 @@ def _details(entry: Entry) -> dict[str, str]:
     if shown.pop("train_equals_test", False):
         shown["note"] = "train = test: finite family"
     if training_of(entry.results) is not None:
-        shown["curves"] = "drawn under Meta-training"
+        drawn = shown.keys() & {"curves", "training_curves"}
+        shown |= dict.fromkeys(drawn, "drawn under Meta-training")
     texts = {n: v if isinstance(v, str) else json.dumps(v, default=str, ensure_ascii=False) for n, v in shown.items()}
     return {n: text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..." for n, text in texts.items()}
 

@@ -22,6 +22,8 @@ _RETURNS = Kind(
     "a list of finite numbers",
     lambda value: isinstance(value, list) and all(type(v) in (int, float) and math.isfinite(v) for v in value),
 )
+_NUMBER = Kind("a number", lambda value: type(value) in (int, float))
+METRICS = "metrics.jsonl"
 _FIELDS = {"env_steps": COUNT, "k": GRID, "returns": _RETURNS}
 
 
@@ -60,6 +62,19 @@ def _validated(line: str, file: Path) -> Validated:
     if len(data["returns"]) != len(data["k"]):
         raise InvalidValueError(f"returns of {file}", data["returns"], f"one number for each k of {data['k']}")
     return Validated(data["iteration"], data["env_steps"], data["k"], data["returns"])
+
+
+def returns_in_training(run: Path, end: int) -> dict[str, list[float]]:
+    """The returns of a run's first `end` meta-updates by name, from its metrics; empty where these are not kept.
+
+    Raises:
+        InvalidValueError: the file holds other lines.
+    """
+    lines = [parse_json(line) for line in lines_before(run / METRICS, end)]
+    names = [name for name in lines[0] if "return" in name] if lines else []
+    for line in lines:
+        check_fields(line, dict.fromkeys(names, _NUMBER), str(run / METRICS))
+    return {name: [round(line[name], 4) for line in lines] for name in names}
 
 
 def learning_curves(runs: Sequence[tuple[Path, JsonObject]]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from metarl.agent_base import Agent
 from metarl.devices import Device
 from metarl.errors import InvalidValueError, did_you_mean, verbatim
 from metarl.learning.adam import parameters_of
-from metarl.runs.curves import learning_curves
+from metarl.runs.checkpoints import read_head
+from metarl.runs.curves import learning_curves, returns_in_training
 from metarl.runs.run import Checkpoint, Run
 
 
@@ -36,11 +37,23 @@ def load(
 
 
 def curves_of_runs(paths: Iterable[Path]) -> dict[str, Any]:
-    """`metarl.runs.curves.learning_curves` of the runs at `paths`; empty if one of them is no run."""
+    """How the agents of the runs at `paths` learned, for the meta data of results; empty if one of them is no run.
+
+    Returns:
+        `train_env_steps`, the environment steps of each training; `training_curves`, its returns on train tasks
+        (`metarl.runs.curves.returns_in_training`); and those on validation tasks (`learning_curves` there), if there
+        are any.
+    """
     runs = list(paths)
-    if not all((path / "config.json").exists() for path in runs):
+    if not runs or not all((path / "config.json").exists() for path in runs):
         return {}
-    return learning_curves([(path, Run.open(path).config) for path in runs])
+    configs = [Run.open(path).config for path in runs]
+    heads = [read_head(path / "checkpoint.json") for path in runs]
+    steps = [head["env_steps"] for head in heads if "env_steps" in head]
+    ends = [config["iterations"] for config in configs]
+    curves = [returns_in_training(path, end) for path, end in zip(runs, ends, strict=True)]
+    pairs = list(zip(runs, configs, strict=True))
+    return {"train_env_steps": steps, "training_curves": curves} | learning_curves(pairs)
 
 
 def with_settings(agent: Agent, **settings: object) -> Agent:

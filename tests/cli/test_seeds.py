@@ -75,7 +75,11 @@ def test_each_seed_has_the_run_that_it_would_have_alone(capsys: pytest.CaptureFi
     main(["eval", "runs/nav/seed10", *FEW])
     assert Results.load("runs/nav/seed10/results/test.json").meta["seeds"] == [10]
     main(["eval", "alone", *FEW])
-    assert "curves" not in Results.load("alone/results/test.json").meta
+    meta = Results.load("alone/results/test.json").meta
+    lines = [json.loads(line) for line in Path("alone/metrics.jsonl").read_text().splitlines()]
+    assert "curves" not in meta
+    assert meta["train_env_steps"] == [lines[-1]["env_steps"]]
+    assert meta["training_curves"][0]["episode_return"] == [round(line["episode_return"], 4) for line in lines]
     capsys.readouterr()
     told = "run is 'runs/nav', expected one run, for example runs/nav/seed2"
     assert told in refused(capsys, "watch", "runs/nav", "--k", "0")

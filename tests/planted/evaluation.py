@@ -77,6 +77,13 @@ BUGS = (
         "report/test_figures",
     ),
     Bug(
+        "returns in training are drawn one meta-update late",
+        "metarl/report/figures/training.py",
+        "[part[-1] + 1 for part in parts]",
+        "[part[-1] + 2 for part in parts]",
+        "report/test_figures",
+    ),
+    Bug(
         "two of many agents look the same",
         "metarl/report/entries.py",
         "MARKERS[(i + i // len(PALETTE)) % len(MARKERS)]",

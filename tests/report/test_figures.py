@@ -14,7 +14,8 @@ from metarl.errors import InvalidValueError
 from metarl.evaluation.results import Results
 from metarl.report.entries import grouped
 from metarl.report.figures.comparison import improvement_figure, improvements, profile_figure, task_figure
-from metarl.report.figures.curves import draw_adaptation, training_figure
+from metarl.report.figures.curves import draw_adaptation
+from metarl.report.figures.training import training_figure
 from metarl.report.page import adaptation_figure, paths_figure, save_figure, trial_figure
 
 SETTINGS = dict(matplotlib.rcParams)  # before any test drew anything
@@ -128,6 +129,43 @@ def test_training_curves_of_two_seeds_have_a_range_and_of_one_none():
     assert single is not None
     assert single.axes[0].get_title(loc="left").endswith("one seed, no band")
     assert training_figure([make_results()]) is None
+
+
+def in_training(curves: list[dict[str, list[float]]], **changes: Any) -> Results:
+    return make_results(meta={"training_curves": curves, "train_env_steps": [1000, 1000]} | changes)
+
+
+def test_without_validation_the_figure_has_the_returns_in_training():
+    """By hand: 200 meta-updates of 5 steps make 100 points, each the mean of two; seeds have 1 and 3 more."""
+    before, after = [float(i) for i in range(200)], [2.0 * i for i in range(200)]
+    curves = [{"return_0": before, "return_1": [v + more for v in after]} for more in (1.0, 3.0)]
+    figure = training_figure([in_training(curves)])
+    assert figure is not None
+    (ax,) = figure.axes
+    strong, thin = ax.lines
+    assert strong.get_xdata()[[0, 1, -1]].tolist() == [10, 20, 1000]
+    assert strong.get_ydata()[[0, 1, -1]].tolist() == [3.0, 7.0, 399.0]
+    assert thin.get_ydata()[[0, -1]].tolist() == [0.5, 198.5]
+    assert ax.get_ylabel() == "return in training, on train tasks"
+    assert ax.get_title(loc="left") == "strong: k = 1; thin: k = 0; band: lowest to highest of 2 seeds"
+
+
+def test_agents_that_live_through_a_trial_have_the_return_of_a_mean_episode():
+    found = in_training([{"trial_return": [8.0, 9.0], "episode_return": [2.0, 3.0]}], train_env_steps=[10])
+    figure = training_figure([found, trained([[[0.0, 1.0], [1.0, 1.0]]])])
+    assert figure is not None
+    (ax,) = figure.axes
+    assert (ax.lines[0].get_xdata().tolist(), ax.lines[0].get_ydata().tolist()) == ([5, 10], [2.0, 3.0])
+    assert ax.get_ylabel() == "return on validation tasks (4 of split 'valid'), or in training"
+    assert ax.get_title(loc="left").startswith("strong: k = 2, or a mean episode of a trial; thin: k = 0")
+
+
+def test_returns_in_training_that_no_training_wrote_are_refused_or_left_out():
+    with pytest.raises(InvalidValueError, match=r"training_curves of the results of maml is .* expected as many"):
+        training_figure([in_training([{"return_0": [1.0]}, {"return_0": [1.0, 2.0]}])])
+    assert training_figure([in_training([{}, {}])]) is None
+    assert training_figure([in_training([{"return_0": [1.0]}], train_env_steps=[])]) is None
+    assert training_figure([in_training([{"return_0": [float("nan")]}])]) is None
 
 
 @pytest.mark.parametrize(

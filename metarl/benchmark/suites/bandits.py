@@ -2,8 +2,9 @@
 
 The bandits, the classical agents and the cells are those of Duan et al. (2016, arXiv:1611.02779, table 1). Each is
 played on 20,000 held-out bandits with sampled actions; at n = 10 each has ten trials, because 20,000 trials have an
-interval of .016. The classical agents learn each task from scratch, so they are the yardstick of this suite; `oracle`
-is shown the task. Hyperparameters of the classical agents were chosen on train tasks (`python experiments/tune.py`).
+interval of .016. `oracle` is shown the task. The classical agents learn each task from scratch, so they are the
+yardstick of this suite: in the studies k5-scratch and k10-scratch, two of them play up to 1,000 pulls. Their
+hyperparameters were chosen on train tasks (`python experiments/tune.py`).
 
 The studies whose names begin with "deceptive" are the bandits with one fixed arm of Norman and Clune (2024,
 arXiv:2307.02276, table 1), in which exploring costs at first. Thompson sampling is given their prior.
@@ -88,11 +89,22 @@ def _deceptive(study: str, preset: str) -> Study:
     return Study(f"metarl/DeceptiveBandit-v0{preset}", entries, protocol, _SEEDS, checkpoint_every=50)
 
 
+def _scratch(k: int) -> Study:
+    """The yardstick: agents that learn from scratch, with up to 100 times the pulls of the shortest trials."""
+    family = "metarl/BernoulliBandit-v0" + (f":k{k}" if k != 5 else "")
+    protocol = Protocol(
+        (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000), tasks=20_000, episodes=1, modes=("sampled",), compact=True
+    )
+    names = ("ucb1", "thompson_sampling")
+    return Study(family, {name: Entry(name, tuned(f"bandits/n500-k{k}", name)) for name in names}, protocol, (0,))
+
+
 _DECEPTIVE = {"deceptive-n100": "", "deceptive_control-n100": ":control"}
 
 suite = Suite(
     "bandits",
     {f"n{n}-k{k}": _study(n, k) for n in (10, 100, 500) for k in (5, 10, 50)}
+    | {f"k{k}-scratch": _scratch(k) for k in (5, 10)}
     | {study: _deceptive(study, preset) for study, preset in _DECEPTIVE.items()},
     "RL2 and six classical agents on n pulls of k arms, beside the Gittins index; First-Explore on deceptive bandits",
 )

@@ -3,8 +3,8 @@
 And DarkTreasureRooms (Norman and Clune 2024, arXiv:2307.02276), in which exploring costs at first if rho is -4.
 
 The score is the return of each episode of a trial and of the whole trial, with sampled actions. `task_conditioned` is
-a policy that is shown the goal. The study grid_navi-ppo is the yardstick: Stable-Baselines3 learns 20 of the held-out
-tasks from scratch, with 1, 10 and 100 times the environment steps of a trial.
+a policy that is shown the goal. The studies -ppo are the yardstick: Stable-Baselines3 learns 20 of the held-out tasks
+from scratch, with 1, 10 and 100 times the environment steps of a trial.
 """
 
 from __future__ import annotations
@@ -76,6 +76,8 @@ suite = Suite(
     {
         "grid_navi-n4": _GRID_NAVI,
         "grid_navi-ppo": _ppo("metarl/GridNavi-v0", 60),
+        "dark_room-ppo": _ppo("metarl/DarkRoom-v0", 160),
+        "dark_key_to_door-ppo": _ppo("metarl/DarkKeyToDoor-v0", 400),
         "dark_room-n8": _study("metarl/DarkRoom-v0", 8, 128, 200, 2000),
         "dark_key_to_door-n8": _study("metarl/DarkKeyToDoor-v0", 8, 64, 200, 2000),
         "dark_treasure_rooms-n10": _treasures(""),

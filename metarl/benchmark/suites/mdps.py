@@ -2,7 +2,8 @@
 
 The MDPs, the classical agents and the cells are those of Duan et al. (2016, arXiv:1611.02779, table 2). Each is played
 on 20,000 held-out MDPs with sampled actions. Rows "-prior0" have the paper's wrong prior mean of rewards, 0. The
-classical agents learn each task from scratch, so they are the yardstick of this suite; `oracle` is shown the task.
+classical agents learn each task from scratch, so they are the yardstick of this suite: in the study `scratch`, two of
+them play up to 250 episodes in 2,000 of the MDPs. `oracle` is shown the task.
 Hyperparameters of the classical agents were chosen on train tasks (`python experiments/tune.py`).
 """
 
@@ -52,8 +53,15 @@ def _study(n: int) -> Study:
     return Study("metarl/TabularMDP-v0", _entries(n), protocol, _SEEDS, checkpoint_every=50)
 
 
+def _scratch() -> Study:
+    """The yardstick: agents that learn from scratch, with up to 25 times the episodes of the shortest trials."""
+    protocol = Protocol(k=(1, 2, 5, 10, 25, 50, 100, 250), tasks=2000, episodes=1, modes=("sampled",), compact=True)
+    entries = {name: Entry(name, tuned("mdps/n100", name)) for name in ("psrl", "ucrl2")}
+    return Study("metarl/TabularMDP-v0", entries, protocol, (0,))
+
+
 suite = Suite(
     "mdps",
-    {f"n{n}": _study(n) for n in (10, 25, 50, 75, 100)},
+    {f"n{n}": _study(n) for n in (10, 25, 50, 75, 100)} | {"scratch": _scratch()},
     "RL2 and six classical agents on n episodes of tabular MDPs",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -14,9 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from metarl.errors import InvalidValueError, did_you_mean
-from metarl.evaluation.intervals import interval, seed_parts
 from metarl.evaluation.modes import Mode
-from metarl.evaluation.results import Floats, Results
+from metarl.evaluation.results import Results
 from metarl.report.entries import Entry, Row, mean_references, one_group
 from metarl.report.figures.limits import BEYOND, Band, limit_returns
 from metarl.report.figures.style import GREY, LINES, STYLE, LineStyle, mark_agent, name_columns, name_lines, plain
@@ -120,7 +119,7 @@ def _draw_curves(ax: Axes, entries: Sequence[Entry], x_name: str) -> None:
                 _draw_line(ax, shown[-1], entry.line if many else LINES[mode], part, 0.06 if many else 0.15)
     if gap is None:
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True) if len(grid) > 1 else FixedLocator(grid))
-        ax.xaxis.set_major_formatter(_with_commas())
+        ax.xaxis.set_major_formatter(with_commas())
     modes = [mode for mode in LINES if any(mode == drawn for _, drawn, _ in lines)]
     words = [f"{mode} actions" if many else f"{LINES[mode]}: {mode} actions" for mode in modes]
     ax.set_ylabel("return of a fresh episode")
@@ -172,7 +171,7 @@ def log_axis(ax: Axes, steps: Sequence[float]) -> float:
     ax.set_xscale("log")
     ax.xaxis.set_major_locator(FixedLocator([gap, *_decades(first, last)]))
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(_with_commas(gap))
+    ax.xaxis.set_major_formatter(with_commas(gap))
     ax.axvline(first / 3**0.5, color=GREY, linewidth=0.8, linestyle=(0, (1, 3)))
     ax.set_xlim(gap / 1.5, last * 1.3)
     return gap
@@ -186,7 +185,7 @@ def _decades(low: float, high: float) -> list[float]:
     return [f * power for power in powers for f in factors if low <= f * power <= high]
 
 
-def _with_commas(zero: float | None = None) -> FuncFormatter:
+def with_commas(zero: float | None = None) -> FuncFormatter:
     """Labels such as 4,000; a tick at `zero` reads 0."""
 
     def text(x: float, _: object) -> str:
@@ -227,109 +226,3 @@ def _draw_dots(ax: Axes, entries: Sequence[Entry], name: str) -> None:
     if limit_returns(ax, bands, list(lines.values()), upright=False):
         ax.set_xlabel(f"{ax.get_xlabel()}\n{BEYOND}")
     name_columns(ax, lines)
-
-
-# --- meta-training ---------------------------------------------------------------------------------------------------
-
-
-class Training(NamedTuple):
-    """The validation returns of one agent during meta-training.
-
-    Attributes:
-        env_steps: environment steps of meta-training, `[n]`.
-        k: the numbers of adaptation steps that were measured.
-        returns: R_k on validation tasks, `[seed, n, k]`.
-        split: split of these tasks.
-        tasks: their number.
-    """
-
-    env_steps: Floats
-    k: list[int]
-    returns: Floats
-    split: str
-    tasks: int
-
-
-def training_of(results: Results) -> Training | None:
-    """The validation returns in the results' meta data, or None.
-
-    Raises:
-        InvalidValueError: they are not arrays of one size.
-    """
-    curves = results.meta.get("curves")
-    if not isinstance(curves, dict):
-        return None
-    expected = "env_steps [n], k, returns [seed][n][k], split, and tasks"
-    try:
-        steps, returns = (np.asarray(curves[name], np.float64) for name in ("env_steps", "returns"))
-        training = Training(steps, [int(k) for k in curves["k"]], returns, str(curves["split"]), int(curves["tasks"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InvalidValueError(f"curves of the results of {results.agent}", curves, expected) from error
-    fits = steps.ndim == 1 and returns.ndim == 3 and returns.shape[1:] == (len(steps), len(training.k))
-    if not fits or not returns.size or not np.isfinite(returns).all():
-        raise InvalidValueError(f"curves of the results of {results.agent}", list(returns.shape), expected)
-    return training
-
-
-def has_training(entries: Sequence[Entry]) -> bool:
-    """Whether any results have validation returns of their meta-training."""
-    return any(isinstance(e.results.meta.get("curves"), dict) for e in entries)
-
-
-def training_figure(results: Sequence[Results]) -> Figure | None:
-    """Draw validation returns against the environment steps of meta-training; None if no results have any.
-
-    The strong line is the return after the last k, the thin one that of k = 0: means over seeds. The band is the 95 %
-    interval over seeds, or goes from the lowest to the highest seed if there are two.
-    """
-    return draw_training(one_group(results))
-
-
-def draw_training(entries: Sequence[Entry], *, legend: bool = True) -> Figure | None:
-    """Draw the figure of `training_figure`."""
-    shown = [(e, training) for e in entries if (training := training_of(e.results)) is not None]
-    if not shown:
-        return None
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 3.7), layout="constrained")
-        ax = figure.subplots()
-        for entry, training in shown:
-            with drawn_for(ax, entry):
-                _draw_growth(ax, entry, training)
-        ax.set_xlabel("environment steps of meta-training")
-        of = {f" ({t.tasks} of split {t.split!r})" for _, t in shown}
-        ax.set_ylabel(plain(f"return on validation tasks{of.pop() if len(of) == 1 else ''}"))
-        ax.set_title(training_words([training for _, training in shown]), loc="left", size=8)
-        ax.xaxis.set_major_locator(MaxNLocator(5))
-        ax.xaxis.set_major_formatter(_with_commas())
-        if legend:
-            add_legend(figure, [e for e, _ in shown])
-    return figure
-
-
-def _draw_growth(ax: Axes, entry: Entry, training: Training) -> None:
-    x, color = training.env_steps, entry.color
-    last = training.returns[..., -1]
-    low, high = seed_band(last)
-    ax.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
-    ax.plot(x, last.mean(0), color=color, ls=entry.line, marker=entry.marker, markevery=-(-len(x) // 10))
-    if training.k[0] == 0 and len(training.k) > 1:
-        ax.plot(x, training.returns[..., 0].mean(0), color=color, linewidth=0.8, linestyle="--")
-
-
-def seed_band(values: Floats) -> tuple[Floats, Floats]:
-    """The band around a mean of `[seed, n]`: the 95 % interval over at least 3 seeds, else the lowest and highest."""
-    if len(values) >= _FEWEST_SEEDS:
-        return interval(values.mean(0), seed_parts(values))
-    return values.min(0), values.max(0)
-
-
-def training_words(shown: Sequence[Training]) -> str:
-    """What the lines and bands of a training figure are."""
-    last = sorted({t.k[-1] for t in shown})
-    words = f"strong: k = {' or '.join(map(str, last))}"
-    words += "; thin: k = 0" if any(t.k[0] == 0 and len(t.k) > 1 for t in shown) else ""
-    counts = {len(t.returns) for t in shown}
-    bands = ["95 % interval over seeds"] if max(counts) >= _FEWEST_SEEDS else []
-    bands += ["lowest to highest of 2 seeds"] if 2 in counts else []
-    return f"{words}; band: {' or '.join(bands)}" if bands else f"{words}; one seed, no band"
