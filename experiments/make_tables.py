@@ -33,7 +33,7 @@ from robot_tables import interval
 from trial_tables import table
 
 from metarl.benchmark.card import CARD, card
-from metarl.benchmark.rows import RESULTS
+from metarl.benchmark.rows import RESULTS, is_reproducible
 from metarl.evaluation.modes import MODES
 from metarl.evaluation.results import Results
 from metarl.evaluation.yardstick import Match, Reached, common_tasks, match
@@ -450,6 +450,17 @@ def coverage() -> str:
     return interval_coverage.coverage_table(json.loads(interval_coverage.OUT.read_text()))
 
 
+def scores_only() -> str:
+    """The published rows of trained agents whose weights were not kept."""
+    found = []
+    for study, given in STUDIES.items():
+        for name, entry in given.entries.items():
+            trained = entry.iterations or entry.runs_of
+            if trained and row_file(study, name).exists() and not is_reproducible(row_file(study, name).parent):
+                found.append(f"`{study}/{name}`")
+    return f"Rows that are scores only: {', '.join(found)}." if found else "All trained rows have their weights."
+
+
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"papers": beside_the_papers},
     "docs/papers.md": {"picture": picture, "navigation": navigation, "trials": trial_tables.summary},
@@ -481,6 +492,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "applications": strategy_tables.applications,
     },
     "docs/inference.md": {"inference": inference_tables.inference, "few_shot": inference_tables.few_shot},
+    "docs/how-to/reproduce.md": {"scores only": scores_only},
     "docs/how-to/online.md": {"online": online_streams.tables},
     "docs/results.md": {
         "dense": lambda: comparison("dense"),

@@ -30,7 +30,7 @@ from metarl.runs.load import curves_of_runs, with_settings
 from metarl.runs.run import Run
 
 RESULTS = "results.json"
-Agreement = Literal["equal", "equal to rounding", "different"]
+Agreement = Literal["equal", "equal to rounding", "within its intervals", "different"]
 HALF_WIDTHS, SHARE = 0.1, 0.01  # a difference of means is rounding up to both: of the interval, of the largest mean
 
 
@@ -249,11 +249,15 @@ def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def agreement(stored: Results, again: Results) -> Agreement:
-    """Whether two evaluations of the same weights agree: to the bit, or to rounding.
+    """Whether two evaluations of the same weights agree: to the bit, to rounding, or within the stored intervals.
 
     Another processor rounds sums otherwise, and a rare action that is drawn otherwise makes another episode. So "equal
     to rounding" means: every mean of R_k, and of the lifetime return, moved by at most a tenth of its interval's
     half-width and by at most 1 % of the largest mean, or by less than 1e-6 of it.
+
+    On robots and in other chaotic tasks a rounded sum makes every later state of an episode another one, and what is
+    learned from it too. The two evaluations are then two draws of the same experiment. "Within its intervals" means:
+    every new mean lies in the stored 95 % interval.
     """
     same = all(np.array_equal(stored.scores[mode], again.scores[mode]) for mode in stored.scores)
     if same and np.array_equal(stored.lifetime, again.lifetime):
@@ -268,4 +272,6 @@ def agreement(stored: Results, again: Results) -> Agreement:
         most = min(HALF_WIDTHS * (a["high"] - a["low"]) / 2, SHARE * largest)
         return abs(b["mean"] - a["mean"]) <= max(most, 1e-6 * largest)
 
-    return "equal to rounding" if all(is_near(a, b) for a, b in pairs) else "different"
+    if all(is_near(a, b) for a, b in pairs):
+        return "equal to rounding"
+    return "within its intervals" if all(a["low"] <= b["mean"] <= a["high"] for a, b in pairs) else "different"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 
@@ -49,19 +50,24 @@ def verify(folders: list[Path], device: str) -> None:
     """
     found: list[Results] = []
     wrong: list[str] = []
+    verdicts: Counter[str] = Counter()
     with bar("evaluate", len(folders), 0, "rows") as advance:
         for done, folder in enumerate(folders, 1):
             try:
                 verdict, again = _verdict(folder, device)
+                verdicts[verdict] += 1
             except InvalidValueError as error:
                 verdict, again = str(error), None
                 wrong.append(str(folder))
+                verdicts["not found"] += 1
             if again is not None:
                 found.append(again)
                 wrong += [str(folder)] if verdict == "different" else []
             say(f"{folder}: {verdict}")
             advance(done, [])
     say_table(found)
+    if len(folders) > 1:
+        say(f"{len(folders)} rows: {', '.join(f'{count} {verdict}' for verdict, count in verdicts.most_common())}")
     if wrong:
         raise OtherScoresError(f"{len(wrong)} rows could not be found again from their weights: {', '.join(wrong)}")
 

@@ -25,7 +25,7 @@ import tune
 from results_files import RESULTS, STUDIES, SUITES, length, row_file, selected
 
 import metarl
-from metarl.benchmark.rows import agreement, completed, evaluate_again, identity, is_reproducible
+from metarl.benchmark.rows import agreement, completed, evaluate_again, identity
 from metarl.benchmark.suite import agent_of, source_of
 from metarl.evaluation.evaluate import adaptation_grid
 from metarl.evaluation.results import Results
@@ -94,21 +94,21 @@ def test_published_rows_stand_on_the_tasks_that_families_give() -> None:
         assert metarl.make_family(family).tasks(split, count, seed).hash == found, (family, split, count)
 
 
-SAMPLE = [
-    row
-    for row in ROWS
-    if row.parts[-2] in ("dense", "paper") and is_reproducible(row) and head(row)["meta"]["row"]["weights"]
+SAMPLE = [  # of each kind of agent one; .ci/run plays a row of each suite
+    RESULTS / row
+    for row in (
+        "navigation/dense/naive",
+        "navigation/sparse/multi_task",
+        "few_shot/digits-n5-k5/rl2",
+        "bandits/n10-k5/thompson_sampling",
+    )
 ]
 
 
-@pytest.mark.parametrize("row", SAMPLE[:4], ids=["/".join(row.parts[-3:]) for row in SAMPLE[:4]])
+@pytest.mark.parametrize("row", SAMPLE, ids=["/".join(row.parts[-3:]) for row in SAMPLE])
 def test_published_numbers_are_found_again_from_the_weights(row: Path) -> None:
     stored, again = evaluate_again(row)
-    assert agreement(stored, again) != "different"
-    changed = Results.load(row / "results.json")
-    for mode, scores in changed.scores.items():
-        changed.scores[mode] = scores * 0.9
-    assert agreement(stored, changed) == "different"
+    assert agreement(stored, again) in ("equal", "equal to rounding")
 
 
 def test_weights_that_are_not_those_of_the_results_are_refused(tmp_path: Path) -> None:

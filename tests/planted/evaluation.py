@@ -6,6 +6,13 @@ from planted.bug import Bug
 
 BUGS = (
     Bug(
+        "a number outside its interval counts as found again",
+        "metarl/benchmark/rows.py",
+        'all(a["low"] <= b["mean"] <= a["high"] for a, b in pairs)',
+        "pairs",
+        "benchmark/test_verdicts",
+    ),
+    Bug(
         "transfer is the return, not a gain over new parameters",
         "metarl/report/transfer.py",
         "(begun.per_task(mode) - new.per_task(mode))",
