@@ -29,7 +29,12 @@ from metarl.evaluation.modes import Mode
 from metarl.evaluation.results import Results
 
 _GRID = 101  # default number of thresholds of a profile
-_ORDER = {"train": 0, "test": 1}  # splits from those that training met to those farther away; all others come last
+_ORDER = {"train": 0, "test": 1}
+
+
+def distance(split: str) -> int:
+    """How far a split is from training: 0 for "train", 1 for "test", 2 for all others, of another distribution."""
+    return _ORDER.get(split, len(_ORDER))
 
 
 # --- the worst tasks -------------------------------------------------------------------------------------------------
@@ -220,8 +225,7 @@ def gap_parts(a: Floats, b: Floats) -> list[Part]:
 
 def _check_comparable(train: Results, test: Results) -> None:
     """Refuse results whose difference is no gap."""
-    near, far = (_ORDER.get(split, len(_ORDER)) for split in (train.split, test.split))
-    if train.split == test.split or near > far:
+    if train.split == test.split or distance(train.split) > distance(test.split):
         raise InvalidValueError("splits", [train.split, test.split], "the train results first, then the test results")
     for name in ("agent", "family", "k"):
         if getattr(train, name) != getattr(test, name):

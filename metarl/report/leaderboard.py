@@ -10,6 +10,7 @@ from typing import Any
 
 from metarl.evaluation.results import Floats
 from metarl.evaluation.statistics import (
+    asymptote,
     cvar,
     cvar_interval,
     latency,
@@ -17,7 +18,7 @@ from metarl.evaluation.statistics import (
     optimality_gap,
     optimality_gap_interval,
 )
-from metarl.report.entries import Entry
+from metarl.report.entries import Entry, Row
 from metarl.report.tables import Column, decimals_of, ends_of
 
 Cells = dict[str, Any]
@@ -88,7 +89,10 @@ MORE_COLUMNS = (Column("last_k", "last k"), Column("mode", "mode"), Column("comm
 def _lifetime_columns(entries: Sequence[Entry]) -> list[Column]:
     lives = [life for e in entries if (life := e.results.lifetime_summary())]
     n = decimals_of(life[end] for life in lives for end in ("low", "high"))
-    return [Column("lifetime", "lifetime return", n, "lifetime_"), Column("bayes_optimal", "Bayes optimum", n)]
+    columns = [Column("lifetime", "lifetime return", n, "lifetime_"), Column("bayes_optimal", "Bayes optimum", n)]
+    last = [found for e in entries if (found := _end_of_trial(e))]
+    n = decimals_of(found[end] for found in last for end in ("low", "high"))
+    return [*columns, Column("asymptote", "last tenth of a trial", n, "asymptote_")]
 
 
 def _whose(entry: Entry) -> Cells:
@@ -130,8 +134,16 @@ def _lifetime(entry: Entry) -> Cells:
     life = entry.results.lifetime_summary()
     if life is None:
         return {}
-    named = {"lifetime": life["mean"], "lifetime_low": life["low"], "lifetime_high": life["high"]}
-    return named | {"bayes_optimal": life.get("bayes_optimal")}
+    named: Cells = {"lifetime": life["mean"], "lifetime_low": life["low"], "lifetime_high": life["high"]}
+    named |= {"bayes_optimal": life.get("bayes_optimal")}
+    found = _end_of_trial(entry)
+    ends = {"asymptote": "mean", "asymptote_low": "low", "asymptote_high": "high"}
+    return named | ({name: found[end] for name, end in ends.items()} if found else {})
+
+
+def _end_of_trial(entry: Entry) -> Row | None:
+    """The asymptote of a trial of at least ten episodes."""
+    return asymptote(entry.results) if entry.results.collected.shape[-1] >= 10 else None
 
 
 def _used(entry: Entry) -> Cells:

@@ -17,12 +17,8 @@ from metarl.report.figures.curves import adaptation_figure
 from metarl.report.figures.style import GREY, MARKERS, PALETTE, STYLE, every_file, save_figure
 from metarl.report.figures.trial import paths_figure, trial_figure
 from metarl.report.markup import document
-from metarl.report.sections import Section, gap_section, sections_of
-from metarl.report.tables import (
-    gaps,
-    table_text,
-    text_table,
-)
+from metarl.report.sections import Section, sections_of
+from metarl.report.tables import table_text, text_table
 
 __all__ = [
     "GREY",
@@ -49,7 +45,8 @@ ABOUT = (
     "random actions, 1 is the best return of a player who knows the task. <b>Steps to 90&nbsp;%</b> are the "
     "environment steps after which the normalised score stays at or above .9; “not reached” means that it is below .9 "
     "at the last k. <b>Lifetime return</b> is the total reward of a whole trial, exploration included; the Bayes "
-    "optimum is its best expected value when the task is unknown. <b>Seconds per step</b>: the median duration of an "
+    "optimum is its best expected value when the task is unknown. <b>Last tenth of a trial</b>: the mean return of the "
+    "last tenth of its episodes. <b>Seconds per step</b>: the median duration of an "
     "adaptation step of all trials side by side. <b>Optimality gap</b>: the mean of max(0, 1 &minus; normalised score) "
     "over seeds and tasks. <b>Worst 10&nbsp;% of tasks</b>: the mean return in them, ranked by their means over "
     "seeds.</p>"
@@ -79,7 +76,7 @@ def write_report(
     sections = sections_of(results)
     own = dict(zip(_folders([section.name for section in sections]), sections, strict=True))
     try:
-        body = "".join(section.body(folder) for folder, section in own.items()) + gap_section(gaps(results))
+        body = "".join(section.body(folder) for folder, section in own.items())
         beside = {f"{f}/{n}": d for f, section in own.items() for n, d in _files(section)} if files else {}
     except (ArithmeticError, ValueError) as error:  # from matplotlib, on numbers that are not finite or too large
         if isinstance(error, InvalidValueError):

@@ -1,4 +1,4 @@
-"""The sections of a report: each family and split, learning from scratch, and transfer between families."""
+"""The sections of a report: each family and split, learning from scratch, transfer, and gaps between splits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from metarl.evaluation.results import Results
-from metarl.report.entries import Entry, Row, evenly, grouped, study_of
+from metarl.report.entries import Entry, evenly, grouped, study_of
 from metarl.report.figures.comparison import improvements
 from metarl.report.figures.training import training_of
 from metarl.report.leaderboard import (
@@ -28,11 +28,15 @@ from metarl.report.pictures import Picture, pictures_of, transfer_picture, yards
 from metarl.report.tables import (
     DOT,
     Column,
+    Gap,
     csv_file,
-    decimals_of,
     filled,
+    gap_columns,
+    gap_rows,
+    gaps,
     latex_file,
     markdown_file,
+    splits_of,
     subtitle,
 )
 from metarl.report.transfer import TRANSFER_COLUMNS, Transfer, transfer_caption, transfer_rows, transfers
@@ -46,6 +50,7 @@ from metarl.report.yardstick import (
     yardsticks,
 )
 
+GAPS = "Gaps between splits"
 _LONGEST = 4000  # characters of a text under Details
 
 
@@ -68,13 +73,14 @@ class Section(NamedTuple):
 
 
 def sections_of(results: Sequence[Results]) -> list[Section]:
-    """Each family and split, then learning from scratch, then transfer between families."""
+    """Each family and split, then learning from scratch, transfer between families, and gaps between splits."""
     groups = grouped(results)
     names = _names([entries[0].results for entries in groups])
     return [
         *map(_family_part, groups, names),
         *map(_yardstick_part, yardsticks(results)),
         *map(_transfer_part, transfers(results)),
+        *map(_gap_part, [found] if (found := gaps(results)) else []),
     ]
 
 
@@ -108,6 +114,10 @@ def _transfer_part(transfer: Transfer) -> Section:
     makers = (lambda: [transfer_picture(transfer)], lambda: transfer_tables(transfer))
     title = f"transfer of {transfer.agent}"
     return Section(title, title, lambda folder: _transfer_section(transfer, folder), *makers)
+
+
+def _gap_part(found: Sequence[Gap]) -> Section:
+    return Section("gaps", GAPS.lower(), lambda folder: _gap_section(found, folder), list, lambda: gap_tables(found))
 
 
 def _section(entries: Sequence[Entry], folder: str) -> str:
@@ -201,15 +211,15 @@ def _transfer_section(transfer: Transfer, folder: str) -> str:
     )
 
 
-def gap_section(pairs: Sequence[tuple[Results, list[Row]]]) -> str:
-    """The section of the gaps between train and test tasks, of `metarl.report.tables.gaps`; empty without any."""
-    if not pairs:
-        return ""
-    n = decimals_of(row[end] for _, rows in pairs for row in rows for end in ("low", "high"))
-    columns = [Column("agent", "agent"), Column("k", "k", 0)]
-    columns.append(Column("gap", "R_k on train tasks less R_k on test tasks", n, ""))
-    groups = [(f"{html.escape(r.agent)}<small>{html.escape(r.family)}</small>", rows) for r, rows in pairs]
-    return f"<section><h2>Train-test gap</h2>{grouped_table('Train-test gap', columns, groups)}</section>\n"
+def _gap_section(found: Sequence[Gap], folder: str) -> str:
+    agent, splits, _, *numbers = gap_columns(found)
+    groups = []
+    for each in found:
+        whose = f"{html.escape(each.far.agent)}<small>{html.escape(each.far.family)}</small>"
+        groups.append((f"{whose}<small>{html.escape(f'{splits_of(each)}, {each.mode} actions')}</small>", each.rows))
+    said = "<p>How much lower R<sub>k</sub> of the same agents is on tasks farther from training.</p>"
+    shown = grouped_table(GAPS, [agent._replace(head=f"agent, {splits.head}"), *numbers], groups)
+    return f'<section><h2 id="{folder}">{GAPS}</h2>{said}{shown}</section>\n'
 
 
 # --- words -----------------------------------------------------------------------------------------------------------
@@ -290,12 +300,23 @@ def yardstick_tables(yardstick: Yardstick) -> dict[str, str]:
 
 def transfer_tables(transfer: Transfer) -> dict[str, str]:
     """The table of gains, by the names of its files."""
-    rows, caption = transfer_rows(transfer), f"transfer of {transfer.agent}: {transfer_caption(transfer)}"
+    caption = f"transfer of {transfer.agent}: {transfer_caption(transfer)}"
+    return _written("transfer", TRANSFER_COLUMNS, transfer_rows(transfer), caption)
+
+
+def _written(name: str, columns: Sequence[Column], rows: Sequence[Cells], caption: str) -> dict[str, str]:
+    """A table that is the same in all kinds of files."""
     return {
-        "transfer.csv": csv_file(TRANSFER_COLUMNS, rows),
-        "transfer.md": markdown_file(TRANSFER_COLUMNS, rows, caption),
-        "transfer.tex": latex_file(TRANSFER_COLUMNS, rows, caption),
+        f"{name}.csv": csv_file(columns, rows),
+        f"{name}.md": markdown_file(columns, rows, caption),
+        f"{name}.tex": latex_file(columns, rows, caption),
     }
+
+
+def gap_tables(found: Sequence[Gap]) -> dict[str, str]:
+    """The table of gaps between splits, by the names of its files."""
+    columns, rows = [FAMILY_COLUMNS[0], *gap_columns(found)], gap_rows(found)
+    return _written("gaps", columns, rows, f"{GAPS}, same agents")
 
 
 def _tables(

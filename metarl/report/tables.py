@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from metarl.evaluation.modes import Mode
 from metarl.evaluation.results import Results
-from metarl.evaluation.statistics import gap
+from metarl.evaluation.statistics import distance, gap
 from metarl.report.entries import Entry, Row, evenly, grouped
 
 DASH = "\u2013"  # in a cell without a number
@@ -140,14 +140,65 @@ def table_text(results: Sequence[Results], width: int | None = None) -> str:
     return "\n\n".join([*sections, *map(_text_gap, gaps(results))])
 
 
-def gaps(results: Sequence[Results]) -> list[tuple[Results, list[Row]]]:
-    """Pair results of the same agents on train and test tasks; returns test results with rows of `gap`."""
-    pairs = []
-    for test in (r for r in results if r.split == "test" and not r.meta.get("train_equals_test")):
-        for train in (r for r in results if r.split == "train" and _same_agents(r, test)):
-            modes = [mode for mode in test.scores if mode in train.scores]
-            pairs += [(test, gap(train, test, modes[0]))] if modes else []
-    return pairs
+class Gap(NamedTuple):
+    """How much lower the same agents' returns are on tasks farther from training.
+
+    Attributes:
+        far: results on the farther tasks: of the split "test", or of one with another distribution.
+        rows: `metarl.evaluation.statistics.gap`, one row for each k.
+        near: split of the other results: "train" or "test".
+        mode: mode of the actions.
+    """
+
+    far: Results
+    rows: list[Row]
+    near: str
+    mode: Mode
+
+
+def gaps(results: Sequence[Results]) -> list[Gap]:
+    """Pair results of the same agents on train, test and other tasks.
+
+    The train-test gap has the splits "train" and "test"; the out-of-distribution gap has "test", or "train" where there
+    are no test results, and a split with another distribution.
+    """
+    found = []
+    for far in results:
+        pairs = [r for r in results if distance(r.split) < distance(far.split) and _same_agents(r, far)]
+        if far.split == "test" and far.meta.get("train_equals_test"):
+            continue
+        for near in (r for r in pairs if r.split == max((p.split for p in pairs), key=distance)):
+            modes = [mode for mode in far.scores if mode in near.scores]
+            found += [Gap(far, gap(near, far, modes[0]), near.split, modes[0])] if modes else []
+    return found
+
+
+GAP_COLUMNS = (
+    Column("agent", "agent"),
+    Column("splits", "R_k on"),
+    Column("mode", "actions"),
+    Column("k", "k", 0),
+)
+
+
+def gap_rows(found: Sequence[Gap]) -> list[dict[str, Any]]:
+    """One row for each pair of results and k."""
+    return [
+        {"family": g.far.family, "agent": g.far.agent, "splits": splits_of(g), "mode": g.mode} | row
+        for g in found
+        for row in g.rows
+    ]
+
+
+def gap_columns(found: Sequence[Gap]) -> list[Column]:
+    """The columns of `gap_rows`."""
+    n = decimals_of(row[end] for g in found for row in g.rows for end in ("low", "high"))
+    return [*GAP_COLUMNS, Column("gap", "gap", n, "")]
+
+
+def splits_of(found: Gap) -> str:
+    """What is less than what, in words."""
+    return f"{found.near} tasks less {found.far.split} tasks"
 
 
 def _same_agents(a: Results, b: Results) -> bool:
@@ -201,12 +252,13 @@ def text_table(columns: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
-def _text_gap(pair: tuple[Results, list[Row]]) -> str:
-    test, rows = pair
+def _text_gap(found: Gap) -> str:
+    rows = found.rows
     n = decimals_of([row[end] for row in rows for end in ("low", "high")])
     chosen = [rows[i] for i in evenly(range(len(rows)), 4)]
     cells = [f"k = {row['k']:.0f}: {row['gap']:.{n}f} [{row['low']:.{n}f}, {row['high']:.{n}f}]" for row in chosen]
-    return f"{test.agent} on {test.family}, R_k on train tasks less R_k on test tasks: {'; '.join(cells)}"
+    what = f"R_k on {found.near} tasks less R_k on {found.far.split} tasks"
+    return f"{found.far.agent} on {found.far.family}, {what}: {'; '.join(cells)}"
 
 
 def _text_row(entry: Entry, mode: Mode, chosen: Sequence[int], decimals: int) -> list[str]:

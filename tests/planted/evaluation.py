@@ -74,7 +74,7 @@ BUGS = (
         "metarl/evaluation/statistics.py",
         "seed_parts(a.mean(1) - b.mean(1))",
         "seed_parts(a.mean(1)) + seed_parts(b.mean(1))",
-        "report/test_page",
+        "report/test_gaps",
     ),
     Bug(
         "a line leads from step 0 on a logarithmic axis",

@@ -7,7 +7,6 @@ import hashlib
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +14,11 @@ from made_results import bandit, board, groups, make_results, page, scored, valu
 
 from metarl.errors import InvalidValueError
 from metarl.evaluation.results import Results
-from metarl.evaluation.statistics import gap
 from metarl.report.entries import grouped
 from metarl.report.markup import CSS, SCRIPT
 from metarl.report.page import table_text, write_report
-from metarl.report.tables import DASH, gaps
+from metarl.report.sections import GAPS
+from metarl.report.tables import DASH
 
 AGENTS = [make_results("maml"), make_results("random")]
 FAR = make_results(split="far", task_hash="beef" * 16)
@@ -57,6 +56,7 @@ def test_figures_of_a_section_are_those_that_it_has_data_for(whole: str):
         ["adaptation steps k", last, tasks, profile, pairs, "paths of episodes"],
         ["adaptation steps k", last, tasks, profile, "return of each episode of a trial"],  # different tasks: no pair
         ["adaptation steps k", tasks, profile, "paths of episodes"],
+        [],  # of the gaps between splits
     ]
 
 
@@ -215,28 +215,13 @@ def test_steps_to_ninety_per_cent_have_an_interval_and_a_column(tmp_path: Path):
     assert rows["rl2"][heads.index("steps to 90&nbsp;%") - 1] == '<data value="Infinity">not reached</data>'
 
 
-def test_the_train_test_gap(tmp_path: Path):
-    """Ten tasks of each, by hand: -18 on train tasks, -20 on test tasks, then -12 and -13."""
-    test, train = scored(-20.0, -13.0, tasks=10), scored(-18.0, -12.0, split="train", tasks=10)
-    rows = gap(train, test)
-    assert rows[0] == pytest.approx({"k": 0.0, "gap": 2.0, "low": 2.0, "high": 2.0})
-    assert rows[1] == pytest.approx({"k": 1.0, "gap": 1.0, "low": 1.0, "high": 1.0})
-    test.scores["sampled"][:, :5] -= 6.0  # half the tasks 6 lower: the mean 3 lower, its variance 10 * 9 / 9 / 10 = 1
-    rows = gap(train, test)
-    assert rows[0] == pytest.approx({"k": 0.0, "gap": 5.0, "low": 5.0 - 2.262, "high": 5.0 + 2.262}, abs=1e-3)  # t, 9
-    text = page([train, test], tmp_path)
-    assert "<h2>Train-test gap</h2>" in text
-    assert values(groups(text)[-1][1])[:4] == pytest.approx([0.0, 5.0, rows[0]["low"], rows[0]["high"]])
-    line = table_text([train, test]).splitlines()[-1]
-    assert line.startswith("rl2 on metarl/ToyBandit-v0, R_k on train tasks less R_k on test tasks: k = 0: 5.00 [")
-    for single in (test, train):
-        assert "Train-test gap" not in page([single], tmp_path)
-    finite = replace(test, meta=test.meta | {"train_equals_test": True})
-    assert "<h2>Train-test gap</h2>" not in page([train, finite], tmp_path)
-    # seeds that differ by 100 in both splits do not widen it: they are the same ones
-    for results in (train, test):
-        results.scores["sampled"][1] += 100.0
-    assert gap(train, test)[0]["low"] == pytest.approx(rows[0]["low"])
+def test_the_leaderboard_has_the_last_tenth_of_a_trial(tmp_path: Path):
+    """20 episodes, the last two return 3 and 5 in every task."""
+    collected = np.zeros((2, 3, 20))
+    collected[..., -2:] = [3.0, 5.0]
+    lived = make_results("rl2", grid=tuple(range(21)), lifetime=np.full((2, 3, 2), 8.0), collected=collected)
+    heads, rows = board(page([lived], tmp_path, files=False))
+    assert values(rows["rl2"][heads.index("last tenth of a trial") - 1])[0] == 4.0
 
 
 def test_steps_to_ninety_per_cent_compare_each_task_with_its_own_optimum():
@@ -245,32 +230,6 @@ def test_steps_to_ninety_per_cent_compare_each_task_with_its_own_optimum():
     results = scored(-40.0, 0.0, 0.0, references={"floor": np.full(3, -40.0), "informed_optimum": best})
     results.scores["sampled"][:, :, 1:] = (-40.0 + 0.95 * (best + 40.0))[:, None, None]
     assert results.steps_to(0.9) == {"steps": 2000.0, "low": 2000.0, "high": 2000.0}
-
-
-def test_gaps_need_agents_that_were_trained_as_long_and_a_shared_mode():
-    test, train = scored(-20.0, -13.0), scored(-18.0, -12.0, split="train")
-    test.meta["iterations"], train.meta["iterations"] = [1], [3]
-    assert gaps([test, train]) == []
-    with pytest.raises(InvalidValueError, match=r"iterations of the train results is \[3\], expected \[1\]"):
-        gap(train, test)
-    with pytest.raises(InvalidValueError, match=r"splits is .* expected the train results first"):
-        gap(test, train)
-    train.meta["iterations"] = [1]
-    assert len(gaps([test, train])) == 1
-    train.scores["deterministic"] = train.scores.pop("sampled")
-    assert gaps([test, train]) == []
-    test.scores["deterministic"] = test.scores["sampled"]
-    assert gaps([test, train])[0][1][0]["gap"] == pytest.approx(2.0)
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [({"agent": "maml"}, "agent"), ({"k": [0, 2]}, "k"), ({"meta": {"seeds": [5, 6]}}, "seeds")],
-)
-def test_a_gap_between_other_agents_is_refused(changes: dict[str, Any], named: str):
-    test = scored(-20.0, -13.0)
-    with pytest.raises(InvalidValueError, match=f"{named} of the train results is"):
-        gap(replace(scored(-18.0, -12.0, split="train"), **changes), test)
 
 
 def test_long_grids_show_six_k_with_both_ends(tmp_path: Path):
@@ -289,12 +248,12 @@ def test_lifetime_return_stands_beside_the_bayes_optimum(whole: str):
 
 def test_sections_are_one_per_family_and_split(whole: str):
     titles = re.findall(r'<h2 id="(.*?)">(.*?)</h2>', whole)
-    assert [title for _, title in titles] == ["metarl/Toy-v0", "metarl/ToyBandit-v0", "metarl/Toy-v0"]
+    assert [title for _, title in titles] == ["metarl/Toy-v0", "metarl/ToyBandit-v0", "metarl/Toy-v0", GAPS]
     assert re.findall(r'<li><a href="#(.*?)">', whole) == [name for name, _ in titles]
     sections = whole.split("<section>")[1:]
-    assert ["split: far" in s for s in sections] == [False, False, True]
-    assert ["random" in s for s in sections] == [True, False, False]
-    assert ["different tasks" in s for s in sections] == [False, True, False]  # by their hashes
+    assert ["split: far" in s for s in sections] == [False, False, True, False]
+    assert ["random" in s for s in sections] == [True, False, False, False]
+    assert ["different tasks" in s for s in sections] == [False, True, False, False]  # by their hashes
 
 
 def test_results_of_one_agent_have_names_of_their_own():
