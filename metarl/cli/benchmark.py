@@ -50,10 +50,15 @@ def run_benchmark(options: BenchmarkOptions) -> None:
     setup = Setup(options.suite, out, options.device, tuple(loaded))
     outcome = _run(setup, suite, jobs, options)
     _say_end(outcome, options)
-    found = [Results.load(results_path(out, job.study, job.entry)) for job in jobs if _has_results(suite, job, out)]
+    rows = [job for job in jobs if job.seed is None]
+    done = [job for job in rows if is_done(suite, job, out)]
+    found = [Results.load(results_path(out, job.study, job.entry)) for job in done]
     say_table(found)
     if options.report is not None and found:
-        say(f"wrote {write_report(found, options.report, title=f'metarl benchmark {suite.name}')}")
+        missing = [job.label for job in rows if job not in done]
+        notes = [f"Not on this page, because they have no results: {', '.join(missing)}."] if missing else []
+        page = write_report(found, options.report, title=f"metarl benchmark {suite.name}", notes=notes)
+        say(f"wrote {page}")
     if outcome.failed:
         raise FailedCellsError(
             f"{len(outcome.failed)} of {len(jobs)} cells failed: {', '.join(sorted(outcome.failed))}"
@@ -77,10 +82,6 @@ def _verify(suite: Suite, jobs: Sequence[Job], out: Path, device: str) -> None:
             path = results_path(out, job.study, job.entry)
             raise InvalidValueError(f"results of {job.label}", str(path), expected)
     verify([path.parent for path in rows], device)
-
-
-def _has_results(suite: Suite, job: Job, out: Path) -> bool:
-    return job.seed is None and is_done(suite, job, out)
 
 
 def _say_end(outcome: Outcome, options: BenchmarkOptions) -> None:

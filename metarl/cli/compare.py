@@ -9,6 +9,7 @@ from metarl.cli.progress import say
 from metarl.errors import InvalidValueError, MetaRLError
 from metarl.evaluation.comparison import difference, protocol_differences
 from metarl.evaluation.results import Results
+from metarl.report.entries import labels_of
 from metarl.report.page import text_table
 
 
@@ -27,7 +28,8 @@ def run_compare(options: CompareOptions) -> None:
     _check(set(differences), options.force)
     rows = difference(first, second, options.mode)
     mode = options.mode or next(mode for mode in first.scores if mode in second.scores)
-    say(f"{first.agent} minus {second.agent} on {first.family}, split {first.split!r}, {mode} actions")
+    names = " minus ".join(labels_of([first, second]))
+    say(f"{names} on {first.family}, split {first.split!r}, {mode} actions")
     head = ["k", "difference in R_k", "95 % interval", "probability of improvement", "95 % interval "]
     cells = [
         [

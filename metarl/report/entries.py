@@ -89,10 +89,10 @@ def study_of(results: Results) -> str:
 
 def _entries(group: Sequence[Results]) -> list[Entry]:
     """Results with their labels and numbers."""
-    return [Entry(result, label, i) for i, (result, label) in enumerate(zip(group, _labels(group), strict=True))]
+    return [Entry(result, label, i) for i, (result, label) in enumerate(zip(group, labels_of(group), strict=True))]
 
 
-def _labels(group: Sequence[Results]) -> list[str]:
+def labels_of(group: Sequence[Results]) -> list[str]:
     """Labels: the names that a benchmark's study gives, else the agents' names.
 
     Several results of one agent also get the setting that differs, or a number.

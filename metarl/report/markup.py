@@ -113,6 +113,11 @@ def document(title: str, body: str) -> str:
     )
 
 
+def note(text: str) -> str:
+    """A sentence that a reader should not miss."""
+    return f'<p class="note">{html.escape(text)}</p>'
+
+
 def number(value: float | None, decimals: int, bound: str = "") -> str:
     """HTML of a rounded number, with full precision in the attribute `value`; `bound` is that of `number_text`."""
     text = number_text(value, decimals, bound)

@@ -16,7 +16,7 @@ from metarl.files import reason, write_atomic
 from metarl.report.figures.curves import adaptation_figure
 from metarl.report.figures.style import GREY, MARKERS, PALETTE, STYLE, every_file, save_figure
 from metarl.report.figures.trial import paths_figure, trial_figure
-from metarl.report.markup import document
+from metarl.report.markup import document, note
 from metarl.report.sections import Section, sections_of
 from metarl.report.tables import table_text, text_table
 
@@ -54,7 +54,12 @@ ABOUT = (
 
 
 def write_report(
-    results: Sequence[Results], out: str | Path, *, title: str = "metarl report", files: bool = True
+    results: Sequence[Results],
+    out: str | Path,
+    *,
+    title: str = "metarl report",
+    files: bool = True,
+    notes: Sequence[str] = (),
 ) -> Path:
     """Write `out/report.html`, one file that needs no other file, with a section for each family and split.
 
@@ -64,6 +69,7 @@ def write_report(
         title: heading of the page.
         files: whether to write the same figures as PNG, PDF and SVG, and the same tables as CSV, markdown and LaTeX,
             to `out/report_files`, in a folder for each section.
+        notes: sentences under the heading, for example what the page lacks.
 
     Returns:
         The path of the page.
@@ -84,8 +90,9 @@ def write_report(
         expected = f"numbers that can be drawn ({reason(error)})"
         raise InvalidValueError("results", [r.agent for r in results], expected) from error
     about = f"<details><summary>What the numbers mean</summary>{ABOUT}</details>"
+    top = "".join(map(note, notes)) + _contents(own) + about
     path = Path(out) / "report.html"
-    write_atomic(path, document(title, _contents(own) + about + body).encode(errors="replace"))
+    write_atomic(path, document(title, top + body).encode(errors="replace"))
     for name, data in beside.items():
         write_atomic(Path(out) / "report_files" / name, data)
     return path

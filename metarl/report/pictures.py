@@ -24,7 +24,7 @@ from metarl.report.figures.curves import (
     draw_adaptation,
     drawn_modes,
 )
-from metarl.report.figures.training import draw_training, has_training
+from metarl.report.figures.training import draw_training, training_of
 from metarl.report.figures.transfer import draw_transfer
 from metarl.report.figures.trial import draw_trial, draw_walked, trial_words, walked, with_trials
 from metarl.report.figures.yardstick import draw_yardstick
@@ -114,9 +114,10 @@ def _adaptation(entries: Sequence[Entry]) -> list[Picture]:
 
 
 def _training(entries: Sequence[Entry]) -> list[Picture]:
-    if not has_training(entries):
+    trained = [e for e in entries if training_of(e.results) is not None]
+    if not trained:
         return []
-    return [_picture(entries, "Meta-training", "training", "returns during meta-training", draw_training, TRAINING)]
+    return [_picture(trained, "Meta-training", "training", "returns during meta-training", draw_training, TRAINING)]
 
 
 def _first_mode(entries: Sequence[Entry]) -> str:

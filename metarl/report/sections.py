@@ -23,7 +23,7 @@ from metarl.report.leaderboard import (
     score_columns,
     score_rows,
 )
-from metarl.report.markup import facts, grouped_table, legend, mark, picture, table
+from metarl.report.markup import facts, grouped_table, legend, mark, note, picture, table
 from metarl.report.pictures import Picture, pictures_of, transfer_picture, yardstick_picture
 from metarl.report.tables import (
     DOT,
@@ -129,9 +129,9 @@ def _section(entries: Sequence[Entry], folder: str) -> str:
         f'<p class="soft">{html.escape(study + subtitle(first))}</p>',
     ]
     if any(e.results.meta.get("train_equals_test") for e in entries):
-        parts.append(_note("train = test: finite family, so training met these tasks."))
+        parts.append(note("train = test: finite family, so training met these tasks."))
     if len({e.results.task_hash for e in entries}) > 1:
-        parts.append(_note("These results are of different tasks: see the hashes under Protocol."))
+        parts.append(note("These results are of different tasks: see the hashes under Protocol."))
     parts.append(_table("Leaderboard", leaderboard_columns(entries), leaderboard_rows(entries), marks))
     parts.append(_seed_note(entries))
     parts.append(_pictures(entries, pictures_of(entries), marks))
@@ -150,11 +150,7 @@ def _seed_note(entries: Sequence[Entry]) -> str:
     if not single:
         return ""
     whose = "all intervals are" if len(single) == len(entries) else f"the intervals of {DOT.join(single)} are"
-    return _note(f"One seed: {whose} over tasks only, and say nothing of other seeds.")
-
-
-def _note(text: str) -> str:
-    return f'<p class="note">{html.escape(text)}</p>'
+    return note(f"One seed: {whose} over tasks only, and say nothing of other seeds.")
 
 
 def _table(name: str, columns: Sequence[Column], rows: Sequence[Cells], marks: Sequence[str]) -> str:

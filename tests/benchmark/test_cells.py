@@ -282,8 +282,9 @@ def test_a_failing_cell_is_reported_and_the_others_go_on(tmp_path: Path, capsys:
     taken.mkdir(parents=True)
     (taken / "notes.md").write_text("mine")
     with pytest.raises(SystemExit) as stop:
-        main(["benchmark", str(path), "--out", str(out), "--jobs", "1"])
+        main(["benchmark", str(path), "--out", str(out), "--jobs", "1", "--report", str(tmp_path / "page")])
     assert stop.value.code == 2
+    assert "Not on this page, because they have no results: points/maml." in (tmp_path / "page/report.html").read_text()
     said = capsys.readouterr()
     assert "points/maml/seed1 failed: run directory is" in said.out
     assert "metarl: 2 of 4 cells failed: points/maml, points/maml/seed1" in said.err

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
+import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from metarl.benchmark.crew import Setup
 from metarl.benchmark.jobs import plan
 from metarl.benchmark.ray_jobs import run_jobs_on_ray
 from metarl.benchmark.suite import load_suite
+from metarl.cli.main import main
 
 pytest.importorskip("ray", reason="needs the extra ray (pip install -e '.[ray]')")
 
@@ -81,6 +85,43 @@ def test_a_cluster_survives_the_death_of_a_worker(
     run(path, tmp_path / "here", workers=1)
     there, here = (tensors(tmp_path / out, 0) for out in ("ray", "here"))
     assert all(torch.equal(value, here[name]) for name, value in there.items())
+
+
+@pytest.fixture
+def head(cluster: None, tmp_path: Path) -> Iterator[str]:
+    """The address of a cluster that `ray start --head` started."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false", "--block"]
+    words += [f"--temp-dir={os.environ['RAY_TMPDIR']}", "--node-ip-address=127.0.0.1"]
+    command = [str(Path(sys.executable).with_name("ray")), "start", *words]
+    with (tmp_path / "ray.log").open("w") as log:
+        started = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        until = time.monotonic() + 120
+        while "Ray runtime started" not in (tmp_path / "ray.log").read_text():
+            going = started.poll() is None and time.monotonic() < until
+            assert going, (tmp_path / "ray.log").read_text()
+            time.sleep(0.5)
+        yield f"127.0.0.1:{port}"
+    finally:
+        started.terminate()  # with --block it stops its cluster
+        started.wait(60)
+
+
+@pytest.mark.timeout(900)
+def test_the_suite_of_the_tutorial_runs_on_a_cluster_of_ray_start(
+    head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tutorials" / "benchmark.md").read_text()
+    assert "    ray start --head\n    metarl benchmark my_suite.py --ray auto\n" in page
+    monkeypatch.chdir(tmp_path)
+    Path("my_suite.py").write_text(page.partition("```python\n")[2].partition("```")[0])
+    main(["benchmark", "my_suite.py", "--ray", head])
+    assert "6/6 cells" in capsys.readouterr().out
+    main(["benchmark", "my_suite.py", "--verify"])
+    assert "3 rows: 3 equal" in capsys.readouterr().out
 
 
 def test_without_a_cluster_there_is_one_sentence(cluster: None, tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ PPO has the library's own settings except for the sizes of its batches; on Pendu
 and SAC's learning rate, are those of RL Baselines3 Zoo, with which they learn much faster (experiments/LOG.md). On
 MountainCarContinuous PPO does not explore: the Zoo's settings need noise that depends on the state, which `sb3` does
 not take.
+
+The studies -far play the same trained agents on physics that training never had.
 """
 
 from __future__ import annotations
@@ -27,6 +29,12 @@ def _study(family: str) -> Study:
         "random": Entry("random"),
     }
     return Study(family, entries, Protocol(k=2, tasks=40, episodes=4))
+
+
+def _far(study: str, family: str) -> Study:
+    """The agents of a study on tasks of another distribution."""
+    trained = {name: Entry(name, runs_of=f"{study}/{name}") for name in ("maml", "rl2", "multi_task")}
+    return Study(family, trained | {"random": Entry("random")}, Protocol(k=2, tasks=40, episodes=4, split="far"))
 
 
 _PPO, _SIZES = {"steps": 2000, "num_envs": 10}, {"n_steps": 200, "batch_size": 250}
@@ -59,11 +67,14 @@ suite = Suite(
     "control",
     {
         "cart_pole": _study("metarl/CartPole-v0"),
+        "cart_pole-far": _far("cart_pole", "metarl/CartPole-v0"),
         "cart_pole-ppo": _ppo("metarl/CartPole-v0"),
         "pendulum": _study("metarl/Pendulum-v0"),
+        "pendulum-far": _far("pendulum", "metarl/Pendulum-v0"),
         "pendulum-ppo": _ppo("metarl/Pendulum-v0", gamma=0.9, learning_rate=1e-3),
         "pendulum-sac": _sac("metarl/Pendulum-v0"),
         "mountain_car": _study("metarl/MountainCarContinuous-v0"),
+        "mountain_car-far": _far("mountain_car", "metarl/MountainCarContinuous-v0"),
         "mountain_car-ppo": _ppo("metarl/MountainCarContinuous-v0"),
     },
     "MAML and RL2 on classic control with hidden physics",

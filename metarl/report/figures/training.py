@@ -84,11 +84,6 @@ def _in_training(results: Results) -> Training | None:
     return Training(total * ends, k, means, "")
 
 
-def has_training(entries: Sequence[Entry]) -> bool:
-    """Whether any results have returns of their meta-training."""
-    return any(training_of(e.results) is not None for e in entries)
-
-
 def training_figure(results: Sequence[Results]) -> Figure | None:
     """Draw returns against the environment steps of meta-training; None if no results have any.
 
