@@ -59,7 +59,8 @@ def robot_table() -> str:
             summary = results.summary("sampled")
             cells = [interval(row) for row in summary[:3]] + [""] * (3 - len(summary))
             updates, seeds = results.meta["iterations"], len(results.meta["seeds"])
-            success = f"{summary[-1]['success']:.1%}" if "success" in summary[-1] else ""
+            ends = [f"{summary[-1].get(f'success{end}', 0):.1%}" for end in ("", "_low", "_high")]
+            success = f"{ends[0]} [{ends[1]}, {ends[2]}]" if "success" in summary[-1] else ""
             label = [f"`{results.family}`", f"`{results.agent}`", str(updates or ""), str(seeds if updates else "")]
             rows.append([*label, *cells, success])
     tasks = ", ".join(f"{STUDIES[name].protocol.tasks} ({name.partition('/')[2]})" for name in robot_results())

@@ -130,7 +130,7 @@ class Results:
     belief: dict[str, Floats] = field(default_factory=dict)
 
     def summary(self, mode: Mode | None = None) -> list[dict[str, float]]:
-        """One row per k: mean and interquartile mean of R_k with 95 % intervals, steps used, and normalised score.
+        """One row per k: mean and interquartile mean of R_k with 95 % intervals, steps used, success, normalised score.
 
         The columns "iqm", "iqm_low" and "iqm_high" are left out where each score of a seed and task is 0 or 1: the
         middle half of such scores is nearly always all 0 or all 1.
@@ -154,7 +154,7 @@ class Results:
             row = {"k": float(k), "mean": mean} | {name: float(values[i]) for name, values in shown.items()}
             row |= {"episodes": float(self.episodes[i]), "env_steps": float(self.env_steps[i])}
             if mode in self.success:
-                row["success"] = float(self.success[mode][:, :, i].mean())
+                row |= _success(self.success[mode][:, :, i].mean(-1), self.every_task)
             score = self.normalised(mean)
             rows.append(row if score is None else row | {"normalised": score})
         return rows
@@ -316,6 +316,12 @@ class Results:
             found = cls(**plain, **groups, **single)
             found.check_numbers()
             return found
+
+
+def _success(per_task: Floats, fixed_tasks: bool) -> dict[str, float]:
+    """The share of successful episodes with its interval, cut to [0, 1], from that of each seed and task."""
+    low, high = (float(np.clip(end[0], 0, 1)) for end in mean_interval(per_task[..., None], fixed_tasks=fixed_tasks))
+    return {"success": float(per_task.mean()), "success_low": low, "success_high": high}
 
 
 def _group(arrays: Mapping[str, Floats], group: str) -> dict[str, Floats]:

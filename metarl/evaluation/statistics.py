@@ -235,6 +235,18 @@ def _check_comparable(train: Results, test: Results) -> None:
             raise InvalidValueError(f"{name} of the train results", train.meta.get(name), repr(test.meta.get(name)))
 
 
+# --- the whole curve -------------------------------------------------------------------------------------------------
+
+
+def area_interval(results: Results, mode: Mode | None = None) -> tuple[float, float]:
+    """The ends of the 95 % interval of `Results.area_under_curve`, over seeds and tasks."""
+    curves = results.per_task(mode)
+    span = results.k[-1] - results.k[0]
+    areas = np.trapezoid(curves, results.k, axis=-1) / span if span else curves[..., 0]
+    low, high = mean_interval(np.asarray(areas)[..., None], fixed_tasks=results.every_task)
+    return float(low[0]), float(high[0])
+
+
 # --- time, and the end of a trial ------------------------------------------------------------------------------------
 
 

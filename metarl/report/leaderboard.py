@@ -10,6 +10,7 @@ from typing import Any
 
 from metarl.evaluation.results import Floats
 from metarl.evaluation.statistics import (
+    area_interval,
     asymptote,
     cvar,
     cvar_interval,
@@ -36,7 +37,7 @@ def leaderboard_columns(entries: Sequence[Entry]) -> list[Column]:
     ks = {e.results.k[-1] for e in entries}
     first = [Column("agent", "agent"), Column("seeds", "seeds", 0), *([Column("k", "k", 0)] if len(ks) > 1 else [])]
     scores = [Column("mean", f"R_{min(ks)}" if len(ks) == 1 else "R_k", n, ""), Column("iqm", "IQM", n, "iqm_")]
-    scores += [Column("success", "success", 3), Column("normalised", "normalised", 3)]
+    scores += [Column("success", "success", 3, "success_"), Column("normalised", "normalised", 3)]
     used = [Column("env_steps", "environment steps", 0), Column("seconds", "seconds per step", 4)]
     more = [Column("steps_to_90", "steps to 90 %", 0, "steps_to_90_"), Column("gap", "optimality gap", 3, "gap_")]
     more += [Column("worst", "worst 10 % of tasks", n, "worst_")]
@@ -59,7 +60,7 @@ def score_columns(entries: Sequence[Entry]) -> list[Column]:
     n = decimals_of(ends_of(entries))
     columns = [Column("agent", "agent"), Column("mode", "actions"), Column("k", "k", 0), Column("mean", "R_k", n, "")]
     columns += [Column("iqm", "IQM", n, "iqm_"), Column("env_steps", "environment steps", 0)]
-    return [*columns, Column("normalised", "normalised", 3), Column("success", "success", 3)]
+    return [*columns, Column("normalised", "normalised", 3), Column("success", "success", 3, "success_")]
 
 
 def cost_rows(entries: Sequence[Entry]) -> list[Cells]:
@@ -74,7 +75,7 @@ def cost_columns(entries: Sequence[Entry]) -> list[Column]:
     columns += [Column("env_steps", "environment steps", 0), Column("seconds", "seconds per step", 4)]
     columns += [Column("trials", "trials side by side", 0), Column("total_seconds", "seconds in all", 2)]
     columns += [Column("microseconds", "\u00b5s per environment step", 2)]
-    return [*columns, Column("collected", "return while adapting", n), Column("area", "mean of R_k over k", n)]
+    return [*columns, Column("collected", "return while adapting", n), Column("area", "mean of R_k over k", n, "area_")]
 
 
 IMPROVEMENT_COLUMNS = (
@@ -154,7 +155,9 @@ def _used(entry: Entry) -> Cells:
 def _trial(entry: Entry) -> Cells:
     results, seconds = entry.results, entry.results.seconds
     trial = {"k": results.k[-1], "episodes": float(results.episodes[-1]), "collected": _mean(results.collected)}
-    trial |= {"area": results.area_under_curve(entry.mode)} if len(results.k) > 1 else {}
+    if len(results.k) > 1:
+        low, high = area_interval(results, entry.mode)
+        trial |= {"area": results.area_under_curve(entry.mode), "area_low": low, "area_high": high}
     if (times := latency(results)) is not None:
         trial |= {"trials": times["trials"], "total_seconds": float(seconds.sum(1).mean())}
         trial |= {"microseconds": 1e6 * times["env_step"]} if "env_step" in times else {}

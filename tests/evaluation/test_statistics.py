@@ -14,6 +14,7 @@ import scipy.stats
 from metarl.errors import InvalidValueError
 from metarl.evaluation.results import Results
 from metarl.evaluation.statistics import (
+    area_interval,
     asymptote,
     cvar,
     cvar_interval,
@@ -237,6 +238,27 @@ def test_latency_is_a_median_of_steps() -> None:
     idle = replace(found, env_steps=np.zeros(3))
     assert latency(idle) == {"adaptation_step": 2.5, "trials": 20.0}
     assert latency(results([[[1.0]]])) is None
+
+
+def test_the_area_has_an_interval_over_seeds_and_tasks() -> None:
+    """One seed, tasks whose curves 0, 0, a have the areas a / 4 = 1, 2, 3: the variance of their mean is 1 / 3."""
+    found = results([[[0.0, 0.0, a] for a in (4.0, 8.0, 12.0)]])
+    half = scipy.stats.t.ppf(0.975, 2) / 3**0.5
+    assert area_interval(found) == pytest.approx((2.0 - half, 2.0 + half))
+    assert found.area_under_curve() == pytest.approx(2.0)
+    single = results([[[1.0], [2.0], [3.0]]])
+    assert area_interval(single) == pytest.approx((2.0 - half, 2.0 + half))
+
+
+def test_success_has_an_interval_that_ends_at_one() -> None:
+    """Four tasks of ten episodes, of which 5, 8, 10, 10 succeed: shares."""
+    shares = np.array([[1.0] * n + [0.0] * (10 - n) for n in (5, 8, 10, 10)])[None, :, None]
+    found = results(np.zeros((1, 4, 1)), success={"sampled": shares})
+    row = found.summary()[0]
+    half = scipy.stats.t.ppf(0.975, 3) * (np.var([0.5, 0.8, 1.0, 1.0], ddof=1) / 4) ** 0.5
+    assert row["success"] == pytest.approx(0.825)
+    assert row["success_low"] == pytest.approx(0.825 - half)
+    assert row["success_high"] == 1.0 < 0.825 + half
 
 
 def test_the_asymptote_is_the_mean_of_the_last_tenth() -> None:
