@@ -72,10 +72,10 @@ def robot_table() -> str:
     )
 
 
-def yardsticks() -> dict[tuple[str, int], Yardstick]:
-    """Agents that adapt beside learning from scratch, by family and number of adaptation steps."""
-    learners: dict[str, list[Results]] = {}
-    agents: dict[tuple[str, int], list[Results]] = {}
+def yardsticks() -> dict[tuple[str, str, int], Yardstick]:
+    """Agents that adapt beside learning from scratch, by family, split and number of adaptation steps."""
+    learners: dict[tuple[str, str], list[Results]] = {}
+    agents: dict[tuple[str, str, int], list[Results]] = {}
     for study in STUDIES:
         for entry in STUDIES[study].entries:
             path = row_file(study, entry)
@@ -83,10 +83,10 @@ def yardsticks() -> dict[tuple[str, int], Yardstick]:
                 continue
             results = Results.load(path)
             if learns_from_scratch(results):
-                learners.setdefault(results.family, []).append(results)
+                learners.setdefault((results.family, results.split), []).append(results)
             elif is_meta_trained(results):
-                agents.setdefault((results.family, results.k[-1]), []).append(results)
-    pairs = {key: [*learners[key[0]], *found] for key, found in agents.items() if key[0] in learners}
+                agents.setdefault((results.family, results.split, results.k[-1]), []).append(results)
+    pairs = {key: [*learners[key[:2]], *found] for key, found in agents.items() if key[:2] in learners}
     found = {key: yardstick_of(one_group(results)) for key, results in pairs.items()}
     return {key: yardstick for key, yardstick in found.items() if yardstick is not None}
 
@@ -94,7 +94,7 @@ def yardsticks() -> dict[tuple[str, int], Yardstick]:
 def yardstick_table() -> str:
     """Table of the steps from scratch that match the best adapted agent of each family."""
     rows = []
-    for (_, k), yardstick in yardsticks().items():
+    for (_, _, k), yardstick in yardsticks().items():
         found, count = yardstick_rows(yardstick), len(yardstick.agents)
         best = max(range(count), key=lambda i: float(found[i]["mean"]))
         suite, study, name = yardstick.agents[best].results.meta["entry"].split("/")
@@ -124,4 +124,4 @@ def number(row: dict[str, float], name: str, form: str) -> str:
 
 def yardstick_figure() -> Figure:
     """Figure of HalfCheetahDir: what adapts after few steps beside learning from scratch."""
-    return draw_yardstick(yardsticks()["metarl/HalfCheetahDir-v0", 2])
+    return draw_yardstick(yardsticks()["metarl/HalfCheetahDir-v0", "test", 2])

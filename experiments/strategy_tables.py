@@ -110,7 +110,8 @@ def adaptation(studies: Sequence[str], says: str) -> str:
         lasts = {name: results.summary("sampled")[-1] for name, results in found.items()}
         for name in sorted(found, key=lambda name: -lasts[name]["mean"]):
             first, last = found[name].summary("sampled")[0], lasts[name]
-            seeds = str(len(found[name].meta["seeds"])) if STUDIES[study].entries[name].iterations else ""
+            entry = STUDIES[study].entries[name]
+            seeds = str(len(found[name].meta["seeds"])) if entry.iterations or entry.runs_of else ""
             cells = [f"{row['mean']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" for row in (first, last)]
             closed = f"{last['normalised']:.2f}" if "normalised" in last else ""
             lines.append([study.partition("/")[2], f"{name} (`{found[name].agent}`)", seeds, *cells, closed])
@@ -122,7 +123,8 @@ def control() -> str:
     says = (
         "Classic control with hidden physics, sampled actions, 95 % intervals over seeds and held-out tasks. R_k: "
         "after two episodes (`rl2`) or two adaptation steps of 2,000 environment steps each (others); in the studies "
-        "-ppo after 400,000 steps of Stable-Baselines3's PPO, which learns 10 of the tasks from scratch. The share is "
+        "-ppo after 400,000 and in -sac after 20,000 steps of Stable-Baselines3, which learns 10 (SAC: four) of the "
+        "tasks from scratch. The studies -far have the same agents on physics that training never had. The share is "
         "that of the gap between random actions and the informed optimum, where that is known. "
         "Command: `metarl benchmark control`."
     )
