@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -104,3 +105,19 @@ def test_maml_adapts_under_the_packages_evaluation() -> None:
     before = agent.begin(2)
     moved = [not torch.equal(judged.state[name], before[name]) for name in before if before[name].is_floating_point()]
     assert any(moved)
+
+
+def test_published_weights_have_their_success_under_the_packages_evaluation() -> None:
+    """Row metaworld/ml1_reach/maml: with sampled actions nearly every held-out goal is reached after one step."""
+    row = Path(__file__).parents[2] / "experiments" / "results" / "metaworld" / "ml1_reach" / "maml"
+    agent = metarl.load(row / "seed0")
+    envs = metaworld.make_ml_envs("reach-v3", seed=0, meta_batch_size=5, split="test", max_episode_steps=500)
+    try:
+        judged = as_metaworld_agent(agent, deterministic=False)
+        success, _, _ = evaluation.metalearning_evaluation(
+            judged, envs, num_evals=1, adaptation_episodes=agent.budget.envs, evaluation_episodes=5
+        )
+    finally:
+        envs.close()
+    assert metarl.Results.load(row / "results.json").success["sampled"][0, :, -1].mean() > 0.9
+    assert success > 0.9
