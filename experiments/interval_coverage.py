@@ -26,8 +26,8 @@ from scipy.special import ndtr
 from trial_tables import table
 
 from metarl.evaluation.comparison import difference_parts, improvement, improvement_interval
-from metarl.evaluation.intervals import Floats, interval, iqm_interval, mean_interval
-from metarl.evaluation.statistics import cvar, cvar_interval, optimality_gap_interval, reached_interval
+from metarl.evaluation.intervals import Floats, interval, iqm_interval, mean_interval, reached_interval
+from metarl.evaluation.statistics import cvar, cvar_interval, optimality_gap_interval
 from metarl.files import write_atomic
 
 OUT = results_file("simulations", "interval_coverage")

@@ -41,7 +41,9 @@ def robot_figure(studies: dict[str, list[Results]]) -> Figure:
     for axes, (name, results) in zip(out.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
         color = iter(PALETTE)
         for result in results:
-            for key in [k for k in result.meta.get("training_curves", [{}])[0] if k != "trial_return"]:
+            for key in [
+                k for k in result.meta.get("training_curves", [{}])[0] if k not in ("trial_return", "env_steps")
+            ]:
                 lines = np.array([each[key] for each in result.meta["training_curves"]])
                 shade, x = next(color), np.arange(1, lines.shape[1] + 1)
                 axes.plot(x, lines.mean(0), color=shade, label=f"{result.agent}: {key.replace('_', ' ')}")
@@ -96,24 +98,27 @@ def yardstick_table() -> str:
     rows = []
     for (_, _, k), yardstick in yardsticks().items():
         found, count = yardstick_rows(yardstick), len(yardstick.agents)
-        best = max(range(count), key=lambda i: float(found[i]["mean"]))
+        best = max(range(count), key=lambda i: float(found[i]["low"]))
         suite, study, name = yardstick.agents[best].results.meta["entry"].split("/")
         for row in found[best::count]:
             adapted = f"{row['mean']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
             cells = [str(k), adapted, f"{row['env_steps']:,.0f}", row["learner"].rpartition("/")[2]]
             steps = [number(row, f"scratch{end}", ",.0f") for end in ("", "_low", "_high")]
             cells.append(f"{steps[0]} [{steps[1]}, {steps[2]}]" if len(set(steps)) > 1 else steps[0])
-            rows.append(
-                [f"{suite}/{study}", name, *cells, number(row, "times", ",.2g" if row["times"] < 10 else ",.0f")]
-            )
+            rows.append([f"{suite}/{study}", name, *cells, times(row)])
     head = ["study", "best that adapts", "k", "its R_k", "after steps", "from scratch", "steps to match it", "times"]
     return (
-        "For each family and each number k of adaptation steps: the row with the highest mean R_k of those that are "
-        "not shown the task and choose no learner, its environment steps in the task, and the steps in the task after "
-        "which an agent that "
-        "learns from scratch has this return (`sb3` is Stable-Baselines3); sampled actions, on the tasks that both "
+        "For each family and each number k of adaptation steps: the row whose interval of R_k has the highest lower "
+        "end, of those that are not shown the task and choose no learner, its environment steps in the task, and the "
+        "steps in the task after which an agent that learns from scratch has this return (`sb3` is "
+        "Stable-Baselines3); sampled actions, on the tasks that both "
         "played; in brackets the ends of the 95 % interval and the steps that reach them.\n\n" + table(head, rows)
     )
+
+
+def times(row: dict[str, float]) -> str:
+    """The steps from scratch as a multiple of the agent's; empty for an agent that takes none."""
+    return number(row, "times", ",.2g" if row["times"] < 10 else ",.0f") if "times" in row else ""
 
 
 def number(row: dict[str, float], name: str, form: str) -> str:

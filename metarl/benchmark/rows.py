@@ -22,6 +22,7 @@ from metarl.benchmark.cells import Progress, is_trained, refuse_another, run_pat
 from metarl.benchmark.suite import Cell, Entry, Protocol, Suite, agent_of, source_of, trainings
 from metarl.errors import InvalidValueError
 from metarl.evaluation.evaluate import evaluate
+from metarl.evaluation.intervals import Part, interval
 from metarl.evaluation.results import FORMAT, Results
 from metarl.files import LARGEST_ARRAYS, NpzReader, read_bytes, read_json, reading
 from metarl.named import without_imports
@@ -30,7 +31,8 @@ from metarl.runs.load import curves_of_runs, with_settings
 from metarl.runs.run import Run
 
 RESULTS = "results.json"
-Agreement = Literal["equal", "equal to rounding", "within its intervals", "different"]
+Agreement = Literal["equal", "equal to rounding", "equal but for chance", "different"]
+MISTAKES = 0.01  # chance that equal distributions are called different
 HALF_WIDTHS, SHARE = 0.1, 0.01  # a difference of means is rounding up to both: of the interval, of the largest mean
 
 
@@ -249,16 +251,19 @@ def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def agreement(stored: Results, again: Results) -> Agreement:
-    """Whether two evaluations of the same weights agree: to the bit, to rounding, or within the stored intervals.
+    """Whether two evaluations of the same weights on the same tasks agree: to the bit, to rounding, or but for chance.
 
     Another processor rounds sums otherwise, and a rare action that is drawn otherwise makes another episode. So "equal
     to rounding" means: every mean of R_k, and of the lifetime return, moved by at most a tenth of its interval's
     half-width and by at most 1 % of the largest mean, or by less than 1e-6 of it.
 
     On robots and in other chaotic tasks a rounded sum makes every later state of an episode another one, and what is
-    learned from it too. The two evaluations are then two draws of the same experiment. "Within its intervals" means:
-    every new mean lies in the stored 95 % interval.
+    learned from it too. The scores of each seed in each task are then two draws of the same distribution. "Equal but
+    for chance" means: every new mean lies in the stored 95 % interval, and the differences of all seeds and tasks have
+    no common direction (t tests, with a chance of 1 % that any of them says so by mistake).
     """
+    if (stored.task_hash, stored.k, _shapes(stored)) != (again.task_hash, again.k, _shapes(again)):
+        return "different"
     same = all(np.array_equal(stored.scores[mode], again.scores[mode]) for mode in stored.scores)
     if same and np.array_equal(stored.lifetime, again.lifetime):
         return "equal"
@@ -274,4 +279,22 @@ def agreement(stored: Results, again: Results) -> Agreement:
 
     if all(is_near(a, b) for a, b in pairs):
         return "equal to rounding"
-    return "within its intervals" if all(a["low"] <= b["mean"] <= a["high"] for a, b in pairs) else "different"
+    held = all(a["low"] <= b["mean"] <= a["high"] for a, b in pairs)
+    return "equal but for chance" if held and _differs_by_chance(stored, again) else "different"
+
+
+def _shapes(results: Results) -> dict[str, tuple[int, ...]]:
+    return {mode: scores.shape for mode, scores in results.scores.items()} | {"lifetime": results.lifetime.shape}
+
+
+def _differs_by_chance(stored: Results, again: Results) -> bool:
+    """Whether the differences of the scores of each seed and task may have the mean 0."""
+    differences = [again.per_task(mode) - stored.per_task(mode) for mode in stored.scores]
+    if stored.lifetime.size:
+        differences.append((again.lifetime - stored.lifetime).mean(-1, keepdims=True))
+    rows = np.concatenate(differences, -1).reshape(-1, sum(d.shape[-1] for d in differences))  # [seed and task, mean]
+    if len(rows) < 2:
+        return False
+    part = Part(rows.var(0, ddof=1) / len(rows), len(rows) - 1)
+    low, high = interval(rows.mean(0), [part], level=1 - MISTAKES / rows.shape[1])
+    return bool(((low <= 0) & (high >= 0)).all())

@@ -148,6 +148,28 @@ def share_interval(share: Floats, parts: Sequence[Part], draws: int, count: int)
     return low, np.where(misses > 0, betaincinv(hits + 1, np.maximum(misses, 1e-9), 0.975), 1.0)
 
 
+def reached_interval(reached: Floats, *, fixed_tasks: bool = False, episodes: int = 1) -> tuple[Floats, Floats]:
+    """The 95 % interval of a share over seeds and tasks, each of n by itself: `share_interval`.
+
+    Args:
+        reached: zeros and ones of each seed and task, or their means over `episodes`, `[seed, task, n]`.
+        fixed_tasks: as in `mean_interval`.
+        episodes: number of zeros and ones that each value is a mean of.
+    """
+    seeds, tasks = reached.shape[:2]
+    random = [seeds] if fixed_tasks and seeds > 1 else [seeds, tasks]
+    draws = min((n for n in random if n > 1), default=1)
+    parts = crossed_parts(reached, fixed_tasks=fixed_tasks)
+    return share_interval(reached.mean((0, 1)), parts, draws, seeds * tasks * episodes)
+
+
+def success_row(success: Floats, fixed_tasks: bool) -> dict[str, float]:
+    """The share of episodes `[seed, task, episode]` that had success, and its interval, by name."""
+    shares = success.mean(-1, keepdims=True)
+    low, high = reached_interval(shares, fixed_tasks=fixed_tasks, episodes=success.shape[-1])
+    return {"success": float(success.mean()), "success_low": float(low[0]), "success_high": float(high[0])}
+
+
 def lasting_from(reached: npt.NDArray[np.bool_]) -> int:
     """The first index from which all values of `[k]` are True; the length if the last value is False."""
     return len(reached) - int(np.logical_and.accumulate(reached[::-1]).sum())

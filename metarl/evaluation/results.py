@@ -11,7 +11,15 @@ import numpy as np
 
 from metarl.errors import InvalidValueError, did_you_mean
 from metarl.evaluation.intervals import Floats as Floats
-from metarl.evaluation.intervals import crossed_parts, interval, iqm, iqm_interval, lasting_from, mean_interval
+from metarl.evaluation.intervals import (
+    crossed_parts,
+    interval,
+    iqm,
+    iqm_interval,
+    lasting_from,
+    mean_interval,
+    success_row,
+)
 from metarl.evaluation.modes import MODES, Mode
 from metarl.files import (
     LARGEST_ARRAYS,
@@ -154,7 +162,7 @@ class Results:
             row = {"k": float(k), "mean": mean} | {name: float(values[i]) for name, values in shown.items()}
             row |= {"episodes": float(self.episodes[i]), "env_steps": float(self.env_steps[i])}
             if mode in self.success:
-                row |= _success(self.success[mode][:, :, i].mean(-1), self.every_task)
+                row |= success_row(self.success[mode][:, :, i], self.every_task)
             score = self.normalised(mean)
             rows.append(row if score is None else row | {"normalised": score})
         return rows
@@ -268,8 +276,7 @@ class Results:
         """Write two files: `path` (JSON: meta data and summaries), and the arrays with the same name and `.npz`.
 
         Raises:
-            InvalidValueError: the arrays' shapes do not fit each other, a score is not finite, or the files cannot be
-                written.
+            InvalidValueError: shapes do not fit each other, a score is not finite, or the files cannot be written.
         """
         target, arrays = _json_path(path), self._arrays()
         head = {n: getattr(self, n) for n in ("agent", "family", "split", "k", "bayes_optimal", "task_hash", "meta")}
@@ -316,12 +323,6 @@ class Results:
             found = cls(**plain, **groups, **single)
             found.check_numbers()
             return found
-
-
-def _success(per_task: Floats, fixed_tasks: bool) -> dict[str, float]:
-    """The share of successful episodes with its interval, cut to [0, 1], from that of each seed and task."""
-    low, high = (float(np.clip(end[0], 0, 1)) for end in mean_interval(per_task[..., None], fixed_tasks=fixed_tasks))
-    return {"success": float(per_task.mean()), "success_low": low, "success_high": high}
 
 
 def _group(arrays: Mapping[str, Floats], group: str) -> dict[str, Floats]:

@@ -17,12 +17,11 @@ from metarl.errors import InvalidValueError
 from metarl.evaluation.intervals import (
     Floats,
     Part,
-    crossed_parts,
     interval,
     mean_interval,
     pooled,
+    reached_interval,
     seed_parts,
-    share_interval,
     task_parts,
 )
 from metarl.evaluation.modes import Mode
@@ -33,7 +32,7 @@ _ORDER = {"train": 0, "test": 1}
 
 
 def distance(split: str) -> int:
-    """How far a split is from training: 0 for "train", 1 for "test", 2 for all others, of another distribution."""
+    """How far a split is from training: 0 for "train", 1 for "test", 2 for all others."""
     return _ORDER.get(split, len(_ORDER))
 
 
@@ -176,15 +175,6 @@ def _thresholds(scores: Floats, normalised: bool) -> Floats:
     return np.linspace(*((min(low, 0.0), max(high, 1.0)) if normalised else (low, high + (low == high))), _GRID)
 
 
-def reached_interval(reached: Floats, *, fixed_tasks: bool = False) -> tuple[Floats, Floats]:
-    """The 95 % interval of the share of ones in `[seed, task, n]`, each of n by itself: `share_interval`."""
-    seeds, tasks = reached.shape[:2]
-    random = [seeds] if fixed_tasks and seeds > 1 else [seeds, tasks]
-    draws = min((n for n in random if n > 1), default=1)
-    parts = crossed_parts(reached, fixed_tasks=fixed_tasks)
-    return share_interval(reached.mean((0, 1)), parts, draws, seeds * tasks)
-
-
 # --- gaps between splits ---------------------------------------------------------------------------------------------
 
 
@@ -276,11 +266,15 @@ def asymptote(results: Results) -> dict[str, float] | None:
 
     Returns:
         "mean", "low", "high" and the number of "episodes" averaged; None unless a trial is a sequence of episodes.
+        Without "low" and "high" where the results keep the mean over tasks alone, as those of large benchmarks do.
     """
     if not results.lifetime.size:
         return None
     last = max(1, results.collected.shape[-1] // 10)
     results.check_finite("return while adapting", results.collected, "step", range(results.collected.shape[-1]))
     per_task = results.collected[..., -last:].mean(-1)[..., None]
+    found = {"mean": float(per_task.mean()), "episodes": float(last)}
+    if per_task.shape[1] < results.lifetime.shape[1]:
+        return found
     low, high = mean_interval(per_task, fixed_tasks=results.every_task)
-    return {"mean": float(per_task.mean()), "low": float(low[0]), "high": float(high[0]), "episodes": float(last)}
+    return found | {"low": float(low[0]), "high": float(high[0])}

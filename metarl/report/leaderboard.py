@@ -92,7 +92,7 @@ def _lifetime_columns(entries: Sequence[Entry]) -> list[Column]:
     n = decimals_of(life[end] for life in lives for end in ("low", "high"))
     columns = [Column("lifetime", "lifetime return", n, "lifetime_"), Column("bayes_optimal", "Bayes optimum", n)]
     last = [found for e in entries if (found := _end_of_trial(e))]
-    n = decimals_of(found[end] for found in last for end in ("low", "high"))
+    n = decimals_of(found["mean"] for found in last)
     return [*columns, Column("asymptote", "last tenth of a trial", n, "asymptote_")]
 
 
@@ -139,7 +139,7 @@ def _lifetime(entry: Entry) -> Cells:
     named |= {"bayes_optimal": life.get("bayes_optimal")}
     found = _end_of_trial(entry)
     ends = {"asymptote": "mean", "asymptote_low": "low", "asymptote_high": "high"}
-    return named | ({name: found[end] for name, end in ends.items()} if found else {})
+    return named | ({name: found.get(end) for name, end in ends.items()} if found else {})
 
 
 def _end_of_trial(entry: Entry) -> Row | None:

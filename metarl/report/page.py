@@ -69,7 +69,7 @@ def write_report(
         title: heading of the page.
         files: whether to write the same figures as PNG, PDF and SVG, and the same tables as CSV, markdown and LaTeX,
             to `out/report_files`, in a folder for each section.
-        notes: sentences under the heading, for example what the page lacks.
+        notes: a list of sentences under the heading, for example what the page lacks.
 
     Returns:
         The path of the page.
@@ -79,6 +79,8 @@ def write_report(
     """
     if not results:
         raise InvalidValueError("results", list(results), "at least one evaluation")
+    if isinstance(notes, str):
+        raise InvalidValueError("notes", notes, "a list of sentences")
     sections = sections_of(results)
     own = dict(zip(_folders([section.name for section in sections]), sections, strict=True))
     try:

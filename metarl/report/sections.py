@@ -213,7 +213,10 @@ def _gap_section(found: Sequence[Gap], folder: str) -> str:
     for each in found:
         whose = f"{html.escape(each.far.agent)}<small>{html.escape(each.far.family)}</small>"
         groups.append((f"{whose}<small>{html.escape(f'{splits_of(each)}, {each.mode} actions')}</small>", each.rows))
-    said = "<p>How much lower R<sub>k</sub> of the same agents is on tasks farther from training.</p>"
+    said = (
+        "<p>How much lower R<sub>k</sub> of the same agents is on tasks farther from training. Such tasks may also be "
+        "harder or easier in themselves: compare the gap of random actions.</p>"
+    )
     shown = grouped_table(GAPS, [agent._replace(head=f"agent, {splits.head}"), *numbers], groups)
     return f'<section><h2 id="{folder}">{GAPS}</h2>{said}{shown}</section>\n'
 

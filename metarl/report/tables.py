@@ -163,13 +163,14 @@ def gaps(results: Sequence[Results]) -> list[Gap]:
     are no test results, and a split with another distribution.
     """
     found = []
-    for far in results:
-        pairs = [r for r in results if distance(r.split) < distance(far.split) and _same_agents(r, far)]
-        if far.split == "test" and far.meta.get("train_equals_test"):
+    drawn = [r for r in results if r.split != "custom"]  # nobody says how far a user's own tasks are
+    for far in drawn:
+        pairs = [r for r in drawn if distance(r.split) < distance(far.split) and _same_agents(r, far)]
+        if not pairs or (far.split == "test" and far.meta.get("train_equals_test")):
             continue
-        for near in (r for r in pairs if r.split == max((p.split for p in pairs), key=distance)):
-            modes = [mode for mode in far.scores if mode in near.scores]
-            found += [Gap(far, gap(near, far, modes[0]), near.split, modes[0])] if modes else []
+        near = max(pairs, key=lambda r: distance(r.split))
+        modes = [mode for mode in far.scores if mode in near.scores]
+        found += [Gap(far, gap(near, far, modes[0]), near.split, modes[0])] if modes else []
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,6 @@ _RETURNS = Kind(
     "a list of finite numbers",
     lambda value: isinstance(value, list) and all(type(v) in (int, float) and math.isfinite(v) for v in value),
 )
-_NUMBER = Kind("a number", lambda value: type(value) in (int, float))
 METRICS = "metrics.jsonl"
 _FIELDS = {"env_steps": COUNT, "k": GRID, "returns": _RETURNS}
 
@@ -65,16 +65,20 @@ def _validated(line: str, file: Path) -> Validated:
 
 
 def returns_in_training(run: Path, end: int) -> dict[str, list[float]]:
-    """The returns of a run's first `end` meta-updates by name, from its metrics; empty where these are not kept.
+    """The returns of a run's first `end` meta-updates by name, from its metrics, and `env_steps`, those up to each.
 
-    Raises:
-        InvalidValueError: the file holds other lines.
+    Empty, with a warning if the file is damaged, unless the metrics of all these meta-updates are there.
     """
-    lines = [parse_json(line) for line in lines_before(run / METRICS, end)]
-    names = [name for name in lines[0] if "return" in name] if lines else []
-    for line in lines:
-        check_fields(line, dict.fromkeys(names, _NUMBER), str(run / METRICS))
-    return {name: [round(line[name], 4) for line in lines] for name in names}
+    try:
+        lines = [parse_json(line) for line in lines_before(run / METRICS, end)]
+    except InvalidValueError as error:
+        warnings.warn(f"no curve of the training: {error}", stacklevel=2)
+        return {}
+    if not lines or len(lines) < end:
+        return {}
+    names = [name for name in lines[0] if "return" in name or name == "env_steps"]
+    kept = [name for name in names if all(type(line.get(name)) in (int, float) for line in lines)]
+    return {name: [round(line[name], 4) for line in lines] for name in kept}
 
 
 def learning_curves(runs: Sequence[tuple[Path, JsonObject]]) -> dict[str, Any]:

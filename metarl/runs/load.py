@@ -40,20 +40,21 @@ def curves_of_runs(paths: Iterable[Path]) -> dict[str, Any]:
     """How the agents of the runs at `paths` learned, for the meta data of results; empty if one of them is no run.
 
     Returns:
-        `train_env_steps`, the environment steps of each training; `training_curves`, its returns on train tasks
-        (`metarl.runs.curves.returns_in_training`); and those on validation tasks (`learning_curves` there), if there
-        are any.
+        `train_env_steps`, the environment steps of each whole training; `training_curves`, its returns on train tasks
+        (`metarl.runs.curves.returns_in_training`), if all seeds were trained as long; and those on validation tasks
+        (`learning_curves` there), if there are any.
     """
     runs = list(paths)
     if not runs or not all((path / "config.json").exists() for path in runs):
         return {}
     configs = [Run.open(path).config for path in runs]
     heads = [read_head(path / "checkpoint.json") for path in runs]
-    steps = [head["env_steps"] for head in heads if "env_steps" in head]
-    ends = [config["iterations"] for config in configs]
+    found: dict[str, Any] = {"train_env_steps": [head["env_steps"] for head in heads if "env_steps" in head]}
+    ends = [head["iteration"] for head in heads]
     curves = [returns_in_training(path, end) for path, end in zip(runs, ends, strict=True)]
-    pairs = list(zip(runs, configs, strict=True))
-    return {"train_env_steps": steps, "training_curves": curves} | learning_curves(pairs)
+    if all(curves) and len(set(ends)) == 1:
+        found["training_curves"] = curves
+    return found | learning_curves(list(zip(runs, configs, strict=True)))
 
 
 def with_settings(agent: Agent, **settings: object) -> Agent:

@@ -12,6 +12,7 @@ import pytest
 import scipy.stats
 
 from metarl.errors import InvalidValueError
+from metarl.evaluation.intervals import reached_interval
 from metarl.evaluation.results import Results
 from metarl.evaluation.statistics import (
     area_interval,
@@ -24,7 +25,6 @@ from metarl.evaluation.statistics import (
     optimality_gap,
     optimality_gap_interval,
     performance_profile,
-    reached_interval,
 )
 from metarl.report.page import table_text, write_report
 
@@ -250,15 +250,26 @@ def test_the_area_has_an_interval_over_seeds_and_tasks() -> None:
     assert area_interval(single) == pytest.approx((2.0 - half, 2.0 + half))
 
 
-def test_success_has_an_interval_that_ends_at_one() -> None:
-    """Four tasks of ten episodes, of which 5, 8, 10, 10 succeed: shares."""
-    shares = np.array([[1.0] * n + [0.0] * (10 - n) for n in (5, 8, 10, 10)])[None, :, None]
-    found = results(np.zeros((1, 4, 1)), success={"sampled": shares})
+def test_success_has_the_interval_of_a_share() -> None:
+    """Clopper and Pearson by hand: 20 tasks of one episode that all succeed may have a share of 20th root of .025."""
+    found = results(np.zeros((1, 20, 1)), success={"sampled": np.ones((1, 20, 1, 1))})
     row = found.summary()[0]
-    half = scipy.stats.t.ppf(0.975, 3) * (np.var([0.5, 0.8, 1.0, 1.0], ddof=1) / 4) ** 0.5
-    assert row["success"] == pytest.approx(0.825)
-    assert row["success_low"] == pytest.approx(0.825 - half)
-    assert row["success_high"] == 1.0 < 0.825 + half
+    assert (row["success"], row["success_high"]) == (1.0, 1.0)
+    assert row["success_low"] == pytest.approx(0.025 ** (1 / 20))
+    failed = results(np.zeros((1, 20, 1)), success={"sampled": np.zeros((1, 20, 1, 1))}).summary()[0]
+    assert (failed["success_low"], failed["success_high"]) == pytest.approx((0.0, 1 - 0.025 ** (1 / 20)))
+
+
+@pytest.mark.parametrize(("share", "seeds"), [(0.98, 1), (0.9, 1), (0.98, 3), (0.5, 3)])
+def test_the_interval_of_success_holds_its_share(share: float, seeds: int) -> None:
+    """Of 400 data sets of 20 tasks, whose episodes succeed with this chance."""
+    generator = np.random.default_rng(0)
+    held = 0
+    for _ in range(400):
+        won = (generator.uniform(size=(seeds, 20, 1, 2)) < share).astype(float)
+        row = results(np.zeros((seeds, 20, 1)), success={"sampled": won}).summary()[0]
+        held += row["success_low"] <= share <= row["success_high"]
+    assert held >= 0.93 * 400
 
 
 def test_the_asymptote_is_the_mean_of_the_last_tenth() -> None:
@@ -272,6 +283,8 @@ def test_the_asymptote_is_the_mean_of_the_last_tenth() -> None:
     short = replace(lived, collected=episodes[..., -3:])
     assert asymptote(short)["mean"] == pytest.approx(5.0)  # type: ignore[index]
     assert asymptote(results(np.zeros((2, 3, 2)))) is None
+    compact = replace(lived, collected=episodes.mean(1, keepdims=True))  # the tasks' spread is lost
+    assert asymptote(compact) == pytest.approx({"mean": 4.0, "episodes": 2.0})
     episodes[1, 2, 24] = np.nan
     with pytest.raises(InvalidValueError, match=r"return while adapting of maml \(seed 8, task 2, step = 24\) is nan"):
         asymptote(lived)

@@ -13,6 +13,13 @@ BUGS = (
         "benchmark/test_verdicts",
     ),
     Bug(
+        "scores that all fell count as chance",
+        "metarl/benchmark/rows.py",
+        "if held and _differs_by_chance(stored, again) else",
+        "if held else",
+        "benchmark/test_verdicts",
+    ),
+    Bug(
         "transfer is the return, not a gain over new parameters",
         "metarl/report/transfer.py",
         "(begun.per_task(mode) - new.per_task(mode))",
@@ -86,8 +93,15 @@ BUGS = (
     Bug(
         "returns in training are drawn one meta-update late",
         "metarl/report/figures/training.py",
-        "[part[-1] + 1 for part in parts]",
-        "[part[-1] + 2 for part in parts]",
+        "_steps(seed, total, n)[ends - 1]",
+        "_steps(seed, total, n)[np.minimum(ends, n - 1)]",
+        "report/test_figures",
+    ),
+    Bug(
+        "meta-updates of other lengths are drawn as if they were equal",
+        "metarl/report/figures/training.py",
+        "if known is not None and len(known) == updates:",
+        "if known is None:",
         "report/test_figures",
     ),
     Bug(

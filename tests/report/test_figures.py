@@ -160,9 +160,30 @@ def test_agents_that_live_through_a_trial_have_the_return_of_a_mean_episode():
     assert ax.get_title(loc="left").startswith("strong: k = 2, or a mean episode of a trial; thin: k = 0")
 
 
+def test_meta_updates_of_other_lengths_stand_at_their_steps_and_seeds_meet_at_common_ones():
+    """Seeds at 10 and 30, and at 20 and 40 steps: at 20 and 30 the first has 1.5 and 2, the other 4 and 5."""
+    curves = [{"return_0": [1.0, 2.0], "env_steps": [10, 30]}, {"return_0": [4.0, 6.0], "env_steps": [20, 40]}]
+    figure = training_figure([in_training(curves)])
+    assert figure is not None
+    (line,) = figure.axes[0].lines
+    assert line.get_xdata().tolist() == [20.0, 30.0]
+    assert line.get_ydata().tolist() == [(1.5 + 4.0) / 2, (2.0 + 5.0) / 2]
+
+
+def test_the_last_k_is_the_highest_number_and_not_the_last_name():
+    figure = training_figure([in_training([{"return_1": [7.0], "return_0": [1.0], "return_std": [3.0]}] * 2)])
+    assert figure is not None
+    strong, thin = figure.axes[0].lines
+    assert (strong.get_ydata().tolist(), thin.get_ydata().tolist()) == ([7.0], [1.0])
+
+
 def test_returns_in_training_that_no_training_wrote_are_refused_or_left_out():
-    with pytest.raises(InvalidValueError, match=r"training_curves of the results of maml is .* expected as many"):
-        training_figure([in_training([{"return_0": [1.0]}, {"return_0": [1.0, 2.0]}])])
+    for damaged in (5, [1, 2], [{"return_0": 3}, {"return_0": 3}], [{"return_0": ["a"]}], [{"return_0": [[1.0]]}]):
+        with pytest.raises(InvalidValueError, match="training_curves of the results of maml"):
+            training_figure([in_training(damaged)])  # type: ignore[arg-type]
+    assert training_figure([in_training([{"return_0": [1.0]}, {"return_0": [1.0, 2.0]}])]) is None
+    assert training_figure([in_training([{"return_0": [1.0]}, {"return_1": [1.0]}])]) is None
+    assert training_figure([in_training([{"return_std": [1.0]}, {"return_-1": [1.0]}])]) is None
     assert training_figure([in_training([{}, {}])]) is None
     assert training_figure([in_training([{"return_0": [1.0]}], train_env_steps=[])]) is None
     assert training_figure([in_training([{"return_0": [float("nan")]}])]) is None

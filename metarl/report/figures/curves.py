@@ -27,7 +27,6 @@ PANELS = {
     "lifetime": "lifetime return of a trial",
 }
 FEW = 4  # agents up to which both modes are drawn
-_FEWEST_SEEDS = 3  # for an interval over seeds
 
 
 def adaptation_figure(results: Sequence[Results], panels: Sequence[str] | None = None) -> Figure:

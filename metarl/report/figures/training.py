@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -19,6 +20,8 @@ from metarl.report.figures.curves import add_legend, drawn_for, with_commas
 from metarl.report.figures.style import STYLE, plain
 
 _FEWEST_SEEDS = 3  # for an interval over seeds
+_RETURN = re.compile(r"return_(\d+)")  # R_k in training
+_LINE = 75  # letters that have room above the figure
 _POINTS = 100  # most points of a curve of returns in training
 
 
@@ -61,27 +64,74 @@ def training_of(results: Results) -> Training | None:
 
 
 def _in_training(results: Results) -> Training | None:
-    """The returns on train tasks, means over neighbouring meta-updates: at most 100 points."""
-    curves, steps = results.meta.get("training_curves"), results.meta.get("train_env_steps")
-    if not curves or not steps or not all(isinstance(each, dict) for each in curves):
+    """The returns on train tasks, means over neighbouring meta-updates: at most 100 points.
+
+    Where the environment steps of each meta-update are not kept, all are taken to be equally long. Seeds whose steps
+    differ are interpolated at common ones. None if seeds have other numbers of meta-updates, or a return is not finite.
+    """
+    curves, totals = results.meta.get("training_curves"), results.meta.get("train_env_steps")
+    if not curves or not totals:
         return None
-    names = [name for name in curves[0] if name.startswith("return_")]
-    k = [int(name.removeprefix("return_")) for name in names]
-    names = names or [name for name in ("episode_return",) if name in curves[0]]
-    if not names:
+    seeds = [_numbers(results, curve) for curve in _listed(results, curves)]
+    names = sorted((int(found[1]), name) for name in seeds[0] if (found := _RETURN.fullmatch(name)))
+    names = names or [(-1, "episode_return")] * ("episode_return" in seeds[0])
+    count = {len(seed[name]) for seed in seeds for _, name in names if name in seed}
+    if len(count) != 1 or any(name not in seed for seed in seeds for _, name in names) or len(totals) != len(seeds):
         return None
-    wrong, expected = f"training_curves of the results of {results.agent}", "as many numbers for every seed and name"
-    try:
-        returns = np.asarray([[each[name] for name in names] for each in curves], np.float64).swapaxes(1, 2)
-        total = float(np.mean(np.asarray(steps, np.float64)))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InvalidValueError(wrong, sorted(curves[0]), expected) from error
-    if not returns.size or not np.isfinite(returns).all():
+    parts = np.array_split(np.arange(n := count.pop()), min(_POINTS, n))
+    ends = np.array([part[-1] + 1 for part in parts])
+    grown = [_steps(seed, total, n)[ends - 1] for seed, total in zip(seeds, totals, strict=True)]
+    returns = np.array([[[seed[name][part].mean() for _, name in names] for part in parts] for seed in seeds])
+    if not np.isfinite(returns).all() or not np.isfinite(grown).all():
         return None
-    parts = np.array_split(np.arange(returns.shape[1]), min(_POINTS, returns.shape[1]))
-    ends = np.array([part[-1] + 1 for part in parts]) / returns.shape[1]
-    means = np.stack([returns[:, part].mean(1) for part in parts], 1)
-    return Training(total * ends, k, means, "")
+    steps = grown[0]
+    if not np.allclose(grown, steps):
+        steps = np.linspace(max(own[0] for own in grown), min(own[-1] for own in grown), len(parts))
+        columns = range(len(names))
+        returns = np.array(
+            [
+                np.stack([np.interp(steps, own, seed[:, i]) for i in columns], 1)
+                for own, seed in zip(grown, returns, strict=True)
+            ]
+        )
+    return Training(steps, [k for k, _ in names if k >= 0], returns, "")
+
+
+def _listed(results: Results, curves: Any) -> list[Any]:
+    """The curves of all seeds.
+
+    Raises:
+        InvalidValueError: they are something else.
+    """
+    if isinstance(curves, list) and all(isinstance(curve, dict) for curve in curves):
+        return curves
+    raise InvalidValueError(f"training_curves of the results of {results.agent}", curves, "an object for each seed")
+
+
+def _numbers(results: Results, curve: Mapping[str, Any]) -> dict[str, Floats]:
+    """The curves of one seed as arrays.
+
+    Raises:
+        InvalidValueError: they are something else.
+    """
+    found = {}
+    for name, values in curve.items():
+        try:
+            found[name] = np.asarray(values, np.float64)
+        except (TypeError, ValueError):
+            found[name] = np.zeros((0, 0))
+        if found[name].ndim != 1 or not found[name].size:
+            where = f"{name} in the training_curves of the results of {results.agent}"
+            raise InvalidValueError(where, values, "a list of numbers")
+    return found
+
+
+def _steps(seed: Mapping[str, Floats], total: Any, updates: int) -> Floats:
+    """The environment steps up to the end of each meta-update."""
+    known = seed.get("env_steps")
+    if known is not None and len(known) == updates:
+        return known
+    return float(total) * np.arange(1, updates + 1) / updates
 
 
 def training_figure(results: Sequence[Results]) -> Figure | None:
@@ -149,4 +199,5 @@ def training_words(shown: Sequence[Training]) -> str:
     counts = {len(t.returns) for t in shown}
     bands = ["95 % interval over seeds"] if max(counts) >= _FEWEST_SEEDS else []
     bands += ["lowest to highest of 2 seeds"] if 2 in counts else []
-    return f"{words}; band: {' or '.join(bands)}" if bands else f"{words}; one seed, no band"
+    band = f"band: {' or '.join(bands)}" if bands else "one seed, no band"
+    return f"{words};{' ' if len(words) + len(band) < _LINE else chr(10)}{band}"
