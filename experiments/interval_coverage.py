@@ -33,6 +33,7 @@ from metarl.files import write_atomic
 OUT = results_file("simulations", "interval_coverage")
 AT_ONCE = 400_000  # scores of an agent in memory
 SAMPLE = 2_000_000  # scores that estimate true values
+LOW = 0.9  # a share that a 95 % interval should not fall below
 SEVERAL = 3  # seeds that an interval should have
 METHODS = {
     "mean": "mean",
@@ -193,12 +194,18 @@ def caption(report: dict[str, Any]) -> str:
     for name in ("mean", "difference"):
         shares = sorted(c["coverage"][name] for c in several)
         said.append(f"{share(shares[0])} to {share(shares[-1])} of the {METHODS[name]}")
+    worst = []
+    for name in METHODS:
+        low, where = min((c["coverage"][name], c["regime"]) for c in several)
+        worst += [f"{share(low)} of the {METHODS[name]} ({where})"] if low < LOW else []
     tasks = ", ".join(f"{n:,}" for n in options["tasks"])
     error = f"{np.sqrt(0.95 * 0.05 / options['sets']):.3f}".lstrip("0")
     return (
         f"Share of 95 % intervals that contain the true value, lowest to highest over {tasks} tasks; "
         f"{options['sets']:,} simulated data sets for each number of seeds and tasks (standard error "
         f"{error}). With {SEVERAL} seeds or more and tasks' effects that are symmetric: {' and '.join(said)}. "
+        "Too few, at the lowest: "
+        f"{', '.join(worst)}. "
         "CVaR: of a task's mean over these seeds, worst tenth. Optimality gap: of an agent whose mean is the optimum, "
         "so that half of the scores count as 0. Profile: at the threshold that 90 % of runs reach. "
         "Difference and improvement: two agents on the same tasks, one of them better by a standard deviation. "

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import strategy_tables
 
-from metarl.report.figures.curves import Training
+from metarl.report.figures.training import Training
 
 
 def test_regret_by_hand():
