@@ -39,7 +39,10 @@ def length(study: str) -> int:
 
 
 def selected(wanted: Sequence[str]) -> list[str]:
-    """Names of the studies that `wanted` names, fully or by their first parts (SUITE, or SUITE/nN)."""
+    """Names of the studies that `wanted` names, fully or by their first parts (SUITE, or SUITE/nN).
+
+    Without the yardsticks, which are played at several k.
+    """
 
     def named(study: str, part: str) -> bool:
         return study == part or study.startswith((f"{part}/", f"{part}-"))
@@ -47,4 +50,9 @@ def selected(wanted: Sequence[str]) -> list[str]:
     for part in wanted:
         if not any(named(study, part) for study in STUDIES):
             raise InvalidValueError("--studies", part, did_you_mean(part, STUDIES))
-    return [study for study in STUDIES if any(named(study, part) for part in wanted)]
+    return [study for study in STUDIES if any(named(study, part) for part in wanted) and not is_yardstick(study)]
+
+
+def is_yardstick(study: str) -> bool:
+    """Whether a study of agents that live through a trial measures them after several numbers of episodes."""
+    return len(adaptation_grid(STUDIES[study].protocol.k)) > 1

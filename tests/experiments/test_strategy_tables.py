@@ -32,8 +32,8 @@ def test_regret_counts_all_trials_of_a_task():
 def test_steps_to_a_common_return_by_hand():
     """Means over seeds after the last k: -9, -4, -3 and -8, -6, -5; both reach -5, after 20 and 300 steps."""
     fast = Training(
-        np.array([0.0, 20.0, 40.0]), [0], np.array([[[-8.0], [-4.0], [-2.0]], [[-10.0], [-4.0], [-4.0]]]), "", 1
+        np.array([0.0, 20.0, 40.0]), [0], np.array([[[-8.0], [-4.0], [-2.0]], [[-10.0], [-4.0], [-4.0]]]), ""
     )
-    slow = Training(np.array([0.0, 200.0, 300.0]), [0, 1], np.array([[[0.0, -8.0], [0.0, -6.0], [0.0, -5.0]]]), "", 1)
+    slow = Training(np.array([0.0, 200.0, 300.0]), [0, 1], np.array([[[0.0, -8.0], [0.0, -6.0], [0.0, -5.0]]]), "")
     assert strategy_tables.reached([fast, slow]) == (-5.0, (20.0, 300.0), (True, False))
     assert strategy_tables.reached([slow, fast]) == (-5.0, (300.0, 20.0), (False, True))
