@@ -194,5 +194,5 @@ def test_the_suite_of_the_tutorial_is_one_that_the_command_takes(
     (tmp_path / "my_suite.py").write_text(blocks("tutorials/benchmark.md")[0])
     main(["benchmark", "my_suite.py", "--dry-run"])
     said = capsys.readouterr().out
-    assert "0/20  train navigation/maml/seed2, 800,000 env steps" in said
+    assert "0/10  train navigation/maml/seed2, 400,000 env steps" in said
     assert "0 of 6 cells are done" in said
