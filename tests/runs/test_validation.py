@@ -17,6 +17,7 @@ import metarl
 from metarl.agent import Agent
 from metarl.engine.step_listeners import listening
 from metarl.runs.curves import learning_curves, read_validation
+from metarl.runs.load import curves_of_runs
 from metarl.runs.metrics_log import Metrics
 from metarl.runs.run import Run
 from metarl.runs.train import Interrupted, train
@@ -247,6 +248,27 @@ def test_curves_of_several_runs(tmp_path: Path) -> None:
     plain = Run.create(tmp_path / "plain", small("rl2", 3), 3)
     assert learning_curves([*pairs, (plain.path, plain.config)]) == {}
     assert learning_curves([(plain.path, plain.config)]) == learning_curves([]) == {}
+
+
+def test_curves_of_training_come_from_whole_metrics_alone(tmp_path: Path) -> None:
+    """Lost lines, other lengths, a number that only some updates have, and damage leave the evaluation possible."""
+    paths = [trained(tmp_path / f"seed{seed}", small("rl2", seed), 3).path for seed in (0, 1)]
+    found = curves_of_runs(paths)
+    assert found["train_env_steps"] == [192, 192]
+    assert [curve["env_steps"] for curve in found["training_curves"]] == [[64, 128, 192]] * 2
+    returns = [[round(line["episode_return"], 4) for line in lines(path, "metrics.jsonl")] for path in paths]
+    assert [curve["episode_return"] for curve in found["training_curves"]] == returns
+    shorter = trained(tmp_path / "shorter", small("rl2", 2), 2).path
+    assert "training_curves" not in curves_of_runs([*paths, shorter])
+    file = paths[0] / "metrics.jsonl"
+    whole = file.read_text().splitlines(keepends=True)
+    file.write_text("".join([whole[0].replace('"episode_return"', '"early_return"'), *whole[1:]]))
+    assert set(curves_of_runs(paths[:1])["training_curves"][0]) == {"trial_return", "env_steps"}
+    file.write_text("".join(whole[1:]))
+    assert "training_curves" not in curves_of_runs(paths)
+    file.write_text("no json\n" + "".join(whole))
+    with pytest.warns(UserWarning, match="no curve of the training: metrics is"):
+        assert "training_curves" not in curves_of_runs(paths)
 
 
 def test_few_tasks_are_validated_equally_often_and_numbers_are_checked(tmp_path: Path) -> None:
