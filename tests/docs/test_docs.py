@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import re
 import runpy
 import shlex
@@ -185,6 +186,15 @@ def test_tables_of_options_are_those_of_the_command_line() -> None:
     assert "\n| `--out` | `report` | Directory" in hooks["options_table"]("ReportOptions")
     with pytest.raises(LookupError, match="no class Missing"):
         hooks["options_table"]("Missing")
+
+
+def test_the_reference_names_what_there_is() -> None:
+    """`mkdocs build` alone would tell otherwise, when all else is done."""
+    named = [re.findall(r"^::: (\S+)", page.read_text(), re.MULTILINE) for page in (DOCS / "reference").glob("*.md")]
+    names = [name for found in named for name in found]
+    assert len(names) > 50
+    for name in names:
+        pkgutil.resolve_name(name)
 
 
 def test_the_suite_of_the_tutorial_is_one_that_the_command_takes(
