@@ -25,9 +25,9 @@ from results_files import results_file
 from scipy.special import ndtr
 from trial_tables import table
 
-from metarl.evaluation.comparison import difference_parts, improvement, improvement_interval
-from metarl.evaluation.intervals import Floats, interval, iqm_interval, mean_interval, reached_interval
-from metarl.evaluation.statistics import cvar, cvar_interval, optimality_gap_interval
+from metarl.evaluation.comparison import difference_interval, improvement_interval
+from metarl.evaluation.intervals import Floats, iqm_interval, mean_interval
+from metarl.evaluation.statistics import cvar, cvar_interval, optimality_gap_interval, profile_interval
 from metarl.files import write_atomic
 
 OUT = results_file("simulations", "interval_coverage")
@@ -127,17 +127,15 @@ def shift(regime: Regime) -> float:
 def intervals(regime: Regime, truth: dict[str, float], first: Floats, second: Floats, resamples: int) -> dict[str, Any]:
     """The ends `[set]` of all intervals for scores `[seed, task, set]` of two agents with equal means."""
     better = first + shift(regime)
-    reached = (first >= truth["profile"]).astype(np.float64)
-    centre = better.mean((0, 1)) - second.mean((0, 1))
     return {
         "mean": mean_interval(first),
         "iqm": iqm_interval(first),
         "bootstrap": bootstrapped(first, resamples),
         "cvar": cvar_interval(first),
         "gap": optimality_gap_interval(1.0 + first),
-        "profile": reached_interval(reached),
-        "difference": interval(centre, difference_parts(better, second)),
-        "improvement": improvement_interval(improvement(better, second)),
+        "profile": profile_interval(first, np.asarray(truth["profile"])),
+        "difference": difference_interval(better, second),
+        "improvement": improvement_interval(better, second),
     }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from metarl.errors import InvalidValueError
-from metarl.evaluation.intervals import Floats, Part, interval, pooled, seed_parts, share_interval
+from metarl.evaluation.intervals import Floats, Part, hull, interval, pooled, seed_parts, share_interval
 from metarl.evaluation.modes import Mode
 from metarl.evaluation.results import Results
 
@@ -58,9 +58,9 @@ def difference(a: Results, b: Results, mode: Mode | None = None) -> list[dict[st
         if getattr(a, name) != getattr(b, name):
             raise InvalidValueError(f"{name} of the second results", getattr(b, name), repr(getattr(a, name)))
     first, second = (r.per_task(_common(a, b, mode)) for r in (a, b))  # [seed, task, k]
-    plain = interval(first.mean((0, 1)) - second.mean((0, 1)), difference_parts(first, second))
+    plain = difference_interval(first, second)
     chance = improvement(first, second)
-    better = improvement_interval(chance)
+    better = improvement_interval(first, second)
     rows = []
     for i, k in enumerate(a.k):
         row = {"k": float(k), "difference": float(first[..., i].mean() - second[..., i].mean())}
@@ -75,6 +75,11 @@ def _common(a: Results, b: Results, mode: Mode | None) -> Mode:
     if not found:
         raise InvalidValueError("mode", mode, f"one that both results have: {list(a.scores)} and {list(b.scores)}")
     return found[0]
+
+
+def difference_interval(first: Floats, second: Floats) -> tuple[Floats, Floats]:
+    """The 95 % interval `[k]` of the mean of `first` less that of `second`, `[seed, task, k]` on the same tasks."""
+    return interval(first.mean((0, 1)) - second.mean((0, 1)), difference_parts(first, second))
 
 
 def difference_parts(first: Floats, second: Floats) -> list[Part]:
@@ -119,16 +124,26 @@ def improvement(first: Floats, second: Floats) -> Floats:
     return np.asarray((a > b) + 0.5 * (a == b), np.float64)
 
 
-def improvement_interval(chance: Floats) -> tuple[Floats, Floats]:
-    """The 95 % interval of the probability of improvement: `share_interval` of the triples.
+def improvement_interval(first: Floats, second: Floats) -> tuple[Floats, Floats]:
+    """The 95 % interval of the probability of improvement.
+
+    It spans `share_interval` of the triples and the probabilities of improvement where the first agent's scores are
+    moved, so that the difference of the means lies at an end of its own interval; equal scores stay equal.
 
     Args:
-        chance: from `improvement`, `[seed, seed, task, k]`.
+        first: scores `[seed, task, k]`.
+        second: scores `[seed, task, k]` on the same tasks.
 
     Returns:
         its lower and upper ends, `[k]`, within 0 and 1.
     """
-    first, second = chance.mean(1), chance.mean(0)  # [seed, task, k] of either agent
-    parts = [*_seeds(first, second), *_drawn(chance.mean((0, 1)), _rest((first, second)))]
+    chance = improvement(first, second)
+    a, b = chance.mean(1), chance.mean(0)  # [seed, task, k] of either agent
+    parts = [*_seeds(a, b), *_drawn(chance.mean((0, 1)), _rest((a, b)))]
     draws = min((n for n in chance.shape[:3] if n > 1), default=1)
-    return share_interval(chance.mean((0, 1, 2)), parts, draws, int(np.prod(chance.shape[:3])))
+    plain = share_interval(chance.mean((0, 1, 2)), parts, draws, int(np.prod(chance.shape[:3])))
+    gap, mean = first[:, None] - second[None], first.mean((0, 1)) - second.mean((0, 1))
+    low, high = (
+        np.where(gap == 0, 0.5, gap + (end - mean) > 0).mean((0, 1, 2)) for end in difference_interval(first, second)
+    )
+    return hull(plain, (low, high))

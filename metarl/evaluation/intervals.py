@@ -163,6 +163,22 @@ def reached_interval(reached: Floats, *, fixed_tasks: bool = False, episodes: in
     return share_interval(reached.mean((0, 1)), parts, draws, seeds * tasks * episodes)
 
 
+def moved(scores: Floats, *, fixed_tasks: bool = False) -> tuple[Floats, Floats]:
+    """The scores `[seed, task, k]`, moved down and up together, so that their mean lies at an end of its interval.
+
+    A statistic of both is an interval for it where scores differ by their place alone. It can hold the truth where all
+    few seeds have the same share, or a gap of 0, which an interval from their own variance cannot.
+    """
+    low, high = (end - scores.mean((0, 1)) for end in mean_interval(scores, fixed_tasks=fixed_tasks))
+    return scores + low, scores + high
+
+
+def hull(*pairs: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
+    """The lowest and the highest end `[k]` of several intervals."""
+    ends = np.stack([end for pair in pairs for end in pair])
+    return ends.min(0), ends.max(0)
+
+
 def success_row(success: Floats, fixed_tasks: bool) -> dict[str, float]:
     """The share of episodes `[seed, task, episode]` that had success, and its interval, by name."""
     shares = success.mean(-1, keepdims=True)

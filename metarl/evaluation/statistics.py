@@ -17,8 +17,10 @@ from metarl.errors import InvalidValueError
 from metarl.evaluation.intervals import (
     Floats,
     Part,
+    hull,
     interval,
     mean_interval,
+    moved,
     pooled,
     reached_interval,
     seed_parts,
@@ -112,8 +114,12 @@ def optimality_gap(scores: Floats) -> Floats:
 
 
 def optimality_gap_interval(scores: Floats, *, fixed_tasks: bool = False) -> tuple[Floats, Floats]:
-    """The 95 % interval of `optimality_gap`, at least 0. Arguments and returned values are those of `mean_interval`."""
-    low, high = mean_interval(_shortfall(scores), fixed_tasks=fixed_tasks)
+    """The 95 % interval of `optimality_gap`, at least 0. Arguments and returned values are those of `mean_interval`.
+
+    It spans the interval of the mean shortfall and the gaps of `metarl.evaluation.intervals.moved` scores.
+    """
+    worse, better = (optimality_gap(scores) for scores in moved(scores, fixed_tasks=fixed_tasks))
+    low, high = hull(mean_interval(_shortfall(scores), fixed_tasks=fixed_tasks), (better, worse))
     return np.maximum(low, 0.0), high
 
 
@@ -164,9 +170,34 @@ def performance_profile(
     taus = _thresholds(scores, found is not None) if thresholds is None else np.asarray(thresholds, np.float64)
     if taus.ndim != 1 or not taus.size or not (np.isfinite(taus).all() and (np.diff(taus) > 0).all()):
         raise InvalidValueError("thresholds", taus.tolist(), "a rising list of numbers")
-    reached = (scores[..., None] >= taus).astype(np.float64)
-    low, high = reached_interval(reached, fixed_tasks=results.every_task)
-    return Profile(taus, reached.mean((0, 1)), low, high, found is not None)
+    low, high = profile_interval(scores[..., None], taus, fixed_tasks=results.every_task)
+    return Profile(taus, _reached(scores[..., None], taus).mean((0, 1)), low, high, found is not None)
+
+
+def profile_interval(scores: Floats, thresholds: Floats, *, fixed_tasks: bool = False) -> tuple[Floats, Floats]:
+    """The 95 % interval of the share of runs that reach a threshold, of each of n by itself.
+
+    It spans `reached_interval` and the shares of `metarl.evaluation.intervals.moved` scores. The latter only count
+    where more than half of the scores are different ones: where few values are possible, scores do not move.
+
+    Args:
+        scores: `[seed, task, 1]`, or `[seed, task, n]` for other scores at each threshold.
+        thresholds: `[n]`.
+        fixed_tasks: as in `mean_interval`.
+
+    Returns:
+        its lower and upper ends, `[n]`.
+    """
+    plain = reached_interval(_reached(scores, thresholds), fixed_tasks=fixed_tasks)
+    ordered = np.sort(scores.reshape(-1, scores.shape[-1]), 0)
+    many = 2 * (1 + (np.diff(ordered, axis=0) > 0).sum(0)) > len(ordered)
+    shares = [_reached(s, thresholds).mean((0, 1)) for s in moved(scores, fixed_tasks=fixed_tasks)]
+    low, high = hull(plain, (shares[0], shares[1]))
+    return np.where(many, low, plain[0]), np.where(many, high, plain[1])
+
+
+def _reached(scores: Floats, thresholds: Floats) -> Floats:
+    return np.asarray(scores >= thresholds, np.float64)
 
 
 def _thresholds(scores: Floats, normalised: bool) -> Floats:

@@ -141,9 +141,9 @@ def improvements(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     for a in entries:
         for b in entries:
             if a is not b and _comparable(a, b):
-                chance = improvement(a.task_scores[..., None], b.task_scores[..., None])
-                low, high = (float(end[0]) for end in improvement_interval(chance))
-                row = {"agent": a.label, "other": b.label, "improvement": float(chance.mean())}
+                scores = a.task_scores[..., None], b.task_scores[..., None]
+                low, high = (float(end[0]) for end in improvement_interval(*scores))
+                row = {"agent": a.label, "other": b.label, "improvement": float(improvement(*scores).mean())}
                 rows.append(row | {"low": low, "high": high})
     return rows
 
