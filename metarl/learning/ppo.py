@@ -10,6 +10,7 @@ goes back to a trial's first step. The agent plays the trials and hands over wha
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -50,6 +51,9 @@ class Outputs(NamedTuple):
 
 class ActorCritic(Protocol):
     """The network that PPO trains, an `nn.Module`. It is called on whole trials."""
+
+    log_std: nn.Parameter | None
+    """Logarithm of the standard deviation of Box actions, of any shape; None for Discrete actions."""
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """All that is trained."""
@@ -189,6 +193,8 @@ class PPO:
         Range(1, config.meta_batch_size).check(f"{name}.minibatches", config.minibatches, whole=True)
         self.name, self.family, self.config, self.net = name, family, config, net
         self.losses = [loss for loss in losses if loss.coef]
+        if net.log_std is not None:
+            nn.init.constant_(net.log_std, config.log_std)
         self.parameters = [p for _, p in net.named_parameters()]
         self.device = self.parameters[0].device
         self.norm = RunningNorm(features).to(self.device) if config.normalize_features else None
@@ -215,10 +221,13 @@ class PPO:
         self._set_rate(rate)
         entropy_coef = torch.full((), bonus, device=self.device)
         step_metrics = []
-        for epoch in range(cfg.epochs):
-            for rows in minibatch_rows(batch.valid.shape[1], cfg.minibatches, key, epoch, self.device):
-                part = {"batch": vars(batch.rows(rows)), "entropy_coef": entropy_coef}
-                step_metrics.append(self._replayed("ppo", self._step, part))
+        trials = batch.valid.shape[1]
+        epochs = (minibatch_rows(trials, cfg.minibatches, key, epoch, self.device) for epoch in range(cfg.epochs))
+        for rows in itertools.chain.from_iterable(epochs):
+            part = {"batch": vars(batch.rows(rows)), "entropy_coef": entropy_coef}
+            step_metrics.append(self._replayed("ppo", self._step, part))
+            if cfg.target_kl and float(step_metrics[-1]["kl"]) > 1.5 * cfg.target_kl:
+                break
         if self.norm is not None and x is not None:  # after learning from what was played with the moments before
             self.norm.update(x, rollout.valid[:, :, 0])
         self.updates += 1

@@ -30,6 +30,9 @@ class PPOConfig:
     """Share of `anneal_iterations` after which the entropy bonus is 0. Below 1, the last updates have no bonus."""
     epochs: Annotated[int, Range(1, 1e3)] = 4
     """Passes over the batch per meta-update."""
+    target_kl: Annotated[float, Range(0, 1e9)] = 0.0
+    """KL of the policy before and after a meta-update, in nats a step. Above 1.5 times as much the rest of the gradient
+    steps are left out. 0: never."""
     minibatches: Annotated[int, Range(1, 1e7)] = 8
     """Minibatches per pass; each holds a part of the trials."""
     clip: Annotated[float, Range(1e-6, 10)] = 0.2
@@ -44,6 +47,9 @@ class PPOConfig:
     """Weight of the entropy bonus."""
     max_grad_norm: Annotated[float, Range(1e-09, 1e9)] = 0.5
     """Gradients with a larger norm are scaled down to this norm."""
+    log_std: Annotated[float, Range(-20, 20)] = 0.0
+    """Initial logarithm of the action's standard deviation, for Box actions in [-1, 1]; it is trained. Robots learn
+    much sooner from -1."""
     expected_rewards: bool = False
     """Whether to learn from expected rewards instead of drawn ones, if the family reports them. The mean gradient is
     the same and has less noise. The memory is still given the drawn rewards."""

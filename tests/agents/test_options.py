@@ -63,6 +63,7 @@ CHANGED: dict[str, Any] = {
     "line_search_steps": 1,
     "cg_damping": 10.0,
     "log_std": -1.0,
+    "target_kl": 1e-9,
     "first_order_iterations": 1,
     "multi_step_iterations": 1,
     "schedule_iterations": 1,
@@ -125,13 +126,15 @@ CASES = [(name, field) for name in sorted(agents) for field in dataclasses.field
 CASES = [(name, field) for name, field in CASES if field.name not in FIXED]
 
 
-def family_of(name: str) -> Any:
-    """A small family that the agent takes."""
+def family_of(name: str, option: str = "") -> Any:
+    """A small family that the agent takes, and where an option can matter."""
     kind = agent_class(name).__module__
     if "classical" in kind:
         return BANDIT if kind.endswith(("bandits", "gittins")) else MDP
     if name == "prototypes":
         return "metarl/Digits-v0"
+    if option == "log_std":
+        return Reach()
     return BANDIT if name in ("rl2", "varibad", "varibad_off_policy", "selector", "learned_selector") else Reach()
 
 
@@ -142,16 +145,16 @@ def small(name: str) -> dict[str, Any]:
     return {k: v for k, v in (SMALL.get(name, {}) | gentle).items() if k in known}
 
 
-def seen(name: str, settings: dict[str, Any]) -> list[np.ndarray]:
+def seen(name: str, settings: dict[str, Any], option: str = "") -> list[np.ndarray]:
     """All that an agent shows: its metrics, what it has learned, its budget and its evaluation."""
-    agent = metarl.make_agent(name, family_of(name), **(small(name) | settings))
+    agent = metarl.make_agent(name, family_of(name, option), **(small(name) | settings))
     found: list[Any] = [[agent.budget.envs, agent.budget.steps or 0, agent.budget.episodes or 0]]
     if agent.learns:
         log: list[dict[str, float]] = []
         metarl.train(agent, 2, on_iteration=lambda _, m: log.append(m))
         found += [[m[k] for m in log for k in sorted(m) if "seconds" not in k]]
         found += [v.numpy() for v in agent.tensors().values()]
-    k, tasks = (12, 10) if family_of(name) == BANDIT else (2, 2)
+    k, tasks = (12, 10) if family_of(name, option) == BANDIT else (2, 2)
     results = metarl.evaluate(agent, k=k, num_tasks=tasks, episodes=2)
     return [np.asarray(v) for v in (*found, *results.scores.values(), results.collected)]
 
@@ -170,10 +173,11 @@ def test_every_option_makes_a_difference(name: str, field: Any) -> None:
     given = GIVEN.get(f"{name}.{field.name}", GIVEN.get(field.name, {}))
     known = {f.name for f in dataclasses.fields(agent_class(name).Config)}
     base = {k: v for k, v in given.items() if k in known}
-    if (key := f"{name} {base}") not in KEPT:
-        KEPT[key] = seen(name, base)
+    option = field.name if field.name == "log_std" else ""  # it needs another family
+    if (key := f"{name} {base} {option}") not in KEPT:
+        KEPT[key] = seen(name, base, option)
     other = base | {field.name: changed(name, field)}
-    assert differ(KEPT[key], seen(name, other)), f"{other[field.name]!r} changes nothing"
+    assert differ(KEPT[key], seen(name, other, option)), f"{other[field.name]!r} changes nothing"
 
 
 def test_what_is_seen_is_the_same_when_nothing_is_changed() -> None:

@@ -55,7 +55,7 @@ class MLPPolicy:
         sizes = (self.encode.size + self.context, *self.hidden, self.head.size)
         theta = init_mlp(sizes, rng, self.final_gain)
         if not self.head.discrete:
-            theta["log_std"] = torch.full((self.head.size,), self.log_std)
+            theta["log_std"] = torch.full((self.head.size,), float(self.log_std))
         return theta
 
     def start(self, theta: Params, rows: int) -> Params:
