@@ -16,16 +16,17 @@ _MAML = {"hidden": (64, 64), "inner_lr": 0.1, "fvp_stride": 5, "meta_batch_size"
 # tuned on returns in training (experiments/LOG.md)
 _MAML_TUNED = _MAML | {"log_std": -1.5, "max_kl": 0.03, "meta_batch_size": 10, "episodes": 20, "eval_steps": 4000}
 _RL2 = {"hidden": 64, "trial_episodes": 2, "normalize_rewards": True, "gae_lambda": 0.9, "minibatches": 4}
-# tuned on returns in training (experiments/LOG.md): many meta-updates of few trials, standardised features
-_RL2_TUNED = {
-    **{"hidden": 128, "trial_episodes": 2, "normalize_rewards": True, "normalize_features": True, "discount": 0.97},
-    **{"gae_lambda": 0.9, "minibatches": 4, "learning_rate": 1e-3, "meta_batch_size": 20, "anneal_iterations": 1200},
+# PPO's settings for robots, tuned on returns in training (experiments/LOG.md): little noise from the start, many
+# meta-updates of few trials, gradient steps until the policy has moved, standardised features
+_PPO_TUNED = {
+    **{"log_std": -1.0, "epochs": 10, "target_kl": 0.02, "normalize_features": True, "normalize_rewards": True},
+    **{"discount": 0.97, "gae_lambda": 0.9, "minibatches": 4, "learning_rate": 1e-3, "anneal_iterations": 600},
 }
+_RL2_TUNED = _PPO_TUNED | {"hidden": 128, "trial_episodes": 2, "meta_batch_size": 20}
 # the networks and the belief model of Zintgraf et al. (2020, arXiv:1910.08348) for MuJoCo
 _VARIBAD = {
     **{"hidden": 128, "policy_hidden": (128, 128), "decoder_hidden": (64, 32), "kl_coef": 0.1, "model_batch_size": 10},
-    **{"elbo_terms": 50, "decoded_steps": 50, "replay_trials": 2000, "normalize_features": True},
-    **{"trial_episodes": 2, "normalize_rewards": True, "gae_lambda": 0.9, "minibatches": 4},
+    **{"elbo_terms": 50, "decoded_steps": 50, "replay_trials": 2000, "trial_episodes": 2, "meta_batch_size": 20},
 }
 _PPO = {"steps": 4000, "num_envs": 20, "algorithm_kwargs": {"n_steps": 200, "batch_size": 500}}
 
@@ -56,12 +57,18 @@ suite = Suite(
             },
             Protocol(k=3, tasks=2, trials=10, episodes=20),  # a gradient step from other samples is another one
         ),
+        "half_cheetah_dir-memory": Study(
+            "metarl/HalfCheetahDir-v0",
+            {"rl2-tuned": Entry("rl2", _RL2_TUNED, 600)},
+            Protocol(k=1, tasks=2, trials=20, episodes=20),
+        ),
         "half_cheetah_dir-ppo": _from_scratch("ppo", _PPO, (1, 2, 7, 20, 70, 200)),
         "half_cheetah_dir-sac": _from_scratch("sac", _SAC, (1, 2, 7, 20)),
         "half_cheetah_vel": Study(
             "metarl/HalfCheetahVel-v0",
             {
                 "maml": Entry("maml", _MAML | {"episodes": 10, "eval_steps": 4000}, 60),
+                "task_conditioned": Entry("task_conditioned", _PPO_TUNED | {"meta_batch_size": 40}, 600),
                 "random": Entry("random"),
             },
             Protocol(k=2, tasks=40, episodes=4),
@@ -70,8 +77,8 @@ suite = Suite(
             "metarl/HalfCheetahVel-v0",
             {
                 "rl2": Entry("rl2", _RL2 | {"meta_batch_size": 80}, 120),
-                "rl2-tuned": Entry("rl2", _RL2_TUNED, 1200),
-                "varibad": Entry("varibad", _VARIBAD | {"meta_batch_size": 80}, 120),
+                "rl2-tuned": Entry("rl2", _RL2_TUNED, 600),
+                "varibad-tuned": Entry("varibad", _PPO_TUNED | _VARIBAD, 600),
             },
             Protocol(k=1, tasks=40, episodes=4),
         ),
