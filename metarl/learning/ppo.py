@@ -50,10 +50,10 @@ class Outputs(NamedTuple):
 
 
 class ActorCritic(Protocol):
-    """The network that PPO trains, an `nn.Module`. It is called on whole trials."""
+    """The network that PPO trains, an `nn.Module`. It is called on whole trials.
 
-    log_std: nn.Parameter | None
-    """Logarithm of the standard deviation of Box actions, of any shape; None for Discrete actions."""
+    A parameter called `log_std` is the logarithm of the standard deviation of Box actions; PPO sets its first value.
+    """
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """All that is trained."""
@@ -193,9 +193,10 @@ class PPO:
         Range(1, config.meta_batch_size).check(f"{name}.minibatches", config.minibatches, whole=True)
         self.name, self.family, self.config, self.net = name, family, config, net
         self.losses = [loss for loss in losses if loss.coef]
-        if net.log_std is not None:
-            nn.init.constant_(net.log_std, config.log_std)
-        self.parameters = [p for _, p in net.named_parameters()]
+        named = dict(net.named_parameters())
+        if "log_std" in named:
+            nn.init.constant_(named["log_std"], config.log_std)
+        self.parameters = list(named.values())
         self.device = self.parameters[0].device
         self.norm = RunningNorm(features).to(self.device) if config.normalize_features else None
         cuda = self.device.type == "cuda"  # where the rate is read at every replay of a CUDA graph

@@ -281,6 +281,29 @@ def test_an_update_deals_its_trials_anew_in_every_epoch(monkeypatch: pytest.Monk
     assert made.updates == 1
 
 
+@pytest.mark.parametrize(("target_kl", "expected"), [(0.0, 6), (1.0, 2), (0.3, 2), (1.4, 6)])
+def test_an_update_ends_once_the_policy_has_moved(target_kl: float, expected: int) -> None:
+    """At the second of six gradient steps the KL is 2 in place of 0: above 1.5 times 1, and not above 1.5 times 1.4."""
+    made = ppo(epochs=3, minibatches=2, target_kl=target_kl)
+    kls, taken = iter([0.0, 2.0, 2.0, 2.0, 2.0, 2.0]), []
+
+    def gradient_step(part: Mapping[str, Any]) -> dict[str, Tensor]:
+        taken.append(part)
+        return {"kl": torch.tensor(next(kls))}
+
+    made._step = gradient_step  # type: ignore[method-assign]
+    metrics = made.update(rollout_of(torch.ones(3, 2)), {"x": torch.ones(3, 2, 1)}, 0)
+    assert len(taken) == expected
+    assert metrics["kl"] == pytest.approx(2.0 * (expected - 1) / expected)  # a mean over the steps that were made
+
+
+@pytest.mark.parametrize("name", ["multi_task", "rl2", "varibad", "first_explore"])
+def test_actions_begin_with_the_deviation_that_is_asked_for(name: str) -> None:
+    agent: Any = metarl.make_agent(name, FAMILY, log_std=-1.5)
+    assert torch.equal(agent.net.log_std, torch.full_like(agent.net.log_std, -1.5))
+    assert any(p is agent.net.log_std for p in agent.ppo.optimizer.param_groups[0]["params"])  # and it is trained
+
+
 def test_learning_rate_and_entropy_bonus_fall_to_zero() -> None:
     """Over 4 updates the rate is 1, 3/4, 1/2, 1/4 of itself; the bonus, gone after half of them, 1, 1/2, 0, 0."""
     config = PPOConfig(anneal_iterations=4, entropy_anneal=0.5, entropy_coef=0.2, learning_rate=0.4)

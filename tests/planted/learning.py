@@ -211,6 +211,20 @@ BUGS = (
         "learning/test_ppo",
     ),
     Bug(
+        "an update goes on however far the policy has moved",
+        "metarl/learning/ppo.py",
+        "> 1.5 * cfg.target_kl",
+        "> 15 * cfg.target_kl",
+        "learning/test_ppo",
+    ),
+    Bug(
+        "PPO begins with a deviation of one whatever is asked",
+        "metarl/learning/ppo.py",
+        'nn.init.constant_(named["log_std"], config.log_std)',
+        "pass",
+        "learning/test_ppo",
+    ),
+    Bug(
         "transformer sees the future",
         "metarl/learning/memory.py",
         "mask, is_causal=mask is None)",
