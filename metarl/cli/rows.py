@@ -52,7 +52,8 @@ def verify(folders: list[Path], device: str) -> None:
     wrong: list[str] = []
     verdicts: Counter[str] = Counter()
     with bar("evaluate", len(folders), 0, "rows") as advance:
-        for done, folder in enumerate(folders, 1):
+        for done, folder in enumerate(folders):
+            advance(done, [f"now {folder}"])
             try:
                 verdict, again = _verdict(folder, device)
                 verdicts[verdict] += 1
@@ -64,7 +65,7 @@ def verify(folders: list[Path], device: str) -> None:
                 found.append(again)
                 wrong += [str(folder)] if verdict == "different" else []
             say(f"{folder}: {verdict}")
-            advance(done, [])
+        advance(len(folders))
     say_table(found)
     if len(folders) > 1:
         say(f"{len(folders)} rows: {', '.join(f'{count} {verdict}' for verdict, count in verdicts.most_common())}")
