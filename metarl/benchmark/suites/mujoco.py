@@ -14,7 +14,14 @@ from metarl.benchmark.suite import Entry, Protocol, Study, Suite
 
 _MAML = {"hidden": (64, 64), "inner_lr": 0.1, "fvp_stride": 5, "meta_batch_size": 20}
 # little noise from the start; tuned on returns in training (experiments/LOG.md)
-_PROMP = {"hidden": (64, 64), "log_std": -1.0, "meta_batch_size": 10, "episodes": 20, "eval_steps": 4000}
+_PROMP = {
+    "hidden": (64, 64),
+    "inner_lr": 0.1,
+    "log_std": -1.0,
+    "meta_batch_size": 10,
+    "episodes": 20,
+    "eval_steps": 4000,
+}
 _RL2 = {"hidden": 64, "trial_episodes": 2, "normalize_rewards": True, "gae_lambda": 0.9, "minibatches": 4}
 # PPO's settings for robots, tuned on returns in training (experiments/LOG.md): little noise from the start, many
 # meta-updates of few trials, gradient steps until the policy has moved, standardised features
