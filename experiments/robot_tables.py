@@ -11,6 +11,7 @@ from metarl.evaluation.results import Results
 from metarl.evaluation.yardstick import is_meta_trained, learns_from_scratch
 from metarl.report.entries import one_group
 from metarl.report.figures.style import PALETTE
+from metarl.report.figures.training import Training, training_of
 from metarl.report.figures.yardstick import draw_yardstick
 from metarl.report.yardstick import Yardstick, yardstick_of, yardstick_rows
 
@@ -35,42 +36,51 @@ def robot_results() -> dict[str, list[Results]]:
 
 
 def robot_figure(studies: dict[str, list[Results]]) -> Figure:
-    """Draw training curves, one panel for each study: the mean over seeds and their range."""
-    shown = {name: found for name, found in studies.items() if any("training_curves" in r.meta for r in found)}
-    out = Figure(figsize=(3.4 * len(shown), 2.8), layout="constrained")
-    for axes, (name, results) in zip(out.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
-        color = iter(PALETTE)
-        for result in results:
-            for key in [
-                k for k in result.meta.get("training_curves", [{}])[0] if k not in ("trial_return", "env_steps")
-            ]:
-                lines = np.array([each[key] for each in result.meta["training_curves"]])
-                shade, x = next(color), np.arange(1, lines.shape[1] + 1)
-                axes.plot(x, lines.mean(0), color=shade, label=f"{result.agent}: {key.replace('_', ' ')}")
-                axes.fill_between(x, lines.min(0), lines.max(0), color=shade, alpha=0.2, linewidth=0)
-        axes.set(title=name.partition("/")[2].replace("_", " "), xlabel="meta-update", ylabel="return on train tasks")
+    """Draw training curves, one panel for each family: for each row the mean over seeds, and their range."""
+    panels: dict[str, list[tuple[str, Training]]] = {}
+    for found in studies.values():
+        for results in found:
+            if (training := training_of(results)) is not None:
+                panels.setdefault(results.family, []).append((entry_name(results), training))
+    out = Figure(figsize=(3.4 * len(panels), 3.2), layout="constrained")
+    for axes, (family, lines) in zip(out.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for (name, training), color in zip(lines, PALETTE, strict=False):
+            returns, x = training.returns[..., -1], training.env_steps / 1e6
+            label = f"{name}, k = {training.k[-1]}" if training.k else name
+            axes.plot(x, returns.mean(0), color=color, label=label)
+            axes.fill_between(x, returns.min(0), returns.max(0), color=color, alpha=0.2, linewidth=0)
+        title = family.partition("/")[2].replace("-v0", "")
+        axes.set(title=title, xlabel="million env steps of training", ylabel="return on train tasks")
         axes.legend(fontsize=7, frameon=False)
     return out
 
 
+def entry_name(results: Results) -> str:
+    """The name of the row that the results are of."""
+    return str(results.meta["entry"]).rpartition("/")[2]
+
+
 def robot_table() -> str:
-    """Table of the short trainings on the families of robots."""
+    """Table of the trainings on the families of robots."""
+    studies = robot_results()
+    ks = sorted({k for found in studies.values() for results in found for k in results.k})
     rows = []
-    for found in robot_results().values():
+    for found in studies.values():
         for results in found:
             summary = results.summary("sampled")
-            cells = [interval(row) for row in summary[:3]] + [""] * (3 - len(summary))
-            updates, seeds = results.meta["iterations"], len(results.meta["seeds"])
+            at = {int(row["k"]): interval(row) for row in summary}
+            steps = results.meta.get("train_env_steps") or []
+            trained = [f"{np.mean(steps) / 1e6:.3g}" if steps else "", str(len(results.meta["seeds"]) if steps else "")]
             ends = [f"{summary[-1].get(f'success{end}', 0):.1%}" for end in ("", "_low", "_high")]
             success = f"{ends[0]} [{ends[1]}, {ends[2]}]" if "success" in summary[-1] else ""
-            label = [f"`{results.family}`", f"`{results.agent}`", str(updates or ""), str(seeds if updates else "")]
-            rows.append([*label, *cells, success])
-    tasks = ", ".join(f"{STUDIES[name].protocol.tasks} ({name.partition('/')[2]})" for name in robot_results())
+            label = [f"`{results.family}`", f"`{entry_name(results)}`", *trained]
+            rows.append([*label, *(at.get(k, "") for k in ks), success])
+    tasks = ", ".join(f"{STUDIES[name].protocol.tasks} ({name.partition('/')[2]})" for name in studies)
     return (
-        f"R_k with sampled actions on held-out tasks ({tasks}), mean and 95 % interval over seeds and tasks; success "
-        "is the share of last episodes that reached the goal. Commands: "
-        "`metarl benchmark mujoco` and `metarl benchmark metaworld`.\n\n"
-        + table(["family", "agent", "meta-updates", "seeds", "k = 0", "1", "2", "success"], rows)
+        f"R_k with sampled actions on held-out tasks ({tasks}), mean and 95 % interval over seeds and tasks; million "
+        "environment steps of meta-training for each seed; success is the share of last episodes that reached the "
+        "goal. Commands: `metarl benchmark mujoco` and `metarl benchmark metaworld`.\n\n"
+        + table(["family", "row", "million steps", "seeds", *(f"k = {k}" for k in ks), "success"], rows)
     )
 
 
