@@ -13,7 +13,17 @@ from typing import Any
 import numpy as np
 
 from metarl.errors import InvalidValueError
-from metarl.evaluation.intervals import Floats, Part, hull, interval, pooled, seed_parts, share_interval
+from metarl.evaluation.intervals import (
+    Floats,
+    Part,
+    half_width,
+    hull,
+    interval,
+    pooled,
+    seed_parts,
+    share_interval,
+    winsorised,
+)
 from metarl.evaluation.modes import Mode
 from metarl.evaluation.results import Results
 
@@ -58,9 +68,10 @@ def difference(a: Results, b: Results, mode: Mode | None = None) -> list[dict[st
         if getattr(a, name) != getattr(b, name):
             raise InvalidValueError(f"{name} of the second results", getattr(b, name), repr(getattr(a, name)))
     first, second = (r.per_task(_common(a, b, mode)) for r in (a, b))  # [seed, task, k]
-    plain = difference_interval(first, second)
+    fixed = a.every_task and b.every_task
+    plain = difference_interval(first, second, fixed_tasks=fixed)
     chance = improvement(first, second)
-    better = improvement_interval(first, second)
+    better = improvement_interval(first, second, fixed_tasks=fixed)
     rows = []
     for i, k in enumerate(a.k):
         row = {"k": float(k), "difference": float(first[..., i].mean() - second[..., i].mean())}
@@ -77,15 +88,20 @@ def _common(a: Results, b: Results, mode: Mode | None) -> Mode:
     return found[0]
 
 
-def difference_interval(first: Floats, second: Floats) -> tuple[Floats, Floats]:
-    """The 95 % interval `[k]` of the mean of `first` less that of `second`, `[seed, task, k]` on the same tasks."""
-    return interval(first.mean((0, 1)) - second.mean((0, 1)), difference_parts(first, second))
+def difference_interval(first: Floats, second: Floats, *, fixed_tasks: bool = False) -> tuple[Floats, Floats]:
+    """The 95 % interval `[k]` of the mean of `first` less that of `second`; arguments as in `difference_parts`."""
+    parts = difference_parts(first, second, fixed_tasks=fixed_tasks)
+    return interval(first.mean((0, 1)) - second.mean((0, 1)), parts)
 
 
-def difference_parts(first: Floats, second: Floats) -> list[Part]:
-    """The variance of the mean of `first` less the mean of `second`, `[seed, task, k]` each, on the same tasks."""
+def difference_parts(first: Floats, second: Floats, *, fixed_tasks: bool = False) -> list[Part]:
+    """The variance of the mean of `first` less the mean of `second`, `[seed, task, k]` each, on the same tasks.
+
+    If the tasks are all tasks of the family (`fixed_tasks`) and an agent has several seeds, only seeds add to it.
+    """
     per_task = first.mean(0) - second.mean(0)
-    return [*_seeds(first, second), *_drawn(per_task, _rest((first, second)))]
+    seeds = _seeds(first, second)
+    return seeds if fixed_tasks and seeds else [*seeds, *_drawn(per_task, _rest((first, second)))]
 
 
 def _seeds(first: Floats, second: Floats) -> list[Part]:
@@ -124,26 +140,29 @@ def improvement(first: Floats, second: Floats) -> Floats:
     return np.asarray((a > b) + 0.5 * (a == b), np.float64)
 
 
-def improvement_interval(first: Floats, second: Floats) -> tuple[Floats, Floats]:
+def improvement_interval(first: Floats, second: Floats, *, fixed_tasks: bool = False) -> tuple[Floats, Floats]:
     """The 95 % interval of the probability of improvement.
 
-    It spans `share_interval` of the triples and the probabilities of improvement where the first agent's scores are
-    moved, so that the difference of the means lies at an end of its own interval; equal scores stay equal.
+    It spans `share_interval` of the triples and the probabilities of improvement where all differences of scores are
+    moved by as much as the difference of the interquartile means may be wrong; equal scores stay equal.
 
     Args:
         first: scores `[seed, task, k]`.
         second: scores `[seed, task, k]` on the same tasks.
+        fixed_tasks: as in `difference_parts`.
 
     Returns:
         its lower and upper ends, `[k]`, within 0 and 1.
     """
     chance = improvement(first, second)
     a, b = chance.mean(1), chance.mean(0)  # [seed, task, k] of either agent
-    parts = [*_seeds(a, b), *_drawn(chance.mean((0, 1)), _rest((a, b)))]
-    draws = min((n for n in chance.shape[:3] if n > 1), default=1)
+    seeds = _seeds(a, b)
+    fixed = fixed_tasks and bool(seeds)
+    parts = seeds if fixed else [*seeds, *_drawn(chance.mean((0, 1)), _rest((a, b)))]
+    draws = min((n for n in chance.shape[: 2 if fixed else 3] if n > 1), default=1)
     plain = share_interval(chance.mean((0, 1, 2)), parts, draws, int(np.prod(chance.shape[:3])))
-    gap, mean = first[:, None] - second[None], first.mean((0, 1)) - second.mean((0, 1))
-    low, high = (
-        np.where(gap == 0, 0.5, gap + (end - mean) > 0).mean((0, 1, 2)) for end in difference_interval(first, second)
-    )
+    middle, other = winsorised(first)[0], winsorised(second)[0]
+    half = half_width(difference_interval(middle, other, fixed_tasks=fixed_tasks))
+    gap = first[:, None] - second[None]
+    low, high = (np.where(gap == 0, 0.5, gap + by > 0).mean((0, 1, 2)) for by in (-half, half))
     return hull(plain, (low, high))

@@ -52,12 +52,17 @@ def iqm_interval(scores: Floats, *, fixed_tasks: bool = False) -> tuple[Floats, 
     The error of a trimmed mean is the error of the mean of the winsorised scores, divided by the share of scores that
     is kept. With a single seed, this share of the tasks counts as degrees of freedom (Tukey and McLaughlin 1963).
     """
+    scores_left, kept = winsorised(scores)
+    return interval(iqm(scores), crossed_parts(scores_left, fixed_tasks=fixed_tasks, kept=kept))
+
+
+def winsorised(scores: Floats) -> tuple[Floats, float]:
+    """Scores `[seed, task, k]` cut off at their quartiles and divided by the share that is not, and this share."""
     count = scores.shape[0] * scores.shape[1]
     cut = count // 4
     low, high = np.partition(scores.reshape(count, -1), (cut, count - cut - 1), 0)[[cut, count - cut - 1]]
     kept = 1 - 2 * cut / count
-    parts = crossed_parts(np.clip(scores, low, high) / kept, fixed_tasks=fixed_tasks, kept=kept)
-    return interval(iqm(scores), parts)
+    return np.clip(scores, low, high) / kept, kept
 
 
 def iqm(scores: Floats) -> Floats:
@@ -163,14 +168,28 @@ def reached_interval(reached: Floats, *, fixed_tasks: bool = False, episodes: in
     return share_interval(reached.mean((0, 1)), parts, draws, seeds * tasks * episodes)
 
 
-def moved(scores: Floats, *, fixed_tasks: bool = False) -> tuple[Floats, Floats]:
-    """The scores `[seed, task, k]`, moved down and up together, so that their mean lies at an end of its interval.
+def moved(scores: Floats, half: Floats) -> tuple[Floats, Floats]:
+    """The scores `[seed, task, k]`, moved down and up together by `half` `[k]`. Scores that occur twice stay.
 
-    A statistic of both is an interval for it where scores differ by their place alone. It can hold the truth where all
-    few seeds have the same share, or a gap of 0, which an interval from their own variance cannot.
+    A statistic of both is an interval for it where scores differ by their place alone. It holds the truth where all few
+    seeds have the same share by chance, which an interval from their own variance often does not. Scores that several
+    runs have, as the highest possible one, are no sign of where others could have been.
     """
-    low, high = (end - scores.mean((0, 1)) for end in mean_interval(scores, fixed_tasks=fixed_tasks))
-    return scores + low, scores + high
+    flat = scores.reshape(-1, scores.shape[-1])
+    order = flat.argsort(0)
+    same = np.diff(np.take_along_axis(flat, order, 0), axis=0) == 0
+    tied = np.zeros_like(flat, bool)
+    tied[1:] |= same
+    tied[:-1] |= same
+    stays = np.empty_like(tied)
+    np.put_along_axis(stays, order, tied, 0)
+    alone = ~stays.reshape(scores.shape)
+    return scores - half * alone, scores + half * alone
+
+
+def half_width(ends: tuple[Floats, Floats]) -> Floats:
+    """Half the width of an interval."""
+    return (ends[1] - ends[0]) / 2
 
 
 def hull(*pairs: tuple[Floats, Floats]) -> tuple[Floats, Floats]:

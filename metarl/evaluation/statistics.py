@@ -17,8 +17,10 @@ from metarl.errors import InvalidValueError
 from metarl.evaluation.intervals import (
     Floats,
     Part,
+    half_width,
     hull,
     interval,
+    iqm_interval,
     mean_interval,
     moved,
     pooled,
@@ -116,9 +118,11 @@ def optimality_gap(scores: Floats) -> Floats:
 def optimality_gap_interval(scores: Floats, *, fixed_tasks: bool = False) -> tuple[Floats, Floats]:
     """The 95 % interval of `optimality_gap`, at least 0. Arguments and returned values are those of `mean_interval`.
 
-    It spans the interval of the mean shortfall and the gaps of `metarl.evaluation.intervals.moved` scores.
+    It spans the interval of the mean shortfall and the gaps of scores that are `moved` by as much as their mean may be
+    wrong (`metarl.evaluation.intervals`).
     """
-    worse, better = (optimality_gap(scores) for scores in moved(scores, fixed_tasks=fixed_tasks))
+    half = half_width(mean_interval(scores, fixed_tasks=fixed_tasks))
+    worse, better = (optimality_gap(other) for other in moved(scores, half))
     low, high = hull(mean_interval(_shortfall(scores), fixed_tasks=fixed_tasks), (better, worse))
     return np.maximum(low, 0.0), high
 
@@ -177,23 +181,21 @@ def performance_profile(
 def profile_interval(scores: Floats, thresholds: Floats, *, fixed_tasks: bool = False) -> tuple[Floats, Floats]:
     """The 95 % interval of the share of runs that reach a threshold, of each of n by itself.
 
-    It spans `reached_interval` and the shares of `metarl.evaluation.intervals.moved` scores. The latter only count
-    where more than half of the scores are different ones: where few values are possible, scores do not move.
+    It spans `reached_interval` and the shares of scores that are `moved` by as much as their interquartile mean may be
+    wrong (`metarl.evaluation.intervals`); the mean would let one outlier decide.
 
     Args:
         scores: `[seed, task, 1]`, or `[seed, task, n]` for other scores at each threshold.
-        thresholds: `[n]`.
+        thresholds: `[n]`, or one for all, `[]`.
         fixed_tasks: as in `mean_interval`.
 
     Returns:
         its lower and upper ends, `[n]`.
     """
     plain = reached_interval(_reached(scores, thresholds), fixed_tasks=fixed_tasks)
-    ordered = np.sort(scores.reshape(-1, scores.shape[-1]), 0)
-    many = 2 * (1 + (np.diff(ordered, axis=0) > 0).sum(0)) > len(ordered)
-    shares = [_reached(s, thresholds).mean((0, 1)) for s in moved(scores, fixed_tasks=fixed_tasks)]
-    low, high = hull(plain, (shares[0], shares[1]))
-    return np.where(many, low, plain[0]), np.where(many, high, plain[1])
+    half = half_width(iqm_interval(scores, fixed_tasks=fixed_tasks))
+    low, high = (_reached(other, thresholds).mean((0, 1)) for other in moved(scores, half))
+    return hull(plain, (low, high))
 
 
 def _reached(scores: Floats, thresholds: Floats) -> Floats:

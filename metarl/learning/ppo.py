@@ -52,7 +52,8 @@ class Outputs(NamedTuple):
 class ActorCritic(Protocol):
     """The network that PPO trains, an `nn.Module`. It is called on whole trials.
 
-    A parameter called `log_std` is the logarithm of the standard deviation of Box actions; PPO sets its first value.
+    A parameter called `log_std` is the logarithm of the standard deviation of Box actions. It begins as the
+    hyperparameter of this name, or as it is if that is 0.
     """
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -194,7 +195,7 @@ class PPO:
         self.name, self.family, self.config, self.net = name, family, config, net
         self.losses = [loss for loss in losses if loss.coef]
         named = dict(net.named_parameters())
-        if "log_std" in named:
+        if config.log_std and "log_std" in named:
             nn.init.constant_(named["log_std"], config.log_std)
         self.parameters = list(named.values())
         self.device = self.parameters[0].device
@@ -233,7 +234,8 @@ class PPO:
             self.norm.update(x, rollout.valid[:, :, 0])
         self.updates += 1
         count = len(step_metrics)
-        return {name: float(sum(metrics[name] for metrics in step_metrics)) / count for name in step_metrics[0]}
+        taken = {"gradient_steps": float(count)} if cfg.target_kl else {}
+        return taken | {name: float(sum(metrics[name] for metrics in step_metrics)) / count for name in step_metrics[0]}
 
     def standardized(self, x: Tensor) -> Tensor:
         """What the network is given of features `[..., features]`: themselves, or standardised if that is asked for."""

@@ -31,8 +31,8 @@ class PPOConfig:
     epochs: Annotated[int, Range(1, 1e3)] = 4
     """Passes over the batch per meta-update."""
     target_kl: Annotated[float, Range(0, 1e9)] = 0.0
-    """KL of the policy before and after a meta-update, in nats a step. Above 1.5 times as much the rest of the gradient
-    steps are left out. 0: never."""
+    """Once the KL from the policy that played, on a minibatch before a gradient step, is above 1.5 times this, that
+    step is the meta-update's last one. In nats per environment step. 0: never."""
     minibatches: Annotated[int, Range(1, 1e7)] = 8
     """Minibatches per pass; each holds a part of the trials."""
     clip: Annotated[float, Range(1e-6, 10)] = 0.2
@@ -48,8 +48,8 @@ class PPOConfig:
     max_grad_norm: Annotated[float, Range(1e-09, 1e9)] = 0.5
     """Gradients with a larger norm are scaled down to this norm."""
     log_std: Annotated[float, Range(-20, 20)] = 0.0
-    """Initial logarithm of the action's standard deviation, for Box actions in [-1, 1]; it is trained. Robots learn
-    much sooner from -1."""
+    """Initial logarithm of the action's standard deviation, for Box actions in [-1, 1]; it is trained. RL2 learns
+    HalfCheetahVel much sooner from -1."""
     expected_rewards: bool = False
     """Whether to learn from expected rewards instead of drawn ones, if the family reports them. The mean gradient is
     the same and has less noise. The memory is still given the drawn rewards."""

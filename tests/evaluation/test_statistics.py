@@ -12,7 +12,7 @@ import pytest
 import scipy.stats
 
 from metarl.errors import InvalidValueError
-from metarl.evaluation.intervals import reached_interval
+from metarl.evaluation.intervals import mean_interval, moved, reached_interval
 from metarl.evaluation.results import Results
 from metarl.evaluation.statistics import (
     area_interval,
@@ -185,8 +185,6 @@ def test_one_seeds_profile_has_clopper_and_pearsons_interval() -> None:
     """Of 12 tasks 9 reach it; the variance is that of 11 draws (the sample variance divides by 11), so 8.25 of 11."""
     reached = column([[1.0] * 9 + [0.0] * 3])
     low, high = reached_interval(reached)
-    for ends in zip(profile_interval(reached, np.array([1.0])), (low, high), strict=True):  # two values do not move
-        assert ends[0] == ends[1]
     expected = (scipy.stats.beta.ppf(0.025, 8.25, 11 - 8.25 + 1), scipy.stats.beta.ppf(0.975, 9.25, 11 - 8.25))
     assert (low[0], high[0]) == pytest.approx(expected)
     agreed = reached_interval(np.ones((3, 12, 1)))  # as many draws as seeds
@@ -201,6 +199,50 @@ def test_intervals_of_a_profile_hold_the_truth(seeds: int, share: float) -> None
     scores = simulated(seeds, 40, (0.3, 1.0, 1.0))
     threshold = -scipy.stats.norm.ppf(share) * np.sqrt(2.09)
     assert 0.94 < held(profile_interval(scores, np.array(threshold)), share) < 0.995
+
+
+def test_a_profile_moves_with_its_scores_but_for_those_that_several_runs_have() -> None:
+    """Two seeds with equal shares, 1 above the threshold and 3 below; by hand, the middle's interval reaches all."""
+    scores = column([[0.9, -1.1, -1.2, -1.3], [1.4, -0.6, -0.7, -0.8]])
+    low, high = profile_interval(scores, np.array([0.0]))
+    plain = reached_interval((scores >= 0).astype(float))
+    assert plain[0][0] > 0
+    assert (low[0], high[0]) == (0.0, 1.0)  # two seeds: the middle may be wrong by more than 1.4
+    tied = column([[0.9, 0.9, -1.1, -2.0], [0.9, 0.9, -1.5, -0.7]])
+    below = profile_interval(tied, np.array([0.9]))[0][0]
+    assert below == reached_interval((tied >= 0.9).astype(float))[0][0] > 0
+    down, up = moved(tied, np.array([0.5]))  # all ends of a group stay, the others move
+    assert down[..., 0].tolist() == [[0.9, 0.9, -1.6, -2.5], [0.9, 0.9, -2.0, -1.2]]
+    assert up[0, 2, 0] == pytest.approx(-0.6)
+
+
+def test_where_all_tasks_were_played_a_profile_moves_by_what_seeds_differ() -> None:
+    """Tasks that differ by 10 and seeds that do not differ: nothing moves."""
+    scores = np.repeat(np.arange(0.0, 40.0, 10.0)[None, :, None], 2, 0) + np.array([0.0, 1e-9])[:, None, None]
+    low, high = profile_interval(scores, np.array([15.0]), fixed_tasks=True)
+    assert (low[0], high[0]) == tuple(
+        end[0] for end in reached_interval((scores >= 15).astype(float), fixed_tasks=True)
+    )
+    assert profile_interval(scores, np.array([15.0]))[1][0] > high[0]
+
+
+def test_one_outlier_does_not_decide_a_profile() -> None:
+    scores = simulated(5, 100, (0.3, 1.0, 1.0))[..., :1]
+    before = profile_interval(scores, np.array([0.0]))
+    scores[2, 17] = -1e4
+    for a, b in zip(before, profile_interval(scores, np.array([0.0])), strict=True):
+        assert a[0] == pytest.approx(b[0], abs=0.03)
+
+
+def test_the_gap_is_moved_with_its_scores() -> None:
+    """Four scores above 1, of two seeds: their gap is 0, and could be one of scores that lie lower together."""
+    scores = column([[1.1, 1.2], [1.8, 1.9]])
+    half = mean_interval(scores)[1][0] - 1.5
+    low, high = optimality_gap_interval(scores)
+    assert low[0] == 0.0
+    assert high[0] == pytest.approx(np.maximum(0, 1 - (scores - half)).mean())
+    wide = column([[-9.0, 1.2], [1.8, 1.3]])  # here the shortfall's own interval reaches farther
+    assert optimality_gap_interval(wide)[1][0] >= mean_interval(np.maximum(0.0, 1 - wide))[1][0]
 
 
 @pytest.mark.parametrize("seeds", [3, 10])

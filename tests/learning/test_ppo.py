@@ -281,11 +281,11 @@ def test_an_update_deals_its_trials_anew_in_every_epoch(monkeypatch: pytest.Monk
     assert made.updates == 1
 
 
-@pytest.mark.parametrize(("target_kl", "expected"), [(0.0, 6), (1.0, 2), (0.3, 2), (1.4, 6)])
+@pytest.mark.parametrize(("target_kl", "expected"), [(0.0, 6), (1.0, 2), (0.3, 1), (1.4, 6)])
 def test_an_update_ends_once_the_policy_has_moved(target_kl: float, expected: int) -> None:
-    """At the second of six gradient steps the KL is 2 in place of 0: above 1.5 times 1, and not above 1.5 times 1.4."""
+    """Before six gradient steps the KL is 1 and then 2: above 1.5 times .3 and 1, and never above 1.5 times 1.4."""
     made = ppo(epochs=3, minibatches=2, target_kl=target_kl)
-    kls, taken = iter([0.0, 2.0, 2.0, 2.0, 2.0, 2.0]), []
+    kls, taken = iter([1.0, 2.0, 2.0, 2.0, 2.0, 2.0]), []
 
     def gradient_step(part: Mapping[str, Any]) -> dict[str, Tensor]:
         taken.append(part)
@@ -294,7 +294,15 @@ def test_an_update_ends_once_the_policy_has_moved(target_kl: float, expected: in
     made._step = gradient_step  # type: ignore[method-assign]
     metrics = made.update(rollout_of(torch.ones(3, 2)), {"x": torch.ones(3, 2, 1)}, 0)
     assert len(taken) == expected
-    assert metrics["kl"] == pytest.approx(2.0 * (expected - 1) / expected)  # a mean over the steps that were made
+    assert metrics["kl"] == pytest.approx((2.0 * expected - 1) / expected)  # a mean over the steps that were made
+    assert metrics.get("gradient_steps") == (expected if target_kl else None)
+
+
+def test_a_network_keeps_its_own_deviation_where_none_is_asked_for() -> None:
+    net = TwoNumbers()
+    net.log_std = nn.Parameter(torch.full((1,), -0.5))
+    found = [ppo(net, log_std=asked).net.log_std.item() for asked in (0.0, -2.0)]  # type: ignore[attr-defined]
+    assert found == [-0.5, -2.0]
 
 
 @pytest.mark.parametrize("name", ["multi_task", "rl2", "varibad", "first_explore"])

@@ -6,6 +6,34 @@ from planted.bug import Bug
 
 BUGS = (
     Bug(
+        "the probability of improvement is as sure as its seeds agree",
+        "metarl/evaluation/comparison.py",
+        "return hull(plain, (low, high))",
+        "return plain",
+        "evaluation/test_comparison",
+    ),
+    Bug(
+        "one outlier decides how far a profile moves",
+        "metarl/evaluation/statistics.py",
+        "half_width(iqm_interval(scores, fixed_tasks=fixed_tasks))",
+        "half_width(mean_interval(scores, fixed_tasks=fixed_tasks))",
+        "evaluation/test_statistics",
+    ),
+    Bug(
+        "scores that several runs have move too",
+        "metarl/evaluation/intervals.py",
+        "alone = ~stays.reshape(scores.shape)",
+        "alone = np.ones(scores.shape, bool)",
+        "evaluation/test_statistics",
+    ),
+    Bug(
+        "tasks vary where all were played",
+        "metarl/evaluation/comparison.py",
+        "return seeds if fixed_tasks and seeds else",
+        "return",
+        "evaluation/test_comparison",
+    ),
+    Bug(
         "a number outside its interval counts as found again",
         "metarl/benchmark/rows.py",
         'all(a["low"] <= b["mean"] <= a["high"] for a, b in pairs)',

@@ -1,7 +1,7 @@
-"""MuJoCo's robots: short trainings on a CPU. Longer trainings reach much higher returns.
+"""MuJoCo's robots: trainings of at most half an hour a seed on one CPU core.
 
-The studies -ppo and -sac are the yardstick: Stable-Baselines3 learns both directions from scratch, with 1, 10 and 100
-times the 8,000 environment steps of two adaptation steps (SAC, which is slower, with 1 and 10 times).
+The studies -ppo and -sac are the yardstick: Stable-Baselines3 learns both directions from scratch, with up to 800,000
+environment steps (SAC, which is slower, with up to 80,000), where three adaptation steps take 12,000.
 
 Needs `pip install -e '.[mujoco]'`.
 """
@@ -96,5 +96,5 @@ suite = Suite(
             Protocol(k=2, tasks=20, episodes=2),
         ),
     },
-    "MAML and RL2 on robots that must find out where to, or how fast",
+    "MAML, ProMP, RL2 and VariBAD on robots that must find out where to, or how fast",
 )

@@ -141,8 +141,9 @@ def improvements(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     for a in entries:
         for b in entries:
             if a is not b and _comparable(a, b):
+                fixed = a.results.every_task and b.results.every_task
                 scores = a.task_scores[..., None], b.task_scores[..., None]
-                low, high = (float(end[0]) for end in improvement_interval(*scores))
+                low, high = (float(end[0]) for end in improvement_interval(*scores, fixed_tasks=fixed))
                 row = {"agent": a.label, "other": b.label, "improvement": float(improvement(*scores).mean())}
                 rows.append(row | {"low": low, "high": high})
     return rows
