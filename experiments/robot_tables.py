@@ -139,4 +139,4 @@ def number(row: dict[str, float], name: str, form: str) -> str:
 
 def yardstick_figure() -> Figure:
     """Figure of HalfCheetahDir: what adapts after few steps beside learning from scratch."""
-    return draw_yardstick(yardsticks()["metarl/HalfCheetahDir-v0", "test", 2])
+    return draw_yardstick(yardsticks()["metarl/HalfCheetahDir-v0", "test", 3])
