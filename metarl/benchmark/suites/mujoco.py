@@ -18,7 +18,6 @@ _PROMP = {
     **{"hidden": (64, 64), "inner_lr": 0.1, "log_std": -1.0, "meta_batch_size": 10, "episodes": 20},
     **{"eval_steps": 4000},
 }
-_MAML_LVC = _PROMP | {"estimator": "lvc", "max_kl": 0.03, "fvp_stride": 5}
 _RL2 = {"hidden": 64, "trial_episodes": 2, "normalize_rewards": True, "gae_lambda": 0.9, "minibatches": 4}
 # PPO's settings for robots, tuned on returns in training (experiments/LOG.md): little noise from the start, many
 # meta-updates of few trials, gradient steps until the policy has moved, standardised features
@@ -55,7 +54,6 @@ suite = Suite(
             "metarl/HalfCheetahDir-v0",
             {
                 "maml": Entry("maml", _MAML | {"episodes": 20, "eval_steps": 4000}, 120),
-                "maml-lvc": Entry("maml", _MAML_LVC, 250),
                 "promp": Entry("promp", _PROMP, 250),
                 "task_conditioned": Entry("task_conditioned", {"meta_batch_size": 200}, 120),
                 "random": Entry("random"),
