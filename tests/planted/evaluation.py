@@ -233,8 +233,8 @@ BUGS = (
     Bug(
         "a run that ties with a threshold does not reach it",
         "metarl/evaluation/statistics.py",
-        "scores[..., None] >= taus",
-        "scores[..., None] > taus",
+        "np.asarray(scores >= thresholds, np.float64)",
+        "np.asarray(scores > thresholds, np.float64)",
         "evaluation/test_statistics",
     ),
     Bug(
