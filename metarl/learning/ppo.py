@@ -147,7 +147,7 @@ def annealed(config: PPOConfig, updates: int) -> tuple[float, float]:
 
 def minibatch_rows(
     rows: int, minibatches: int, key: int, epoch: int, device: torch.device | str = "cpu"
-) -> list[Tensor] | list[slice]:
+) -> list[Tensor | slice]:
     """The trials of each minibatch of an epoch: every trial in one of them, in an order that the key decides."""
     if minibatches == 1:
         return [slice(None)]
