@@ -93,6 +93,11 @@ suite = Suite(
             },
             Protocol(k=2, tasks=20, episodes=2),
         ),
+        "ant_dir-memory": Study(
+            "metarl/AntDir-v0",
+            {"rl2-tuned": Entry("rl2", _RL2_TUNED, 600)},
+            Protocol(k=1, tasks=20, episodes=4),
+        ),
     },
     "MAML, ProMP, RL2 and VariBAD on robots that must find out where to, or how fast",
 )
