@@ -44,7 +44,7 @@ def robot_figure(studies: dict[str, list[Results]]) -> Figure:
                 panels.setdefault(results.family, []).append((entry_name(results), training))
     out = Figure(figsize=(3.4 * len(panels), 3.2), layout="constrained")
     for axes, (family, lines) in zip(out.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        for (name, training), color in zip(lines, PALETTE, strict=False):
+        for (name, training), color in zip(lines, PALETTE[: len(lines)], strict=True):
             returns, x = training.returns[..., -1], training.env_steps / 1e6
             label = f"{name}, k = {training.k[-1]}" if training.k else name
             axes.plot(x, returns.mean(0), color=color, label=label)

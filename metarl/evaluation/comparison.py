@@ -3,7 +3,8 @@
 Seeds of both agents and tasks are drawn at random. A comparison's statistic is a mean over all triples of a seed of the
 first agent, a seed of the second and a task. Its variance is taken as the sum of what the first agent's seeds, the
 second agent's seeds and the tasks add (the first terms of Hoeffding's decomposition of a U-statistic), each with the
-degrees of freedom that it was estimated with; see `metarl.evaluation.intervals`.
+degrees of freedom that it was estimated with; see `metarl.evaluation.intervals`. `improvement_interval` says what the
+probability of improvement has besides.
 """
 
 from __future__ import annotations

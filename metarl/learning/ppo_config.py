@@ -49,7 +49,8 @@ class PPOConfig:
     """Gradients with a larger norm are scaled down to this norm."""
     log_std: Annotated[float, Range(-20, 20)] = 0.0
     """Initial logarithm of the action's standard deviation, for Box actions in [-1, 1]; it is trained. Robots
-    such as HalfCheetahVel and AntDir are learned much sooner from -1."""
+    such as HalfCheetahVel and AntDir are learned much sooner from -1. 0 keeps what the network begins with, which is 0
+    in the package's own."""
     expected_rewards: bool = False
     """Whether to learn from expected rewards instead of drawn ones, if the family reports them. The mean gradient is
     the same and has less noise. The memory is still given the drawn rewards."""

@@ -62,7 +62,7 @@ CHANGED: dict[str, Any] = {
     "cg_iterations": 1,
     "line_search_steps": 1,
     "cg_damping": 10.0,
-    "log_std": -1.0,
+    "log_std": -1,  # a whole number is a number
     "target_kl": 1e-9,
     "first_order_iterations": 1,
     "multi_step_iterations": 1,

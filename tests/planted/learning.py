@@ -211,6 +211,13 @@ BUGS = (
         "learning/test_ppo",
     ),
     Bug(
+        "a whole number makes a deviation of whole numbers",
+        "metarl/learning/gradient/policies.py",
+        "final_gain, float(log_std)",
+        "final_gain, log_std",
+        "agents/test_options",
+    ),
+    Bug(
         "an update goes on however far the policy has moved",
         "metarl/learning/ppo.py",
         "> 1.5 * cfg.target_kl",

@@ -48,14 +48,14 @@ class MLPPolicy:
         self.encode = ObservationEncoder(family.observation_space, user)
         self.head = PolicyHead(family.action_space, user)
         self.hidden, self.activation, self.context = tuple(hidden), activation, context
-        self.final_gain, self.log_std = final_gain, log_std
+        self.final_gain, self.log_std = final_gain, float(log_std)
 
     def initial(self, rng: Rng) -> Params:
         """Initial parameters that all rows share."""
         sizes = (self.encode.size + self.context, *self.hidden, self.head.size)
         theta = init_mlp(sizes, rng, self.final_gain)
         if not self.head.discrete:
-            theta["log_std"] = torch.full((self.head.size,), float(self.log_std))
+            theta["log_std"] = torch.full((self.head.size,), self.log_std)
         return theta
 
     def start(self, theta: Params, rows: int) -> Params:
