@@ -121,6 +121,8 @@ def overview(suite: Suite, jobs: Sequence[Job], out: Path) -> list[str]:
     if seconds:
         rest = f", without {unknown} trainings whose speed is not known yet" if unknown else ""
         lines.append(f"the trainings take about {duration(seconds)} more, one at a time{rest}")
+    elif unknown:
+        lines.append("how long that takes is said here when a first training has begun: speeds are measured")
     return [*lines, *_other_validations(suite, jobs, out)]
 
 

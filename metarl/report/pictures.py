@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
@@ -83,10 +83,22 @@ class Picture(NamedTuple):
     agents: Sequence[Entry] = ()
 
 
-def pictures_of(entries: Sequence[Entry]) -> list[Picture]:
-    """All pictures that the results of a section have data for, in the page's order."""
-    makers = (_adaptation, _training, _tasks, _profiles, _improvement, _trial, _belief, _paths)
-    return [picture for maker in makers for picture in maker(entries)]
+def pictures_of(entries: Sequence[Entry], earlier: Sequence[Entry] = ()) -> list[Picture]:
+    """All pictures that the results of a section have data for, in the page's order.
+
+    A training that `earlier` sections have drawn, because the same agents played tasks of another split, is left out.
+    """
+    known = [_curves(e) for e in earlier]
+    trained = [e for e in entries if training_of(e.results) is not None and _curves(e) not in known]
+    makers = (_tasks, _profiles, _improvement, _trial, _belief, _paths)
+    pictures = [*_adaptation(entries), *_training(trained)]
+    return [*pictures, *(picture for maker in makers for picture in maker(entries))]
+
+
+def _curves(entry: Entry) -> tuple[Any, ...]:
+    """What tells an entry's training from others."""
+    meta = entry.results.meta
+    return (entry.results.family, entry.results.agent, meta.get("curves"), meta.get("training_curves"))
 
 
 def _adaptation(entries: Sequence[Entry]) -> list[Picture]:
@@ -114,10 +126,9 @@ def _adaptation(entries: Sequence[Entry]) -> list[Picture]:
 
 
 def _training(entries: Sequence[Entry]) -> list[Picture]:
-    trained = [e for e in entries if training_of(e.results) is not None]
-    if not trained:
+    if not entries:
         return []
-    return [_picture(trained, "Meta-training", "training", "returns during meta-training", draw_training, TRAINING)]
+    return [_picture(entries, "Meta-training", "training", "returns during meta-training", draw_training, TRAINING)]
 
 
 def _first_mode(entries: Sequence[Entry]) -> str:

@@ -76,8 +76,9 @@ def sections_of(results: Sequence[Results]) -> list[Section]:
     """Each family and split, then learning from scratch, transfer between families, and gaps between splits."""
     groups = grouped(results)
     names = _names([entries[0].results for entries in groups])
+    earlier = [[entry for group in groups[:i] for entry in group] for i in range(len(groups))]
     return [
-        *map(_family_part, groups, names),
+        *map(_family_part, groups, names, earlier),
         *map(_yardstick_part, yardsticks(results)),
         *map(_transfer_part, transfers(results)),
         *map(_gap_part, [found] if (found := gaps(results)) else []),
@@ -95,11 +96,11 @@ def _names(firsts: Sequence[Results]) -> list[str]:
     return [f"{name} {study}" for name, study in zip(names, studies, strict=True)]
 
 
-def _family_part(entries: Sequence[Entry], name: str) -> Section:
+def _family_part(entries: Sequence[Entry], name: str, earlier: Sequence[Entry]) -> Section:
     first = entries[0].results
     link = f"{first.family}, split {first.split}" + (f", study {study_of(first)}" if study_of(first) else "")
-    makers = (lambda: pictures_of(entries), lambda: tables_of(entries))
-    return Section(name, link, lambda folder: _section(entries, folder), *makers)
+    makers = (lambda: pictures_of(entries, earlier), lambda: tables_of(entries))
+    return Section(name, link, lambda folder: _section(entries, folder, earlier), *makers)
 
 
 def _yardstick_part(yardstick: Yardstick) -> Section:
@@ -120,7 +121,7 @@ def _gap_part(found: Sequence[Gap]) -> Section:
     return Section("gaps", GAPS.lower(), lambda folder: _gap_section(found, folder), list, lambda: gap_tables(found))
 
 
-def _section(entries: Sequence[Entry], folder: str) -> str:
+def _section(entries: Sequence[Entry], folder: str, earlier: Sequence[Entry]) -> str:
     first = entries[0].results
     marks = [mark(entry) for entry in entries]
     study = f"study: {study_of(first)}{DOT}" if study_of(first) else ""
@@ -134,7 +135,7 @@ def _section(entries: Sequence[Entry], folder: str) -> str:
         parts.append(note("These results are of different tasks: see the hashes under Protocol."))
     parts.append(_table("Leaderboard", leaderboard_columns(entries), leaderboard_rows(entries), marks))
     parts.append(_seed_note(entries))
-    parts.append(_pictures(entries, pictures_of(entries), marks))
+    parts.append(_pictures(entries, pictures_of(entries, earlier), marks))
     parts.append(_table("Budget and latency", cost_columns(entries), cost_rows(entries), marks))
     scores = _scores_table(entries, marks)
     parts.append(f"<details><summary>Return after k adaptation steps, all k and actions</summary>{scores}</details>")

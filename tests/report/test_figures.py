@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,15 @@ def test_page_shows_training_where_it_was_validated(tmp_path: Path):
     text = page([trained([[[0.0, 1.0], [1.0, 1.0]]]), make_results("random")], tmp_path)
     assert text.count("<h3>Meta-training</h3>") == 1
     assert "<h3>Meta-training</h3>" not in page([make_results()], tmp_path)
+
+
+def test_a_training_that_several_splits_show_is_drawn_once(tmp_path: Path):
+    once, other = [[[0.0, 1.0], [1.0, 1.0]]], [[[0.0, 1.0], [1.0, 2.0]]]
+    near, far = trained(once), replace(trained(once), split="far")
+    text = page([near, far], tmp_path)
+    assert text.count("<h3>Meta-training</h3>") == 1
+    again = page([near, far, replace(trained(other), split="far", agent="anil")], tmp_path)
+    assert again.count("<h3>Meta-training</h3>") == 2
 
 
 # --- tasks and pairs of agents ---------------------------------------------------------------------------------------

@@ -3,6 +3,9 @@
 `digits-n25-k5` shows 25 images of 5 classes, 5 of each on average; `digits-n5-k5` shows 5, so one of each on average.
 The score is the number of correct labels. `prototypes` compares embeddings with the labelled images of the sequence
 (Snell et al. 2017, arXiv:1703.05175), `rl2` is a memory trained by reinforcement learning alone.
+
+The studies -ppo are the yardstick: Stable-Baselines3's PPO learns the labels of 20 of the held-out tasks from scratch,
+from the rewards of up to 300 times ten sequences.
 """
 
 from __future__ import annotations
@@ -25,8 +28,22 @@ def _study(shots: int, iterations: int) -> Study:
     return Study(f'metarl/Digits-v0{{"ways": 5, "shots": {shots}}}', entries, _PROTOCOL, _SEEDS)
 
 
+def _ppo(shots: int) -> Study:
+    """PPO from scratch; an adaptation step has ten sequences of images. Images do not follow from actions."""
+    horizon = 5 * shots
+    kwargs = {"n_steps": horizon, "batch_size": 5 * horizon, "learning_rate": 1e-3, "gamma": 0.0}
+    entry = Entry("sb3", {"steps": 10 * horizon, "num_envs": 10, "algorithm_kwargs": kwargs})
+    protocol = Protocol(k=(0, 1, 3, 10, 30, 100, 300), tasks=20, episodes=20)
+    return Study(f'metarl/Digits-v0{{"ways": 5, "shots": {shots}}}', {"ppo": entry}, protocol, (0,))
+
+
 suite = Suite(
     "few_shot",
-    {"digits-n25-k5": _study(5, 1200), "digits-n5-k5": _study(1, 3000)},
+    {
+        "digits-n25-k5": _study(5, 1200),
+        "digits-n25-ppo": _ppo(5),
+        "digits-n5-k5": _study(1, 3000),
+        "digits-n5-ppo": _ppo(1),
+    },
     "prototypes and RL2 on few-shot classification of digits",
 )
