@@ -20,6 +20,7 @@ import benchmark_evaluation
 import benchmark_inference
 import benchmark_inner_steps
 import benchmark_revisions
+import benchmark_runner
 import gradient_bias
 import inference_tables
 import interval_coverage
@@ -469,6 +470,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "speed": speed,
         "inference": inference_speed,
         "evaluation": evaluation_speed,
+        "runner": lambda: benchmark_runner.words_of(json.loads(benchmark_runner.OUT.read_text())),
     },
     "docs/built_in_agents.md": {"agents": agents},
     "docs/gradients.md": {"gradient_bias": gradients, "inner_steps": inner_steps},
