@@ -141,7 +141,11 @@ def test_nothing_that_results_name_is_imported(tmp_path: Path, monkeypatch: pyte
     assert not (tmp_path / "ran").exists()
 
 
-def test_rows_are_verified_one_by_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_are_verified_one_by_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metarl.cli.progress.FIRST", 0.001)
+    monkeypatch.setattr("metarl.cli.progress.EVERY", 0.001)
     done_here(SUITE, tmp_path)
     rows = [str(tmp_path / "points" / entry) for entry in ("short", "random")]
     shutil.rmtree(tmp_path / "points" / "maml" / "seed1")
@@ -150,6 +154,7 @@ def test_rows_are_verified_one_by_one(tmp_path: Path, capsys: pytest.CaptureFixt
     said = capsys.readouterr()
     assert "seed1" in said.out.split("points/short: ")[1].splitlines()[0]
     assert f"{rows[1]}: equal" in said.out
+    assert f"now {rows[1]}" in said.out  # a row may take long
     assert f"1 rows could not be found again from their weights: {rows[0]}" in said.err
     with pytest.raises(SystemExit):
         main(["eval", rows[1], "--k", "1"])
