@@ -91,8 +91,10 @@ class Parsed(Exception):
 
 
 def commands() -> list[list[str]]:
-    """The lines of README and the pages that are a command of metarl: its arguments."""
-    found = []
+    """The lines of README and the pages, and the code in the log, that are a command of metarl: its arguments."""
+    log = (ROOT / "experiments" / "LOG.md").read_text()
+    logged = [part for code in re.findall(r"`(metarl [^`]*)`", log) for part in code.split(";")]
+    found = [shlex.split(part)[1:] for part in logged if " --" in part]
     for page in (ROOT / "README.md", *DOCS.rglob("*.md")):
         text = page.read_text()
         lines = re.findall(r"^ {4}metarl (.*)$", text, re.MULTILINE)
@@ -114,7 +116,7 @@ def test_commands_in_the_pages_are_understood(monkeypatch: pytest.MonkeyPatch, s
 
     monkeypatch.setattr(tyro, "cli", parse)
     found = commands()
-    assert len(found) > 60
+    assert len(found) > 100
     for arguments in found:
         if "--load" in arguments:
             at = arguments.index("--load")
