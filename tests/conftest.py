@@ -36,7 +36,7 @@ DELICATE = {
 }
 TESTS = Path(__file__).parent
 PRIVATE = pytest.StashKey[Path]()
-AT_EXIT = ("pymp-", "torchinductor_")  # multiprocessing's and PyTorch's own, which are not a test's to remove
+AT_EXIT = ("pymp-", "torchinductor_", "playwright")  # of other programs, which are not a test's to remove
 
 
 def left_behind(folder: Path) -> list[str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import difflib
 import re
+import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -91,11 +94,26 @@ def file_error(path: Path, error: Exception, parts: Sequence[type]) -> InvalidVa
         parts: classes whose unknown and missing fields are explained.
     """
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    lines += [error.lineno] if isinstance(error, SyntaxError) else []
+    told = str(error.msg) if isinstance(error, SyntaxError) else reason(error)
     why = (
         _constructor_error(str(error), {part.__name__: part for part in parts})
-        or f"{type(error).__name__}: {reason(error)}"
+        or f"{type(error).__name__}: {told}{_nearest_name(path, error, parts)}"
     )
     return InvalidValueError("suite", f"{path}", f"a file without errors (line {lines[-1] if lines else '?'}: {why})")
+
+
+def _nearest_name(path: Path, error: Exception, parts: Sequence[type]) -> str:
+    """A question with the name that may have been meant; empty unless the file uses or imports an unknown one."""
+    wrong, known = "", set[str]()
+    if isinstance(error, NameError):
+        used = ast.walk(ast.parse(path.read_bytes()))
+        known = {node.id for node in used if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+        wrong, known = error.name or "", known | {part.__name__ for part in parts}
+    elif isinstance(error, ImportError) and (found := re.match(r"cannot import name '(\w+)'", str(error))):
+        wrong, known = found[1], set(dir(sys.modules.get(error.name or "")))
+    near = difflib.get_close_matches(wrong, sorted(known), n=1, cutoff=0.5)
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _constructor_error(message: str, parts: Mapping[str, Any]) -> str:

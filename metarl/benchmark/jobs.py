@@ -11,8 +11,9 @@ from statistics import mean
 from metarl.benchmark.card import write_card
 from metarl.benchmark.cells import Progress, is_trained, run_path, run_refusal, train_cell, trained_iterations
 from metarl.benchmark.rows import evaluate_row, is_evaluated, refuse_changed, results_path
-from metarl.benchmark.suite import Cell, Suite, agent_of, cells, rows, trainings
+from metarl.benchmark.suite import Cell, Suite, agent_of, cells, rows, source_of, trainings
 from metarl.errors import InvalidValueError
+from metarl.runs.load import with_settings
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,20 @@ def env_steps(suite: Suite, job: Job) -> int | None:
     """Environment steps of one iteration of a training; None where they are not known beforehand."""
     study = suite.studies[job.study]
     return agent_of(study, study.entries[job.entry], study.seeds[0]).train_env_steps
+
+
+def evaluation_steps(suite: Suite, job: Job) -> int:
+    """The most environment steps that an evaluation plays: adaptation in all trials, and the scored episodes."""
+    study, (source, name) = suite.studies[job.study], source_of(suite, job.study, job.entry)
+    entry, protocol = study.entries[job.entry], study.protocol
+    trained = suite.studies[source].entries[name]
+    agent = with_settings(agent_of(suite.studies[source], trained, study.seeds[0]), **entry.evaluated_with)
+    grid = range(protocol.k + 1) if isinstance(protocol.k, int) else protocol.k
+    horizon, budget = agent.family.horizon, agent.budget
+    adapted = max(grid) * budget.envs * (budget.steps or (budget.episodes or 1) * horizon)
+    scored = len(grid) * len(protocol.modes) * protocol.episodes * horizon
+    agents = len(job.needs) or (len(study.seeds) if entry.every_seed else 1)
+    return int(agents * protocol.tasks * protocol.trials * (adapted + scored))
 
 
 def seconds_per_iteration(job: Job, out: Path) -> float | None:

@@ -334,6 +334,9 @@ def built_in_suites() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(BUILT_IN).__path__))
 
 
+PARTS = (Suite, Study, Entry, Protocol)
+
+
 def load_suite(name: str) -> Suite:
     """A suite of the package by its name, or one from a Python file that defines `suite`.
 
@@ -349,13 +352,16 @@ def load_suite(name: str) -> Suite:
     elif name.endswith(".py") and Path(name).is_file():
         try:
             load_source(name)
-        except MetaRLError:
-            raise
+        except MetaRLError as error:
+            if not isinstance(cause := error.__cause__, (ImportError, SyntaxError)):
+                raise
+            raise file_error(Path(name), cause, PARTS) from cause
         except Exception as error:
-            raise file_error(Path(name), error, (Suite, Study, Entry, Protocol)) from error
+            raise file_error(Path(name), error, PARTS) from error
         module = sys.modules[Path(name).stem]
     else:
-        near = did_you_mean(name, known)
+        files = [str(path) for path in Path(name).parent.glob("*.py")] if name.endswith(".py") else []
+        near = did_you_mean(name, [*known, *files])
         raise InvalidValueError("suite", name, f"a Python file that defines `suite`, or a suite of the package: {near}")
     suite = getattr(module, "suite", None)
     if not isinstance(suite, Suite):

@@ -13,7 +13,16 @@ from rich.text import Text
 
 from metarl.benchmark.cells import other_validations
 from metarl.benchmark.crew import Listener, Outcome, Setup
-from metarl.benchmark.jobs import Job, done_part, env_steps, is_done, plan, refusal, seconds_per_iteration
+from metarl.benchmark.jobs import (
+    Job,
+    done_part,
+    env_steps,
+    evaluation_steps,
+    is_done,
+    plan,
+    refusal,
+    seconds_per_iteration,
+)
 from metarl.benchmark.ray_jobs import run_jobs_on_ray
 from metarl.benchmark.rows import is_evaluated, results_path
 from metarl.benchmark.suite import Cell, Suite, load_suite
@@ -96,7 +105,7 @@ def _say_end(outcome: Outcome, options: BenchmarkOptions) -> None:
 def overview(suite: Suite, jobs: Sequence[Job], out: Path) -> list[str]:
     """A line for each job: what is done, what it costs, what is refused; then what all of it costs."""
     lines, states, steps_left, steps_all = [f"folder: {out}"], Counter[str](), 0, 0
-    seconds, unknown = 0.0, 0
+    seconds, unknown, played = 0.0, 0, 0
     speeds = _speeds(jobs, out)
     for job in jobs:
         done, total = done_part(suite, job, out)
@@ -108,6 +117,9 @@ def overview(suite: Suite, jobs: Sequence[Job], out: Path) -> list[str]:
             said = f", {steps * total:,} env steps"
             steps_all += steps * total
             steps_left += 0 if why else steps * (total - done)
+        if job.seed is None:
+            said = f", at most {(steps := evaluation_steps(suite, job)):,} env steps"
+            played += 0 if why or done == total else steps
         if job.seed is not None and not why and done < total:
             each = speeds.get(job.label) or speeds.get(f"{job.study}/{job.entry}")
             unknown += each is None
@@ -118,6 +130,8 @@ def overview(suite: Suite, jobs: Sequence[Job], out: Path) -> list[str]:
     lines.append(f"{states['done']} of {len(jobs)} cells are done{wrong}")
     if steps_all:
         lines.append(f"{steps_left:,} of {steps_all:,} env steps of training are left")
+    if played:
+        lines.append(f"evaluations play at most {played:,} env steps more")
     if seconds:
         rest = f", without {unknown} trainings whose speed is not known yet" if unknown else ""
         lines.append(f"the trainings take about {duration(seconds)} more, one at a time{rest}")
@@ -157,53 +171,59 @@ def _run(setup: Setup, suite: Suite, jobs: Sequence[Job], options: BenchmarkOpti
         return run_jobs(setup, suite, jobs, workers, board)
 
 
+def _weight(suite: Suite, job: Job) -> float:
+    """The environment steps of a job; of a training that does not say how many it plays, its iterations."""
+    if job.seed is None:
+        return float(evaluation_steps(suite, job))
+    return float(job.size * (env_steps(suite, job) or 1))
+
+
 class Board(Listener):
     """What is done of all jobs, how fast it goes, and how long the rest takes."""
 
     def __init__(self, suite: Suite, jobs: Sequence[Job], out: Path) -> None:
         self.total = len(jobs)
-        self.weights = {job.label: float(env_steps(suite, job) or 1) for job in jobs if job.seed is not None}
-        self.sizes = {job.label: job.size for job in jobs}
+        self.weights = {job.label: _weight(suite, job) for job in jobs}
         parts = {job.label: done_part(suite, job, out) for job in jobs}
         self.finished = sum(done == size for done, size in parts.values())
-        self.done = {label: done for label, (done, _) in parts.items() if label in self.weights}
+        self.done = {label: done / size for label, (done, size) in parts.items()}  # the part that is done
         self.running: dict[str, tuple[Job, int, int]] = {}
         self.failed, self.start, self.first = 0, time.monotonic(), self._weighed()
         self.last_line = self.start - EVERY + FIRST
 
     def begun(self, job: Job) -> None:
         """See `Listener`."""
-        self.running[job.label] = (job, self.done.get(job.label, 0), job.size or 1)
+        self.running[job.label] = (job, round(self.done[job.label] * job.size), job.size or 1)
 
     def advanced(self, job: Job, done: int, total: int) -> None:
         """See `Listener`."""
         self.running[job.label] = (job, done, total)
-        if job.seed is not None:
-            self.done[job.label] = done
+        self.done[job.label] = done / max(1, total)
         self._say_now_and_then()
 
     def ended(self, job: Job, error: str) -> None:
         """See `Listener`."""
         self.running.pop(job.label, None)
         self.finished += not error
+        self.done[job.label] = self.done[job.label] if error else 1.0
         self.failed += bool(error) and error != "stopped"
         if not self.live:
             how = "stopped" if error == "stopped" else "failed" if error else "done"
             say(f"{how}: {job.what}   ({self.headline()})")
 
     def _weighed(self) -> float:
-        """Environment steps done, of all trainings (iterations, where an agent does not say how many it plays)."""
+        """Environment steps done, of all trainings and evaluations."""
         return sum(weight * self.done[label] for label, weight in self.weights.items())
 
     def headline(self) -> str:
         """All of it in one line."""
-        whole = sum(weight * self.sizes[label] for label, weight in self.weights.items())
+        whole = sum(self.weights.values())
         rate = (self._weighed() - self.first) / max(1e-9, time.monotonic() - self.start)
         said = [f"{self.finished}/{self.total} cells"]
         if self.failed:
             said.append(f"{self.failed} failed")
         if whole:
-            said.append(f"{self._weighed() / whole:.0%} of {whole:,.0f} training steps")
+            said.append(f"{self._weighed() / whole:.0%} of {whole:,.0f} env steps")
         if rate > 0:
             said += [f"{float(f'{rate:.2g}'):,.0f} steps/s", f"{duration((whole - self._weighed()) / rate)} left"]
         return ", ".join(said)

@@ -99,7 +99,10 @@ def run_report(options: ReportOptions) -> None:
         raise InvalidValueError("sources", "nothing", "run directories or results files")
     check_report(options.out)
     results = [Results.load(file) for file in files]
-    say(f"wrote {write_report(results, options.out, title=options.title, files=options.files)}")
+    missing = [row for source in options.sources for row in _without_results(source)]
+    notes = [f"Not on this page, because they have no results: {', '.join(missing)}."] if missing else []
+    say(*notes)
+    say(f"wrote {write_report(results, options.out, title=options.title, files=options.files, notes=notes)}")
 
 
 def _results_files(source: Path) -> list[Path]:
@@ -120,6 +123,13 @@ def _results_in(folder: Path) -> list[Path]:
         return own
     rows = sorted(folder.glob("**/results.json"), key=_natural)  # of a benchmark
     return rows or sorted(folder.glob("*/results/*.json"), key=_natural)
+
+
+def _without_results(folder: Path) -> list[str]:
+    """Rows of a benchmark's folder whose trainings are there, and whose results are not."""
+    done = {path.parent for path in folder.glob("**/results.json")}
+    trained = {path.parent.parent for path in folder.glob("**/seed*/config.json")} if done else set()
+    return [str(row) for row in sorted(trained - done, key=_natural)]
 
 
 def _natural(path: Path) -> list[tuple[bool, int, str]]:

@@ -45,7 +45,9 @@ def run_compare(options: CompareOptions) -> None:
 
 
 def _check(differences: set[str], force: bool) -> None:
-    """Refuse evaluations that differ in more than the environment steps, which follow from the agents.
+    """Refuse evaluations that differ in more than the environment steps of agents of two kinds.
+
+    Two agents that have `eval_steps` must have the same: this budget was chosen, and does not follow from the agent.
 
     Raises:
         OtherProtocolError: they do; only differences beside the tasks and k can be forced.

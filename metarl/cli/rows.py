@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from dataclasses import fields
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from metarl.benchmark.rows import RESULTS, agreement, evaluate_again, is_reproducible
 from metarl.cli.commands import run_eval, say_table
 from metarl.cli.options import EvalOptions
-from metarl.cli.progress import bar, say
+from metarl.cli.progress import bar, duration, say
 from metarl.errors import InvalidValueError, MetaRLError
 from metarl.evaluation.results import Results
 
@@ -54,6 +55,7 @@ def verify(folders: list[Path], device: str) -> None:
     with bar("evaluate", len(folders), 0, "rows") as advance:
         for done, folder in enumerate(folders):
             advance(done, [f"now {folder}"])
+            start = time.monotonic()
             try:
                 verdict, again = _verdict(folder, device)
                 verdicts[verdict] += 1
@@ -64,7 +66,7 @@ def verify(folders: list[Path], device: str) -> None:
             if again is not None:
                 found.append(again)
                 wrong += [str(folder)] if verdict == "different" else []
-            say(f"{folder}: {verdict}")
+            say(f"{folder}: {verdict} ({duration(time.monotonic() - start)})")
         advance(len(folders))
     say_table(found)
     if len(folders) > 1:

@@ -33,8 +33,11 @@ def protocol_differences(a: Results, b: Results) -> dict[str, tuple[Any, Any]]:
     """In what two evaluations differ beside the agent: names to both values; empty if they may be compared.
 
     What counts are the family, the split, the tasks themselves, the grid of k, the trials and episodes that each return
-    is a mean of, and the environment steps used before each k.
+    is a mean of, the environment steps used before each k, and, of two agents that have it, the largest number of
+    environment steps of an adaptation step (`eval_steps`).
     """
+    budgets = [_eval_steps(r) for r in (a, b)]
+    given = {"eval_steps": (budgets[0], budgets[1])} if None not in budgets and budgets[0] != budgets[1] else {}
     facts = [
         {
             "family": r.family,
@@ -47,7 +50,12 @@ def protocol_differences(a: Results, b: Results) -> dict[str, tuple[Any, Any]]:
         }
         for r in (a, b)
     ]
-    return {name: (value, facts[1][name]) for name, value in facts[0].items() if value != facts[1][name]}
+    return {name: (value, facts[1][name]) for name, value in facts[0].items() if value != facts[1][name]} | given
+
+
+def _eval_steps(results: Results) -> Any:
+    """The budget that an evaluation gave an adaptation step; None of agents whose adaptation is part of a trial."""
+    return {**(results.meta.get("config") or {}), **(results.meta.get("overrides") or {})}.get("eval_steps")
 
 
 def difference(a: Results, b: Results, mode: Mode | None = None) -> list[dict[str, float]]:

@@ -350,3 +350,15 @@ def check_numbers_are_found_again(arguments: list[str], out: Path, capsys: pytes
     said = capsys.readouterr()
     assert "maml minus random on metarl/PointNavigation-v0, split 'test', sampled actions" in said.out
     assert said.out.count("[") >= 4
+
+
+def test_a_report_of_a_folder_names_the_rows_that_have_no_results(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done_here(SUITE, tmp_path / "out")
+    for name in ("results.json", "results.npz"):
+        (tmp_path / "out" / "points" / "maml" / name).unlink()
+    main(["report", str(tmp_path / "out"), "--out", str(tmp_path / "page"), "--no-files"])
+    said = f"Not on this page, because they have no results: {tmp_path / 'out' / 'points' / 'maml'}."
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert said in (tmp_path / "page" / "report.html").read_text()

@@ -159,6 +159,7 @@ def test_a_dry_run_says_the_folder_what_is_refused_and_what_the_rest_costs(
     said = capsys.readouterr().out
     assert said.startswith("folder: runs/toy\n")
     assert "3,200 of 3,200 env steps of training are left" in said
+    assert "evaluate points/maml, at most " in said
     assert "how long that takes is said here when a first training has begun" in said
     assert "0 of 4 cells are done\n" in said
     main(["benchmark", str(path), "--only", "points/maml/seed0", "--jobs", "1"])

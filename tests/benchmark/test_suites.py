@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import metarl
-from metarl.benchmark.jobs import plan
+from metarl.benchmark.jobs import evaluation_steps, plan
 from metarl.benchmark.rows import _evaluated
 from metarl.benchmark.suite import Entry, Protocol, Study, Suite, built_in_suites, check_suite, load_suite
+from metarl.cli.benchmark import Board
 from metarl.evaluation.results import Results
 
 POINT = "metarl/PointNavigation-v0"
@@ -117,6 +118,8 @@ def test_a_file_is_loaded_by_its_path(tmp_path: Path) -> None:
         load_suite(str(tmp_path / "my_suite_file.py"))
     with pytest.raises(metarl.InvalidValueError, match=r"suite is 'quik', .*did you mean 'quick'"):
         load_suite("quik")
+    with pytest.raises(metarl.InvalidValueError, match=r"did you mean '.*my_suite_file\.py'"):
+        load_suite(str(tmp_path / "my_suit_file.py"))
 
 
 @pytest.mark.parametrize(
@@ -126,6 +129,11 @@ def test_a_file_is_loaded_by_its_path(tmp_path: Path) -> None:
         ("Protocol(task=5)", "line 3: Protocol has no field 'task', expected one of .* .did you mean 'tasks'"),
         ("Study(POINT, {})", "line 3: NameError: name 'POINT' is not defined"),
         ("[1][2 + None]", "line 3: TypeError: unsupported operand"),
+        ("Protocl()", r"line 3: NameError: name 'Protocl' is not defined \(did you mean 'Protocol'\?\)"),
+        ("points = 1\npoint", r"line 4: NameError: name 'point' is not defined \(did you mean 'points'\?\)"),
+        ("from metarl.benchmark.suite import Entri", r"line 3: ImportError: .*\(did you mean 'Entry'\?\)"),
+        ("import metarl_that_is_not_there", "line 3: ModuleNotFoundError: No module named"),
+        ("suite = (", "line 3: SyntaxError: '.' was never closed"),
     ],
 )
 def test_a_mistake_in_a_file_is_a_sentence_with_its_line(line: str, sentence: str, tmp_path: Path) -> None:
@@ -171,3 +179,24 @@ def test_compact_results_keep_the_beliefs_of_some_tasks(tmp_path: Path) -> None:
     assert results.scores["sampled"].shape == (1, 211, 1, 1)
     results.save(tmp_path / "results.json")
     assert Results.load(tmp_path / "results.json").belief["error"].shape == (1, 210, 30)
+
+
+def test_evaluations_count_in_what_is_left(tmp_path: Path) -> None:
+    """Of 2 tasks: a step of adaptation of 100 steps, and at two k two modes of 2 episodes of 100 steps."""
+    jobs = plan(SUITE)
+    steps = {job.label: evaluation_steps(SUITE, job) for job in jobs if job.seed is None}
+    each = 2 * (100 + 2 * 2 * 2 * 100)
+    assert steps == {"points/maml": 2 * each, "points/short": 2 * each, "points/random": each}
+    board, whole = Board(SUITE, jobs, tmp_path), 2 * 1600 + 5 * each
+    assert board.headline().startswith(f"0/5 cells, 0% of {whole:,} env steps")
+    trained = [job for job in jobs if job.seed is not None]
+    for job in trained:
+        board.begun(job)
+        board.ended(job, "")
+    assert board.headline().startswith(f"2/5 cells, {3200 / whole:.0%} of {whole:,} env steps")
+    last = next(job for job in jobs if job.label == "points/random")
+    board.begun(last)
+    board.advanced(last, 1, 2)
+    assert f" {(3200 + each / 2) / whole:.0%} of " in board.headline()
+    board.ended(last, "it failed")
+    assert board.headline().startswith("2/5 cells, 1 failed")

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from metarl.evaluation.comparison import difference_interval, difference_parts, improvement, improvement_interval
+import metarl
+from metarl.cli.main import main
+from metarl.evaluation.comparison import (
+    difference_interval,
+    difference_parts,
+    improvement,
+    improvement_interval,
+    protocol_differences,
+)
 from metarl.evaluation.intervals import interval
 
 
@@ -99,3 +109,27 @@ def test_equal_scores_stay_equal_in_the_interval_of_improvement() -> None:
     first, second = rng.integers(0, 2, (2, 5, 20_000, 1)).astype(float)
     low, high = improvement_interval(first, second)
     assert 0.48 < low[0] < 0.5 < high[0] < 0.52
+
+
+def test_two_budgets_of_an_adaptation_step_are_two_protocols(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def played(name: str, **settings: object) -> metarl.Results:
+        agent = metarl.make_agent(name, "metarl/PointNavigation-v0", **settings)
+        return metarl.evaluate(agent, k=1, num_tasks=2, episodes=1, modes=("sampled",))
+
+    short, long = (played("scratch", hidden=(4,), eval_steps=steps) for steps in (200, 400))
+    assert protocol_differences(short, long)["eval_steps"] == (200, 400)
+    short.meta["overrides"] = {"eval_steps": 400}  # what `metarl eval --eval-steps` says
+    assert "eval_steps" not in protocol_differences(short, long)
+    other = played("random")  # its adaptation is an episode
+    assert set(protocol_differences(long, other)) == {"environment steps"}
+    short.meta["overrides"] = {"eval_steps": 300}
+    paths = [str(made.save(tmp_path / f"{i}.json")) for i, made in enumerate((short, long, other))]
+    with pytest.raises(SystemExit):
+        main(["compare", *paths[:2]])
+    said = capsys.readouterr()
+    assert "A and B are not evaluated in the same way" in said.err
+    assert "| eval_steps" in said.out
+    main(["compare", *paths[1:]])
+    main(["compare", *paths[:2], "--force"])
