@@ -3,8 +3,9 @@
 And DarkTreasureRooms (Norman and Clune 2024, arXiv:2307.02276), in which exploring costs at first if rho is -4.
 
 The score is the return of each episode of a trial and of the whole trial, with sampled actions. `task_conditioned` is
-a policy that is shown the goal. The studies -ppo are the yardstick: Stable-Baselines3 learns 20 of the held-out tasks
-from scratch, with 1, 10 and 100 times the environment steps of a trial.
+a policy that is shown the goal, `multi_task` one that is not and has no memory. The studies -ppo are the yardstick:
+Stable-Baselines3 learns 20 of the held-out tasks from scratch, with 1, 10 and 100 times the environment steps of a
+trial.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ def _study(family: str, episodes: int, batch: int, iterations: int, tasks: int, 
     entries = {
         "rl2": Entry("rl2", settings, iterations),
         "task_conditioned": Entry("task_conditioned", iterations=iterations),
+        "multi_task": Entry("multi_task", iterations=iterations),
         "random": Entry("random"),
         "oracle": Entry("oracle"),
     }
