@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import metarl
 from metarl.agent import Agent
@@ -212,7 +213,11 @@ def test_run_directory_records_what_made_it(tmp_path: Path) -> None:
     assert (config["agent"], config["family"], config["seed"]) == ("maml", "metarl/PointNavigation-v0", 7)
     assert config["config"]["hidden"] == [8]
     assert {"python", "torch", "numpy", "gymnasium", "metarl"} <= config["versions"].keys()
-    assert any((tmp_path / "run" / "tensorboard").iterdir())
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    board = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    for name in ("env_steps", "return_1"):
+        shown = [event.value for event in board.Scalars(name)]
+        assert shown == pytest.approx([line[name] for line in lines])
     assert not list((tmp_path / "run").glob(".*part"))
     assert len(list((tmp_path / "run").glob("checkpoint-*.safetensors"))) == 1
 
