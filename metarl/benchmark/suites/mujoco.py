@@ -62,10 +62,7 @@ suite = Suite(
         ),
         "half_cheetah_dir-memory": Study(
             "metarl/HalfCheetahDir-v0",
-            {
-                "rl2-tuned": Entry("rl2", _RL2_TUNED, 600),
-                "rl2-long": Entry("rl2", _RL2_TUNED | {"anneal_iterations": 1200}, 1200),
-            },
+            {"rl2-tuned": Entry("rl2", _RL2_TUNED, 600)},
             Protocol(k=1, tasks=2, trials=20, episodes=20),
         ),
         "half_cheetah_dir-ppo": _from_scratch("ppo", _PPO, (1, 2, 7, 20, 70, 200)),
