@@ -187,11 +187,13 @@ def coverage_table(report: dict[str, Any]) -> str:
 def caption(report: dict[str, Any]) -> str:
     """Caption of the table: the simulation and its main results."""
     options = report["options"]
-    several = [c for c in report["cells"] if c["seeds"] >= SEVERAL and not c["regime"].startswith("skewed")]
-    said = []
-    for name in ("mean", "difference"):
-        shares = sorted(c["coverage"][name] for c in several)
-        said.append(f"{share(shares[0])} to {share(shares[-1])} of the {METHODS[name]}")
+    several = [c for c in report["cells"] if c["seeds"] >= SEVERAL]
+    skewed = [c for c in several if c["regime"].startswith("skewed")]
+    said = {}
+    for kind, cells in (("symmetric", [c for c in several if c not in skewed]), ("skewed", skewed)):
+        shares = {name: sorted(c["coverage"][name] for c in cells) for name in ("mean", "difference")}
+        parts = [f"{share(found[0])} to {share(found[-1])} of the {METHODS[name]}" for name, found in shares.items()]
+        said[kind] = " and ".join(parts)
     worst = []
     for name in METHODS:
         low, where = min((c["coverage"][name], c["regime"]) for c in several)
@@ -201,8 +203,8 @@ def caption(report: dict[str, Any]) -> str:
     return (
         f"Share of 95 % intervals that contain the true value, lowest to highest over {tasks} tasks; "
         f"{options['sets']:,} simulated data sets for each number of seeds and tasks (standard error "
-        f"{error}). With {SEVERAL} seeds or more and tasks' effects that are symmetric: {' and '.join(said)}. "
-        "Too few, at the lowest: "
+        f"{error}). With {SEVERAL} seeds or more and tasks' effects that are symmetric: {said['symmetric']}; with "
+        f"skewed ones: {said['skewed']}. Too few, at the lowest of all regimes with {SEVERAL} seeds or more: "
         f"{', '.join(worst)}. "
         "CVaR: of a task's mean over these seeds, worst tenth. Optimality gap: of an agent whose mean is the optimum, "
         "so that half of the scores count as 0. Profile: at the threshold that 90 % of runs reach. "

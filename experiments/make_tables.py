@@ -154,12 +154,13 @@ def comparison(study: str) -> str:
     seeds = sorted({len(r.meta["seeds"]) for r in learners})
     best = found["oracle"].references["informed_optimum"].mean()
     failed = sum(int(r.meta["failed_steps"]) for r in found.values())
+    chosen = "the inner problem of `imaml` and " if "imaml" in found else ""
     return (
         f"`{learners[0].family}`: interquartile mean of R_k over {'/'.join(map(str, seeds))} seeds x 40 held-out goals "
         f"with its 95 % interval, sampled actions; the last column has deterministic actions. "
         f"{learners[0].meta['iterations']} meta-updates on 20 tasks x 10 episodes each; every method has the "
-        "defaults of its agent (`final_gain` was chosen with `maml` on dense navigation, the inner problem of `imaml` "
-        "and the step size of fine-tuning in the rows -tuned on train tasks, and nothing else was tuned), except "
+        f"defaults of its agent (`final_gain` was chosen with `maml` on dense navigation, {chosen}"
+        "the step size of fine-tuning in the rows -tuned on train tasks, and nothing else was tuned), except "
         "`fvp_stride=5` for TRPO and `schedule_iterations=50` for MAML++; `multi_task` and `task_conditioned` do not "
         "adapt and are trained on as many environment steps. Mean informed optimum: "
         f"{best:.2f}. Failed adaptation steps: "
@@ -452,14 +453,22 @@ def coverage() -> str:
 
 
 def scores_only() -> str:
-    """The published rows of trained agents whose weights were not kept."""
+    """The published rows of trained agents whose weights were not kept, and the streams."""
     found = []
     for study, given in STUDIES.items():
         for name, entry in given.entries.items():
             trained = entry.iterations or entry.runs_of
             if trained and row_file(study, name).exists() and not is_reproducible(row_file(study, name).parent):
                 found.append(f"`{study}/{name}`")
-    return f"Rows that are scores only: {', '.join(found)}." if found else "All trained rows have their weights."
+    rows = f"Rows that are scores only: {', '.join(found)}." if found else "All trained rows have their weights."
+    files = sorted(results_file("online", "any").parent.glob("*.json"))
+    streams = ", ".join(f"`{path.parent.name}/{path.name}`" for path in files)
+    if not files:
+        return rows
+    return (
+        f"{rows}\n\nThe streams of [Meta-train online](online.md) belong to no suite, and no weights of them are kept. "
+        f"They are scores only: {streams}. `python experiments/online_streams.py` plays them again."
+    )
 
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {

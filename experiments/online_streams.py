@@ -108,7 +108,8 @@ def table_of(kind: str) -> str:
         f"{TRAINED['meta_batch_size']} tasks x {TRAINED['episodes']} episodes each; {k} adaptation steps of "
         f"{first.env_steps[0, 0, 1]:,.0f} environment steps in each task. Regret: against the informed optimum, after "
         f"all rounds. Reached: the share of rounds in which an R_k comes {shares} of the way from random actions to "
-        f"the optimum. The regret of `maml` less that of `pretrained`, in the same streams: {less}. Command: `python "
+        f"the optimum. The regret of `maml` less that of `pretrained`, in the same streams: {less}. Scores only: no "
+        "weights of these agents are kept; the scores are made again by the command `python "
         "experiments/online_streams.py`.\n\n" + table(head, rows)
     )
 

@@ -90,6 +90,27 @@ BUGS = (
         "online/test_results",
     ),
     Bug(
+        "adaptation steps of two budgets are compared",
+        "metarl/evaluation/comparison.py",
+        "if None not in budgets and budgets[0] != budgets[1] else",
+        "if False else",
+        "evaluation/test_comparison",
+    ),
+    Bug(
+        "what is left has the evaluation of one seed",
+        "metarl/benchmark/jobs.py",
+        "return int(agents * protocol.tasks",
+        "return int(protocol.tasks",
+        "benchmark/test_suites",
+    ),
+    Bug(
+        "a report says nothing of rows without results",
+        "metarl/cli/commands.py",
+        "for row in _without_results(source)]",
+        "for row in _without_results(source) if False]",
+        "benchmark/test_cells",
+    ),
+    Bug(
         "results of a stranger import what they name",
         "metarl/benchmark/rows.py",
         "with without_imports(str(folder / RESULTS)):",
