@@ -83,7 +83,8 @@ def evaluate(
         floor_episodes: random episodes per task that measure the floor, if the family does not know it; 0 for no floor.
         rows_at_once: number of trials of a batch; it changes rounding and memory alone. By default the batches that are
             played at once have 8,192 environments on a CPU, or 65,536 on a GPU.
-        paths: number of tasks whose first trial is stored for pictures: paths, actions and rewards.
+        paths: number of tasks whose first trial is stored for pictures: paths, actions and rewards. With 0, the rewards
+            of a scored episode are not stored either.
         allow_train_tasks: whether to accept tasks that training can draw.
         progress: called with the number of adaptation steps done and their total number, perhaps by another thread.
 
@@ -125,7 +126,9 @@ def evaluate(
     settings = {"tasks": len(tasks), "task_seed": tasks.seed, "trials": trials, "episodes": episodes, "seed": seed}
     results = _assemble(group[0], tasks, grid, trials, outcomes, references)
     results.seconds = results.seconds / threads  # parts that were played at once took the same time
-    results.landmarks = _landmarks(family, tasks[slice(0, paths)]) if paths else None
+    if paths:
+        results.landmarks = _landmarks(family, tasks[slice(0, paths)])
+        results.rewards = np.stack(outcomes[0][0].rewards) if family.horizon > 1 else None
     if queries is not None:
         results.belief = join_beliefs([[part.belief for part in parts] for parts in outcomes], trials, queries)
     if has_trial_features(group[0]) and grid[-1]:
@@ -314,7 +317,7 @@ def _assemble(
     outcomes: list[list[Part]],
     references: dict[str, Floats],
 ) -> Results:
-    """Join the parts to results without landmarks and meta data."""
+    """Join the parts to results without landmarks, rewards and meta data."""
     count = len(tasks)
     modes = list(outcomes[0][0].scores)
 

@@ -33,6 +33,7 @@ class Part:
     env_steps: list[Floats] = field(default_factory=list)  # for each k of the grid: steps used before it [R]
     seconds: list[float] = field(default_factory=list)  # for each adaptation step: its duration
     paths: dict[int, Floats] = field(default_factory=dict)  # for each k of the grid: positions [path, t, 2]
+    rewards: list[Floats] = field(default_factory=list)  # for each k of the grid: those of an episode [t]
     trial: list[dict[str, Floats]] = field(default_factory=list)  # for each adaptation step: see `_trial_arrays`
     failed: int = 0  # adaptation steps that failed
     belief: dict[str, Floats] = field(default_factory=dict)  # what was believed in the trials: `compare_beliefs`
@@ -86,6 +87,7 @@ def play_part(
                     part.success[mode].append(scored.success)
                 if mode == modes[0]:
                     part.paths[adapted.k] = _paths(scored.rollout, keep)
+                    part.rewards.append(_rewards(scored.rollout, agent.family.horizon))
         tick()
     part.failed = int(adapted.state["failed"].sum()) if "failed" in adapted.state else 0
     if queries is not None and isinstance(agent, Believer):
@@ -152,6 +154,14 @@ def _paths(rollout: Rollout, keep: slice) -> Floats:
     positions[before > 0] = torch.nan
     points = torch.cat([rollout.obs[:1, keep, 0].double(), positions])
     return points.transpose(0, 1).cpu().numpy()
+
+
+def _rewards(rollout: Rollout, horizon: int) -> Floats:
+    """The rewards of the first row's first episode, `[t]`. t goes up to the horizon, with NaN after the end."""
+    valid = rollout.valid[:, 0, 0].cpu().numpy()
+    rewards = np.full(horizon, np.nan)
+    rewards[: len(valid)][valid] = rollout.reward[:, 0, 0].double().cpu().numpy()[valid]
+    return rewards
 
 
 def join_paths(paths: list[Floats]) -> Floats:

@@ -42,26 +42,23 @@ from metarl.lock import directory_lock
 
 FORMAT = "metarl-results-3"
 _PLAIN = ("collected", "lifetime", "episodes", "env_steps", "seconds")  # fields that are one array each
-_OPTIONAL = ("landmarks", "bayes_episodes")
-# fields that are dicts of arrays
-_GROUPS = ("scores", "success", "references", "trial", "paths", "task_values", "belief")
+_OPTIONAL = ("landmarks", "bayes_episodes", "rewards")
+_GROUPS = ("scores", "success", "references", "trial", "paths", "task_values", "belief")  # dicts of arrays
 _SCORES = ("seed", "task", "k", "episode")
 _BELIEF: dict[str, tuple[str, ...]] = {"belief.places": ("query", "x and y")}
 _BELIEF |= dict.fromkeys((f"belief.{n}" for n in ("error", "prior", "probe")), ("seed", "asked task", "time in trial"))
 _BELIEF |= dict.fromkeys(("belief.exact", "belief.decoded"), ("time in trial", "query"))
 _AXES: dict[str, tuple[str, ...]] = {  # axes of each array, by its name or its group
-    "scores": _SCORES,
-    "success": _SCORES,
+    **dict.fromkeys(("scores", "success"), _SCORES),
     "collected": ("seed", "task", "step"),
     "lifetime": ("seed", "task", "trial"),
-    "episodes": ("k",),
-    "env_steps": ("k",),
+    **dict.fromkeys(("episodes", "env_steps"), ("k",)),
     "seconds": ("seed", "step"),
-    "references": ("task",),
-    "task_values": ("task",),
+    **dict.fromkeys(("references", "task_values"), ("task",)),
     "bayes_episodes": ("step",),
     "landmarks": ("path", "x and y"),
     "trial": ("path", "step", "time"),
+    "rewards": ("k", "time"),
     **_BELIEF,
 }
 _GRID = Kind(
@@ -113,6 +110,8 @@ class Results:
         task_values: the tasks' parameters that are numbers, `[task]`, or vectors of at most 4 numbers, `[task, d]`.
         belief: what agents that tell it believed about the first 210 tasks, beside the exact posterior if that is
             known: `join_beliefs` in `metarl.evaluation.belief`; and the errors of a `probe`, `[seed, task, time]`.
+        rewards: for pictures, the rewards of one scored episode in the first task for each k, `[k, t]`, with NaN after
+            the end; None if episodes have one step, and in older files.
     """
 
     agent: str
@@ -136,6 +135,7 @@ class Results:
     bayes_episodes: Floats | None = None
     task_values: dict[str, Floats] = field(default_factory=dict)
     belief: dict[str, Floats] = field(default_factory=dict)
+    rewards: Floats | None = None
 
     def summary(self, mode: Mode | None = None) -> list[dict[str, float]]:
         """One row per k: mean and interquartile mean of R_k with 95 % intervals, steps used, success, normalised score.

@@ -28,9 +28,10 @@ main{max-width:72rem;margin:0 auto;padding:clamp(1.2rem,4vw,3rem) clamp(.8rem,3v
 h1,h2,p,dd,li,code{overflow-wrap:anywhere}h1{font-size:1.9rem;line-height:1.2;margin:0 0 .6rem}
 h2{font-size:1.35rem;margin:0}h3{font-size:1rem;margin:2rem 0 .6rem}a{color:var(--c0)}
 section{margin-top:2.5rem;padding-top:2rem;border-top:1px solid var(--line)}
-details p,.protocol{max-width:46rem}.soft,figcaption,table,dl,.legend,.protocol{font-size:.875rem}
+details p,.headlines,.protocol{max-width:46rem}
+.soft,figcaption,table,dl,.legend,.headlines,.protocol{font-size:.875rem}
 .soft,dt,thead,small,.ci{color:var(--soft)}.soft{margin:.3rem 0 1rem}.note{border-left:3px solid var(--c4);
-padding-left:.8rem;font-size:.875rem}sub{line-height:0}nav ul,.protocol{padding-left:1.2rem}
+padding-left:.8rem;font-size:.875rem}sub{line-height:0}nav ul,.headlines,.protocol{padding-left:1.2rem}
 .legend{display:flex;flex-wrap:wrap;gap:.1rem 1.1rem;list-style:none;margin:.4rem 0 .8rem;padding:0}
 .legend svg,th svg{display:inline-block;width:1.75rem;height:.75rem;margin-right:.4rem;vertical-align:-.05rem}
 .legend button{all:unset;cursor:pointer}.legend [aria-pressed=true]{font-weight:600;text-decoration:underline}

@@ -85,6 +85,7 @@ def write_report(
     own = dict(zip(_folders([section.name for section in sections]), sections, strict=True))
     try:
         body = "".join(section.body(folder) for folder, section in own.items())
+        headlines = _headlines(own)
         beside = {f"{f}/{n}": d for f, section in own.items() for n, d in _files(section)} if files else {}
     except (ArithmeticError, ValueError) as error:  # from matplotlib, on numbers that are not finite or too large
         if isinstance(error, InvalidValueError):
@@ -92,7 +93,7 @@ def write_report(
         expected = f"numbers that can be drawn ({reason(error)})"
         raise InvalidValueError("results", [r.agent for r in results], expected) from error
     about = f"<details><summary>What the numbers mean</summary>{ABOUT}</details>"
-    top = "".join(map(note, notes)) + _contents(own) + about
+    top = "".join(map(note, notes)) + headlines + _contents(own) + about
     path = Path(out) / "report.html"
     write_atomic(path, document(title, top + body).encode(errors="replace"))
     for name, data in beside.items():
@@ -109,6 +110,16 @@ def _folders(names: Sequence[str]) -> list[str]:
             folder = f"{folder}-{len(folders) + 1}"
         folders.append(folder)
     return folders
+
+
+def _headlines(sections: Mapping[str, Section]) -> str:
+    """The sentences on learning from scratch, each with a link to its section; nothing without such sections."""
+    items = "".join(
+        f'<li><a href="#{folder}">{html.escape(section.subject)}</a>: {html.escape(" ".join(said))}</li>'
+        for folder, section in sections.items()
+        if (said := section.headlines())
+    )
+    return f'<h2>From scratch</h2><ul class="headlines">{items}</ul>' if items else ""
 
 
 def _contents(sections: Mapping[str, Section]) -> str:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 
 from metarl.report.entries import Entry, is_baseline, most_informative
+from metarl.report.figures.behaviour import draw_behaviour, with_behaviour
 from metarl.report.figures.belief import belief_words, draw_belief, draw_probe, with_beliefs
 from metarl.report.figures.comparison import (
     draw_improvements,
@@ -32,6 +33,10 @@ from metarl.report.transfer import MEANS, Transfer
 from metarl.report.yardstick import Yardstick
 
 PATHS = "One episode in each of the first tasks. Dot: start; star: goal. Points far from the goal may be cut off."
+BEHAVIOUR = (
+    "The sum of rewards so far in two episodes in the first task. Strong: after the last k, or the last episode of a "
+    "trial; thin and dashed: before adaptation, or the first episode of the trial. The marker is the episode’s end."
+)
 TRAINING = (
     "Return after each part of meta-training: the strong line after the last k, the thin dashed one before "
     "adaptation. Lines are means over seeds. Agents that were validated (<code>--eval-every</code>) have returns on "
@@ -90,7 +95,7 @@ def pictures_of(entries: Sequence[Entry], earlier: Sequence[Entry] = ()) -> list
     """
     known = [_curves(e) for e in earlier]
     trained = [e for e in entries if training_of(e.results) is not None and _curves(e) not in known]
-    makers = (_tasks, _profiles, _improvement, _trial, _belief, _paths)
+    makers = (_tasks, _profiles, _improvement, _trial, _belief, _paths, _behaviour)
     pictures = [*_adaptation(entries), *_training(trained)]
     return [*pictures, *(picture for maker in makers for picture in maker(entries))]
 
@@ -199,13 +204,18 @@ def _improvement(entries: Sequence[Entry]) -> list[Picture]:
 
 def _trial(entries: Sequence[Entry]) -> list[Picture]:
     trials = with_trials(entries)
-    if not trials or (all(map(is_baseline, trials)) and not all(map(is_baseline, entries))):
-        return []  # nothing that adapts
+    if not _worth_showing(trials, entries):
+        return []
 
     def drawn(legend: bool) -> Figure:
         return draw_trial(trials, legend=legend)
 
     return [Picture("Trial", "trial", "return of each episode of a trial", drawn, trial_words(trials), trials)]
+
+
+def _worth_showing(shown: Sequence[Entry], entries: Sequence[Entry]) -> bool:
+    """Whether there is anything to show, and not only baselines where others are in the section."""
+    return any(not is_baseline(e) for e in shown) or (bool(shown) and all(map(is_baseline, entries)))
 
 
 def _belief(entries: Sequence[Entry]) -> list[Picture]:
@@ -229,10 +239,22 @@ def _paths(entries: Sequence[Entry]) -> list[Picture]:
     def drawn(legend: bool) -> Figure:
         return draw_walked(walked([(e.label, e.results) for e in chosen]), 5)
 
-    caption = PATHS
-    if len(chosen) < len(every):
-        caption += f" Of {len(every)} agents the {FEW} with the highest scores are shown, baselines last."
-    return [Picture("Paths", "paths", "paths of episodes", drawn, caption)]
+    return [Picture("Paths", "paths", "paths of episodes", drawn, PATHS + _left_out(every))]
+
+
+def _behaviour(entries: Sequence[Entry]) -> list[Picture]:
+    every = with_behaviour(entries)
+    if not _worth_showing(every, entries):
+        return []
+    caption = BEHAVIOUR + _left_out(every)
+    return [Picture("Behaviour", "behaviour", "rewards of episodes", lambda legend: draw_behaviour(every), caption)]
+
+
+def _left_out(entries: Sequence[Entry]) -> str:
+    """Says which agents a picture of at most 4 of them shows."""
+    if len(entries) <= FEW:
+        return ""
+    return f" Of {len(entries)} agents the {FEW} with the highest scores are shown, baselines last."
 
 
 def yardstick_picture(yardstick: Yardstick) -> Picture:

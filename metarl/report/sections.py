@@ -7,6 +7,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from metarl.evaluation.results import Results
 from metarl.report.entries import Entry, evenly, grouped, study_of
 from metarl.report.figures.comparison import improvements
@@ -36,6 +38,7 @@ from metarl.report.tables import (
     gaps,
     latex_file,
     markdown_file,
+    number_text,
     splits_of,
     subtitle,
 )
@@ -63,6 +66,8 @@ class Section(NamedTuple):
         body: makes its HTML, given its folder.
         pictures: makes its pictures, for files.
         tables: makes its tables, by the names of their files.
+        subject: the family and split that its headlines are about.
+        headlines: makes the sentences that the top of the page has too.
     """
 
     name: str
@@ -70,6 +75,8 @@ class Section(NamedTuple):
     body: Callable[[str], str]
     pictures: Callable[[], list[Picture]]
     tables: Callable[[], dict[str, str]]
+    subject: str = ""
+    headlines: Callable[[], list[str]] = list
 
 
 def sections_of(results: Sequence[Results]) -> list[Section]:
@@ -105,10 +112,11 @@ def _family_part(entries: Sequence[Entry], name: str, earlier: Sequence[Entry]) 
 
 def _yardstick_part(yardstick: Yardstick) -> Section:
     first = yardstick.agents[0].results
-    link = f"{first.family}, split {first.split}: learning from scratch"
+    subject, name = f"{first.family}, split {first.split}", f"{_name(first)} from scratch"
+    link = f"{subject}: learning from scratch"
     makers = (lambda: [yardstick_picture(yardstick)], lambda: yardstick_tables(yardstick))
-    name = f"{_name(first)} from scratch"
-    return Section(name, link, lambda folder: _yardstick_section(yardstick, folder), *makers)
+    top = (subject, lambda: headlines(yardstick))
+    return Section(name, link, lambda folder: _yardstick_section(yardstick, folder), *makers, *top)
 
 
 def _transfer_part(transfer: Transfer) -> Section:
@@ -244,6 +252,7 @@ def _sentences(results: Results) -> list[str]:
     said = [f"{tasks:,} tasks of the split {results.split!r}{origin}, hash {results.task_hash}: {kept}."]
     grid = ", ".join(map(str, evenly(results.k, 12)))
     said.append(f"R_k at k = {grid}: {episodes:,} fresh episodes in each task, {' and '.join(results.scores)} actions.")
+    said += _budget(results)
     if "floor" in meta:
         said.append(f"The floor is {meta['floor']}.")
     if meta.get("iterations"):
@@ -253,6 +262,22 @@ def _sentences(results: Results) -> list[str]:
     if meta.get("failed_steps"):
         said.append(f"{meta['failed_steps']:,} adaptation steps failed (parameters that are not finite); they count.")
     return said
+
+
+def _budget(results: Results) -> list[str]:
+    """How many environment steps an adaptation step uses in a task; nothing where there is no adaptation step.
+
+    The results have means over seeds, tasks and trials, which are no whole numbers where episodes end early.
+    """
+    k, used = np.array([0, *results.k]), np.array([0.0, *results.env_steps])
+    later = np.diff(k) > 0
+    steps = (np.diff(used)[later] / np.diff(k)[later]).round(1)
+    if not steps.size:
+        return []
+    low, high = (number_text(end, 0 if end == round(end) else 1) for end in (steps.min(), steps.max()))
+    count = low if low == high else f"{low} to {high}"
+    average = "" if low == high and "." not in low else " on average"
+    return [f"An adaptation step uses {count} environment {'step' if count == '1' else 'steps'} in each task{average}."]
 
 
 def commands(entries: Sequence[Entry]) -> dict[str, str]:

@@ -241,17 +241,60 @@ def test_tasks_are_sorted_by_their_returns():
 
 
 def test_tasks_are_drawn_against_their_numbers():
-    """A number that never changes and a point in the plane are no axis; equal values are one point."""
+    """Numbers that never change are no axis; equal values are one point."""
     task_values = {"same": np.ones(4), "goal": np.zeros((4, 2)), "speed": np.array([2.0, 1.0, 2.0, 0.0])}
     figure = task_figure([of_tasks(-3.0, -1.0, -5.0, -8.0, task_values=task_values)])
     assert figure is not None
     (ax,) = figure.axes
     assert (ax.get_xlabel(), ax.lines[0].get_xdata().tolist()) == ("speed", [0.0, 1.0, 2.0])
     assert ax.lines[0].get_ydata().tolist() == [-8.0, -1.0, -4.0]
-    other = of_tasks(-3.0, -1.0, -5.0, -8.0, agent="random")  # an older file, which has no values
-    both = task_figure([of_tasks(-3.0, -1.0, -5.0, -8.0, task_values=task_values), other])
-    assert both is not None
-    assert both.axes[0].get_xlabel() == "share of tasks with at most this return"
+
+
+def test_an_old_file_without_the_numbers_of_tasks_has_those_of_the_same_tasks():
+    speed = np.array([2.0, 1.0, 2.0, 0.0])
+    old, new = of_tasks(-4.0, -2.0, -6.0, -9.0), of_tasks(-3.0, -1.0, -5.0, -8.0, task_values={"speed": speed})
+    figure = task_figure([old, new])
+    assert figure is not None
+    (ax,) = figure.axes
+    assert ax.get_xlabel() == "speed"
+    assert [line.get_xdata().tolist() for line in ax.lines] == [[0.0, 1.0, 2.0]] * 2
+    assert ax.lines[0].get_ydata().tolist() == [-9.0, -2.0, -5.0]
+    for others in (replace(old, task_hash="beef"), replace(new, agent="random", task_values={"mass": speed})):
+        figure = task_figure([others, new])
+        assert figure is not None
+        assert figure.axes[0].get_xlabel() == "share of tasks with at most this return"
+
+
+def test_each_number_of_a_vector_has_its_panel():
+    """The second number never changes; equal first and third ones are one point."""
+    goal = np.array([[2.0, 7.0, 0.0], [1.0, 7.0, 3.0], [2.0, 7.0, 3.0], [0.0, 7.0, 3.0]])
+    made = [of_tasks(-3.0, -1.0, -5.0, -8.0, agent=name, task_values={"goal": goal}) for name in ("maml", "random")]
+    figure = task_figure(made)
+    assert figure is not None
+    first, third = figure.axes
+    assert (first.get_xlabel(), third.get_xlabel()) == ("goal 1", "goal 3")
+    for line in first.lines:
+        assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([0.0, 1.0, 2.0], [-8.0, -1.0, -4.0])
+    for line in third.lines:
+        assert line.get_xdata().tolist() == [0.0, 3.0]
+        assert line.get_ydata().tolist() == pytest.approx([-3.0, -14 / 3])
+    flat = replace(made[1], task_values={"goal": goal[:, 0]})  # of another version of the family
+    figure = task_figure([made[0], flat])
+    assert figure is not None
+    assert [ax.get_xlabel() for ax in figure.axes] == ["share of tasks with at most this return"]
+
+
+def test_at_most_four_numbers_are_drawn_and_no_part_of_a_vector():
+    """Two rows of two panels; the corner of three numbers has no room after the speed and the goal."""
+    numbers = np.arange(40.0).reshape(4, 10)
+    vectors = {"goal": numbers[:, :2], "corner": numbers[:, 2:5], "wind": numbers[:, 5], "late": numbers[:, 6]}
+    figure = task_figure([of_tasks(-3.0, -1.0, -5.0, -8.0, task_values={"speed": numbers[:, 7], **vectors})])
+    assert figure is not None
+    assert [ax.get_xlabel() for ax in figure.axes] == ["speed", "goal 1", "goal 2", "wind"]
+    rows = [ax.get_subplotspec().rowspan.start for ax in figure.axes]
+    assert rows == [0, 0, 1, 1]
+    assert [ax.get_ylabel() != "" for ax in figure.axes] == [True, False, True, False]
+    assert figure.axes[2].lines[0].get_xdata().tolist() == numbers[:, 1].tolist()
 
 
 def test_many_tasks_are_joined_to_twenty_points():

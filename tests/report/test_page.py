@@ -17,7 +17,7 @@ from metarl.evaluation.results import Results
 from metarl.report.entries import grouped
 from metarl.report.markup import CSS, SCRIPT
 from metarl.report.page import table_text, write_report
-from metarl.report.sections import GAPS
+from metarl.report.sections import GAPS, protocol
 from metarl.report.tables import DASH
 
 AGENTS = [make_results("maml"), make_results("random")]
@@ -176,6 +176,7 @@ def test_protocol_and_commands_are_in_words(tmp_path: Path):
     assert sentences == [
         f"3 tasks of the split &#x27;test&#x27; of task seed 7, hash {'feed' * 16}: training cannot draw them.",
         "R_k at k = 0, 1, 2, 3: 4 fresh episodes in each task, sampled and deterministic actions.",
+        "An adaptation step uses 2,000 environment steps in each task.",
         "The floor is exact.",
         "maml: Trained for 50 meta-updates.",
         "Seeds: 2; 95 % intervals: over seeds and tasks.",
@@ -183,6 +184,35 @@ def test_protocol_and_commands_are_in_words(tmp_path: Path):
     ]
     commands = words(text.split("Commands</h3>")[1].split("<details>")[0])
     assert commands == f"maml metarl eval runs/nav --k 3 (git {'a' * 12}) random not recorded (git {'a' * 12})"
+
+
+@pytest.mark.parametrize(
+    ("grid", "env_steps", "sentence"),
+    [
+        ((0, 1, 3), [0.0, 500.0, 1500.0], "An adaptation step uses 500 environment steps in each task."),
+        ((10,), [10.0], "An adaptation step uses 1 environment step in each task."),
+        ((4,), [50.0], "An adaptation step uses 12.5 environment steps in each task on average."),
+        (
+            (0, 1, 3),
+            [0.0, 1480.0, 4460.5],  # 1,480, then 2,980.5 in two steps
+            "An adaptation step uses 1,480 to 1,490.2 environment steps in each task on average.",
+        ),
+        ((0,), [0.0], ""),
+    ],
+)
+def test_the_protocol_tells_the_budget_of_an_adaptation_step(
+    grid: tuple[int, ...], env_steps: list[float], sentence: str
+):
+    made = make_results(grid=grid, env_steps=np.array(env_steps))
+    assert " ".join(said for said in protocol(grouped([made])[0]) if "adaptation step" in said) == sentence
+
+
+def test_the_protocol_names_agents_whose_adaptation_steps_differ():
+    made = [make_results("maml"), make_results("rl2", env_steps=np.array([0.0, 200.0, 400.0, 600.0]))]
+    assert [said for said in protocol(grouped(made)[0]) if "adaptation step" in said] == [
+        "maml: An adaptation step uses 2,000 environment steps in each task.",
+        "rl2: An adaptation step uses 200 environment steps in each task.",
+    ]
 
 
 def test_results_of_one_agent_are_told_apart_by_a_number_that_differs():

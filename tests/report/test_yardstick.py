@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,26 @@ def test_a_sentence_says_how_many_steps_the_best_agent_saves(tmp_path: Path):
     assert steps["maml"][2][0] == pytest.approx(half)
     assert steps["maml"][3][0] == pytest.approx(half / 4000)
     assert steps["reptile"][2][0] == pytest.approx(2000 * 10**0.5)  # half way between 2,000 and 20,000
+
+
+def test_the_top_of_the_page_has_the_sentences_with_links_to_their_sections(tmp_path: Path):
+    far = [replace(made, split="far", task_hash="beef" * 16) for made in (adapted("rl2", -20.0), learner(*CURVE))]
+    made = [adapted("maml", -15.0), learner(*CURVE), learner(*CURVE[::-1], name="sac"), *far]
+    text = page(made, tmp_path, notes=["One run is missing."])
+    top = text.split("<section>")[0]
+    assert top.index("One run is missing.") < top.index("<h2>From scratch</h2>") < top.index("<nav>")
+    items = re.findall(r"<li>(.*?)</li>", top.split('<ul class="headlines">')[1].split("</ul>")[0])
+    links = [re.match(r'<a href="#([^"]+)">', item) for item in items]
+    assert [words(item) for item in items] == [
+        "metarl/ToyBandit-v0, split test : sb3 from scratch needs 63,246 steps (15.8\u00d7) to match maml after k = 2 "
+        "(4,000 steps). sac from scratch matches maml after k = 2 (4,000 steps) before its first step.",
+        "metarl/ToyBandit-v0, split far : sb3 from scratch needs 20,000 steps (5.0\u00d7) to match rl2 after k = 2 "
+        "(4,000 steps).",
+    ]
+    for link, split in zip(links, ("test", "far"), strict=True):
+        assert link is not None
+        assert f'<h2 id="{link[1]}">{HEADING}</h2><p class="soft">split: {split}</p>' in text
+    assert "From scratch" not in page([adapted("maml", -15.0), adapted("reptile", -25.0)], tmp_path)
 
 
 @pytest.mark.parametrize(

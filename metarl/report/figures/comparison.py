@@ -18,7 +18,7 @@ from metarl.report.entries import Entry, one_group
 from metarl.report.figures.curves import FEW, add_legend, drawn_for
 from metarl.report.figures.style import INK, PALETTE, STYLE, plain
 
-MOST_PANELS = 3  # parameters of a task that are drawn
+MOST_PANELS = 4  # numbers of a task that are drawn
 MOST_POINTS = 20  # points of a line against a parameter
 
 
@@ -26,9 +26,9 @@ MOST_POINTS = 20  # points of a line against a parameter
 
 
 def task_figure(results: Sequence[Results]) -> Figure | None:
-    """Draw each task's mean return against the tasks' parameters that are numbers, at most 3 of them.
+    """Draw each task's mean return against the numbers in the tasks' parameters: `task_parameters`.
 
-    Without such parameters, the returns are sorted: against the share of tasks that have at most this return. The
+    Without such numbers, the returns are sorted: against the share of tasks that have at most this return. The
     return is R_k after the last k, or the lifetime return if episodes are one step. None if all results are of one
     task.
     """
@@ -40,32 +40,59 @@ def draw_tasks(entries: Sequence[Entry], *, legend: bool = True) -> Figure | Non
     shown = [e for e in entries if e.task_scores.shape[1] > 1]
     if not shown:
         return None
-    names: list[str | None] = [*task_parameters(shown)] or [None]
+    numbers = task_parameters(shown)
+    names: list[str | None] = [*numbers] or [None]
+    rows = 1 if len(names) < MOST_PANELS else 2
+    columns = len(names) // rows
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.7 * len(names), 3.7), layout="constrained")
-        panels = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
-        for ax, name in zip(panels, names, strict=True):
-            for entry in shown:
-                x, y = _sorted_scores(entry) if name is None else _against(entry, name)
+        figure = Figure(figsize=(4.7 * columns, 3.7 * rows), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+        for ax, name in zip(grid.flat, names, strict=True):
+            for i, entry in enumerate(shown):
+                x, y = _sorted_scores(entry) if name is None else _against(entry, numbers[name][i])
                 every = (len(x) // 20, max(1, len(x) // 10)) if name is None else 1
                 with drawn_for(ax, entry):
                     ax.plot(x, y, color=entry.color, ls=entry.line, marker=entry.marker, markevery=every, lw=1.3)
             ax.set_xlabel("share of tasks with at most this return" if name is None else plain(name))
-        panels[0].set_ylabel("lifetime return" if all(e.one_step for e in shown) else "return after the last k")
+        for ax in grid[:, 0]:
+            ax.set_ylabel("lifetime return" if all(e.one_step for e in shown) else "return after the last k")
         if legend:
             add_legend(figure, shown)
     return figure
 
 
-def task_parameters(entries: Sequence[Entry]) -> list[str]:
-    """The tasks' parameters that are numbers, differ between tasks and are known of all entries, at most 3."""
-    first = entries[0].results.task_values
-    return [n for n, v in first.items() if all(_varies(e, n, v) for e in entries)][:MOST_PANELS]
+def task_parameters(entries: Sequence[Entry]) -> dict[str, list[Floats]]:
+    """The numbers in the tasks' parameters that differ between tasks and are known of all entries, at most 4.
+
+    Of a parameter that is a vector, all such numbers are there, or none.
+
+    Returns:
+        by the name of each number, its values in the tasks of each entry, `[task]`.
+    """
+    known = [_known(entry, entries) for entry in entries]
+    found: dict[str, list[Floats]] = {}
+    for parameter, values in known[0].items():
+        own = [_numbers(parameter, each.get(parameter, np.zeros(0))) for each in known]
+        numbers = {n: [each.get(n, np.zeros(0)) for each in own] for n in _numbers(parameter, values)}
+        varied = {n: by_entry for n, by_entry in numbers.items() if all(map(_varies, entries, by_entry))}
+        found |= varied if len(found) + len(varied) <= MOST_PANELS else {}
+    return found
 
 
-def _varies(entry: Entry, name: str, values: Floats) -> bool:
-    own = entry.results.task_values.get(name, np.zeros(0))
-    return own.shape == values.shape == entry.task_scores.shape[1:] and len(np.unique(own)) > 1
+def _known(entry: Entry, entries: Sequence[Entry]) -> dict[str, Floats]:
+    """The parameters of an entry's tasks; where an old file lacks them, those of an entry with the same tasks."""
+    same = [e.results for e in entries if e.results.task_hash == entry.results.task_hash]
+    return next((r.task_values for r in (entry.results, *same) if r.task_values), {})
+
+
+def _numbers(name: str, values: Floats) -> dict[str, Floats]:
+    """A parameter's numbers by name, `[task]` each: "speed" of `[task]`; "goal 1" and "goal 2" of `[task, 2]`."""
+    return {name: values} if values.ndim == 1 else {f"{name} {i}": own for i, own in enumerate(values.T, 1)}
+
+
+def _varies(entry: Entry, values: Floats) -> bool:
+    """Whether there is a value of each of the entry's tasks, and values differ."""
+    return values.shape == entry.task_scores.shape[1:] and len(np.unique(values)) > 1
 
 
 def _sorted_scores(entry: Entry) -> tuple[Floats, Floats]:
@@ -76,9 +103,9 @@ def _sorted_scores(entry: Entry) -> tuple[Floats, Floats]:
     return share[kept], scores[kept]
 
 
-def _against(entry: Entry, name: str) -> tuple[Floats, Floats]:
-    """Means over tasks with equal values of a parameter, or with neighbouring ones if there are more than 20 values."""
-    values, scores = entry.results.task_values[name], entry.task_scores.mean(0)
+def _against(entry: Entry, values: Floats) -> tuple[Floats, Floats]:
+    """Means over tasks with equal values `[task]`, or with neighbouring ones if there are more than 20 values."""
+    scores = entry.task_scores.mean(0)
     order = np.argsort(values, kind="stable")
     starts = np.flatnonzero(np.diff(values[order])) + 1
     equal = len(starts) < MOST_POINTS
