@@ -559,6 +559,8 @@ def main(options: Options) -> None:
     for study in strategy_tables.MODELS:
         if (figure := strategy_tables.model_figure(study)) is not None:
             save_figure(figure, ROOT / "docs" / f"{study.partition('/')[2].replace('-', '_')}.png")
+    for kind in online_streams.KINDS:
+        save_figure(online_streams.figure_of(kind), ROOT / "docs" / f"online_{kind}.png")
     for page, text in after.items():
         write_atomic(ROOT / page, text.encode())
 

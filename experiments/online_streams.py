@@ -14,11 +14,13 @@ from typing import Any
 
 import torch
 import tyro
+from matplotlib.figure import Figure
 from results_files import results_file
 from trial_tables import table
 
 import metarl
 from metarl.online import OnlineResults, make_stream, play_stream
+from metarl.online.figure import online_figure
 from metarl.online.results import Estimate, over_streams
 from metarl.online.streams import KINDS
 
@@ -86,6 +88,11 @@ def cell(value: Estimate, digits: int = 1) -> str:
 def tables() -> str:
     """A table for each kind of stream, made from the results files."""
     return "\n\n".join(table_of(kind) for kind in KINDS)
+
+
+def figure_of(kind: str) -> Figure:
+    """The return after adaptation and the regret, round by round, of one kind of stream."""
+    return online_figure([OnlineResults.load(file_of(kind, learner)) for learner in LEARNERS])
 
 
 def table_of(kind: str) -> str:
