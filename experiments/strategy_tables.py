@@ -103,7 +103,7 @@ def selection_figure() -> Figure:
 
 
 def adaptation(studies: Sequence[str], says: str) -> str:
-    """A table of the entries of some studies: R_0 and R_k, the last k, and the share of the gap that R_k closes."""
+    """A table of the entries of some studies: R_0, R_k at the last k, the steps before it, the share of the gap."""
     lines = []
     for study in studies:
         found = {e: Results.load(row_file(study, e)) for e in STUDIES[study].entries if row_file(study, e).exists()}
@@ -114,18 +114,19 @@ def adaptation(studies: Sequence[str], says: str) -> str:
             seeds = str(len(found[name].meta["seeds"])) if entry.iterations or entry.runs_of else ""
             cells = [f"{row['mean']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" for row in (first, last)]
             closed = f"{last['normalised']:.2f}" if "normalised" in last else ""
-            lines.append([study.partition("/")[2], f"{name} (`{found[name].agent}`)", seeds, *cells, closed])
-    return f"{says}\n\n{table(['study', '', 'seeds', 'R_0', 'R_k', 'share'], lines)}"
+            steps = f"{found[name].env_steps[-1]:,.0f}"
+            lines.append([study.partition("/")[2], f"{name} (`{found[name].agent}`)", seeds, *cells, steps, closed])
+    return f"{says}\n\n{table(['study', '', 'seeds', 'R_0', 'R_k', 'environment steps', 'share'], lines)}"
 
 
 def control() -> str:
     """The table of the suite `control`."""
     says = (
         "Classic control with hidden physics, sampled actions, 95 % intervals over seeds and held-out tasks. R_k: "
-        "after two episodes (`rl2`) or two adaptation steps of 2,000 environment steps each (others); in the studies "
-        "-ppo after 400,000 and in -sac after 20,000 steps of Stable-Baselines3, which learns 10 (SAC: four) of the "
-        "tasks from scratch. The studies -far have the same agents on physics that training never had. The share is "
-        "that of the gap between random actions and the informed optimum, where that is known. "
+        "after two episodes (`rl2`) or two adaptation steps (others); the environment steps are those in the task "
+        "before it. In the studies -ppo and -sac Stable-Baselines3 learns 10 (SAC: four) of the tasks from scratch. "
+        "The studies -far have the same agents on physics that training never had. The share is that of the gap "
+        "between random actions and the informed optimum, where that is known. "
         "Command: `metarl benchmark control`."
     )
     return adaptation([name for name in STUDIES if name.startswith("control/")], says)
@@ -135,9 +136,10 @@ def applications() -> str:
     """The table of the suite `applications`."""
     says = (
         "Doses of a drug (minus how far the trough is from its window) and clicks on recommendations, for 200 "
-        "held-out patients or users, sampled actions, with 95 % intervals over seeds and tasks. R_3 is the mean return "
-        "of an episode after three courses or sessions (`rl2`) or three adaptation steps of ten each (`maml`). The "
-        "share is that of the gap between random actions and the informed optimum. "
+        "held-out patients or users, sampled actions, with 95 % intervals over seeds and tasks. R_k is the mean return "
+        "of an episode after three courses or sessions (`rl2`) or three adaptation steps (`maml`), and the environment "
+        "steps are those in the task before it. In the studies -ppo Stable-Baselines3 learns 20 of the tasks from "
+        "scratch. The share is that of the gap between random actions and the informed optimum. "
         "Command: `metarl benchmark applications`."
     )
     return adaptation([name for name in STUDIES if name.startswith("applications/")], says)
