@@ -52,6 +52,7 @@ class Meter:
         start: number of units that were done before.
         env_steps: environment steps of one unit, if they are known.
         clock: a function that returns a time in seconds.
+        equal: whether units take about as long, so that a unit that takes longer foretells that all will.
     """
 
     def __init__(
@@ -61,8 +62,9 @@ class Meter:
         start: int = 0,
         env_steps: int | None = None,
         clock: Callable[[], float] = time.monotonic,
+        equal: bool = True,
     ) -> None:
-        self.unit, self.total, self.env_steps, self.clock = unit, total, env_steps, clock
+        self.unit, self.total, self.env_steps, self.clock, self.equal = unit, total, env_steps, clock, equal
         self.done, self.steps, self.notes = start, 0, list[str]()
         self.marks = [_Mark(clock(), start, 0)]  # ends of the last units
         self.began = self.marks[0]
@@ -113,6 +115,9 @@ class Meter:
         if self.total is None:
             return None
         now, last, rest = self.clock(), self.marks[-1], self.total - self.done
+        if not self.equal and not self.in_first:  # the present unit may take long, and the next ones need not
+            each = (last.time - self.began.time) / (last.done - self.began.done)
+            return each * (rest - 1) + max(0.0, each - (now - last.time))
         if not self.in_first:
             each = (last.time - self.marks[0].time) / (last.done - self.marks[0].done)
         elif (rate := self.rate()) is not None and self.env_steps:
@@ -161,10 +166,10 @@ def _joined(parts: list[tuple[int, str]]) -> str:
 
 @contextmanager
 def bar(
-    label: str, total: int | None, start: int, unit: str, env_steps: int | None = None
+    label: str, total: int | None, start: int, unit: str, env_steps: int | None = None, *, equal: bool = True
 ) -> Iterator[Callable[..., None]]:
     """Show the progress of the block. The arguments are those of `Meter`; yields `Meter.advance`."""
-    meter = Meter(unit, total, start, env_steps)
+    meter = Meter(unit, total, start, env_steps, equal=equal)
     show = _live if console.is_interactive and console.file.isatty() else _lines
     with show(label, meter), listening(meter.pulse):
         yield meter.advance

@@ -52,7 +52,7 @@ def verify(folders: list[Path], device: str) -> None:
     found: list[Results] = []
     wrong: list[str] = []
     verdicts: Counter[str] = Counter()
-    with bar("evaluate", len(folders), 0, "rows") as advance:
+    with bar("evaluate", len(folders), 0, "rows", equal=False) as advance:
         for done, folder in enumerate(folders):
             advance(done, [f"now {folder}"])
             start = time.monotonic()

@@ -166,6 +166,19 @@ def test_the_first_iteration_tells_its_costs_before_it_is_over(clock: Clock) -> 
     assert said(meter)[-1] == "10 env steps/s"
 
 
+def test_a_unit_that_takes_long_says_nothing_of_the_next_ones_where_units_differ(clock: Clock) -> None:
+    meter = Meter("rows", 10, clock=clock, equal=False)
+    for done in (1, 2, 3, 4):
+        clock.now += 10
+        meter.advance(done)
+    clock.now += 4
+    assert said(meter)[:2] == ["4/10 rows", "56 s left"]  # 5 of 10 s, and the rest of the present one
+    clock.now += 600
+    assert said(meter)[1] == "50 s left"
+    meter.advance(5)
+    assert said(meter)[1] == f"{duration(5 * (40 + 604) / 5)} left"  # the mean of all
+
+
 def test_later_iterations_count_with_what_they_took(clock: Clock) -> None:
     meter = Meter("iterations", 12, start=2, env_steps=1000, clock=clock)
     for done in (3, 4, 5, 6):  # 20 s each
