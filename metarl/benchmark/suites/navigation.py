@@ -129,7 +129,12 @@ suite = Suite(
             Protocol(k=8, tasks=40, episodes=20),
             _SEEDS,
         ),
-        "sparse": Study(_SPARSE, _methods(fine_tuning=0.1), Protocol(k=3, tasks=40, episodes=20), _SEEDS),
+        "sparse": Study(
+            _SPARSE,
+            _methods(fine_tuning=0.1) | {name: Entry(name, _TRPO, 50) for name in ("imaml", "shared_trunk")},
+            Protocol(k=3, tasks=40, episodes=20),
+            _SEEDS,
+        ),
         "semicircle-n3": _semicircle(),
         "dense-ppo": _from_scratch(_DENSE, "ppo", _PPO, (1, 3, 10, 30, 100, 300)),
         "dense-sac": _from_scratch(_DENSE, "sac", _SAC, (1, 3, 10, 30)),
