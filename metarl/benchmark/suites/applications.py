@@ -2,8 +2,8 @@
 
 RL2 and MAML adapt to the patient or user; `multi_task` is one policy for all of them, `task_conditioned` is shown the
 patient's or user's parameters, `oracle` plays the optimum. A trial of RL2 is three courses of doses, or three sessions
-of a user; an adaptation step of MAML takes 4,000 environment steps. Each training takes one to four minutes on one
-core.
+of a user; an adaptation step of MAML takes about 4,000 environment steps. Each training takes one to four minutes on
+one core.
 
 The studies -ppo are the yardstick: Stable-Baselines3's PPO treats 20 of the held-out patients, or serves 20 of the
 held-out users, from scratch. Its settings were chosen on two train tasks of each (experiments/LOG.md).

@@ -3,9 +3,9 @@
 And DarkTreasureRooms (Norman and Clune 2024, arXiv:2307.02276), in which exploring costs at first if rho is -4.
 
 The score is the return of each episode of a trial and of the whole trial, with sampled actions. `task_conditioned` is
-a policy that is shown the goal, `multi_task` one that is not and has no memory. The studies -ppo are the yardstick:
-Stable-Baselines3 learns 20 of the held-out tasks from scratch, with 1, 10 and 100 times the environment steps of a
-trial.
+a policy that is shown the goal, `multi_task` one that is not and has no memory, with the settings of `rl2`. The
+studies -ppo are the yardstick: Stable-Baselines3 learns 20 of the held-out tasks from scratch, with 1, 10 and 100 times
+the environment steps of a trial.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 
 from metarl.benchmark.suite import Entry, Protocol, Study, Suite
 
-_RL2 = {"normalize_rewards": True, "gae_lambda": 0.8, "entropy_coef": 0.01, "hidden": 64}
+_PPO = {"normalize_rewards": True, "gae_lambda": 0.8, "entropy_coef": 0.01}
+_RL2 = _PPO | {"hidden": 64}
 
 # the entropy bonus keeps the policy from sweeping a part of the grid alone (experiments/LOG.md)
 _EXPLORING: dict[str, Any] = {
@@ -35,7 +36,7 @@ def _study(family: str, episodes: int, batch: int, iterations: int, tasks: int, 
     entries = {
         "rl2": Entry("rl2", settings, iterations),
         "task_conditioned": Entry("task_conditioned", iterations=iterations),
-        "multi_task": Entry("multi_task", iterations=iterations),
+        "multi_task": Entry("multi_task", _PPO, iterations),
         "random": Entry("random"),
         "oracle": Entry("oracle"),
     }

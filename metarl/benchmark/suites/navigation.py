@@ -131,7 +131,9 @@ suite = Suite(
         ),
         "sparse": Study(
             _SPARSE,
-            _methods(fine_tuning=0.1) | {name: Entry(name, _TRPO, 50) for name in ("imaml", "shared_trunk")},
+            _methods(fine_tuning=0.1)
+            | {name: Entry(name, _TRPO, 50) for name in ("imaml", "shared_trunk")}
+            | {"shared_trunk-tuned": _tuned("shared_trunk", 0.1)},
             Protocol(k=3, tasks=40, episodes=20),
             _SEEDS,
         ),
