@@ -142,15 +142,17 @@ def words_of(report: dict[str, Any]) -> str:
     two, one, loop = (medians[name] for name in ("side by side", "one process", "no runner"))
     options = report["options"]
     spread = max(max(case["seconds"]) / min(case["seconds"]) for case in report["sides"].values()) - 1
-    used = "processor_seconds"
+    costs = [one[key] / loop[key] - 1 for key in ("seconds", "processor_seconds")]
+    words = f"{costs[0]:+.1%} of the time on the wall and {costs[1]:+.1%} of the processor's"
+    cost = f"So the runner costs {words}."
+    if max(map(abs, costs)) < spread:
+        cost = f"So no cost of the runner can be seen: {words}, where repeats of one side differ by up to {spread:.1%}."
     return (
         f"A suite of {options['cells']} equal trainings of {loop['seconds'] / options['cells']:.1f} s takes "
         f"{two['seconds']:.0f} s with {options['jobs']} side by side, {one['seconds']:.0f} s in one process, "
         f"{one['seconds'] / two['seconds']:.2f} times as long, and {loop['seconds']:.0f} s in a plain loop without the "
-        f"runner. So the runner costs {one['seconds'] / loop['seconds'] - 1:+.1%} of the time on the wall and "
-        f"{one[used] / loop[used] - 1:+.1%} of the processor's, where repeats of one side differ by up to "
-        f"{spread:.1%}. Medians of {options['repeats']} turns of each on {report['cpu']}, {report['cores']} cores; all "
-        "sides trained the same weights. Command: `python experiments/benchmark_runner.py --cells "
+        f"runner. {cost} Medians of {options['repeats']} turns of each on {report['cpu']}, {report['cores']} cores; "
+        "all sides trained the same weights. Command: `python experiments/benchmark_runner.py --cells "
         f"{options['cells']} --iterations {options['iterations']} --repeats {options['repeats']}`."
     )
 

@@ -123,10 +123,10 @@ def control() -> str:
     """The table of the suite `control`."""
     says = (
         "Classic control with hidden physics, sampled actions, 95 % intervals over seeds and held-out tasks. R_k: "
-        "after two episodes (`rl2`) or two adaptation steps (others); the environment steps are those in the task "
-        "before it. In the studies -ppo and -sac Stable-Baselines3 learns 10 (SAC: four) of the tasks from scratch. "
-        "The studies -far have the same agents on physics that training never had. The share is that of the gap "
-        "between random actions and the informed optimum, where that is known. "
+        "after two episodes (`rl2`) or two adaptation steps (others); in the studies -ppo and -sac, where "
+        "Stable-Baselines3 learns 10 (SAC: four) of the tasks from scratch, at the end. The environment steps are "
+        "those in the task before it. The studies -far have the same agents on physics that training never had. The "
+        "share is that of the gap between random actions and the informed optimum, where that is known. "
         "Command: `metarl benchmark control`."
     )
     return adaptation([name for name in STUDIES if name.startswith("control/")], says)

@@ -94,8 +94,11 @@ def file_error(path: Path, error: Exception, parts: Sequence[type]) -> InvalidVa
         parts: classes whose unknown and missing fields are explained.
     """
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    lines += [error.lineno] if isinstance(error, SyntaxError) else []
-    told = str(error.msg) if isinstance(error, SyntaxError) else reason(error)
+    told = reason(error)
+    if isinstance(error, SyntaxError):
+        own = error.filename == str(path)
+        lines += [error.lineno] if own and error.lineno else []
+        told = str(error.msg) if own else f"{error.msg} in line {error.lineno} of {error.filename}"
     why = (
         _constructor_error(str(error), {part.__name__: part for part in parts})
         or f"{type(error).__name__}: {told}{_nearest_name(path, error, parts)}"
@@ -104,12 +107,19 @@ def file_error(path: Path, error: Exception, parts: Sequence[type]) -> InvalidVa
 
 
 def _nearest_name(path: Path, error: Exception, parts: Sequence[type]) -> str:
-    """A question with the name that may have been meant; empty unless the file uses or imports an unknown one."""
+    """What to do about an unknown name, or the name that may have been meant; empty for other errors."""
     wrong, known = "", set[str]()
     if isinstance(error, NameError):
-        used = ast.walk(ast.parse(path.read_bytes()))
-        known = {node.id for node in used if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-        wrong, known = error.name or "", known | {part.__name__ for part in parts}
+        wrong, known = error.name or "", {part.__name__ for part in parts}
+        if wrong in known:
+            return f" (from metarl.benchmark.suite import {wrong})"
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                known.add(node.id)
+            elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+                known.add(node.name)
+            elif isinstance(node, ast.alias):
+                known.add(node.asname or node.name)
     elif isinstance(error, ImportError) and (found := re.match(r"cannot import name '(\w+)'", str(error))):
         wrong, known = found[1], set(dir(sys.modules.get(error.name or "")))
     near = difflib.get_close_matches(wrong, sorted(known), n=1, cutoff=0.5)

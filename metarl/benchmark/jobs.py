@@ -13,6 +13,7 @@ from metarl.benchmark.cells import Progress, is_trained, run_path, run_refusal, 
 from metarl.benchmark.rows import evaluate_row, is_evaluated, refuse_changed, results_path
 from metarl.benchmark.suite import Cell, Suite, agent_of, cells, rows, source_of, trainings
 from metarl.errors import InvalidValueError
+from metarl.evaluation.evaluate import FLOOR_EPISODES
 from metarl.runs.load import with_settings
 
 
@@ -134,7 +135,7 @@ def env_steps(suite: Suite, job: Job) -> int | None:
 
 
 def evaluation_steps(suite: Suite, job: Job) -> int:
-    """The most environment steps that an evaluation plays: adaptation in all trials, and the scored episodes."""
+    """The most environment steps that an evaluation plays: adaptation in all trials, scored episodes, and the floor."""
     study, (source, name) = suite.studies[job.study], source_of(suite, job.study, job.entry)
     entry, protocol = study.entries[job.entry], study.protocol
     trained = suite.studies[source].entries[name]
@@ -144,7 +145,9 @@ def evaluation_steps(suite: Suite, job: Job) -> int:
     adapted = max(grid) * budget.envs * (budget.steps or (budget.episodes or 1) * horizon)
     scored = len(grid) * len(protocol.modes) * protocol.episodes * horizon
     agents = len(job.needs) or (len(study.seeds) if entry.every_seed else 1)
-    return int(agents * protocol.tasks * protocol.trials * (adapted + scored))
+    measured = "floor" not in agent.family.references(agent.family.tasks(protocol.split, 1))
+    floor = FLOOR_EPISODES * horizon * measured
+    return int(protocol.tasks * (agents * protocol.trials * (adapted + scored) + floor))
 
 
 def seconds_per_iteration(job: Job, out: Path) -> float | None:

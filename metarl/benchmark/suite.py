@@ -18,6 +18,7 @@ A suite is a short Python file that defines `suite`:
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.resources
 import json
@@ -360,8 +361,10 @@ def load_suite(name: str) -> Suite:
             raise file_error(Path(name), error, PARTS) from error
         module = sys.modules[Path(name).stem]
     else:
+        near = did_you_mean(name, known)
         files = [str(path) for path in Path(name).parent.glob("*.py")] if name.endswith(".py") else []
-        near = did_you_mean(name, [*known, *files])
+        if found := difflib.get_close_matches(name, files, n=1, cutoff=0.5):
+            near = f"one of {', '.join(known)} (did you mean {found[0]!r}?)"
         raise InvalidValueError("suite", name, f"a Python file that defines `suite`, or a suite of the package: {near}")
     suite = getattr(module, "suite", None)
     if not isinstance(suite, Suite):

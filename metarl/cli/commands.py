@@ -100,7 +100,7 @@ def run_report(options: ReportOptions) -> None:
     check_report(options.out)
     results = [Results.load(file) for file in files]
     missing = [row for source in options.sources for row in _without_results(source)]
-    notes = [f"Not on this page, because they have no results: {', '.join(missing)}."] if missing else []
+    notes = [f"Trained, but not on this page, because not evaluated: {', '.join(missing)}."] if missing else []
     say(*notes)
     say(f"wrote {write_report(results, options.out, title=options.title, files=options.files, notes=notes)}")
 
@@ -129,7 +129,8 @@ def _without_results(folder: Path) -> list[str]:
     """Rows of a benchmark's folder whose trainings are there, and whose results are not."""
     done = {path.parent for path in folder.glob("**/results.json")}
     trained = {path.parent.parent for path in folder.glob("**/seed*/config.json")} if done else set()
-    return [str(row) for row in sorted(trained - done, key=_natural)]
+    evaluated = {path for path in trained if any(path.glob("results/*.json"))}  # together, by metarl train --seeds
+    return [str(row) for row in sorted(trained - done - evaluated, key=_natural)]
 
 
 def _natural(path: Path) -> list[tuple[bool, int, str]]:

@@ -40,6 +40,7 @@ from metarl.families.family import Family, Queries, TorchFamily
 from metarl.families.tasks import Tasks, content_hash
 from metarl.learning.random_play import RandomPlay
 
+FLOOR_EPISODES = 20  # default number of random episodes of a task that measure the floor
 _TASKS = 40  # default number of tasks
 _MOST_VALUES = 4  # the longest vector of a task's parameter that results keep
 _CACHED = 8_192  # environments at once on a CPU: their activations fit the cache
@@ -60,7 +61,7 @@ def evaluate(
     episodes: int = 20,
     modes: Sequence[Mode] = MODES,
     seed: int = 0,
-    floor_episodes: int = 20,
+    floor_episodes: int = FLOOR_EPISODES,
     rows_at_once: int | None = None,
     paths: int = 4,
     allow_train_tasks: bool = False,

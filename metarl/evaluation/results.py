@@ -71,7 +71,7 @@ _OPTIMUM = Kind(
 _HEAD = {name: TEXT for name in ("agent", "family", "split", "task_hash", "arrays_sha256")}
 _HEAD |= {"k": _GRID, "bayes_optimal": _OPTIMUM, "meta": OBJECT, "arrays": TEXTS}
 _META = dict.fromkeys(("tasks", "trials", "episodes"), whole(1)) | {"seeds": SEEDS}
-_META |= dict.fromkeys(("config", "versions", "belief"), OBJECT)
+_META |= dict.fromkeys(("config", "versions", "belief", "overrides"), OBJECT)
 
 
 @dataclass(repr=False)

@@ -119,13 +119,14 @@ def _headlines(sections: Mapping[str, Section]) -> str:
         for folder, section in sections.items()
         if (said := section.headlines())
     )
-    return f'<h2>From scratch</h2><ul class="headlines">{items}</ul>' if items else ""
+    lead = "How many environment steps in a task an agent needs that no training has prepared."
+    return f'<h2>From scratch</h2><p class="soft">{lead}</p><ul class="headlines">{items}</ul>' if items else ""
 
 
 def _contents(sections: Mapping[str, Section]) -> str:
     """Links to the sections, if there are several."""
     links = (f'<li><a href="#{folder}">{html.escape(section.link)}</a></li>' for folder, section in sections.items())
-    return f"<nav><ul>{''.join(links)}</ul></nav>" if len(sections) > 1 else ""
+    return f"<nav><h2>Contents</h2><ul>{''.join(links)}</ul></nav>" if len(sections) > 1 else ""
 
 
 def _files(section: Section) -> list[tuple[str, bytes]]:

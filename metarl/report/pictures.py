@@ -34,8 +34,9 @@ from metarl.report.yardstick import Yardstick
 
 PATHS = "One episode in each of the first tasks. Dot: start; star: goal. Points far from the goal may be cut off."
 BEHAVIOUR = (
-    "The sum of rewards so far in two episodes in the first task. Strong: after the last k, or the last episode of a "
-    "trial; thin and dashed: before adaptation, or the first episode of the trial. The marker is the episode’s end."
+    "The sum of rewards so far in two episodes in the first task. Strong: at the last k, or the last episode of a "
+    "trial; thin and dashed: at the first k, or the first episode of the trial. The marker is the episode’s end. It is "
+    "one episode each, so chance decides much."
 )
 TRAINING = (
     "Return after each part of meta-training: the strong line after the last k, the thin dashed one before "
@@ -246,7 +247,8 @@ def _behaviour(entries: Sequence[Entry]) -> list[Picture]:
     every = with_behaviour(entries)
     if not _worth_showing(every, entries):
         return []
-    caption = BEHAVIOUR + _left_out(every)
+    others = [e.label for e in entries if e not in every and not is_baseline(e)]
+    caption = BEHAVIOUR + _left_out(every) + (f" No rewards are kept of {', '.join(others)}." if others else "")
     return [Picture("Behaviour", "behaviour", "rewards of episodes", lambda legend: draw_behaviour(every), caption)]
 
 

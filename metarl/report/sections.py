@@ -269,14 +269,17 @@ def _budget(results: Results) -> list[str]:
 
     The results have means over seeds, tasks and trials, which are no whole numbers where episodes end early.
     """
+    if not results.meta.get("adapts", True):
+        return []
     k, used = np.array([0, *results.k]), np.array([0.0, *results.env_steps])
     later = np.diff(k) > 0
-    steps = (np.diff(used)[later] / np.diff(k)[later]).round(1)
-    if not steps.size:
+    exact = np.diff(used)[later] / np.diff(k)[later]
+    if not exact.size:
         return []
+    steps = exact.round(1)
     low, high = (number_text(end, 0 if end == round(end) else 1) for end in (steps.min(), steps.max()))
     count = low if low == high else f"{low} to {high}"
-    average = "" if low == high and "." not in low else " on average"
+    average = "" if np.ptp(exact) == 0 and exact[0] == round(exact[0]) else " on average"
     return [f"An adaptation step uses {count} environment {'step' if count == '1' else 'steps'} in each task{average}."]
 
 
@@ -296,7 +299,7 @@ def _details(entry: Entry) -> dict[str, str]:
         shown["note"] = "train = test: finite family"
     if training_of(entry.results) is not None:
         drawn = shown.keys() & {"curves", "training_curves"}
-        shown |= dict.fromkeys(drawn, "drawn under Meta-training")
+        shown |= dict.fromkeys(drawn, "drawn under Meta-training, in the first section that has this training")
     texts = {n: v if isinstance(v, str) else json.dumps(v, default=str, ensure_ascii=False) for n, v in shown.items()}
     return {n: text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..." for n, text in texts.items()}
 

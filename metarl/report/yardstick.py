@@ -104,6 +104,8 @@ def headlines(yardstick: Yardstick) -> list[str]:
 
 def _headline(row: Cells) -> str:
     target = f"{row['agent']} after k = {row['k']} ({number_text(row['env_steps'], 0)} steps)"
+    if not row["env_steps"]:
+        target = f"{row['agent']} in its first episode"
     steps, bound, times = row["scratch"], row["scratch_bound"], row.get("times")
     who = row["learner"] if "scratch" in row["learner"] else f"{row['learner']} from scratch"
     ratio = f" ({number_text(times, 1)}\u00d7)" if times is not None else ""

@@ -356,9 +356,12 @@ def test_a_report_of_a_folder_names_the_rows_that_have_no_results(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     done_here(SUITE, tmp_path / "out")
+    for path in ("other/seed0/config.json", "other/results/test.json"):  # no row, and evaluated
+        (tmp_path / "out" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / path).write_text("{}")
     for name in ("results.json", "results.npz"):
         (tmp_path / "out" / "points" / "maml" / name).unlink()
     main(["report", str(tmp_path / "out"), "--out", str(tmp_path / "page"), "--no-files"])
-    said = f"Not on this page, because they have no results: {tmp_path / 'out' / 'points' / 'maml'}."
+    said = f"Trained, but not on this page, because not evaluated: {tmp_path / 'out' / 'points' / 'maml'}."
     assert said in " ".join(capsys.readouterr().out.split())
     assert said in (tmp_path / "page" / "report.html").read_text()

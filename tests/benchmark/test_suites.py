@@ -14,6 +14,7 @@ from metarl.benchmark.jobs import evaluation_steps, plan
 from metarl.benchmark.rows import _evaluated
 from metarl.benchmark.suite import Entry, Protocol, Study, Suite, built_in_suites, check_suite, load_suite
 from metarl.cli.benchmark import Board
+from metarl.engine.step_listeners import listening
 from metarl.evaluation.results import Results
 
 POINT = "metarl/PointNavigation-v0"
@@ -132,6 +133,8 @@ def test_a_file_is_loaded_by_its_path(tmp_path: Path) -> None:
         ("Protocl()", r"line 3: NameError: name 'Protocl' is not defined \(did you mean 'Protocol'\?\)"),
         ("points = 1\npoint", r"line 4: NameError: name 'point' is not defined \(did you mean 'points'\?\)"),
         ("from metarl.benchmark.suite import Entri", r"line 3: ImportError: .*\(did you mean 'Entry'\?\)"),
+        ("def points(): ...\npints()", r"line 4: NameError: .*\(did you mean 'points'\?\)"),
+        ("del Entry\nEntry()", r"line 4: NameError: .*\(from metarl\.benchmark\.suite import Entry\)"),
         ("import metarl_that_is_not_there", "line 3: ModuleNotFoundError: No module named"),
         ("suite = (", "line 3: SyntaxError: '.' was never closed"),
     ],
@@ -182,21 +185,34 @@ def test_compact_results_keep_the_beliefs_of_some_tasks(tmp_path: Path) -> None:
 
 
 def test_evaluations_count_in_what_is_left(tmp_path: Path) -> None:
-    """Of 2 tasks: a step of adaptation of 100 steps, and at two k two modes of 2 episodes of 100 steps."""
+    """Of 2 tasks: an adaptation step of 100 steps, at two k two modes of 2 episodes, and 20 episodes for the floor."""
     jobs = plan(SUITE)
     steps = {job.label: evaluation_steps(SUITE, job) for job in jobs if job.seed is None}
-    each = 2 * (100 + 2 * 2 * 2 * 100)
-    assert steps == {"points/maml": 2 * each, "points/short": 2 * each, "points/random": each}
-    board, whole = Board(SUITE, jobs, tmp_path), 2 * 1600 + 5 * each
+    each, floor = 2 * (100 + 2 * 2 * 2 * 100), 2 * 20 * 100
+    trained = 2 * each + floor
+    assert steps == {"points/maml": trained, "points/short": trained, "points/random": each + floor}
+    board, whole = Board(SUITE, jobs, tmp_path), 2 * 1600 + 2 * trained + each + floor
     assert board.headline().startswith(f"0/5 cells, 0% of {whole:,} env steps")
-    trained = [job for job in jobs if job.seed is not None]
-    for job in trained:
-        board.begun(job)
-        board.ended(job, "")
+    for job in jobs:
+        if job.seed is not None:
+            board.begun(job)
+            board.ended(job, "")
     assert board.headline().startswith(f"2/5 cells, {3200 / whole:.0%} of {whole:,} env steps")
     last = next(job for job in jobs if job.label == "points/random")
     board.begun(last)
     board.advanced(last, 1, 2)
-    assert f" {(3200 + each / 2) / whole:.0%} of " in board.headline()
+    assert f" {(3200 + (each + floor) / 2) / whole:.0%} of " in board.headline()
     board.ended(last, "it failed")
     assert board.headline().startswith("2/5 cells, 1 failed")
+
+
+@pytest.mark.parametrize(
+    "family", ["metarl/Pendulum-v0", "metarl/BernoulliBandit-v0"]
+)  # a floor measured, and a known one
+def test_the_steps_of_an_evaluation_are_those_that_it_plays(family: str) -> None:
+    protocol = Protocol(k=(0, 2), tasks=3, trials=2, episodes=4)
+    study, played = Study(family, {"random": Entry("random")}, protocol), list[int]()
+    with listening(played.append):
+        _evaluated([metarl.make_agent("random", family)], protocol)
+    suite = Suite("toy", {"one": study})
+    assert evaluation_steps(suite, plan(suite)[0]) == sum(played)

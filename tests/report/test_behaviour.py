@@ -101,7 +101,7 @@ def test_rewards_are_those_of_the_first_scored_episode_of_the_first_task(agent: 
         steps = int(returns[0])
         assert rewards[:steps].tolist() == [1.0] * steps
         assert np.isnan(rewards[steps:]).all()
-    assert results.rewards[0].tolist() != results.rewards[1].tolist()
+    assert not np.array_equal(results.rewards[0], results.rewards[1], equal_nan=True)
     whole = evaluated("metarl/Pendulum-v0")
     assert whole.rewards is not None
     np.testing.assert_allclose(whole.rewards.sum(1), whole.scores["sampled"][0, 0, :, 0])

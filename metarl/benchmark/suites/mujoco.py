@@ -91,7 +91,7 @@ suite = Suite(
                 "maml": Entry("maml", _MAML | {"episodes": 5, "eval_steps": 2000}, 40),
                 "random": Entry("random"),
             },
-            Protocol(k=2, tasks=20, episodes=2),
+            Protocol(k=2, tasks=20, trials=5, episodes=2),
         ),
         "ant_dir-memory": Study(
             "metarl/AntDir-v0",
