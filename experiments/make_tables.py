@@ -154,7 +154,7 @@ def comparison(study: str) -> str:
     seeds = sorted({len(r.meta["seeds"]) for r in learners})
     best = found["oracle"].references["informed_optimum"].mean()
     failed = sum(int(r.meta["failed_steps"]) for r in found.values())
-    chosen = "the inner problem of `imaml` and " if "imaml" in found else ""
+    chosen = "the inner problem of `imaml` (on dense navigation) and " if "imaml" in found else ""
     return (
         f"`{learners[0].family}`: interquartile mean of R_k over {'/'.join(map(str, seeds))} seeds x 40 held-out goals "
         f"with its 95 % interval, sampled actions; the last column has deterministic actions. "

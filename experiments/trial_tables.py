@@ -271,7 +271,8 @@ def grid_navi() -> str:
     return (
         f"Mean return of each of 4 episodes on GridNavi (train = test), {tasks_played([name])} trials, sampled "
         f"actions; {seeds([(name, 'rl2')])} seeds of each agent that is trained. Zintgraf et al. train on 20 million "
-        "steps. `oracle` and `task_conditioned` are shown the goal. Command: `metarl benchmark grids --only "
+        "steps. `oracle` and `task_conditioned` are shown the goal, `multi_task` has no memory. "
+        "Command: `metarl benchmark grids --only "
         "grid_navi-n4`.\n\n"
         + table(["", "million steps", "episode 1", "2", "3", "4", "whole trial", "share of the gap"], rows)
     )
@@ -283,7 +284,8 @@ def dark(name: str, family: str) -> str:
     return (
         f"Mean return of each of {length(name)} episodes on {family}, {tasks_played([name])} held-out tasks, sampled "
         f"actions; {seeds([(name, 'rl2')])} seeds of each agent that is trained. `oracle` and `task_conditioned` are "
-        "shown the task, so their first episode is as good as the others. Command: `metarl benchmark grids --only "
+        "shown the task, so their first episode is as good as the others; `multi_task` is one policy without memory. "
+        "Command: `metarl benchmark grids --only "
         f"{name.partition('/')[2]}`.\n\n" + table(head, episodes(name))
     )
 
