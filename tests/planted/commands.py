@@ -99,8 +99,8 @@ BUGS = (
     Bug(
         "what is left has the evaluation of one seed",
         "metarl/benchmark/jobs.py",
-        "return int(agents * protocol.tasks",
-        "return int(protocol.tasks",
+        "(agents * protocol.trials * (adapted + scored) + floor)",
+        "(protocol.trials * (adapted + scored) + floor)",
         "benchmark/test_suites",
     ),
     Bug(

@@ -212,7 +212,7 @@ BUGS = (
     Bug(
         "an adaptation step is as long as all of them between two k",
         "metarl/report/sections.py",
-        "(np.diff(used)[later] / np.diff(k)[later])",
+        "np.diff(used)[later] / np.diff(k)[later]",
         "np.diff(used)[later]",
         "report/test_page",
     ),
