@@ -7,6 +7,7 @@ weights beside it: `evaluate_again`.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -259,8 +260,9 @@ def agreement(stored: Results, again: Results) -> Agreement:
 
     On robots and in other chaotic tasks a rounded sum makes every later state of an episode another one, and what is
     learned from it too. The scores of each seed in each task are then two draws of the same distribution. "Equal but
-    for chance" means: every new mean lies in the stored 95 % interval, and the differences of all seeds and tasks have
-    no common direction (t tests, with a chance of 1 % that any of them says so by mistake).
+    for chance" means: every mean moved by at most the square root of 2 times its 95 % interval's half-width, as means
+    of two independent evaluations differ, or by at most 1 % of the largest mean; and the differences of all seeds and
+    tasks have no common direction (t tests, with a chance of 1 % that any of them says so by mistake).
     """
     if (stored.task_hash, stored.k, _shapes(stored)) != (again.task_hash, again.k, _shapes(again)):
         return "different"
@@ -279,7 +281,12 @@ def agreement(stored: Results, again: Results) -> Agreement:
 
     if all(is_near(a, b) for a, b in pairs):
         return "equal to rounding"
-    held = all(a["low"] <= b["mean"] <= a["high"] for a, b in pairs)
+
+    def is_held(a: Mapping[str, float], b: Mapping[str, float]) -> bool:
+        side = a["high"] - a["mean"] if b["mean"] > a["mean"] else a["mean"] - a["low"]
+        return abs(b["mean"] - a["mean"]) <= max(math.sqrt(2) * side, SHARE * largest)
+
+    held = all(is_held(a, b) for a, b in pairs)
     return "equal but for chance" if held and _differs_by_chance(stored, again) else "different"
 
 

@@ -35,6 +35,8 @@ def test_the_verdict_depends_on_how_far_the_means_moved(half_widths: float, verd
     ("pattern", "verdict"),
     [
         ((4.0, -3.0, 4.0, -3.0, 0.5), "equal but for chance"),
+        ((10.0, -3.0, 4.0, -5.0, 0.5), "equal but for chance"),  # the mean moves by 1.3 half-widths
+        ((12.0, -3.0, 4.0, -5.0, 0.0), "different"),  # by 1.6
         ((0.4, 0.5, 0.6, 0.5, 0.4), "different"),  # all in one direction
         ((20.0, -3.0, 4.0, -3.0, 0.5), "different"),  # the mean leaves its interval
     ],

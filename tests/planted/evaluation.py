@@ -36,7 +36,7 @@ BUGS = (
     Bug(
         "a number outside its interval counts as found again",
         "metarl/benchmark/rows.py",
-        'all(a["low"] <= b["mean"] <= a["high"] for a, b in pairs)',
+        "all(is_held(a, b) for a, b in pairs)",
         "pairs",
         "benchmark/test_verdicts",
     ),
