@@ -1,7 +1,7 @@
 """MuJoCo's robots: trainings of at most half an hour a seed on one CPU core.
 
-The studies -ppo and -sac are the yardstick: Stable-Baselines3 learns both directions from scratch, with up to 800,000
-environment steps (SAC, which is slower, with up to 80,000), where three adaptation steps take 12,000.
+The studies -ppo and -sac are the yardstick: Stable-Baselines3 learns both directions from scratch, with 1, 10 and 100
+times the 12,000 environment steps of three adaptation steps (SAC, which is slower, with 1 and 10 times).
 
 Needs `pip install -e '.[mujoco]'`.
 """
@@ -55,6 +55,8 @@ suite = Suite(
             {
                 "maml": Entry("maml", _MAML | {"episodes": 20, "eval_steps": 4000}, 120),
                 "promp": Entry("promp", _PROMP, 250),
+                "pretrained": Entry("pretrained", _MAML | {"episodes": 20, "eval_steps": 4000}, 120),
+                "multi_task": Entry("multi_task", {"meta_batch_size": 200}, 120),
                 "task_conditioned": Entry("task_conditioned", {"meta_batch_size": 200}, 120),
                 "random": Entry("random"),
             },
@@ -65,12 +67,13 @@ suite = Suite(
             {"rl2-tuned": Entry("rl2", _RL2_TUNED, 600)},
             Protocol(k=1, tasks=2, trials=20, episodes=20),
         ),
-        "half_cheetah_dir-ppo": _from_scratch("ppo", _PPO, (1, 2, 7, 20, 70, 200)),
-        "half_cheetah_dir-sac": _from_scratch("sac", _SAC, (1, 2, 7, 20)),
+        "half_cheetah_dir-ppo": _from_scratch("ppo", _PPO, (1, 3, 10, 30, 100, 300)),
+        "half_cheetah_dir-sac": _from_scratch("sac", _SAC, (1, 3, 10, 30)),
         "half_cheetah_vel": Study(
             "metarl/HalfCheetahVel-v0",
             {
                 "maml": Entry("maml", _MAML | {"episodes": 10, "eval_steps": 4000}, 60),
+                "multi_task": Entry("multi_task", _PPO_TUNED | {"meta_batch_size": 40}, 600),
                 "task_conditioned": Entry("task_conditioned", _PPO_TUNED | {"meta_batch_size": 40}, 600),
                 "random": Entry("random"),
             },
