@@ -32,7 +32,7 @@ import tyro
 from baselines.measure import Sample, Side, interleave, machine
 from interval_coverage import bootstrapped
 from results_files import results_file
-from trial_tables import table
+from tables.text import table
 
 from metarl import evaluate, make_agent
 from metarl.agent import Agent

@@ -25,8 +25,8 @@ import tyro
 from baselines.measure import interleave, machine
 from matplotlib.figure import Figure
 from results_files import results_file
+from tables.text import table
 from torch import Tensor
-from trial_tables import table
 
 import metarl
 from metarl.agents.gradient.maml import MAML

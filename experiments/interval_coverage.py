@@ -23,7 +23,7 @@ import numpy as np
 import tyro
 from results_files import results_file
 from scipy.special import ndtr
-from trial_tables import table
+from tables.text import table
 
 from metarl.evaluation.comparison import difference_interval, improvement_interval
 from metarl.evaluation.intervals import Floats, iqm_interval, mean_interval

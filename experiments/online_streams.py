@@ -16,7 +16,7 @@ import torch
 import tyro
 from matplotlib.figure import Figure
 from results_files import results_file
-from trial_tables import table
+from tables.text import table
 
 import metarl
 from metarl.online import OnlineResults, make_stream, play_stream

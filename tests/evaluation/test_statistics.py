@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import make_tables
 import numpy as np
 import pytest
 import scipy.stats
+from tables.navigation import middle
 
 from metarl.errors import InvalidValueError
 from metarl.evaluation.intervals import mean_interval, moved, reached_interval
@@ -368,7 +368,7 @@ def test_pages_and_tables_live_without_an_interquartile_mean(tmp_path: Path) -> 
     pulled = results([[[0.0], [1.0], [1.0], [1.0]]])
     assert "0.75" in write_report([pulled], tmp_path).read_text()
     assert "0.75" in table_text([pulled])
-    assert make_tables.middle(pulled.summary()[0])[0] == 0.75
+    assert middle(pulled.summary()[0])[0] == 0.75
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

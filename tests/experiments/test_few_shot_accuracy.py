@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 import few_shot_accuracy
-import inference_tables
 import pytest
 import torch
+from tables import inference
 
 import metarl
 from metarl.agent import Rollout
@@ -62,6 +62,6 @@ def test_the_table_has_a_line_for_every_row(monkeypatch: pytest.MonkeyPatch, tmp
     rows = {"few_shot/digits-n5-k5/prototypes": [[0.25, 0.5, 1.0, 1.0, 1.0, float("nan")]] * 2}
     out.write_text(json.dumps({"tasks": 7, "rows": rows}))
     monkeypatch.setattr(few_shot_accuracy, "OUT", out)
-    text = inference_tables.few_shot()
+    text = inference.few_shot()
     assert "| digits-n5-k5: `prototypes` | 25.0% (0.0%) | 50.0% (0.0%) | 100.0% (0.0%) |" in text
     assert "7 held-out tasks" in text

@@ -18,11 +18,11 @@ import benchmark_speed
 import few_shot_accuracy
 import gradient_bias
 import interval_coverage
-import make_tables
 import online_streams
 import pytest
 import tune
 from results_files import RESULTS, STUDIES, SUITES, length, row_file, selected
+from tables.speed import SPEED_SUMMARY
 
 import metarl
 from metarl.benchmark.rows import agreement, completed, evaluate_again, identity
@@ -45,7 +45,7 @@ def head(row: Path) -> dict[str, Any]:
 
 def test_every_committed_file_is_one_that_a_suite_or_a_script_writes() -> None:
     known = {row_file(study, entry) for study, given in STUDIES.items() for entry in given.entries}
-    known |= {benchmark_speed.OUT.parent / f"{name}.json" for name in make_tables.SPEED_SUMMARY}
+    known |= {benchmark_speed.OUT.parent / f"{name}.json" for name in SPEED_SUMMARY}
     known |= {s.OUT for s in (bandit_bounds, benchmark_evaluation, benchmark_families, benchmark_speed)}
     known |= {
         s.OUT for s in (benchmark_inference, benchmark_runner, few_shot_accuracy, gradient_bias, interval_coverage)

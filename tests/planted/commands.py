@@ -21,10 +21,10 @@ BUGS = (
     ),
     Bug(
         "regret counted without the steps that explore",
-        "experiments/strategy_tables.py",
+        "experiments/tables/strategies.py",
         "own, others = chooser.mean(2),",
         "own, others = chooser.max(2),",
-        "experiments/test_strategy_tables",
+        "experiments/test_tables",
     ),
     Bug(
         "seeds that begin with a run are trained from new parameters",

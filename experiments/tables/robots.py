@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 from results_files import STUDIES, SUITES, row_file
-from trial_tables import table
 
 from metarl.evaluation.results import Results
 from metarl.evaluation.yardstick import is_meta_trained, learns_from_scratch
@@ -14,13 +13,9 @@ from metarl.report.figures.style import PALETTE
 from metarl.report.figures.training import Training, training_of
 from metarl.report.figures.yardstick import draw_yardstick
 from metarl.report.yardstick import Yardstick, yardstick_of, yardstick_rows
+from tables.text import interval, table
 
 LEFT_OUT = ("task_conditioned", "oracle", "scratch", "selector", "learned_selector")  # of the yardstick
-
-
-def interval(row: dict[str, float]) -> str:
-    """The mean and its interval."""
-    return f"{row['mean']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
 
 
 def robot_results() -> dict[str, list[Results]]:
@@ -111,8 +106,7 @@ def yardstick_table() -> str:
         best = max(range(count), key=lambda i: float(found[i]["low"]))
         suite, study, name = yardstick.agents[best].results.meta["entry"].split("/")
         for row in found[best::count]:
-            adapted = f"{row['mean']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
-            cells = [str(k), adapted, f"{row['env_steps']:,.0f}", row["learner"].rpartition("/")[2]]
+            cells = [str(k), interval(row), f"{row['env_steps']:,.0f}", row["learner"].rpartition("/")[2]]
             steps = [number(row, f"scratch{end}", ",.0f") for end in ("", "_low", "_high")]
             cells.append(f"{steps[0]} [{steps[1]}, {steps[2]}]" if len(set(steps)) > 1 else steps[0])
             rows.append([f"{suite}/{study}", name, *cells, times(row)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import strategy_tables
+from tables import strategies
 
 from metarl.report.figures.training import Training
 
@@ -14,7 +14,7 @@ def test_regret_by_hand():
     first = np.array([[[9.0, 11.0], [1.0, 3.0]]])
     second = np.array([[[6.0, 6.0], [8.0, 8.0]]])
     chooser = np.array([[[8.0, 8.0], [5.0, 5.0]]])
-    found = strategy_tables.regret(chooser, [first, second])
+    found = strategies.regret(chooser, [first, second])
     assert found.best == 1
     assert found.single[0] == pytest.approx((6 + 8) / 2 - 6.5)
     assert found.hindsight == pytest.approx((10 + 8) / 2 - 6.5)
@@ -24,7 +24,7 @@ def test_regret_by_hand():
 def test_regret_counts_all_trials_of_a_task():
     chooser, member = np.array([[[0.0, 4.0]]] * 1), np.array([[[3.0, 3.0]]])
     with np.errstate(all="ignore"):
-        found = strategy_tables.regret(np.repeat(chooser, 3, 1), [np.repeat(member, 3, 1)])
+        found = strategies.regret(np.repeat(chooser, 3, 1), [np.repeat(member, 3, 1)])
     assert found.single[0] == pytest.approx(1.0)
     assert found.hindsight == pytest.approx(1.0)
 
@@ -35,5 +35,5 @@ def test_steps_to_a_common_return_by_hand():
         np.array([0.0, 20.0, 40.0]), [0], np.array([[[-8.0], [-4.0], [-2.0]], [[-10.0], [-4.0], [-4.0]]]), ""
     )
     slow = Training(np.array([0.0, 200.0, 300.0]), [0, 1], np.array([[[0.0, -8.0], [0.0, -6.0], [0.0, -5.0]]]), "")
-    assert strategy_tables.reached([fast, slow]) == (-5.0, (20.0, 300.0), (True, False))
-    assert strategy_tables.reached([slow, fast]) == (-5.0, (300.0, 20.0), (False, True))
+    assert strategies.reached([fast, slow]) == (-5.0, (20.0, 300.0), (True, False))
+    assert strategies.reached([slow, fast]) == (-5.0, (300.0, 20.0), (False, True))

@@ -11,13 +11,13 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 from results_files import RESULTS, STUDIES, row_file
-from trial_tables import table
 
 from metarl.evaluation.intervals import Floats, mean_interval
 from metarl.evaluation.results import Results
 from metarl.report.figures.style import GREY, PALETTE
 from metarl.report.figures.training import Training, training_figure, training_of
 from metarl.report.transfer import transfers
+from tables.text import bounds, interval, table
 
 CHOOSERS = ("selector", "selector-random", "learned_selector")
 MODELS = tuple(name for name, s in STUDIES.items() if "rebal" in s.entries)
@@ -59,11 +59,10 @@ def selection() -> str:
         for row in (name for name in CHOOSERS if name in done and set(entries[name].settings["members"]) <= set(done)):
             names = list(entries[row].settings["members"])
             found = regret(lives[row], [lives[name] for name in names])
-            mean, low, high = found.single
             cells = [study.partition("/")[2], f"`{entries[row].agent}`", f"`{'`, `'.join(names)}`"]
             cells += [f"{lives[row].mean():.1f}"]
             cells += [f"`{names[found.best]}` {lives[names[found.best]].mean():.1f}"]
-            lines.append([*cells, f"{mean:.1f} [{low:.1f}, {high:.1f}]", f"{found.hindsight:.1f}"])
+            lines.append([*cells, bounds(*found.single, 1), f"{found.hindsight:.1f}"])
     says = (
         "Return of whole trials, exploration included, 200 held-out tasks with 10 trials each, sampled actions. The "
         "regret is what the choice loses beside the best single member, with its 95 % interval over tasks (and over 3 "
@@ -112,7 +111,7 @@ def adaptation(studies: Sequence[str], says: str) -> str:
             first, last = found[name].summary("sampled")[0], lasts[name]
             entry = STUDIES[study].entries[name]
             seeds = str(len(found[name].meta["seeds"])) if entry.iterations or entry.runs_of else ""
-            cells = [f"{row['mean']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" for row in (first, last)]
+            cells = [interval(row) for row in (first, last)]
             closed = f"{last['normalised']:.2f}" if "normalised" in last else ""
             steps = f"{found[name].env_steps[-1]:,.0f}"
             lines.append([study.partition("/")[2], f"{name} (`{found[name].agent}`)", seeds, *cells, steps, closed])
@@ -221,8 +220,7 @@ def model_based() -> str:
             level, (own, others), (at_once, _) = reached([curves[name], curves["maml"]])
             most, least = ("at most ", "at least ") if at_once else ("", "")
             cells = [study.partition("/model-")[2], f"`{name}`", f"{level:.1f}", f"{most}{own:,.0f}", f"{others:,.0f}"]
-            both = [found[n].summary("sampled")[-1] for n in (name, "maml")]
-            ends = [f"{row['mean']:.1f} [{row['low']:.1f}, {row['high']:.1f}]" for row in both]
+            ends = [interval(found[n].summary("sampled")[-1], 1) for n in (name, "maml")]
             lines.append([*cells, f"{least}{others / own:.0f}", *ends, str(len(curves[name].returns))])
     says = (
         "Real steps of training until the mean return of validation episodes first reaches the highest return that "

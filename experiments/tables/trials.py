@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from results_files import STUDIES, length, results_file, row_file
@@ -16,9 +15,8 @@ from metarl.benchmark.suites.bandits import CLASSICAL as BANDITS
 from metarl.benchmark.suites.mdps import CLASSICAL as MDPS
 from metarl.evaluation.results import Results
 from metarl.families.registry import make_family
+from tables.text import PUBLISHED, interval, table
 
-HERE = Path(__file__).resolve().parent
-PUBLISHED = json.loads((HERE / "published.json").read_text())
 NAMES = {
     "random": "random",
     "gittins": "Gittins",
@@ -63,20 +61,9 @@ def lifetime(study: str, row: str) -> Life | None:
     return json.loads(path.read_text())["lifetime"] if path.exists() else None
 
 
-def table(head: list[str], rows: list[list[str]], align: str = "--:") -> str:
-    """Markdown table; all columns but the first are aligned to the right."""
-    lines = [head, ["---", *[align] * (len(head) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def cell(life: Life | None, digits: int) -> str:
     """Text of a mean."""
     return f"{life['mean']:.{digits}f}" if life else ""
-
-
-def with_interval(life: Life | None, digits: int) -> str:
-    """Text of a mean with its interval."""
-    return f"{life['mean']:.{digits}f} [{life['low']:.{digits}f}, {life['high']:.{digits}f}]" if life else ""
 
 
 def share(study: str, row: str, best: str) -> str:
@@ -168,7 +155,7 @@ def bandits() -> str:
         best = bounds.get(study)
         ours = [cell(lifetime(study, c), digits) for c in columns]
         for row in RL2_ROWS:
-            ours += [with_interval(lifetime(study, row), digits), share(study, row, "gittins")]
+            ours += [interval(lifetime(study, row), digits), share(study, row, "gittins")]
         name = bandit_name(study)
         rows.append([f"{name}", *ours, bound_of(best) if best else ""])
         paper = PUBLISHED["bandit"].get(name)
@@ -224,7 +211,7 @@ def mdps() -> str:
     for study in studies:
         n = length(study)
         ours = [cell(lifetime(study, c), 1) for c in columns]
-        ours += [with_interval(lifetime(study, row), 1) for row in RL2_ROWS]
+        ours += [interval(lifetime(study, row), 1) for row in RL2_ROWS]
         rows.append([str(n), *ours, cell(lifetime(study, "oracle"), 1)])
         wrong = [lifetime(study, f"{c}-prior0") for c in columns]
         if any(wrong):
@@ -253,7 +240,7 @@ def episodes(name: str) -> list[list[str]]:
         found = Results.load(row_file(name, row)).collected.mean((0, 1))
         per_iteration = agent_of(STUDIES[name], entry, 0).train_env_steps or 0
         trained = f"{entry.iterations * per_iteration / 1e6:.1f}" if entry.iterations else ""
-        rows.append([f"{row} (`{entry.agent}`)", trained, *(f"{v:.2f}" for v in found), with_interval(life, 2)])
+        rows.append([f"{row} (`{entry.agent}`)", trained, *(f"{v:.2f}" for v in found), interval(life, 2)])
     return rows
 
 
@@ -312,7 +299,7 @@ def first_explore() -> str:
     columns = ["random", "ucb1-c1", "ucb1", "gaussian_thompson_sampling", "rl2", "varibad", "first_explore", "oracle"]
     rows = []
     for study in (s for s in studies if lifetime(s, "random")):
-        rows.append([study.split("/")[1], *(with_interval(lifetime(study, c), 1) for c in columns)])
+        rows.append([study.split("/")[1], *(interval(lifetime(study, c), 1) for c in columns)])
         rows.append(["- paper", *(f"{paper[study][c]:.1f}" if c in paper[study] else "" for c in columns)])
     return (
         "Lifetime return of 100 pulls of `DeceptiveBandit` and of 10 episodes of `DarkTreasureRooms`, held-out tasks, "
@@ -360,7 +347,7 @@ def beside_the_paper() -> list[list[str]]:
         paper = PUBLISHED["bandit"].get(bandit_name(study), {})
         if paper and row == "rl2":
             (pulls, arms), digits = bandit_name(study).split(","), 2 if study.startswith("bandits/n10-") else 1
-            ours, best = with_interval(lifetime(study, row), digits), cell(strongest(study), digits)
+            ours, best = interval(lifetime(study, row), digits), cell(strongest(study), digits)
             rows.append([f"RL2, {pulls} pulls of {arms} arms", f"{paper['rl2']:.1f}", ours, best])
     return rows
 
@@ -386,7 +373,7 @@ def summary() -> str:
                     cell(lifetime(study, "random"), digits),
                     cell(strongest(study), digits),
                     f"{paper['rl2']:.1f}" if paper else "",
-                    with_interval(lifetime(study, row), digits),
+                    interval(lifetime(study, row), digits),
                     share(study, row, "strongest"),
                 ]
             )

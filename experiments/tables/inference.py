@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import few_shot_accuracy
 import numpy as np
 from results_files import STUDIES, row_file
-from trial_tables import table, with_interval
 
 from metarl.benchmark.suite import agent_of
 from metarl.evaluation.results import Results
 from metarl.families.registry import make_family
+from tables.text import interval, table
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def inference() -> str:
             share = (life["mean"] - floor[1]["mean"]) / (best - floor[1]["mean"])
             episodes = results.collected.mean((0, 1)) if results.k != [0] else []
             text = [f"{episodes[0]:.2f}", f"{episodes[-1]:.2f}"] if len(episodes) else ["", ""]
-            text += [with_interval(life, 2), f"{floor[1]['mean']:.2f}", f"{best:.2f}, {kind}", f"{share:.1%}"]
+            text += [interval(life, 2), f"{floor[1]['mean']:.2f}", f"{best:.2f}, {kind}", f"{share:.1%}"]
             rows.append([f"{part.name}: `{row}`", str(len(results.meta["seeds"])), budget, *text])
     head = [
         "",

@@ -1,0 +1,1 @@
+"""The tables of README and docs, each a function that returns Markdown: a caption, and rows from results files."""
