@@ -30,6 +30,7 @@ from metarl.benchmark.rows import RESULTS, is_reproducible
 from metarl.evaluation.results import Results
 from metarl.families import registry
 from metarl.files import write_atomic
+from metarl.report.figures.belief import belief_figure
 from metarl.report.figures.trial import trial_figure
 from metarl.report.page import adaptation_figure, save_figure
 
@@ -143,7 +144,11 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "models": strategies.model_based,
         "applications": strategies.applications,
     },
-    "docs/inference.md": {"inference": inference.inference, "few_shot": inference.few_shot},
+    "docs/inference.md": {
+        "beliefs": inference.beliefs,
+        "inference": inference.inference,
+        "few_shot": inference.few_shot,
+    },
     "docs/how-to/reproduce.md": {"scores only": scores_only},
     "docs/how-to/online.md": {"online": online_streams.tables},
     "docs/results.md": {
@@ -192,6 +197,8 @@ def main(options: Options) -> None:
     names = ("mixture", "clustered", "maml", "cavia", "oracle")
     found = [Results.load(row_file("strategies/corners", name)) for name in names]
     save_figure(adaptation_figure(found, ["k"]), ROOT / "docs" / "mixtures.png")
+    if (figure := belief_figure(inference.believers())) is not None:
+        save_figure(figure, ROOT / "docs" / "belief.png")
     save_figure(robots.robot_figure(robots.robot_results()), ROOT / "docs" / "robots.png")
     save_figure(robots.yardstick_figure(), ROOT / "docs" / "robots_from_scratch.png")
     for name, (study, rows) in trials.FIGURES.items():

@@ -38,3 +38,22 @@ def free_bytes(device: torch.device) -> int:
             return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
         return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) if hasattr(os, "sysconf") else 2**62
+
+
+def check_fits(option: str, value: int, each: int, device: torch.device, what: str) -> None:
+    """Refuse a number of things that do not fit into a device's free memory.
+
+    Args:
+        option: that gives the number, such as "varibad.replay_trials".
+        value: the number.
+        each: bytes of one of them, an estimate from below.
+        device: where they are to be.
+        what: one of them and its verb, such as "a trial needs".
+
+    Raises:
+        InvalidValueError: they do not fit.
+    """
+    free = free_bytes(device)
+    if value * each > free:
+        expected = f"at most about {free // each:,}: {what} {each / 1024:,.0f} KiB and {free / 2**30:.1f} GiB are free"
+        raise InvalidValueError(option, value, expected)

@@ -38,6 +38,10 @@ class InvalidValueError(MetaRLError, ValueError):
         return type(self), (self.field, self.value, self.expected)
 
 
+class DivergedError(MetaRLError):
+    """A meta-update made parameters that are not finite. The training ends, and its last good checkpoint stands."""
+
+
 class DivergedWarning(UserWarning):
     """An adaptation step produced numbers that are not finite. It was undone and counted as failed."""
 

@@ -7,10 +7,12 @@ standard normal distribution; no gradient of the policy or of the targets flows 
 
 The authors' code plays the same 100 or so train tasks again and again. Families here have any number of tasks: each
 meta-update plays new ones, and training draws from the transitions of the last `replay_tasks`. With 100 of them and 5
-new ones per meta-update, a context is at most 20 meta-updates old; in the authors' code 20 is the mean. The
-deterministic mode is given the belief's mean as z.
+new ones per meta-update, a context is at most 20 meta-updates old; in the authors' code 20 is the mean. The authors
+also train a value network and regularise the policy's outputs; here the critics have targets of their own, as in later
+versions of soft actor-critic, and nothing is regularised. The deterministic mode is given the belief's mean as z.
 
-The authors' sparse point robot, with `--discount .9 --temperature .01` besides:
+Like the authors' sparse point robot, with `--discount .9 --temperature .01` besides (theirs has contexts of 1,024
+transitions, 10 tasks a gradient step and 1,000 gradient steps):
 
     metarl train pearl --family metarl/PointNavigation-v0:semicircle --dense-reward --posterior-context --kl-coef .0016
 """

@@ -3,7 +3,8 @@
 Metric-based meta-learning of Snell, Swersky and Zemel (2017, arXiv:1703.05175), for families that show an image and the
 true label of the image before, as `Digits` does. A trial's labelled images are its support set, which grows by one at
 each step. The embedding is trained by the cross-entropy of the labels that the trials reveal (their equation 2). A
-class without an example has a learned distance of its own.
+class without an example has a learned distance of its own. Matching networks (Vinyals et al. 2016, arXiv:1606.04080)
+weigh single examples by their similarity instead of averaging them.
 
     metarl train prototypes --family metarl/Digits-v0
 """

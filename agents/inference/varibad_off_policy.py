@@ -4,6 +4,9 @@ Dorfman, Shenfeld and Tamar (2021, arXiv:2008.02598), in the online form that th
 in Zintgraf et al. (2020, arXiv:1910.08348). A step's features are the observation, the belief before it, and how much
 of a trial has passed (the authors' have no time). Values run through the episodes of a trial and stop at its end, so
 what an episode finds out is worth what later ones make of it. In longer trials than those of training time stops.
+Differences from the authors' code: their values go on past a trial's end unless a goal ended it; for discrete actions
+they have a deep Q-network, and here soft actor-critic has its discrete form; in their GridNavi it learns from the
+rewards that the belief expects, and here from those that were paid.
 
 The authors store the beliefs that a trial was played with. Here trials are stored, and each gradient step computes
 their beliefs with the encoder as it is, so that they never grow old.
@@ -43,7 +46,11 @@ from metarl.agent import (
 
 @dataclass(frozen=True)
 class OffPolicyVariBADConfig(BeliefConfig, SACConfig):
-    """Hyperparameters of soft actor-critic and of the belief model; the authors' but where they say otherwise."""
+    """Hyperparameters of soft actor-critic and of the belief model.
+
+    They are our own: the authors have a learning rate of 7e-5, in the sparse point robot a discount of .9 and a weight
+    of .1 of the KL, a GRU of 128 units, and bounds at all steps of a trial.
+    """
 
     policy_hidden: tuple[Annotated[int, Range(1, 1e9)], ...] = (128, 128)
     """Widths of the hidden layers of the policy and of the critics."""
@@ -78,6 +85,8 @@ class OffPolicyVariBAD(Agent[OffPolicyVariBADConfig]):
         self.steps = config.trial_episodes * family.horizon
         image = self.model.inputs.encode.image
         self.sac = SAC(self.name, self.head, self.model.features + 1, config, rng, self.device, image=image)
+        what = f"a gradient step on a trial of {self.steps} steps needs"
+        self.sac.check_memory(f"{self.name}.batch_trials", config.batch_trials, self.steps, what)
 
     # --- acting ------------------------------------------------------------------------------------------------------
 

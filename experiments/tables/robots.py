@@ -65,7 +65,9 @@ def robot_table() -> str:
             summary = results.summary("sampled")
             at = {int(row["k"]): interval(row) for row in summary}
             steps = results.meta.get("train_env_steps") or []
-            trained = [f"{np.mean(steps) / 1e6:.3g}" if steps else "", str(len(results.meta["seeds"]) if steps else "")]
+            took = results.meta.get("train_seconds") or []
+            trained = [f"{np.mean(steps) / 1e6:.3g}" if steps else "", f"{np.mean(took) / 60:.0f}" if took else ""]
+            trained.append(str(len(results.meta["seeds"]) if steps else ""))
             ends = [f"{summary[-1].get(f'success{end}', 0):.1%}" for end in ("", "_low", "_high")]
             success = f"{ends[0]} [{ends[1]}, {ends[2]}]" if "success" in summary[-1] else ""
             label = [f"`{results.family}`", f"`{entry_name(results)}`", *trained]
@@ -73,9 +75,10 @@ def robot_table() -> str:
     tasks = ", ".join(f"{STUDIES[name].protocol.tasks} ({name.partition('/')[2]})" for name in studies)
     return (
         f"R_k with sampled actions on held-out tasks ({tasks}), mean and 95 % interval over seeds and tasks; million "
-        "environment steps of meta-training for each seed; success is the share of last episodes that reached the "
+        "environment steps and minutes of one core of meta-training for each seed (of older rows the minutes are not "
+        "known); success is the share of last episodes that reached the "
         "goal. Commands: `metarl benchmark mujoco` and `metarl benchmark metaworld`.\n\n"
-        + table(["family", "row", "million steps", "seeds", *(f"k = {k}" for k in ks), "success"], rows)
+        + table(["family", "row", "million steps", "minutes", "seeds", *(f"k = {k}" for k in ks), "success"], rows)
     )
 
 

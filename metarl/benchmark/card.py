@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,8 @@ def _training(meta: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
     seeds = ", ".join(map(str, meta["seeds"]))
     steps = _range(meta.get("train_env_steps", []))
     used = f", {steps} environment steps for each seed" if steps else ""
+    took = _range([math.ceil(seconds) for seconds in meta.get("train_seconds", [])])
+    used += f" in {took} s" if took and used else ""
     lines.append(f"{meta['iterations']} meta-updates{used}, on {meta.get('trained_on', 'cpu')}, seeds {seeds}.")
     if not row["weights"]:
         return lines

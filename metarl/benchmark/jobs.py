@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
 
 from metarl.benchmark.card import write_card
 from metarl.benchmark.cells import Progress, is_trained, run_path, run_refusal, train_cell, trained_iterations
@@ -14,6 +12,7 @@ from metarl.benchmark.rows import evaluate_row, is_evaluated, refuse_changed, re
 from metarl.benchmark.suite import Cell, Suite, agent_of, cells, rows, source_of, trainings
 from metarl.errors import InvalidValueError
 from metarl.evaluation.evaluate import FLOOR_EPISODES
+from metarl.runs.curves import seconds_in_training
 from metarl.runs.load import with_settings
 
 
@@ -154,9 +153,7 @@ def seconds_per_iteration(job: Job, out: Path) -> float | None:
     """Seconds that an iteration of a training took, mean over the finished ones; None where nothing says so."""
     if job.seed is None:
         return None
-    try:
-        text = (run_path(out, Cell(job.study, job.entry, job.seed)) / "metrics.jsonl").read_text()
-        lines = [json.loads(line) for line in text.splitlines()]
-        return float(mean(line["seconds_sampling"] + line["seconds_optimisation"] for line in lines))
-    except (OSError, ValueError, LookupError, TypeError):  # not begun, or the file holds other lines
-        return None
+    cell = Cell(job.study, job.entry, job.seed)
+    done = trained_iterations(cell, out)
+    seconds = seconds_in_training(run_path(out, cell), done)
+    return seconds / done if seconds and done else None

@@ -19,10 +19,10 @@ class PPOConfig:
     trial_episodes = 1
 
     meta_batch_size: Annotated[int, Range(0, 1e7)] = 0
-    """Trials per meta-update, each in its own task (the paper: 250,000 environment steps). 0 chooses as many trials as
-    make about 20,000 steps, at most 1,000 and at least 2 per minibatch."""
+    """Trials per meta-update, each in its own task (RL2's paper: 250,000 environment steps). 0 chooses as many trials
+    as make about 20,000 steps, at most 1,000 and at least 2 per minibatch."""
     learning_rate: Annotated[float, Range(0, 10)] = 3e-3
-    """Learning rate of Adam (the paper: 1e-3, with batches 25 times as large)."""
+    """Learning rate of Adam (RL2's paper: 1e-3, with batches 25 times as large)."""
     anneal_iterations: Annotated[int, Range(0, 1e9)] = 0
     """Meta-updates over which the learning rate and the entropy bonus fall linearly to 0; training ends there at the
     latest. 0 keeps both constant."""
@@ -36,7 +36,7 @@ class PPOConfig:
     minibatches: Annotated[int, Range(1, 1e7)] = 8
     """Minibatches per pass; each holds a part of the trials."""
     clip: Annotated[float, Range(1e-6, 10)] = 0.2
-    """PPO clips the probability ratio to [1 - clip, 1 + clip] (the paper: 0.1)."""
+    """PPO clips the probability ratio to [1 - clip, 1 + clip] (RL2's paper: 0.1)."""
     discount: Annotated[float, Range(0, 1)] = 0.99
     """Discount factor gamma; it acts across the episodes of a trial."""
     gae_lambda: Annotated[float, Range(0, 1)] = 0.3

@@ -81,6 +81,16 @@ def returns_in_training(run: Path, end: int) -> dict[str, list[float]]:
     return {name: [round(line[name], 4) for line in lines] for name in kept}
 
 
+def seconds_in_training(run: Path, end: int) -> float | None:
+    """Seconds that a run's first `end` meta-updates took; None unless the metrics of all of them say so."""
+    try:
+        lines = [parse_json(line) for line in lines_before(run / METRICS, end)]
+        each = [float(line["seconds_sampling"] + line["seconds_optimisation"]) for line in lines]
+    except (InvalidValueError, LookupError, TypeError, ValueError):
+        return None
+    return sum(each) if len(each) == end else None
+
+
 def learning_curves(runs: Sequence[tuple[Path, JsonObject]]) -> dict[str, Any]:
     """The learning curves of the same agent trained with several seeds, for the meta data of its results.
 

@@ -10,9 +10,10 @@ from typing import Any
 from metarl.agent_base import Agent
 from metarl.devices import Device
 from metarl.errors import InvalidValueError, did_you_mean, verbatim
+from metarl.families.family import Family
 from metarl.learning.adam import parameters_of
 from metarl.runs.checkpoints import read_head
-from metarl.runs.curves import learning_curves, returns_in_training
+from metarl.runs.curves import learning_curves, returns_in_training, seconds_in_training
 from metarl.runs.run import Checkpoint, Run
 
 
@@ -40,7 +41,8 @@ def curves_of_runs(paths: Iterable[Path]) -> dict[str, Any]:
     """How the agents of the runs at `paths` learned, for the meta data of results; empty if one of them is no run.
 
     Returns:
-        `train_env_steps`, the environment steps of each whole training; `training_curves`, its returns on train tasks
+        `train_env_steps`, the environment steps of each whole training, and `train_seconds`, the seconds that it took,
+        if its metrics are whole; `training_curves`, its returns on train tasks
         (`metarl.runs.curves.returns_in_training`), if all seeds were trained as long; and those on validation tasks
         (`learning_curves` there), if there are any.
     """
@@ -51,6 +53,9 @@ def curves_of_runs(paths: Iterable[Path]) -> dict[str, Any]:
     heads = [read_head(path / "checkpoint.json") for path in runs]
     found: dict[str, Any] = {"train_env_steps": [head["env_steps"] for head in heads if "env_steps" in head]}
     ends = [head["iteration"] for head in heads]
+    took = [seconds_in_training(path, end) for path, end in zip(runs, ends, strict=True)]
+    if None not in took:
+        found["train_seconds"] = [round(seconds, 1) for seconds in took if seconds is not None]
     curves = [returns_in_training(path, end) for path, end in zip(runs, ends, strict=True)]
     if all(curves) and len(set(ends)) == 1:
         found["training_curves"] = curves
@@ -87,8 +92,8 @@ def begin_with(agent: Agent, source: Agent) -> list[str]:
     """Give an untrained agent the parameters of a trained one, maybe of another family.
 
     Parameters of the same name and shape are copied. Those whose shape depends on the size of observations or actions
-    stay as they are if the families' spaces differ. The state of optimizers, of normalised returns and of replay
-    memories is not copied.
+    stay as they are if the families' spaces have other shapes, and so do then the moments by which features are
+    standardised. The state of optimizers, of normalised returns and of replay memories is not copied.
 
     Args:
         agent: the agent to train.
@@ -110,13 +115,28 @@ def begin_with(agent: Agent, source: Agent) -> list[str]:
         if there[name].shape != given[name].shape:
             wanted = f"{tuple(there[name].shape)}: the same sizes of networks in both settings of {agent.name}"
             raise InvalidValueError(f"shape of {name} of the agent to begin with", tuple(given[name].shape), wanted)
-    fits = {name: given[name].to(agent.device) for name in common if own[name].shape == given[name].shape}
+    same = _form(agent.family) == _form(source.family)
+    left = set() if same else _moments(own)  # the count always fits, and would keep the moments as they are
+    fits = {n: given[n].to(agent.device) for n in common if own[n].shape == given[n].shape and n not in left}
     if not any(value.dim() > 1 for value in fits.values()):
         what = f"{source.name} on {source.family.id}, of which {', '.join(fits) or 'nothing'} fits"
         expected = f"an agent of which at least one layer's weights fit {agent.name} on {agent.family.id}"
         raise InvalidValueError("agent to begin with", verbatim(what), expected)
     agent.load_tensors(agent.tensors() | fits)
     return [name for name in own if name not in fits]
+
+
+def _form(family: Family) -> list[object]:
+    """The kinds and shapes of a family's spaces, without their bounds."""
+    spaces = (family.observation_space, family.action_space)
+    return [(type(space), space.shape, getattr(space, "n", None)) for space in spaces]
+
+
+def _moments(names: Iterable[str]) -> set[str]:
+    """Those of some tensors that are a `RunningNorm`'s."""
+    known = set(names)
+    starts = {name.removesuffix("count") for name in known if name.endswith("norm.count")}
+    return {f"{start}{part}" for start in starts for part in ("mean", "var", "count")} & known
 
 
 def _moved(agent: Agent, source: Agent) -> Agent:

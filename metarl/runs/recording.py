@@ -11,6 +11,7 @@ import torch
 
 from metarl.agent_base import Agent
 from metarl.engine.workers import ProcessesEndedError
+from metarl.errors import DivergedError
 from metarl.files import JsonObject, reading
 from metarl.runs.checkpoints import read_head, save_checkpoint
 from metarl.runs.directory import MadeFiles
@@ -106,6 +107,17 @@ class RecordedTraining:
 
     def _train(self) -> None:
         self.is_between = False
+        try:
+            self._iterate()
+        except DivergedError:  # what was finished before stands
+            with self.stop.defer():
+                self._go_back()
+                if self.done != self.saved:
+                    self._save()
+            raise
+        self.is_between = True
+
+    def _iterate(self) -> None:
         train(
             self.agent,
             self.total,
@@ -115,7 +127,6 @@ class RecordedTraining:
             on_iteration=self._on_iteration,
             should_stop=lambda: self.stop.requested,
         )
-        self.is_between = True
 
     def _on_iteration(self, iteration: int, metrics: dict[str, float]) -> None:
         with self.stop.defer():

@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import torch
+
 from metarl.agent_base import Agent
 from metarl.engine.pool import EnvironmentPool
 from metarl.engine.rollout import PoolTrials, clock
-from metarl.errors import InvalidValueError
+from metarl.errors import DivergedError, InvalidValueError
 from metarl.families.tasks import Tasks
+from metarl.learning.adam import parameters_of
 from metarl.runs.task_sampling import CrossEntropySampler, ScoredTrials
 
 
@@ -47,6 +50,10 @@ def train(
 
     Returns:
         the number of iterations that the agent has finished.
+
+    Raises:
+        InvalidValueError: the agent does not learn, or `iterations` is negative.
+        DivergedError: the agent has parameters that are not finite after an iteration.
     """
     if not agent.learns:
         raise InvalidValueError("agent", agent.name, "an agent that learns (this one can be evaluated as it is)")
@@ -60,6 +67,7 @@ def train(
             start_time = clock(agent.device)
             metrics = agent.train_step(trials)
             seconds = clock(agent.device) - start_time
+            _refuse_diverged(agent, iteration)
             env_steps += env_steps_of(agent, trials, metrics)
             metrics |= {"env_steps": env_steps}
             if task_sampler is not None and isinstance(trials, ScoredTrials):
@@ -72,6 +80,16 @@ def train(
     finally:
         pool.close()
     return max(start, iterations)
+
+
+def _refuse_diverged(agent: Agent, iteration: int) -> None:
+    """Refuse to go on with parameters that are not finite."""
+    learned = parameters_of(agent)
+    if not learned or bool(torch.stack([value.isfinite().all() for value in learned.values()]).all()):
+        return
+    wrong = next(name for name, value in learned.items() if not bool(value.isfinite().all()))
+    advice = "a smaller learning rate may help"
+    raise DivergedError(f"{agent.name} diverged in meta-update {iteration + 1}: {wrong} is not finite ({advice})")
 
 
 def env_steps_of(agent: Agent, trials: PoolTrials, metrics: Mapping[str, float]) -> int:

@@ -195,3 +195,12 @@ def test_dense_rewards_that_are_missing_in_some_steps_are_refused() -> None:
     agent = made("focal", Partly(horizon=4), dense_reward=True)
     with pytest.raises(metarl.InvalidValueError, match=r"focal\.dense_reward .* missing in some steps, or not finite"):
         metarl.train(agent, 1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_gradient_step_that_would_not_fit_is_refused_before_training(name: str) -> None:
+    sentence = (
+        rf"{name}\.tasks_per_update is 1000000, expected at most about \d.*: a gradient step on a task's 1000000 "
+    )
+    with pytest.raises(metarl.InvalidValueError, match=sentence):
+        made(name, tasks_per_update=10**6, batch_size=10**6)

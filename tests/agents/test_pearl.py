@@ -8,6 +8,7 @@ from torch import Tensor
 
 import metarl
 from metarl.agent import Budget, Factors
+from metarl.agents.inference.pearl import PEARL
 
 
 def test_the_belief_is_that_of_all_transitions_of_the_trial() -> None:
@@ -60,13 +61,23 @@ def test_z_is_one_for_an_episode_and_another_for_the_next() -> None:
     assert not still.action.any()  # the belief's mean
 
 
-def test_the_encoder_is_trained_by_the_critics_and_the_kl_alone() -> None:
-    agent = made("pearl", updates=0)
+def moves(agent: PEARL, critics: bool) -> bool:
+    """Whether a gradient step changes the encoder, with or without the critics' loss."""
     metarl.train(agent, 1)
-    places = torch.arange(2)
+    if not critics:
+        update = agent.learner.update
+        agent.learner.update = lambda key, places, z, *further: update(key, places, z.detach(), *further)  # type: ignore[method-assign,assignment,misc]
     before = [p.detach().clone() for p in agent.encoder.parameters()]
-    agent.update(0, places)
-    assert any(not torch.equal(a, b) for a, b in zip(before, agent.encoder.parameters(), strict=True))
+    agent.update(0, torch.arange(2))
+    return any(not torch.equal(a, b) for a, b in zip(before, agent.encoder.parameters(), strict=True))
+
+
+def test_the_encoder_is_trained_by_the_critics_and_the_kl_alone() -> None:
+    assert moves(made("pearl", updates=0, kl_coef=0.0), critics=True)
+    assert moves(made("pearl", updates=0), critics=False)
+    assert not moves(made("pearl", updates=0, kl_coef=0.0), critics=False)
+    agent, places = made("pearl", updates=0), torch.arange(2)
+    metarl.train(agent, 1)
     # the policy's loss is given features that no gradient leaves
     given: list[Tensor] = []
     sac = agent.learner.sac

@@ -220,3 +220,12 @@ def test_a_pass_that_would_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr("metarl.learning.ppo.free_bytes", lambda device, need=need: need - 1)
         with pytest.raises(metarl.InvalidValueError, match=r"varibad.trial_episodes is 3, expected at most about 2"):
             metarl.train(agent, 1)
+
+
+@pytest.mark.parametrize("name", ["varibad", "varibad_off_policy"])
+def test_a_gradient_step_of_beliefs_that_would_not_fit_is_refused_before_training(name: str) -> None:
+    sentence = (
+        rf"{name}\.model_batch_size is 1000000, expected at most about \d.*: a gradient step on 20 bounds of 400 "
+    )
+    with pytest.raises(metarl.InvalidValueError, match=sentence):
+        metarl.make_agent(name, "metarl/PointNavigation-v0", trial_episodes=4, model_batch_size=10**6)

@@ -109,3 +109,11 @@ def test_a_training_goes_on_to_the_same_bits(family: Any) -> None:
     metarl.train(second, 4, start=2)
     found = second.tensors()
     assert all(torch.equal(v, found[k]) for k, v in whole.tensors().items())
+
+
+def test_a_gradient_step_that_would_not_fit_is_refused_before_training() -> None:
+    sentence = (
+        r"varibad_off_policy\.batch_trials is 1000000, expected at most about \d.*: a gradient step on a trial of 400 "
+    )
+    with pytest.raises(metarl.InvalidValueError, match=sentence):
+        metarl.make_agent("varibad_off_policy", "metarl/PointNavigation-v0", batch_trials=10**6)

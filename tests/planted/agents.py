@@ -149,9 +149,25 @@ BUGS = (
         "the policy's gradient flows into the encoder",
         "agents/inference/varibad.py",
         "self.ppo = PPO(self.name, family, config, self.net, self.model.features)",
-        "self.net.encoder = self.model.encoder\n"
+        "self.net.encoder, plain = self.model.encoder, self.net.forward\n"
+        "        moved = lambda: 1e-3 * sum(p.square().sum() for p in self.model.encoder.parameters())\n"
+        "        self.net.forward = lambda given: plain(given | {'x': given['x'] + moved()})\n"
         "        self.ppo = PPO(self.name, family, config, self.net, self.model.features)",
         "agents/test_varibad",
+    ),
+    Bug(
+        "the critics' gradient does not flow into PEARL's encoder",
+        "agents/inference/pearl.py",
+        "metrics = self.learner.update(key, places, z, config.kl_coef * kl)",
+        "metrics = self.learner.update(key, places, z.detach(), config.kl_coef * kl)",
+        "agents/test_pearl",
+    ),
+    Bug(
+        "PEARL's belief costs nothing",
+        "agents/inference/pearl.py",
+        "metrics = self.learner.update(key, places, z, config.kl_coef * kl)",
+        "metrics = self.learner.update(key, places, z)",
+        "agents/test_pearl",
     ),
     Bug(
         "the critics' gradient flows into FOCAL's encoder",

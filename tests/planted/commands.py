@@ -20,6 +20,27 @@ BUGS = (
         "online/test_play",
     ),
     Bug(
+        "a training goes on with parameters that are not finite",
+        "metarl/runs/train.py",
+        "_refuse_diverged(agent, iteration)\n            env_steps",
+        "env_steps",
+        "runs/test_diverged",
+    ),
+    Bug(
+        "what was finished before a training diverged is lost",
+        "metarl/runs/recording.py",
+        "except DivergedError:",
+        "except ZeroDivisionError:",
+        "runs/test_diverged",
+    ),
+    Bug(
+        "the moments of another family's features are kept",
+        "metarl/runs/load.py",
+        "left = set() if same else _moments(own)",
+        "left = set[str]()",
+        "runs/test_begin_with",
+    ),
+    Bug(
         "regret counted without the steps that explore",
         "experiments/tables/strategies.py",
         "own, others = chooser.mean(2),",

@@ -53,6 +53,20 @@ def test_the_replay_of_an_agent_stays_its_own() -> None:
     assert torch.equal(agent.tensors()["net.policy.w0"], source.tensors()["net.policy.w0"])
 
 
+def test_moments_of_features_are_kept_where_spaces_have_the_same_shapes() -> None:
+    """A count fits any agent, and Pendulum has as many features as navigation."""
+    settings = RL2 | {"normalize_features": True}
+    source = trained("rl2", DENSE, **settings)
+    for family, kept in ((SPARSE, True), ("metarl/CartPole-v0", False), ("metarl/Pendulum-v0", False)):
+        agent = metarl.make_agent("rl2", family, seed=1, **settings)
+        left = begin_with(agent, source)
+        assert (float(agent.tensors()["norm.count"]) > 0) == kept
+        assert ({"norm.mean", "norm.var", "norm.count"} <= set(left)) != kept
+        metarl.train(agent, 1)
+        played = 8 * 2 * agent.family.horizon
+        assert (float(agent.tensors()["norm.count"]) <= played) != kept
+
+
 @pytest.mark.parametrize(
     ("agent", "source", "sentence"),
     [

@@ -16,7 +16,7 @@ import torch
 import metarl
 from metarl.agent import Agent
 from metarl.engine.step_listeners import listening
-from metarl.runs.curves import learning_curves, read_validation
+from metarl.runs.curves import learning_curves, read_validation, seconds_in_training
 from metarl.runs.load import curves_of_runs
 from metarl.runs.metrics_log import Metrics
 from metarl.runs.run import Run
@@ -256,6 +256,13 @@ def test_curves_of_training_come_from_whole_metrics_alone(tmp_path: Path) -> Non
     found = curves_of_runs(paths)
     assert found["train_env_steps"] == [192, 192]
     assert [curve["env_steps"] for curve in found["training_curves"]] == [[64, 128, 192]] * 2
+    took = [
+        sum(line["seconds_sampling"] + line["seconds_optimisation"] for line in lines(p, "metrics.jsonl"))
+        for p in paths
+    ]
+    assert found["train_seconds"] == [round(seconds, 1) for seconds in took]
+    assert seconds_in_training(paths[0], 3) == took[0] > seconds_in_training(paths[0], 2) > 0
+    assert seconds_in_training(paths[0], 4) is None
     returns = [[round(line["episode_return"], 4) for line in lines(path, "metrics.jsonl")] for path in paths]
     assert [curve["episode_return"] for curve in found["training_curves"]] == returns
     shorter = trained(tmp_path / "shorter", small("rl2", 2), 2).path
@@ -268,7 +275,7 @@ def test_curves_of_training_come_from_whole_metrics_alone(tmp_path: Path) -> Non
     assert "training_curves" not in curves_of_runs(paths)
     file.write_text("no json\n" + "".join(whole))
     with pytest.warns(UserWarning, match="no curve of the training: metrics is"):
-        assert "training_curves" not in curves_of_runs(paths)
+        assert not {"training_curves", "train_seconds"} & curves_of_runs(paths).keys()
 
 
 def test_few_tasks_are_validated_equally_often_and_numbers_are_checked(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from metarl.agent_base import AgentState, Rollout, Step
 from metarl.config import Range
+from metarl.devices import check_fits
 from metarl.families.family import Family, Queries
 from metarl.learning.adam import adam_step, load_net, net_tensors
 from metarl.learning.inference.beliefs import Belief, RecurrentEncoder
@@ -33,7 +34,11 @@ _PAIRS = 8  # opposite draws of z, over which what an agent believes is a mean
 
 @dataclass(frozen=True)
 class BeliefConfig:
-    """Hyperparameters of the belief model; those of the paper's GridNavi but where they say otherwise."""
+    """Hyperparameters of the belief model; sizes and learning rate are those of the paper's GridNavi.
+
+    The paper's encoder has a layer of its own for the observation, the action and the reward; ours is given them as
+    they are.
+    """
 
     hidden: Annotated[int, Range(1, 1024)] = 64
     """Units of the encoder's GRU."""
@@ -59,7 +64,7 @@ class BeliefConfig:
     """Steps of a trial that these bounds decode, drawn at random for each gradient step; their sum is scaled up to the
     whole trial. 0: all, as in the paper's GridNavi (MuJoCo: 50, not scaled)."""
     replay_trials: Annotated[int, Range(1, 1e9)] = 10_000
-    """Latest trials that the belief model is trained on."""
+    """Latest trials that the belief model is trained on (the authors' GridNavi: 100,000)."""
 
 
 class BeliefModel(nn.ModuleDict):
@@ -72,6 +77,9 @@ class BeliefModel(nn.ModuleDict):
         trial_episodes: episodes of a trial.
         rng: draws of the initial weights.
         device: of all tensors.
+
+    Raises:
+        InvalidValueError: the replay or a gradient step does not fit into memory.
     """
 
     def __init__(
@@ -96,6 +104,10 @@ class BeliefModel(nn.ModuleDict):
         steps = trial_episodes * family.horizon
         example = {name: torch.zeros(steps, 1, size, device=device) for name, size in sizes.items()}
         self.replay = TrialReplay(f"{name}.replay_trials", config.replay_trials, example, device)
+        told, bounds = min(config.decoded_steps or steps, steps), min(config.elbo_terms, steps)
+        each = 4 * told * bounds * sum(config.decoder_hidden)  # a hidden layer has a row for each pair of steps
+        step = f"a gradient step on {bounds} bounds of {told} steps of a trial needs"
+        check_fits(f"{name}.model_batch_size", config.model_batch_size, each, device, step)
 
     @property
     def features(self) -> int:

@@ -1,6 +1,7 @@
 """Embeddings of tasks, and the metric loss that trains them: one task's draw together, those of others move apart.
 
-FOCAL (Li et al. 2021, arXiv:2010.01112, the inverse-square distance loss; constants as in the authors' code). A task's
+FOCAL (Li et al. 2021, arXiv:2010.01112, the inverse-square distance loss; form and constants as in the authors' code:
+the paper has d in place of its root for two contexts of one task). Distances by angle are our own. A task's
 embedding is the mean of the bounded embeddings of its transitions, so their order does not matter. The sum and the
 number are all that has to be kept of what was seen.
 """

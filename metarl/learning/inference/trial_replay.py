@@ -7,8 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from metarl.devices import free_bytes
-from metarl.errors import InvalidValueError
+from metarl.devices import check_fits
 from metarl.rng import Rng, fold_in, make_key
 
 
@@ -27,12 +26,7 @@ class TrialReplay:
 
     def __init__(self, name: str, capacity: int, example: Mapping[str, Tensor], device: torch.device) -> None:
         each = sum(v[:, 0].numel() * v.element_size() for v in example.values())
-        free = free_bytes(device)
-        if capacity * each > free:
-            expected = (
-                f"at most about {free // each}: a trial needs {each / 1024:.0f} KiB and {free / 2**30:.1f} GiB are free"
-            )
-            raise InvalidValueError(name, capacity, expected)
+        check_fits(name, capacity, each, device, "a trial needs")
         self.capacity, self.device = capacity, device
         self.data = {
             k: torch.zeros(len(v), capacity, *v.shape[2:], dtype=v.dtype, device=device) for k, v in example.items()

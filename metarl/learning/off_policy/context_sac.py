@@ -148,7 +148,7 @@ class ContextSAC:
 
     Raises:
         InvalidValueError: a context is larger than what it is drawn from, or the replay has no room for the tasks of
-            a meta-update or does not fit into memory.
+            a meta-update, or it or a gradient step does not fit into memory.
     """
 
     def __init__(
@@ -172,6 +172,8 @@ class ContextSAC:
         self.name, self.family, self.inputs, self.config = name, family, inputs, config
         size, image = inputs.encode.size + config.latent, inputs.encode.image
         self.sac = SAC(name, inputs.head, size, config, rng, device, encoder, image)
+        what = f"a gradient step on a task's {config.batch_size} transitions needs"
+        self.sac.check_memory(f"{name}.tasks_per_update", config.tasks_per_update, config.batch_size, what)
         self.replay, self.context = (
             TransitionReplay(f"{name}.replay_tasks", config.replay_tasks, capacity, inputs.example(), device)
             for capacity in (played * family.horizon, stored)

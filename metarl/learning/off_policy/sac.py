@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from metarl.config import Range
+from metarl.devices import check_fits
 from metarl.errors import InvalidValueError
 from metarl.learning.action_distributions import Categorical, Gaussian, PolicyHead
 from metarl.learning.adam import adam_step, load_net, net_tensors
@@ -186,7 +187,7 @@ class SAC:
     ) -> None:
         if not (head.discrete or head.bounded):
             raise InvalidValueError(f"action space of {name}", head.space, "a Box with bounds or a Discrete space")
-        self.head, self.config = head, config
+        self.head, self.config, self.inputs = head, config, inputs
         outputs = head.size if head.discrete else 2 * head.size
         sizes = (seen_size(image, inputs), *config.policy_hidden, outputs)
         self.actor = nn.ParameterDict(init_mlp(sizes, rng, final_gain=0.01)).to(device)
@@ -203,6 +204,21 @@ class SAC:
         self._trained = {
             n: (m, torch.optim.Adam(m.parameters(), config.learning_rate, fused=True)) for n, m in modules.items()
         }
+
+    def check_memory(self, option: str, value: int, rows: int, what: str) -> None:
+        """Refuse gradient steps that would not fit into memory, by an estimate from below.
+
+        Args:
+            option: the hyperparameter that decides how many transitions a gradient step has.
+            value: its value.
+            rows: transitions for each 1 of it.
+            what: these transitions and their verb, such as "a gradient step on a trial needs".
+
+        Raises:
+            InvalidValueError: they do not fit.
+        """
+        widths = self.inputs + 3 * sum(self.config.policy_hidden)  # the features, the policy and two critics
+        check_fits(option, value, 4 * rows * widths, self.log_temperature["log"].device, what)
 
     @property
     def temperature(self) -> Tensor:

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from metarl.devices import free_bytes
-from metarl.errors import InvalidValueError
+from metarl.devices import check_fits
 from metarl.rng import Rng, fold_in, make_key
 
 
@@ -32,13 +31,7 @@ class TransitionReplay:
         self, name: str, tasks: int, capacity: int, example: Mapping[str, Tensor], device: torch.device
     ) -> None:
         each = capacity * sum(v[0].numel() * v.element_size() for v in example.values())
-        free = free_bytes(device)
-        if tasks * each > free:
-            expected = (
-                f"at most about {free // each}: a task's {capacity} transitions need {each / 1024:.0f} KiB and "
-                f"{free / 2**30:.1f} GiB are free"
-            )
-            raise InvalidValueError(name, tasks, expected)
+        check_fits(name, tasks, each, device, f"a task's {capacity} transitions need")
         self.tasks, self.capacity, self.device = tasks, capacity, device
         self.data = {
             k: torch.zeros(tasks, capacity, *v.shape[1:], dtype=v.dtype, device=device) for k, v in example.items()
