@@ -67,7 +67,9 @@ class FOCAL(Agent[FOCALConfig]):
         self.inputs = ContextInputs(family, self.name, config.next_obs_in_context)
         self.head = self.inputs.head
         rng = Rng(torch.tensor([make_key("focal", "init", seed)]))
-        self.encoder = MeanEncoder(self.inputs.size, config.encoder_hidden, config.latent, rng).to(self.device)
+        image = self.inputs.encode.image
+        encoder = MeanEncoder(self.inputs.size, config.encoder_hidden, config.latent, rng, image)
+        self.encoder = encoder.to(self.device)
         self.learner = ContextSAC(self.name, family, self.inputs, config, rng, self.device, self.encoder)
 
     # --- acting and adapting -----------------------------------------------------------------------------------------

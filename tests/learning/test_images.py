@@ -18,6 +18,7 @@ from metarl.engine.rollout import PoolTrials
 from metarl.learning.action_distributions import PolicyHead
 from metarl.learning.encoders import ObservationEncoder
 from metarl.learning.images import FEATURES, ImageEncoder, ImageMemory, ImageShape, make_seeing_memory
+from metarl.learning.inference.decoders import negative_elbo
 from metarl.learning.memory import MEMORIES
 from metarl.learning.off_policy.sac import SAC, SACBatch, SACConfig
 from metarl.rng import Rng, make_key
@@ -156,8 +157,26 @@ def test_other_agents_see_images(name: str) -> None:
     before = {k: v.clone() for k, v in agent.tensors().items()}
     metarl.train(agent, 2)
     layers = [k for k in before if k.endswith("encode.convolutions.0.weight")]
-    assert len(layers) == (3 if name == "varibad_off_policy" else 2 if "task" not in name else 1)
+    assert len(layers) == (1 if "task" in name else 2 if name.startswith("varibad") and "off" not in name else 3)
     assert not any(torch.equal(before[k], agent.tensors()[k]) for k in layers)
+
+
+@pytest.mark.parametrize("name", ["varibad", "varibad_off_policy"])
+def test_decoders_are_given_pixels_from_0_to_1(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = metarl.make_agent(name, Mark(), meta_batch_size=4, state_coef=1.0, **SMALL[name])
+    given: list[tuple[Tensor, Tensor]] = []
+    monkeypatch.setattr(
+        "metarl.learning.inference.belief_model.negative_elbo",
+        lambda belief, decoded, *rest: (
+            given.extend((d.x, d.target) for d in decoded),
+            negative_elbo(belief, decoded, *rest),
+        )[1],
+    )
+    metarl.train(agent, 1)
+    (rewards, _), (states, target) = given[:2]
+    for pixels in (rewards[..., :60], rewards[..., -60:], states[..., :60], target):
+        assert float(pixels.max()) == 1.0
+        assert float(pixels.sum(-1).max()) == 1.0
 
 
 @pytest.mark.parametrize("name", ["multi_task", "varibad"])

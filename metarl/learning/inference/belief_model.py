@@ -153,6 +153,7 @@ class BeliefModel(nn.ModuleDict):
         noise = rng.normal(len(terms), config.latent).transpose(0, 1)
         valid = trials["valid"][..., 0]
         step, reward, told = self._told(trials["step"], trials["reward"], valid, make_key(key, "decoded", update))
+        step = self._scaled(step)
         decoded = [Decoded(self["reward"], step, reward, 1.0)]  # type: ignore[arg-type]
         if config.state_coef:
             decoded.append(Decoded(self["state"], step[..., :-obs], step[..., -obs:], config.state_coef))  # type: ignore[arg-type]
@@ -165,6 +166,13 @@ class BeliefModel(nn.ModuleDict):
             return step, reward, valid
         chosen = Rng(torch.tensor([key])).uniform(steps)[0].argsort()[:count].sort().values.to(self.device)
         return step[chosen], reward[chosen], valid[chosen] * (steps / count)
+
+    def _scaled(self, step: Tensor) -> Tensor:
+        """What decoders are given of transitions `[..., features]`: pixels, before and after, are from 0 to 1."""
+        if (image := self.inputs.encode.image) is None or image.largest == 1:
+            return step
+        obs = self.inputs.encode.size
+        return torch.cat([step[..., :obs] / image.largest, step[..., obs:-obs], step[..., -obs:] / image.largest], -1)
 
     def belief_features(self, x: Tensor) -> Tensor:
         """The mean and log-variance of z in what a policy was given, `[T, R, 1, features]`: `[T, R, 2 latent]`."""
@@ -181,7 +189,7 @@ class BeliefModel(nn.ModuleDict):
         """
         encode, head = self.inputs.encode, self.inputs.head
         parts = (encode(queries.obs), head.encode(head.from_env(queries.action)), encode(queries.next_obs))
-        x = torch.cat(parts, -1).unsqueeze(1).to(self.device)
+        x = self._scaled(torch.cat(parts, -1).unsqueeze(1).to(self.device))
         noise = Rng(torch.tensor([make_key("varibad", "belief")])).normal(_PAIRS, 1, self.config.latent)[0]
         noise = torch.cat([noise, -noise]).to(self.device)
 

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from metarl.learning.images import ImageShape, Seen, seen_size
 from metarl.learning.networks import init_mlp, mlp
 from metarl.rng import Rng
 
@@ -50,15 +51,19 @@ class MeanEncoder(nn.Module):
         hidden: widths of the hidden layers.
         latent: size of an embedding.
         rng: draws of the initial weights.
+        image: the form of the image that the features begin with, which an encoder of images sees; None: no image.
     """
 
-    def __init__(self, inputs: int, hidden: Sequence[int], latent: int, rng: Rng) -> None:
+    def __init__(
+        self, inputs: int, hidden: Sequence[int], latent: int, rng: Rng, image: ImageShape | None = None
+    ) -> None:
         super().__init__()
-        self.layers = nn.ParameterDict(init_mlp((inputs, *hidden, latent), rng))
+        self.seen = Seen(image, rng)
+        self.layers = nn.ParameterDict(init_mlp((seen_size(image, inputs), *hidden, latent), rng))
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> EmbeddingSum:
         """The sum over transitions `x` `[B, N, inputs]`, those with `valid` `bool [B, N]` alone: `[B, latent]`."""
-        embedding = mlp(dict(self.layers.items()), x).tanh()
+        embedding = mlp(dict(self.layers.items()), self.seen(x)).tanh()
         if valid is None:
             valid = torch.ones_like(x[..., 0], dtype=torch.bool)
         counted = valid.unsqueeze(-1)

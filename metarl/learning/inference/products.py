@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from metarl.learning.images import ImageShape, Seen, seen_size
 from metarl.learning.inference.beliefs import Belief
 from metarl.learning.networks import init_mlp, mlp
 from metarl.rng import Rng
@@ -50,15 +51,19 @@ class ProductEncoder(nn.Module):
         hidden: widths of the hidden layers.
         latent: size of z.
         rng: draws of the initial weights.
+        image: the form of the image that the features begin with, which an encoder of images sees; None: no image.
     """
 
-    def __init__(self, inputs: int, hidden: Sequence[int], latent: int, rng: Rng) -> None:
+    def __init__(
+        self, inputs: int, hidden: Sequence[int], latent: int, rng: Rng, image: ImageShape | None = None
+    ) -> None:
         super().__init__()
-        self.layers = nn.ParameterDict(init_mlp((inputs, *hidden, 2 * latent), rng))
+        self.seen = Seen(image, rng)
+        self.layers = nn.ParameterDict(init_mlp((seen_size(image, inputs), *hidden, 2 * latent), rng))
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Factors:
         """The product over transitions `x` `[B, N, inputs]`, those with `valid` `bool [B, N]` alone: `[B, latent]`."""
-        mean, raw = mlp(dict(self.layers.items()), x).chunk(2, -1)
+        mean, raw = mlp(dict(self.layers.items()), self.seen(x)).chunk(2, -1)
         precision = nn.functional.softplus(raw).clamp_min(_LEAST_VARIANCE).reciprocal()
         if valid is not None:
             precision = torch.where(valid.unsqueeze(-1), precision, 0.0)

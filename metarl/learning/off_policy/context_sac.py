@@ -125,9 +125,13 @@ class ContextInputs:
         return {name: rollout.by_row(values) for name, values in parts.items()}
 
     def features(self, transitions: Mapping[str, Tensor]) -> Tensor:
-        """What an encoder is given of transitions `[B, N, ...]`: `[B, N, size]`."""
+        """What an encoder is given of transitions `[B, N, ...]`: `[B, N, size]`.
+
+        An image before the step is first, as it is; one after the step has values from 0 to 1.
+        """
         parts = [transitions["obs"], self.head.encode(transitions["action"]), transitions["reward"].unsqueeze(-1)]
-        return torch.cat(parts + [transitions["next_obs"]] * self.next_obs, -1)
+        largest = 1.0 if self.encode.image is None else self.encode.image.largest
+        return torch.cat(parts + [transitions["next_obs"] / largest] * self.next_obs, -1)
 
     def of(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """What an encoder is given of a rollout, `[R, T * E, size]`, and which of its transitions count, `bool`."""
