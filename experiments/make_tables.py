@@ -31,8 +31,10 @@ from metarl.evaluation.results import Results
 from metarl.families import registry
 from metarl.files import write_atomic
 from metarl.report.figures.belief import belief_figure
+from metarl.report.figures.transfer import draw_transfer
 from metarl.report.figures.trial import trial_figure
 from metarl.report.page import adaptation_figure, save_figure
+from metarl.report.transfer import transfers
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -199,6 +201,8 @@ def main(options: Options) -> None:
     save_figure(adaptation_figure(found, ["k"]), ROOT / "docs" / "mixtures.png")
     if (figure := belief_figure(inference.believers())) is not None:
         save_figure(figure, ROOT / "docs" / "belief.png")
+    for matrix in transfers([Results.load(file) for file in strategies.transfer_files()]):
+        save_figure(draw_transfer(matrix), ROOT / "docs" / "transfer.png")
     save_figure(robots.robot_figure(robots.robot_results()), ROOT / "docs" / "robots.png")
     save_figure(robots.yardstick_figure(), ROOT / "docs" / "robots_from_scratch.png")
     for name, (study, rows) in trials.FIGURES.items():

@@ -43,7 +43,7 @@ class DivergedError(MetaRLError):
 
 
 class DivergedWarning(UserWarning):
-    """An adaptation step produced numbers that are not finite. It was undone and counted as failed."""
+    """An adaptation step gave numbers that are not finite, and was undone; or a model's error says that it diverged."""
 
 
 class AgentWarning(UserWarning):

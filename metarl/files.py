@@ -246,7 +246,9 @@ def read_json(path: Path, form: str, advice: str) -> JsonObject:
     head = parse_json(read_bytes(path, LARGEST_HEAD))
     if not isinstance(head, dict) or head.get("format") != form:
         found = head.get("format") if isinstance(head, dict) else verbatim(type(head).__name__)
-        raise InvalidValueError(f"format of {path}", found, repr(form))
+        of_another = isinstance(found, str) and found.rpartition("-")[0] == form.rpartition("-")[0]
+        why = " (another version of metarl wrote it, which can read it)" if of_another else ""
+        raise InvalidValueError(f"format of {path}", found, f"{form!r}{why}")
     if head.pop("sha256", None) != digest_json(head):
         raise ValueError(f"{path.name} was changed after it was written: {advice}")
     return head

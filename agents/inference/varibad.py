@@ -137,11 +137,12 @@ class VariBAD(Agent[VariBADConfig]):
         """Play whole trials, PPO on them with the beliefs that they were played with, then train the belief model.
 
         Raises:
-            InvalidValueError: the training pass over a minibatch of trials would not fit into memory, or the learning
-                rate has fallen to 0.
+            InvalidValueError: the training pass over a minibatch of trials or a gradient step of the belief model would
+                not fit into memory, or the learning rate has fallen to 0.
         """
         self.check_iterations(self.ppo.updates + 1)
         self.ppo.check_memory(trials.rows, self.net.floats_kept, self.model.features)
+        self.model.check_memory()
         rate = remaining(self.config, self.ppo.updates) if self.config.anneal_model else 1.0
         budget = Budget(envs=1, episodes=self.config.trial_episodes)
         rollout, _ = trials.collect(self, self.begin(trials.rows), 0, budget, final_obs=True)

@@ -85,8 +85,6 @@ class OffPolicyVariBAD(Agent[OffPolicyVariBADConfig]):
         self.steps = config.trial_episodes * family.horizon
         image = self.model.inputs.encode.image
         self.sac = SAC(self.name, self.head, self.model.features + 1, config, rng, self.device, image=image)
-        what = f"a gradient step on a trial of {self.steps} steps needs"
-        self.sac.check_memory(f"{self.name}.batch_trials", config.batch_trials, self.steps, what)
 
     # --- acting ------------------------------------------------------------------------------------------------------
 
@@ -131,7 +129,14 @@ class OffPolicyVariBAD(Agent[OffPolicyVariBADConfig]):
         return self.config.meta_batch_size * self.config.trial_episodes * self.family.horizon
 
     def train_step(self, trials: Trials) -> dict[str, float]:
-        """Play whole trials, train the belief model on all that are kept, and soft actor-critic on its beliefs."""
+        """Play whole trials, train the belief model on all that are kept, and soft actor-critic on its beliefs.
+
+        Raises:
+            InvalidValueError: a gradient step would not fit into memory.
+        """
+        what = f"a gradient step on a trial of {self.steps} steps needs"
+        self.sac.check_memory(f"{self.name}.batch_trials", self.config.batch_trials, self.steps, what)
+        self.model.check_memory()
         config, metrics = self.config, {}
         rollout, _ = trials.collect(
             self, self.begin(trials.rows), 0, Budget(envs=1, episodes=config.trial_episodes), final_obs=True

@@ -11,6 +11,7 @@ takes its mean.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
@@ -21,6 +22,7 @@ from metarl.agent import (
     Agent,
     AgentState,
     Budget,
+    DivergedWarning,
     Family,
     Feedback,
     GradientModel,
@@ -43,6 +45,7 @@ from metarl.agent import (
 from metarl.learning.random_play import RandomPlay
 
 _STEPS = 100  # of a trial of training, at least
+_HOPELESS = 100.0  # an error of the model above which something went wrong; predicting the mean has about 1
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,7 @@ class GrBAL(Agent[Any]):
         self.model = self.make_model(Rng(torch.tensor([make_key(self.name, "init", seed)]))).to(self.device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate)
         example = {"steps": torch.zeros(config.trial_episodes * family.horizon, 1, self.layout.size)}
+        self._warned = False  # that the model has diverged
         self.replay = TrialReplay(f"{self.name}.replay_trials", config.replay_trials, example, self.device)
 
     def make_model(self, rng: Rng) -> TaskModel:
@@ -155,6 +159,10 @@ class GrBAL(Agent[Any]):
             adam_step(self.optimizer, loss)
             losses.append(loss.detach())
         error = float(torch.stack(losses).mean()) if losses else 0.0
+        if error > _HOPELESS and not self._warned:
+            sentence = f"the error of the model of {self.name} is {error:.3g}; one that predicts the mean has about 1"
+            warnings.warn(f"{sentence} (a smaller learning rate may help)", DivergedWarning, stacklevel=2)
+            self._warned = True
         return {"episode_return": float(rollout.mean_return().mean()), "model_error": error}
 
     def pieces(self, key: int) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -97,6 +98,9 @@ class Portfolio(Agent[ConfigT]):
             action, _, own = member.act(_of(state, i), step, rng.fork(), deterministic)
             state = state | {f"{i}.{k}": v for k, v in own.items()}
             actions.append(member.to_env(action.flatten(0, 1)).view(*action.shape[:2], *action.shape[2:]))
+            if not bool(actions[-1].isfinite().all()):
+                what = f"action of {member.name}, member {i + 1} of {self.name}"
+                raise InvalidValueError(what, math.nan, "finite numbers (has its training diverged?)")
         stacked = torch.stack(actions)  # [members, R, 1, ...]
         rows = torch.arange(stacked.shape[1], device=stacked.device)
         return stacked[state["chosen"], rows], {"chosen": state["chosen"].unsqueeze(1)}, state

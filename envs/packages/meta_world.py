@@ -24,6 +24,7 @@ from __future__ import annotations
 import os
 import pickle
 import threading
+import warnings
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, ClassVar
@@ -70,7 +71,7 @@ class MetaWorld(TorchFamily):
     on_host = True
     threads: int = cores()
     source = "Yu et al. 2019, arXiv:1910.10897; McLean et al. 2025, arXiv:2505.11289 (metaworld 3.1.1)"
-    terminates = False
+    terminates = True  # if its physics fails
     benchmark: ClassVar[str]
 
     def __init__(self, names: tuple[str, ...], env_name: str, horizon: int) -> None:
@@ -134,10 +135,25 @@ class MetaWorld(TorchFamily):
         """One step of .0125 s, with the package's reward and success."""
         device = action.device
         states = States(**{name: tensor.cpu().numpy() for name, tensor in state.items()})
-        after, reward, success = self.arms.step(*self.scenes(task), states, action.detach().float().cpu().numpy())
-        never = torch.zeros(len(action), dtype=torch.bool, device=device)
-        reached = {"success": torch.from_numpy(success).to(device)}
-        return _tensors(after, device), torch.from_numpy(reward).to(device), never, reached
+        given = action.detach().float().cpu().numpy()
+        after, reward, success, failed = self.arms.step(*self.scenes(task), states, given)
+        if failed.any():
+            self._warn(failed, task)
+        paid, ended, reached = (torch.from_numpy(values).to(device) for values in (reward, failed, success))
+        return _tensors(after, device), paid, ended, {"success": reached}
+
+    def _warn(self, failed: npt.NDArray[np.bool_], task: dict[str, Tensor]) -> None:
+        """One warning about environments whose physics failed, `bool [N]`."""
+        names, vectors = self.scenes(task)
+        row, count = int(failed.argmax()), int(failed.sum())
+        who = "an arm" if count == 1 else f"{count} arms at once, the first"
+        placed = ", ".join(f"{value:.3g}" for value in vectors[row])
+        warnings.warn(
+            f"{who} of family {self.id} fell apart: MuJoCo found a number beyond 1e10 or no number. Environment "
+            f"{names[row]}, placement {placed}. The episode ends there.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
     def frame(
         self, state: dict[str, Any], task: dict[str, Array], size: tuple[int, int] = (256, 256)

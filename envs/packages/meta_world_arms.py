@@ -20,7 +20,7 @@ import numpy.typing as npt
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.types import Task
 
-from metarl.envs.mujoco.mujoco_core import make_renderer
+from metarl.envs.mujoco.mujoco_core import BAD, make_renderer
 from metarl.envs.packages.meta_world_skills import SKILLS, Floats
 from metarl.envs.packages.meta_world_terms import Doubles
 from metarl.errors import InvalidValueError
@@ -92,6 +92,7 @@ class Arm:
         self.size, self.joints = ends[-1], self._parts[1][1]
         assert self.size <= SIZE, f"{name} has a state of {self.size} numbers"
         self._welded, self._control = data.mocap_quat, data.ctrl
+        self._warnings = [data.warning[kind] for kind in BAD]
         self.remembered = REMEMBERED.get(name)
         space = self.env.sawyer_observation_space
         self.low, self.high = space.low, space.high
@@ -152,13 +153,26 @@ class Arm:
         for part, where in self._parts:
             physics[where] = part
 
-    def step(self, physics: Doubles, effort: float) -> None:
-        """Step the physics from a state `[64]`, which becomes the new state, with the effort of the gripper."""
+    def step(self, physics: Doubles, effort: float) -> bool:
+        """Step the physics from a state `[64]`, which becomes the new state, with the effort of the gripper.
+
+        Returns:
+            whether the physics failed; then the state stays as it is.
+        """
         self.set_state(physics)
         self._control[0], self._control[1] = effort, -effort
         mujoco.mj_step(self.model, self.data, nstep=FRAME_SKIP)
         mujoco.mj_forward(self.model, self.data)
-        self.state(physics)
+        failed = False
+        for warning in self._warnings:
+            if warning.number:
+                failed, warning.number = True, 0
+        if failed:  # MuJoCo has begun anew
+            self.set_state(physics)
+            mujoco.mj_forward(self.model, self.data)
+        else:
+            self.state(physics)
+        return failed
 
     def look(self, now: Doubles) -> None:
         """Write what an observation tells of this moment to `now`, `[18]`; no quaternion that comes from a matrix."""

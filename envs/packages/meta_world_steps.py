@@ -124,8 +124,10 @@ class Arms:
 
     def step(
         self, names: Sequence[str], vectors: Floats, states: States, action: Floats
-    ) -> tuple[States, Floats, Bools]:
-        """One step of N environments: their new states, rewards `[N]` and successes `[N]`.
+    ) -> tuple[States, Floats, Bools, Bools]:
+        """One step of N environments: their new states, rewards `[N]`, successes `[N]`, and whose physics failed `[N]`.
+
+        An environment whose physics fails stays where it was, and is paid nothing.
 
         Args:
             names: the environments.
@@ -155,6 +157,7 @@ class _Step:
         self.observation[:, NOW : 2 * NOW] = states.now
         self.rotations = np.tile(np.eye(3).ravel(), (n, 1))
         self.reward, self.success = np.empty(n, np.float32), np.empty(n, np.bool_)
+        self.failed = np.zeros(n, np.bool_)
         self.effort: list[float] = action[:, 3].tolist()
         self.scenes: list[Scene] = [arms.arm(name).scene(vectors[row]) for row, name in enumerate(names)]
         kinds = np.array(names)
@@ -168,7 +171,7 @@ class _Step:
         self.shares = [share.tolist() for share in np.array_split(order, arms.threads)]
         self.rotated = np.flatnonzero(np.isin(kinds, list(ROTATED)))
 
-    def done(self) -> tuple[States, Floats, Bools]:
+    def done(self) -> tuple[States, Floats, Bools, Bools]:
         """Step, look and judge."""
         for thread, share in enumerate(self.shares):
             for name in {self.names[row] for row in share}:
@@ -183,7 +186,7 @@ class _Step:
             quaternions = Rotation.from_matrix(self.rotations[self.rotated].reshape(-1, 3, 3)).as_quat()
             self.now[self.rotated, QUATERNION] = self.observation[self.rotated, QUATERNION] = quaternions
         states = States(self.physics, self.observation.astype(np.float32), self.now, self.remembered)
-        return states, self.reward, self.success
+        return states, np.where(self.failed, np.float32(0), self.reward), self.success & ~self.failed, self.failed
 
     def _physics(self, thread: int) -> None:
         """Step the environments of one thread."""
@@ -191,7 +194,7 @@ class _Step:
             name = self.names[row]
             arm, batch = self.arms.arm(name, thread), self.batches.get(name)
             arm.place_in(self.scenes[row])
-            arm.step(self.physics[row], self.effort[row])
+            self.failed[row] = arm.step(self.physics[row], self.effort[row])
             if arm.rotation is not None:
                 self.rotations[row] = arm.rotation
             if batch is not None:

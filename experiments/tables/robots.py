@@ -86,7 +86,7 @@ def yardsticks() -> dict[tuple[str, str, int], Yardstick]:
     """Agents that adapt beside learning from scratch, by family, split and number of adaptation steps."""
     learners: dict[tuple[str, str], list[Results]] = {}
     agents: dict[tuple[str, str, int], list[Results]] = {}
-    for study in STUDIES:
+    for study in (name for name in STUDIES if not name.startswith("transfer/")):  # those are trained for 5 meta-updates
         for entry in STUDIES[study].entries:
             path = row_file(study, entry)
             if not path.exists() or STUDIES[study].entries[entry].agent in LEFT_OUT:

@@ -92,6 +92,12 @@ def evaluation() -> str:
     return benchmark_evaluation.table_of(json.loads(benchmark_evaluation.OUT.read_text()))
 
 
+_INFERENCE = {
+    "h": "(h) VariBAD, environment steps per second of training",
+    "i": "(i) PEARL, gradient steps per second",
+}
+
+
 def inference() -> str:
     """Table of agents that infer the task beside plain loops, and of RL2 beside its former code."""
     data = json.loads(benchmark_inference.OUT.read_text())
@@ -99,11 +105,16 @@ def inference() -> str:
     old = json.loads(benchmark_revisions.OUT.read_text())
     ours, theirs = (1000 * statistics.median(old[name]) for name in ("now", "before"))
     what = f"`{old['agent']}` on {old['family'].partition('/')[2]}, {old['revision']}"
+    parts = [words for part, words in _INFERENCE.items() if part in {row["part"] for row in data["rows"]}]
+    shares = []
+    for who, side in data["details"].get("pearl", {}).items():
+        by_name = {"matrix products": side["products"], **side["others"]}
+        shares.append(f"{who}: {', '.join(f'{name} {share:.0%}' for name, share in by_name.items())}")
     return (
-        f"(h) VariBAD, environment steps per second of training; (i) PEARL, gradient steps per second; medians of "
-        f"{data['options']['repeats']} interleaved repeats with {data['options']['threads']} threads on {data['cpu']}, "
-        f"{data['cores']} cores.\n\n"
+        f"{'; '.join(parts)}; medians of {data['options']['repeats']} interleaved repeats with "
+        f"{data['options']['threads']} threads on {data['cpu']}, {data['cores']} cores.\n\n"
         + table(["", "compared with", "metarl", "other", "ratio"], rows)
+        + (f"\n\nShares of the time of PEARL's gradient steps: {'; '.join(shares)}." if shares else "")
         + f"\n\n{what} (`python experiments/benchmark_revisions.py {old['revision']}`): {theirs:.1f} ms a meta-update "
         f"before it was built of shared parts, {ours:.1f} ms now, {theirs / ours:.2f} times as fast; medians of "
         f"{len(old['now'])} turns of each in processes of their own, one thread."

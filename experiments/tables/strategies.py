@@ -6,6 +6,7 @@ The regret of choosing a learner, gains between families, and the real steps tha
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -155,10 +156,14 @@ def mixtures() -> str:
     return adaptation(("strategies/corners", "strategies/square"), says)
 
 
+def transfer_files() -> list[Path]:
+    """The results of the suite `transfer`."""
+    return sorted((RESULTS / "transfer").glob("*/*/results.json"))
+
+
 def transfer() -> str:
     """The matrix of the suite `transfer`."""
-    files = sorted((RESULTS / "transfer").glob("*/*/results.json"))
-    found = transfers([Results.load(file) for file in files])
+    found = transfers([Results.load(file) for file in transfer_files()])
     says = (
         "What 5 meta-updates of `maml` gain if they begin with the parameters after 50 meta-updates in the family of "
         "the row, beside 5 meta-updates from new parameters: R_2 on 40 held-out goals, sampled actions, as a share of "

@@ -18,6 +18,7 @@ from metarl.runs.checkpoints import read_head
 from metarl.runs.directory import check_free
 from metarl.runs.load import begin_with
 from metarl.runs.run import Run
+from metarl.runs.run_config import check_family
 
 Progress = Callable[[int, int], None]  # how much is done, and of how much
 
@@ -74,7 +75,9 @@ def run_refusal(suite: Suite, cell: Cell, out: Path) -> str:
         if not os.path.lexists(path / "config.json"):
             check_free(path)
             return ""
-        refuse_another(Run.open(path), agent_of(study, study.entries[cell.entry], cell.seed), study.entries[cell.entry])
+        run, agent = Run.open(path), agent_of(study, study.entries[cell.entry], cell.seed)
+        refuse_another(run, agent, study.entries[cell.entry])
+        check_family(run.config, agent.family, path)
         refuse_damaged(path)
     except InvalidValueError as error:
         return str(error)

@@ -182,9 +182,15 @@ def attempt(suite: Suite, job: Job, setup: Setup, progress: Callable[[int, int],
     except (Interrupted, KeyboardInterrupt):
         return "stopped", ""
     except MetaRLError as error:
-        return "ended", str(error)
+        return "ended", "; ".join([str(error), *_notes(error)])
     except ConnectionError:  # nobody listens any more
         raise
-    except Exception:
-        return "ended", traceback.format_exc()
+    except Exception as error:
+        sentence = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+        return "ended", "\n".join(["; ".join([sentence, *_notes(error)]), *traceback.format_exc().splitlines()])
     return "ended", ""
+
+
+def _notes(error: Exception) -> list[str]:
+    """Sentences that were added to an exception: its place, and the state of the run."""
+    return [note for note in getattr(error, "__notes__", ()) if "\n" not in note]

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from metarl.benchmark.cells import other_validations
+from metarl.benchmark.costs import expected_seconds, measured_on
 from metarl.benchmark.crew import Listener, Outcome, Setup
 from metarl.benchmark.jobs import (
     Job,
@@ -96,7 +97,7 @@ def _verify(suite: Suite, jobs: Sequence[Job], out: Path, device: str) -> None:
 def _say_end(outcome: Outcome, options: BenchmarkOptions) -> None:
     """Why cells failed; and how to go on, where it was stopped."""
     for label, error in outcome.failed.items():
-        say(f"{label} failed: {error}")
+        say(*f"{label} failed: {error}".splitlines())
     if outcome.stopped:
         say("stopped; the same command goes on")
         raise SystemExit(130)
@@ -104,8 +105,8 @@ def _say_end(outcome: Outcome, options: BenchmarkOptions) -> None:
 
 def overview(suite: Suite, jobs: Sequence[Job], out: Path) -> list[str]:
     """A line for each job: what is done, what it costs, what is refused; then what all of it costs."""
-    lines, states, steps_left, steps_all = [f"folder: {out}"], Counter[str](), 0, 0
-    seconds, unknown, played = 0.0, 0, 0
+    lines, states, steps_left, steps_all, played = [f"folder: {out}"], Counter[str](), 0, 0, 0
+    seconds, unknown, foretold = 0.0, 0, False
     speeds = _speeds(jobs, out)
     for job in jobs:
         done, total = done_part(suite, job, out)
@@ -120,11 +121,13 @@ def overview(suite: Suite, jobs: Sequence[Job], out: Path) -> list[str]:
         if job.seed is None:
             said = f", at most {(steps := evaluation_steps(suite, job)):,} env steps"
             played += 0 if why or done == total else steps
-        if job.seed is not None and not why and done < total:
-            each = speeds.get(job.label) or speeds.get(f"{job.study}/{job.entry}")
-            unknown += each is None
-            seconds += (each or 0.0) * (total - done)
-            said += f", about {duration(each * (total - done))} left" if each else ""
+        if not why and done < total:
+            each = speeds.get(job.label) or speeds.get(f"{job.study}/{job.entry}") if job.seed is not None else None
+            whole = each * total if each else expected_seconds(suite, job)
+            left = None if whole is None else whole * (total - done) / total
+            foretold, unknown = foretold or (not each and left is not None), unknown + (left is None)
+            seconds += left or 0.0
+            said += f", about {duration(left)} left" if left is not None else ""
         lines.append(f"{state:>9}  {job.what}{said}{f': {why}' if why else ''}")
     wrong = f", {states['refused']} refused" if states["refused"] else ""
     lines.append(f"{states['done']} of {len(jobs)} cells are done{wrong}")
@@ -133,9 +136,10 @@ def overview(suite: Suite, jobs: Sequence[Job], out: Path) -> list[str]:
     if played:
         lines.append(f"evaluations play at most {played:,} env steps more")
     if seconds:
-        rest = f", without {unknown} trainings whose speed is not known yet" if unknown else ""
-        lines.append(f"the trainings take about {duration(seconds)} more, one at a time{rest}")
-    elif unknown:
+        rest = f", without {unknown} cells of unknown speed" if unknown else ""
+        where = f" (cells that have not begun: as on an {measured_on()})" if foretold else ""
+        lines.append(f"what is left takes about {duration(seconds)} of one core{rest}{where}")
+    elif unknown and any(job.seed is not None for job in jobs):
         lines.append("how long that takes is said here when a first training has begun: speeds are measured")
     return [*lines, *_other_validations(suite, jobs, out)]
 
@@ -184,6 +188,7 @@ class Board(Listener):
     def __init__(self, suite: Suite, jobs: Sequence[Job], out: Path) -> None:
         self.total = len(jobs)
         self.weights = {job.label: _weight(suite, job) for job in jobs}
+        self.is_known = all(job.seed is None or env_steps(suite, job) is not None for job in jobs)  # all their steps
         parts = {job.label: done_part(suite, job, out) for job in jobs}
         self.finished = sum(done == size for done, size in parts.values())
         self.done = {label: done / size for label, (done, size) in parts.items()}  # the part that is done
@@ -217,14 +222,14 @@ class Board(Listener):
 
     def headline(self) -> str:
         """All of it in one line."""
-        whole = sum(self.weights.values())
+        whole = sum(self.weights.values()) if self.is_known else 0.0
         rate = (self._weighed() - self.first) / max(1e-9, time.monotonic() - self.start)
         said = [f"{self.finished}/{self.total} cells"]
         if self.failed:
             said.append(f"{self.failed} failed")
         if whole:
             said.append(f"{self._weighed() / whole:.0%} of {whole:,.0f} env steps")
-        if rate > 0:
+        if whole and rate > 0:
             said += [f"{float(f'{rate:.2g}'):,.0f} steps/s", f"{duration((whole - self._weighed()) / rate)} left"]
         return ", ".join(said)
 

@@ -33,7 +33,7 @@ from metarl.errors import (
     verbatim,
 )
 from metarl.evaluation.averaging import average
-from metarl.evaluation.evaluate import default_tasks, evaluate
+from metarl.evaluation.evaluate import adaptation_grid, default_tasks, evaluate
 from metarl.evaluation.results import Results
 from metarl.families.opengl import quiet_windows
 from metarl.families.registry import agent_class, agents
@@ -43,6 +43,8 @@ from metarl.report.page import table_text, write_report
 from metarl.runs.directory import SEED_NAME, seed_runs
 from metarl.runs.load import curves_of_runs
 from metarl.runs.run import Checkpoint, Run
+
+_PROTOCOL = ("tasks", "task_seed", "trials", "episodes", "seed")  # of an evaluation, beside k
 
 
 def run_eval(options: EvalOptions) -> None:
@@ -81,9 +83,31 @@ def run_eval(options: EvalOptions) -> None:
                 result.meta |= meta
             if options.eval_steps is not None and "eval_steps" in result.meta["config"]:
                 result.meta["overrides"] = {"eval_steps": options.eval_steps}
-            say(f"wrote {result.save(outputs[split][result.agent])}")
+            path = outputs[split][result.agent]
+            replaced = _other_protocol(path, result)
+            say(f"wrote {result.save(path)}{replaced}")
             results.append(result)
     say_table(results)
+    say(*_beyond_training(learned[0], adaptation_grid(k)))
+
+
+def _other_protocol(path: Path, new: Results) -> str:
+    """What is said of results that are replaced by those of another protocol; empty if there are none."""
+    try:
+        old = Results.load(path)
+    except (InvalidValueError, OSError):  # there are none, or they cannot be read
+        return ""
+    both = [{"k": r.k, **{name: r.meta.get(name) for name in _PROTOCOL}} for r in (old, new)]
+    changed = [f"{name} {both[0][name]}" for name in both[0] if both[0][name] != both[1][name]]
+    return f" (in place of results with {', '.join(changed)})" if changed else ""
+
+
+def _beyond_training(agent: Agent, grid: Sequence[int]) -> list[str]:
+    """A sentence if trials are played on for longer than an agent that lives through them was trained."""
+    episodes = getattr(agent.config, "trial_episodes", 0)
+    if not (agent.learns and agent.is_recurrent and 0 < episodes <= grid[-1]):
+        return []
+    return [f"{agent.name} was trained in trials of {episodes} episodes: from R_{episodes} on, trials are longer"]
 
 
 def _outputs(first: Path, names: Sequence[str]) -> dict[str, Path]:
@@ -100,7 +124,7 @@ def run_report(options: ReportOptions) -> None:
     check_report(options.out)
     results = [Results.load(file) for file in files]
     missing = [row for source in options.sources for row in _without_results(source)]
-    notes = [f"Trained, but not on this page, because not evaluated: {', '.join(missing)}."] if missing else []
+    notes = [f"Begun, but not on this page, because not evaluated: {', '.join(missing)}."] if missing else []
     say(*notes)
     say(f"wrote {write_report(results, options.out, title=options.title, files=options.files, notes=notes)}")
 
@@ -121,8 +145,9 @@ def _results_in(folder: Path) -> list[Path]:
     own = sorted((folder / "results").glob("*.json"))
     if own or (folder / "config.json").exists():
         return own
-    rows = sorted(folder.glob("**/results.json"), key=_natural)  # of a benchmark
-    return rows or sorted(folder.glob("*/results/*.json"), key=_natural)
+    rows = sorted(folder.glob("**/results.json"), key=_natural)  # of benchmarks
+    runs = sorted(folder.glob("*/results/*.json"), key=_natural)  # of runs beside them
+    return rows + [path for path in runs if path not in rows]
 
 
 def _without_results(folder: Path) -> list[str]:

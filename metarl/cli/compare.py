@@ -68,11 +68,14 @@ def _words(value: object) -> str:
 
 
 def _results_file(path: Path) -> Path:
-    """The results file that a path names: itself, or the only one of a run's or a row's folder."""
+    """The results file that a path names: itself, that of a row, or `test.json` of a run, or its only one."""
     if not path.is_dir():
         return path
     found = [path / "results.json"] if (path / "results.json").exists() else sorted((path / "results").glob("*.json"))
-    if len(found) != 1:
-        expected = "a results file, or a folder with one"
-        raise InvalidValueError("results", str(path), f"{expected} (it has {len(found)})")
-    return found[0]
+    test = [file for file in found if file.name == "test.json"]
+    if not found:
+        expected = "a results file, or a folder with one: metarl eval makes one for a run"
+        raise InvalidValueError("results", str(path), expected)
+    if len(found) > 1 and not test:
+        raise InvalidValueError("results", str(path), f"one of its files: {', '.join(map(str, found))}")
+    return (test or found)[0]

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from metarl.benchmark.rows import RESULTS, agreement, evaluate_again, is_reproducible
-from metarl.cli.commands import run_eval, say_table
+from metarl.cli.commands import loaded, run_eval, say_table
 from metarl.cli.options import EvalOptions
 from metarl.cli.progress import bar, duration, say
 from metarl.errors import InvalidValueError, MetaRLError
@@ -47,10 +47,11 @@ def verify(folders: list[Path], device: str) -> None:
     """Evaluate rows again from their weights.
 
     Raises:
-        OtherScoresError: a row has other scores than its weights give.
+        OtherScoresError: a row has other scores than its weights give, or could not be played.
     """
     found: list[Results] = []
     wrong: list[str] = []
+    unplayed: list[str] = []
     verdicts: Counter[str] = Counter()
     with bar("evaluate", len(folders), 0, "rows", equal=False) as advance:
         for done, folder in enumerate(folders):
@@ -61,8 +62,8 @@ def verify(folders: list[Path], device: str) -> None:
                 verdicts[verdict] += 1
             except InvalidValueError as error:
                 verdict, again = str(error), None
-                wrong.append(str(folder))
-                verdicts["not found"] += 1
+                unplayed.append(str(folder))
+                verdicts["not played"] += 1
             if again is not None:
                 found.append(again)
                 wrong += [str(folder)] if verdict == "different" else []
@@ -71,8 +72,12 @@ def verify(folders: list[Path], device: str) -> None:
     say_table(found)
     if len(folders) > 1:
         say(f"{len(folders)} rows: {', '.join(f'{count} {verdict}' for verdict, count in verdicts.most_common())}")
-    if wrong:
-        raise OtherScoresError(f"{len(wrong)} rows could not be found again from their weights: {', '.join(wrong)}")
+    problems = [f"{len(wrong)} rows could not be found again from their weights: {', '.join(wrong)}"] if wrong else []
+    if unplayed:
+        hint = "" if loaded else " (a family or an agent of your own needs --load FILE)"
+        problems.append(f"{len(unplayed)} rows could not be played{hint}: {', '.join(unplayed)}")
+    if problems:
+        raise OtherScoresError("; ".join(problems))
 
 
 def _verdict(folder: Path, device: str) -> tuple[str, Results | None]:

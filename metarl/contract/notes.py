@@ -30,14 +30,14 @@ from metarl.families.legacy import GYMNASIUM
 from metarl.families.registry import base_id
 from metarl.families.returned import class_name, user_env
 from metarl.families.tasks import Tasks
-from metarl.global_rng import seeded
+from metarl.global_rng import random_states, seeded
 
 STEPS = 12  # steps of two episodes of each task, in the search for visible tasks
 LINEAR, FEWEST = 0.9999, 6  # least correlation of an observation with a parameter that it shows; least number of tasks
 MOST_EPISODES, MOST_STEPS, MOST_SECONDS = 4, 200, 5.0  # per parameter, per episode, for all parameters together
 REASONS = {
     "options": "reset may read it from the options and draw it again",
-    "attrs": "the attribute may be read only when the environment is built or reset, see {kwargs}",
+    "attrs": "reset may draw it again, or the attribute may be read only when the environment is built, see {kwargs}",
     "set_task": "set_task may not use it, or reset may draw it again",
     "kwargs": "the constructor may not use it, or reset may draw it again",
     "seed": "reset may not use its seed",
@@ -109,14 +109,16 @@ def _sentence(subject: Subject, shown: list[int], parameters: list[str], keys: l
 
 
 def warn_unused_parameters(family: Family) -> list[str]:
-    """Warn of parameters of a user's Gymnasium family that change nothing; called before training.
+    """Warn of parameters of a user's Gymnasium family that change nothing, and of draws without a seed.
+
+    It is called before training.
 
     Two tasks that differ in one parameter are played side by side, with equal seeds and actions, until something
     differs. Exceptions of an environment are ignored here: training raises them with more detail.
 
     Returns:
-        One sentence for each parameter that changed nothing. Such a parameter may still matter in states that random
-        actions do not reach, for example a goal.
+        One sentence for each parameter that changed nothing, and one about global random generators. Such a parameter
+        may still matter in states that random actions do not reach, for example a goal.
 
     Warns:
         FamilyWarning: each of these sentences.
@@ -131,9 +133,15 @@ def warn_unused_parameters(family: Family) -> list[str]:
     for name in family.task_space:
         try:
             with seeded(0):
+                before = random_states()
                 pair = _TaskPair(family, name, deadline)
+                drawn = [library for library, state in random_states().items() if state != before[library]]
         except Exception:
             return notes
+        if drawn and not any(note.startswith("the environment draws") for note in notes):
+            what = f"the environment draws from the global random generator of {' and '.join(drawn)}"
+            notes.append(f"{what}; training continues, but two trainings with the same seed may differ")
+            warnings.warn(notes[-1], FamilyWarning, stacklevel=2)
         if pair.ignored:
             ways = _option(family, "attrs", "kwargs")
             expected = f"a parameter that {pair.owner}.reset reads from its options; other ways: {ways}"

@@ -1,9 +1,9 @@
 """The evaluator: the return after k adaptation steps on held-out tasks.
 
 For each task, each trial and each k of a grid, R_k is the undiscounted return of one fresh episode, played with the
-state after k adaptation steps. The agent does not learn from this episode. The results also hold the return collected
-while adapting, the cumulative episodes and environment steps, and seconds, in separate arrays. Scores are
-`[seed, task, k, episode]`.
+state after k adaptation steps. What an agent with a memory learns in this episode is thrown away. The results also
+hold the return collected while adapting, the cumulative episodes and environment steps, and seconds, in separate
+arrays. Scores are `[seed, task, k, episode]`.
 """
 
 from __future__ import annotations

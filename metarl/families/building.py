@@ -73,6 +73,15 @@ def check_keywords(what: str, build: Callable[..., object], keywords: Mapping[st
         raise InvalidValueError(f"keywords of {what}", sorted(keywords), f"those that it needs ({error})") from error
 
 
+def takes(build: Callable[..., Any], keyword: str) -> bool:
+    """Whether a callable takes a keyword, as far as its signature says."""
+    try:
+        parameters = inspect.signature(build).parameters
+    except ValueError:  # a builtin has no signature to check
+        return True
+    return keyword in parameters or any(p.kind is _PARAMETER.VAR_KEYWORD for p in parameters.values())
+
+
 def numeric(env: GymEnv, drop: Sequence[str] = ()) -> GymEnv:
     """Wrap an environment so that networks can read its observations: a Box or Discrete space, pixels from 0 to 1.
 
@@ -96,6 +105,40 @@ def numeric(env: GymEnv, drop: Sequence[str] = ()) -> GymEnv:
     scale = np.where(pixels, np.float32(255), np.float32(1))
     seen = spaces.Box((space.low / scale).astype(np.float32), (space.high / scale).astype(np.float32), dtype=np.float32)
     return gym.wrappers.TransformObservation(env, lambda obs: np.asarray(obs, dtype=np.float32) / scale, seen)
+
+
+def numeric_observation(obs: Any, space: spaces.Space[Any], drop: Sequence[str] = ()) -> Any:
+    """An observation as environments wrapped by `numeric` give it.
+
+    Args:
+        obs: an observation of the space, as the unwrapped environment gives it. An array that does not hold whole
+            numbers, nor a pixel above 1, may be in the wrapped form already, and stays as it is.
+        space: the unwrapped environment's.
+        drop: keys of a Dict observation to leave out.
+    """
+    if isinstance(space, spaces.Dict) and isinstance(obs, Mapping):
+        kept = _kept(space, drop)
+        if missing := [key for key in kept if key not in obs]:
+            raise InvalidValueError("keys of the observation", sorted(obs), f"also {missing[0]!r}")
+        obs, space = {key: obs[key] for key in kept}, spaces.Dict({key: space[key] for key in kept})
+    if isinstance(obs, (Mapping, tuple)) or (
+        isinstance(space, (spaces.MultiDiscrete, spaces.MultiBinary)) and np.shape(obs) == space.shape
+    ):
+        obs, space = spaces.flatten(space, obs), spaces.flatten_space(space)
+    elif np.asarray(obs).dtype.kind not in "iub" and not _has_pixels(obs, space):
+        return obs
+    if not isinstance(space, spaces.Box):
+        return obs
+    pixels = (space.low == 0) & (space.high == 255)
+    found = np.asarray(obs, dtype=np.float32)
+    return found / np.where(pixels, np.float32(255), np.float32(1)) if pixels.any() else obs
+
+
+def _has_pixels(obs: Any, space: spaces.Space[Any]) -> bool:
+    """Whether an array of no whole numbers has a pixel above 1, so that its pixels are from 0 to 255."""
+    if not isinstance(space, spaces.Box) or np.shape(obs) != space.shape:
+        return False
+    return bool((np.asarray(obs)[(space.low == 0) & (space.high == 255)] > 1).any())
 
 
 def _kept(space: spaces.Dict, drop: Sequence[str]) -> list[str]:

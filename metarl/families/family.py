@@ -125,6 +125,13 @@ class Family:
         """Names of the splits that `tasks` accepts."""
         return ("train", "test", *self.ood)
 
+    def as_seen(self, obs: Any) -> Any:
+        """An observation of the real environment in the form that agents are given; the same where it is that already.
+
+        A family of Gymnasium environments flattens observations, divides pixels by 255, and leaves keys out.
+        """
+        return obs
+
     def tasks(self, split: str, count: int, seed: int = 0, start: int = 0) -> Tasks:
         """Tasks `start, ..., start + count - 1` of (this family, `split`, `seed`)."""
         for name, value, least in (("count of tasks", count, 1), ("number of the first task", start, 0)):

@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from metarl.errors import InvalidValueError, MetaRLError, did_you_mean
+from metarl.errors import InvalidValueError, MetaRLError, did_you_mean, verbatim
 from metarl.families.attributes import check_replaceable, number_attributes, set_attributes
 from metarl.families.building import (
     GymEnv,
@@ -18,6 +18,8 @@ from metarl.families.building import (
     check_keywords,
     make_registered,
     numeric,
+    numeric_observation,
+    takes,
     time_limit,
 )
 from metarl.families.distributions import Choice, Integers, TaskSpace, plain_value
@@ -53,6 +55,8 @@ class GymFamily(Family):
             "auto" measures the time of a step and chooses the faster way. The results are the same.
         drop: keys of a Dict observation to hide from the agent, such as a goal that identifies the task.
     """
+
+    own_space: gym.Space[Any] | None = None  # of the user's environments, before `numeric`; None if it is not known
 
     def __init__(
         self,
@@ -118,7 +122,12 @@ class GymFamily(Family):
             env = gym.wrappers.TimeLimit(env, self.horizon) if self.horizon else env
         else:
             env = make_registered(self.env, self.horizon, keywords)
+        self.own_space = env.observation_space  # of the user's environment
         return numeric(env, self.drop)
+
+    def as_seen(self, obs: Any) -> Any:
+        """See `Family.as_seen`."""
+        return obs if self.own_space is None else numeric_observation(obs, self.own_space, self.drop)
 
     def make_env(self, task: Tasks) -> TaskedEnv:
         """One environment that plays `task` (a set of one task)."""
@@ -129,7 +138,15 @@ class GymFamily(Family):
         return task
 
     def visible(self) -> GymFamily:
-        """The same family with environments that are built with `render_mode="rgb_array"`."""
+        """The same family with environments that are built with `render_mode="rgb_array"`.
+
+        Raises:
+            InvalidValueError: the callable that builds them does not take it.
+        """
+        if callable(self.env) and not takes(self.env, "render_mode"):
+            name = getattr(self.env, "__name__", repr(self.env))
+            expected = "a keyword of its constructor, by which an environment is built that can be filmed"
+            raise InvalidValueError(f"render_mode of {name}", verbatim("missing"), expected)
         family = copy.copy(self)
         family.env_kwargs = self.env_kwargs | {"render_mode": "rgb_array"}
         return family

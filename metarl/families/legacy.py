@@ -90,12 +90,20 @@ def _to_int(value: float) -> int:
 def parse_parameters(texts: Sequence[str]) -> dict[str, str]:
     """Split and check `["length=0.25:1.5", ...]`: a dict from parameter name to the text of its distribution."""
     out: dict[str, str] = {}
+    several = False
     for text in texts:
         name, equals, dist = text.partition("=")
         if not (name and equals and dist) or name in out:
             raise InvalidValueError("--param", text, f"NAME={SYNTAX}, each NAME once")
-        parse_distribution(name, dist)
+        made = parse_distribution(name, dist)
         out[name] = dist
+        several = several or not isinstance(made, Choice) or len(made.values) > 1
+    if out and not several:
+        raise InvalidValueError(
+            "--param",
+            " ".join(texts),
+            "a NAME with several values, such as NAME=LOW:HIGH: with these there is one task",
+        )
     return out
 
 

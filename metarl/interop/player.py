@@ -26,9 +26,20 @@ from metarl.families.tasks import TaskLike
 from metarl.rng import Rng, make_key
 
 
-def as_batch(obs: object, device: torch.device) -> Tensor:
-    """One observation as the tensor that `act` takes, `[R=1, E=1, *obs]`."""
-    batch = torch.as_tensor(np.asarray(obs), device=device)[None, None]
+def as_batch(agent: Agent, obs: object) -> Tensor:
+    """One observation as the tensor that `act` takes, `[R=1, E=1, *obs]`.
+
+    It may also be one that a user's environment gives, before the family's wrappers.
+
+    Raises:
+        InvalidValueError: it has another shape than the family's observations, or numbers that are not finite.
+    """
+    found = np.asarray(agent.family.as_seen(obs))
+    if found.shape != (expected := agent.family.observation_space.shape):
+        raise InvalidValueError("shape of the observation", found.shape, f"{expected}")
+    batch = torch.as_tensor(found, device=agent.device)[None, None]
+    if not bool(torch.isfinite(batch).all()):
+        raise InvalidValueError("observation", obs, "finite numbers")
     return batch.float() if batch.is_floating_point() else batch
 
 
@@ -88,7 +99,8 @@ class Player:
         """Choose the action for one observation, in the form that the environment's `step` takes.
 
         Raises:
-            InvalidValueError: a recurrent agent did not get the feedback on its last action.
+            InvalidValueError: a recurrent agent did not get the feedback on its last action, or the observation is
+                wrong.
         """
         agent = self.agent
         if agent.is_recurrent and self._action is not None:
@@ -96,7 +108,7 @@ class Player:
                 "act", agent.name, "a call of observe(reward, terminated, truncated) after each step"
             )
         rng = Rng(self._key, 1 << 30).seek(self._steps)
-        step = Step(as_batch(obs, agent.device), None)
+        step = Step(as_batch(agent, obs), None)
         self._action, _, self.state = agent.act(self.state, step, rng, self.deterministic)
         self._steps += 1
         return as_env_action(agent, self._action)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
@@ -92,7 +91,7 @@ class Session:
             raise InvalidValueError("step", self.agent.name, "a call of reset(obs) first")
         if not math.isfinite(reward):
             raise InvalidValueError("reward", reward, "a finite number")
-        batch = self._checked(obs)
+        batch = as_batch(self.agent, obs)
         before, action, extras = self._last
         feedback = as_feedback(action, reward, terminated, truncated)
         self._last = None
@@ -108,22 +107,12 @@ class Session:
 
     @torch.no_grad()
     def _act(self, obs: object) -> npt.NDArray[Any]:
-        batch = self._checked(obs)
+        batch = as_batch(self.agent, obs)
         keys = environment_keys(self.keys, self.adaptation_steps, 1, deterministic=self.deterministic)
         rng = action_rng(keys, 1).seek(self._time)
         action, extras, self.state = self.agent.act(self.state, Step(batch, None), rng, self.deterministic)
         self._last = batch, action, extras
         return as_env_action(self.agent, action)
-
-    def _checked(self, obs: object) -> Tensor:
-        """An observation `[R=1, E=1, *obs]`, after a check of its shape and its numbers."""
-        found, expected = np.asarray(obs).shape, self.agent.family.observation_space.shape
-        if found != expected:
-            raise InvalidValueError("shape of the observation", found, f"{expected}")
-        batch = as_batch(obs, self.agent.device)
-        if not bool(torch.isfinite(batch).all()):
-            raise InvalidValueError("observation", obs, "finite numbers")
-        return batch
 
     def _is_full(self) -> bool:
         """Whether the budget of an adaptation step was played."""

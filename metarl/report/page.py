@@ -35,21 +35,20 @@ __all__ = [
 ]
 
 ABOUT = (
-    "<p><b>R<sub>k</sub></b> is the undiscounted return of one fresh episode played with the state after k adaptation "
-    "steps; what happens in that episode is thrown away. Means are over seeds, tasks and episodes, and <b>[low, "
-    "high]</b> is a 95&nbsp;% interval over seeds and tasks, crossed (for one seed: over tasks only). <b>IQM</b> is "
-    "the interquartile mean: the mean of the middle half of the returns of all seeds and tasks. <b>Environment "
-    "steps</b> count all steps that an agent used before R<sub>k</sub>: compare agents at equal steps, not only at "
-    "equal k. "
-    "<b>Normalised score</b> = (mean &minus; floor) / (informed optimum &minus; floor), unclipped: 0 is uniformly "
-    "random actions, 1 is the best return of a player who knows the task. <b>Steps to 90&nbsp;%</b> are the "
-    "environment steps after which the normalised score stays at or above .9; “not reached” means that it is below .9 "
-    "at the last k. <b>Lifetime return</b> is the total reward of a whole trial, exploration included; the Bayes "
-    "optimum is its best expected value when the task is unknown. <b>Last tenth of a trial</b>: the mean return of the "
-    "last tenth of its episodes. <b>Seconds per step</b>: the median duration of an "
-    "adaptation step of all trials side by side. <b>Optimality gap</b>: the mean of max(0, 1 &minus; normalised score) "
-    "over seeds and tasks. <b>Worst 10&nbsp;% of tasks</b>: the mean return in them, ranked by their means over "
-    "seeds.</p>"
+    "<p><b>R<sub>k</sub></b> is the undiscounted return of one fresh episode played with the state after k "
+    "adaptation steps; what the agent learns in that episode is thrown away, though a memory works within it. Means "
+    "are over seeds, tasks and episodes, and <b>[low, high]</b> is a 95&nbsp;% interval over seeds and tasks, "
+    "crossed (for one seed: over tasks only). <b>IQM</b> is the interquartile mean: the mean of the middle half of "
+    "the returns of all seeds and tasks. <b>Environment steps</b> count all steps that an agent used before "
+    "R<sub>k</sub>: compare agents at equal steps, not only at equal k. <b>Normalised score</b> = (mean &minus; "
+    "floor) / (informed optimum &minus; floor), unclipped: 0 is uniformly random actions, 1 is the best return of a "
+    "player who knows the task. <b>Steps to 90&nbsp;%</b> are the environment steps after which the normalised "
+    "score stays at or above .9; “not reached” means that it is below .9 at the last k. <b>Lifetime return</b> is "
+    "the total reward of a whole trial, exploration included; the Bayes optimum is its best expected value when the "
+    "task is unknown. <b>Last tenth of a trial</b>: the mean return of the last tenth of its episodes. <b>Seconds "
+    "per step</b>: the median duration of an adaptation step of all trials side by side. <b>Optimality gap</b>: the "
+    "mean of max(0, 1 &minus; normalised score) over seeds and tasks. <b>Worst 10&nbsp;% of tasks</b>: the mean "
+    "return in them, ranked by their means over seeds.</p>"
 )
 
 

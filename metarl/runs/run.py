@@ -33,7 +33,7 @@ import torch
 from metarl.agent_base import Agent, make_agent
 from metarl.devices import Device
 from metarl.distribution import git_revision, versions
-from metarl.errors import InvalidValueError, MetaRLError, did_you_mean, verbatim
+from metarl.errors import DivergedError, InvalidValueError, MetaRLError, did_you_mean, verbatim
 from metarl.families.registry import agent_class, agents, base_id, families, make_family
 from metarl.files import (
     JsonObject,
@@ -57,7 +57,7 @@ from metarl.runs.checkpoints import (
 from metarl.runs.directory import MadeFiles, check_free, make_directory
 from metarl.runs.metrics_log import wandb_run
 from metarl.runs.recording import Progress, RecordedTraining
-from metarl.runs.run_config import new_config, read_config, refuse_other_settings
+from metarl.runs.run_config import check_family, new_config, read_config, refuse_other_settings
 from metarl.runs.stop_requests import StopRequests
 from metarl.runs.task_sampling import SamplerName
 from metarl.runs.train import Interrupted
@@ -283,6 +283,7 @@ class Run:
         self._check_checkpoint(checkpoint)
         self._check_whole()
         agent = self.make_agent(device)
+        check_family(self.config, agent.family, self.path)
         if self.config["threads"] != torch.get_num_threads() and agent.device.type == "cpu":
             then, now = self.config["threads"], torch.get_num_threads()
             warnings.warn(
@@ -364,7 +365,10 @@ class Run:
         try:
             return self._train(agent, start, progress, stop)
         except Exception as error:
-            resume = f"metarl train --resume {shlex.quote(str(self.path))}"
+            path = shlex.quote(str(self.path))
+            resume = f"metarl train --resume {path}"
+            if isinstance(error, DivergedError):  # the same numbers would come again
+                resume = f"other settings may begin with it, metarl train ... --begin-with {path}"
             note = f"the checkpoint after {self._done()} iterations stands: {resume}"
             error.add_note(note if self.has_metrics else "no iteration was finished")
             raise

@@ -53,12 +53,13 @@ def train(
 
     Raises:
         InvalidValueError: the agent does not learn, or `iterations` is negative.
-        DivergedError: the agent has parameters that are not finite after an iteration.
+        DivergedError: parameters that were finite before are not finite after an iteration.
     """
     if not agent.learns:
         raise InvalidValueError("agent", agent.name, "an agent that learns (this one can be evaluated as it is)")
     if iterations < 0:
         raise InvalidValueError("iterations", iterations, "0 or more")
+    finite = _finite(agent)
     pool = EnvironmentPool(agent.family, agent.device)
     try:
         for iteration, tasks in enumerate(_train_tasks(agent, start, iterations, task_sampler), start):
@@ -67,7 +68,7 @@ def train(
             start_time = clock(agent.device)
             metrics = agent.train_step(trials)
             seconds = clock(agent.device) - start_time
-            _refuse_diverged(agent, iteration)
+            _refuse_diverged(agent, iteration, finite)
             env_steps += env_steps_of(agent, trials, metrics)
             metrics |= {"env_steps": env_steps}
             if task_sampler is not None and isinstance(trials, ScoredTrials):
@@ -82,14 +83,21 @@ def train(
     return max(start, iterations)
 
 
-def _refuse_diverged(agent: Agent, iteration: int) -> None:
-    """Refuse to go on with parameters that are not finite."""
-    learned = parameters_of(agent)
-    if not learned or bool(torch.stack([value.isfinite().all() for value in learned.values()]).all()):
+def _finite(agent: Agent) -> set[str]:
+    """The names of the agent's parameters that are finite."""
+    finite = {name: value.isfinite().all() for name, value in parameters_of(agent).items()}
+    devices = {flag.device for flag in finite.values()}  # an agent may keep some on the host: one look at each device
+    if all(bool(torch.stack([f for f in finite.values() if f.device == device]).all()) for device in devices):
+        return set(finite)
+    return {name for name, flag in finite.items() if bool(flag)}
+
+
+def _refuse_diverged(agent: Agent, iteration: int, before: set[str]) -> None:
+    """Refuse to go on where parameters that were finite `before` the training are not finite any more."""
+    if not (lost := before - _finite(agent)):
         return
-    wrong = next(name for name, value in learned.items() if not bool(value.isfinite().all()))
     advice = "a smaller learning rate may help"
-    raise DivergedError(f"{agent.name} diverged in meta-update {iteration + 1}: {wrong} is not finite ({advice})")
+    raise DivergedError(f"{agent.name} diverged in meta-update {iteration + 1}: {min(lost)} is not finite ({advice})")
 
 
 def env_steps_of(agent: Agent, trials: PoolTrials, metrics: Mapping[str, float]) -> int:

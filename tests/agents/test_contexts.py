@@ -203,4 +203,4 @@ def test_a_gradient_step_that_would_not_fit_is_refused_before_training(name: str
         rf"{name}\.tasks_per_update is 1000000, expected at most about \d.*: a gradient step on a task's 1000000 "
     )
     with pytest.raises(metarl.InvalidValueError, match=sentence):
-        made(name, tasks_per_update=10**6, batch_size=10**6)
+        metarl.train(made(name, tasks_per_update=10**6, batch_size=10**6), 1)

@@ -158,3 +158,11 @@ def test_a_plan_is_no_longer_than_an_episode() -> None:
 def test_a_recurrent_model_without_hidden_layers_is_refused() -> None:
     with pytest.raises(metarl.InvalidValueError, match=r"rebal.hidden is \(\), expected at least one width"):
         metarl.make_agent("rebal", NAVIGATION, hidden=())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_that_diverges_is_warned_of(name: str) -> None:
+    agent = made(name, learning_rate=10.0, updates=60)
+    with pytest.warns(metarl.DivergedWarning, match=rf"the error of the model of {name} is .*; one that predicts"):
+        metarl.train(agent, 1)
+    metarl.train(agent, 2, start=1)  # once is enough; warnings are errors here

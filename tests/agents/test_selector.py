@@ -234,3 +234,17 @@ def test_trained_members_are_not_taken_to_other_families(tmp_path: Path) -> None
     assert learned(members=members).schools
     with pytest.raises(metarl.InvalidValueError, match=r"learned_selector.train_families is .*, expected none beside"):
         learned(members=members, train_families=("metarl/BernoulliBandit-v0:k10",))
+
+
+def test_a_member_whose_actions_are_not_finite_is_named() -> None:
+    agent = selector("metarl/PointNavigation-v0", members=("random", "random"))
+    act = agent.members[1].act
+
+    def broken(*given: Any) -> Any:
+        action, extras, state = act(*given)
+        return action * torch.nan, extras, state
+
+    agent.members[1].act = broken  # type: ignore[method-assign]
+    sentence = r"action of random, member 2 of selector is nan, expected finite numbers \(has its training diverged\?\)"
+    with pytest.raises(metarl.InvalidValueError, match=sentence):
+        lives(agent, k=1, tasks=2)

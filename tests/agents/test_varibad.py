@@ -228,4 +228,4 @@ def test_a_gradient_step_of_beliefs_that_would_not_fit_is_refused_before_trainin
         rf"{name}\.model_batch_size is 1000000, expected at most about \d.*: a gradient step on 20 bounds of 400 "
     )
     with pytest.raises(metarl.InvalidValueError, match=sentence):
-        metarl.make_agent(name, "metarl/PointNavigation-v0", trial_episodes=4, model_batch_size=10**6)
+        metarl.train(metarl.make_agent(name, "metarl/PointNavigation-v0", trial_episodes=4, model_batch_size=10**6), 1)

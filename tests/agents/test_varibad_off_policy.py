@@ -116,4 +116,4 @@ def test_a_gradient_step_that_would_not_fit_is_refused_before_training() -> None
         r"varibad_off_policy\.batch_trials is 1000000, expected at most about \d.*: a gradient step on a trial of 400 "
     )
     with pytest.raises(metarl.InvalidValueError, match=sentence):
-        metarl.make_agent("varibad_off_policy", "metarl/PointNavigation-v0", batch_trials=10**6)
+        metarl.train(metarl.make_agent("varibad_off_policy", "metarl/PointNavigation-v0", batch_trials=10**6), 1)

@@ -157,7 +157,7 @@ def test_rows_are_verified_one_by_one(
     assert "seed1" in said.out.split("points/short: ")[1].splitlines()[0]
     assert f"{rows[1]}: equal" in said.out
     assert f"now {rows[1]}" in said.out  # a row may take long
-    assert f"1 rows could not be found again from their weights: {rows[0]}" in said.err
+    assert f"1 rows could not be played (a family or an agent of your own needs --load FILE): {rows[0]}" in said.err
     with pytest.raises(SystemExit):
         main(["eval", rows[1], "--k", "1"])
     assert "options is ['--k']" in capsys.readouterr().err
@@ -358,12 +358,13 @@ def test_a_report_of_a_folder_names_the_rows_that_have_no_results(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     done_here(SUITE, tmp_path / "out")
-    for path in ("other/seed0/config.json", "other/results/test.json"):  # no row, and evaluated
-        (tmp_path / "out" / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "out" / path).write_text("{}")
+    for folder in ("other/seed0", "other/results"):  # no row, and evaluated
+        (tmp_path / "out" / folder).mkdir(parents=True)
+    (tmp_path / "out" / "other/seed0/config.json").write_text("{}")
+    Results.load(tmp_path / "out" / "points/random/results.json").save(tmp_path / "out" / "other/results/test.json")
     for name in ("results.json", "results.npz"):
         (tmp_path / "out" / "points" / "maml" / name).unlink()
     main(["report", str(tmp_path / "out"), "--out", str(tmp_path / "page"), "--no-files"])
-    said = f"Trained, but not on this page, because not evaluated: {tmp_path / 'out' / 'points' / 'maml'}."
+    said = f"Begun, but not on this page, because not evaluated: {tmp_path / 'out' / 'points' / 'maml'}."
     assert said in " ".join(capsys.readouterr().out.split())
     assert said in (tmp_path / "page" / "report.html").read_text()

@@ -160,14 +160,14 @@ def test_a_dry_run_says_the_folder_what_is_refused_and_what_the_rest_costs(
     assert said.startswith("folder: runs/toy\n")
     assert "3,200 of 3,200 env steps of training are left" in said
     assert "evaluate points/maml, at most " in said
-    assert "how long that takes is said here when a first training has begun" in said
+    assert "(cells that have not begun: as on an " in said
     assert "0 of 4 cells are done\n" in said
     main(["benchmark", str(path), "--only", "points/maml/seed0", "--jobs", "1"])
     capsys.readouterr()
     main(["benchmark", str(path), "--dry-run"])
     said = capsys.readouterr().out
     assert "1,600 of 3,200 env steps of training are left" in said
-    assert "the trainings take about" in said  # as long as the other seed
+    assert "what is left takes about" in said
     path.write_text(path.read_text().replace('"hidden": (4,)', '"hidden": (5,)'))
     main(["benchmark", str(path), "--dry-run"])
     said = " ".join(capsys.readouterr().out.split())

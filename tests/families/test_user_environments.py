@@ -394,7 +394,8 @@ class TestParametersWithoutEffect:
     def test_the_callers_random_states_are_left_alone(self):
         before = np.random.get_state()[1].tolist()  # noqa: NPY002
         env = type("Global", (Walk,), {"seen": lambda self: np.float32([np.random.rand()])})  # noqa: NPY002
-        warn_unused_parameters(family(env))
+        with pytest.warns(FamilyWarning, match="draws from the global random generator of numpy"):
+            warn_unused_parameters(family(env))
         assert np.random.get_state()[1].tolist() == before  # noqa: NPY002
 
 

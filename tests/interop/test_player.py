@@ -43,9 +43,9 @@ def test_a_recurrent_agent_keeps_what_it_hears_and_must_hear_it() -> None:
     for _ in range(7):
         episode(player, env)
     assert float(player.state["pulls"].sum()) == 7
-    player.act(0.0)
+    player.act([0.0])
     with pytest.raises(InvalidValueError, match="expected a call of observe"):
-        player.act(0.0)
+        player.act([0.0])
 
 
 def test_what_cannot_be_played_is_one_sentence() -> None:

@@ -20,9 +20,16 @@ BUGS = (
         "online/test_play",
     ),
     Bug(
+        "a run is opened with another family of the same id",
+        "metarl/runs/run.py",
+        "check_family(self.config, agent.family, self.path)",
+        "pass",
+        "runs/test_family_changes",
+    ),
+    Bug(
         "a training goes on with parameters that are not finite",
         "metarl/runs/train.py",
-        "_refuse_diverged(agent, iteration)\n            env_steps",
+        "_refuse_diverged(agent, iteration, finite)\n            env_steps",
         "env_steps",
         "runs/test_diverged",
     ),

@@ -62,5 +62,5 @@ def test_steps_that_are_too_large_are_named_by_the_command(tmp_path: Path, capsy
     assert stop.value.code == 2
     said = capsys.readouterr()
     assert "metarl: rl2 diverged in meta-update " in said.err
-    assert "stands: metarl train --resume" in said.err
+    assert "stands: other settings may begin with it, metarl train ... --begin-with " in said.err
     metarl.load(str(tmp_path / "run"))

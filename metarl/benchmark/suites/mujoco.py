@@ -98,7 +98,7 @@ suite = Suite(
         ),
         "ant_dir-memory": Study(
             "metarl/AntDir-v0",
-            {"rl2-tuned": Entry("rl2", _RL2_TUNED | {"anneal_iterations": 300}, 300)},  # an ant is slow: half an hour
+            {"rl2-tuned": Entry("rl2", _RL2_TUNED | {"anneal_iterations": 300}, 300)},  # an ant is slow
             Protocol(k=1, tasks=20, episodes=4),
         ),
     },

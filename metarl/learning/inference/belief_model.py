@@ -79,7 +79,7 @@ class BeliefModel(nn.ModuleDict):
         device: of all tensors.
 
     Raises:
-        InvalidValueError: the replay or a gradient step does not fit into memory.
+        InvalidValueError: the replay does not fit into memory.
     """
 
     def __init__(
@@ -104,10 +104,15 @@ class BeliefModel(nn.ModuleDict):
         steps = trial_episodes * family.horizon
         example = {name: torch.zeros(steps, 1, size, device=device) for name, size in sizes.items()}
         self.replay = TrialReplay(f"{name}.replay_trials", config.replay_trials, example, device)
-        told, bounds = min(config.decoded_steps or steps, steps), min(config.elbo_terms, steps)
+        self.name, self.steps = name, steps
+
+    def check_memory(self) -> None:
+        """Refuse gradient steps that would not fit into memory, by an estimate from below."""
+        config = self.config
+        told, bounds = min(config.decoded_steps or self.steps, self.steps), min(config.elbo_terms, self.steps)
         each = 4 * told * bounds * sum(config.decoder_hidden)  # a hidden layer has a row for each pair of steps
-        step = f"a gradient step on {bounds} bounds of {told} steps of a trial needs"
-        check_fits(f"{name}.model_batch_size", config.model_batch_size, each, device, step)
+        what = f"a gradient step on {bounds} bounds of {told} steps of a trial needs"
+        check_fits(f"{self.name}.model_batch_size", config.model_batch_size, each, self.device, what)
 
     @property
     def features(self) -> int:

@@ -152,7 +152,7 @@ class ContextSAC:
 
     Raises:
         InvalidValueError: a context is larger than what it is drawn from, or the replay has no room for the tasks of
-            a meta-update, or it or a gradient step does not fit into memory.
+            a meta-update or does not fit into memory.
     """
 
     def __init__(
@@ -176,8 +176,6 @@ class ContextSAC:
         self.name, self.family, self.inputs, self.config = name, family, inputs, config
         size, image = inputs.encode.size + config.latent, inputs.encode.image
         self.sac = SAC(name, inputs.head, size, config, rng, device, encoder, image)
-        what = f"a gradient step on a task's {config.batch_size} transitions needs"
-        self.sac.check_memory(f"{name}.tasks_per_update", config.tasks_per_update, config.batch_size, what)
         self.replay, self.context = (
             TransitionReplay(f"{name}.replay_tasks", config.replay_tasks, capacity, inputs.example(), device)
             for capacity in (played * family.horizon, stored)
@@ -207,7 +205,12 @@ class ContextSAC:
 
         Returns:
             mean returns of both kinds of episodes, "return_0" and "return_1", and the metrics of the last step.
+
+        Raises:
+            InvalidValueError: a gradient step would not fit into memory.
         """
+        what, count = f"a gradient step on a task's {self.config.batch_size} transitions needs", self.config.batch_size
+        self.sac.check_memory(f"{self.name}.tasks_per_update", self.config.tasks_per_update, count, what)
         returns = self._play(agent, trials, infer)
         metrics: dict[str, Tensor] = {}
         for number in range(self.config.updates):

@@ -17,7 +17,9 @@ from metaworld.policies import SawyerReachV3Policy
 
 import metarl
 from metarl import InvalidValueError
-from metarl.engine.pool import make_environments
+from metarl.agent import Budget
+from metarl.engine.pool import EnvironmentPool, make_environments
+from metarl.engine.rollout import PoolTrials
 from metarl.envs.packages import meta_world
 from metarl.envs.packages.meta_world import MetaWorldML1, MetaWorldML10, MetaWorldML45
 from metarl.envs.packages.meta_world_arms import REMEMBERED, Arm, begin, make
@@ -305,3 +307,50 @@ def test_ml45_is_the_packages(monkeypatch, reach):
 def test_wrong_keywords_are_named(keywords, words):
     with pytest.raises(InvalidValueError, match=words):
         MetaWorldML1(**keywords)
+
+
+def test_an_arm_whose_physics_fails_ends_its_episode(reach, ml10, tmp_path, monkeypatch):
+    """A velocity beyond 1e10: MuJoCo would begin anew, with an arm that is paid for being elsewhere."""
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes MUJOCO_LOG.TXT
+    for family in (reach, ml10[0]):
+        task = family.tasks("train", 4).tensors()
+        action = torch.zeros(4, 4)
+        state = family.step(family.reset(task, None), action, task, None)[0]
+        broken = {name: value.clone() for name, value in state.items()}
+        arm = Arm(family.names[int(task["scene"][2, 0])])
+        broken["physics"][2, 3 + arm.model.nq] = 1e12
+        with pytest.warns(
+            RuntimeWarning, match=rf"an arm of family {family.id} fell apart.* Environment {arm.name}, plac"
+        ):
+            after, reward, ended, info = family.step(broken, action, task, None)
+        plain, rewards, *_ = family.step(state, action, task, None)
+        others = torch.tensor([0, 1, 3])
+        assert ended.tolist() == [False, False, True, False]
+        assert reward[2] == 0
+        assert not info["success"][2]
+        assert torch.equal(reward[others], rewards[others])
+        assert all(torch.equal(after[name][others], plain[name][others]) for name in after if name != "remembered")
+
+
+def test_a_rollout_goes_on_with_another_episode_after_physics_that_fails(tmp_path, monkeypatch):
+    """The first arm's physics fails in its third step: its only episode has three steps, that of the other eight."""
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes MUJOCO_LOG.TXT
+    family = metarl.make_family(f'{ID}:reach{{"horizon": 8}}')
+    arm, steps, step = Arm("reach-v3"), [], family.step
+
+    def breaking(state, action, task, rng):
+        steps.append(len(action))
+        if len(steps) == 3:
+            state = {name: value.clone() for name, value in state.items()}
+            state["physics"][0, 3 + arm.model.nq] = 1e12
+        return step(state, action, task, rng)
+
+    monkeypatch.setattr(family, "step", breaking)
+    agent = metarl.make_agent("random", family)
+    trials = PoolTrials(EnvironmentPool(family), family.tasks("test", 2))
+    with pytest.warns(RuntimeWarning, match="fell apart") as caught:
+        rollout, _ = trials.collect(agent, agent.begin(2), 0, Budget(envs=1, episodes=1))
+    assert len(caught) == 1
+    assert rollout.valid[:, :, 0].sum(0).tolist() == [3, 8]
+    assert rollout.terminated[2, 0, 0]
+    assert rollout.reward[2, 0, 0] == 0
