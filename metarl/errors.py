@@ -54,6 +54,11 @@ class FamilyWarning(UserWarning):
     """A property of a family that may be a mistake, for example that the observation shows the task."""
 
 
+def notes_of(error: Exception) -> list[str]:
+    """Sentences that were added to an exception: its place, and the state of the run."""
+    return [note for note in getattr(error, "__notes__", ()) if "\n" not in note]
+
+
 class _Verbatim(str):
     """A text that an `InvalidValueError` shows without quotes."""
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from metarl.benchmark.jobs import Job, do, is_done, refusal
 from metarl.benchmark.suite import Suite
-from metarl.errors import MetaRLError
+from metarl.errors import MetaRLError, notes_of
 from metarl.runs.train import Interrupted
 
 STOPS = {signal.SIGINT, signal.SIGTERM}  # signals that ask to stop
@@ -182,15 +182,10 @@ def attempt(suite: Suite, job: Job, setup: Setup, progress: Callable[[int, int],
     except (Interrupted, KeyboardInterrupt):
         return "stopped", ""
     except MetaRLError as error:
-        return "ended", "; ".join([str(error), *_notes(error)])
+        return "ended", "; ".join([str(error), *notes_of(error)])
     except ConnectionError:  # nobody listens any more
         raise
     except Exception as error:
         sentence = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
-        return "ended", "\n".join(["; ".join([sentence, *_notes(error)]), *traceback.format_exc().splitlines()])
+        return "ended", "\n".join(["; ".join([sentence, *notes_of(error)]), *traceback.format_exc().splitlines()])
     return "ended", ""
-
-
-def _notes(error: Exception) -> list[str]:
-    """Sentences that were added to an exception: its place, and the state of the run."""
-    return [note for note in getattr(error, "__notes__", ()) if "\n" not in note]

@@ -63,6 +63,7 @@ from metarl.errors import (
     InvalidValueError,
     MetaRLError,
     did_you_mean,
+    notes_of,
     printable,
     verbatim,
 )
@@ -93,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             _dispatch(arguments)
             sys.stdout.flush()
     except MetaRLError as error:
-        _print_error("; ".join([str(error), *_notes(error)]))
+        _print_error("; ".join([str(error), *notes_of(error)]))
         raise SystemExit(2) from None
     except Interrupted as stop:
         sources = "".join(f" --load {shlex.quote(source)}" for source in loaded)
@@ -108,14 +109,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader is gone: flushing at exit must not fail
         raise SystemExit(1) from None
     except Exception as error:  # an unexpected error: its traceback follows
-        if notes := _notes(error):
+        if notes := notes_of(error):
             _print_error("; ".join([f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": "), *notes]))
         raise
-
-
-def _notes(error: Exception) -> list[str]:
-    """Sentences that were added to an exception: its place, and the state of the run."""
-    return [note for note in getattr(error, "__notes__", ()) if "\n" not in note]
 
 
 def _print_error(sentence: str) -> None:

@@ -20,6 +20,13 @@ BUGS = (
         "online/test_play",
     ),
     Bug(
+        "a session is given raw pixels as they are",
+        "metarl/interop/player.py",
+        "np.asarray(agent.family.as_seen(obs))",
+        "np.asarray(obs)",
+        "families/test_as_seen",
+    ),
+    Bug(
         "a run is opened with another family of the same id",
         "metarl/runs/run.py",
         "check_family(self.config, agent.family, self.path)",
