@@ -199,8 +199,9 @@ def main(options: Options) -> None:
     names = ("mixture", "clustered", "maml", "cavia", "oracle")
     found = [Results.load(row_file("strategies/corners", name)) for name in names]
     save_figure(adaptation_figure(found, ["k"]), ROOT / "docs" / "mixtures.png")
-    if (figure := belief_figure(inference.believers())) is not None:
-        save_figure(figure, ROOT / "docs" / "belief.png")
+    for study, name in inference.BELIEFS.items():
+        if (figure := belief_figure(inference.believers(study))) is not None:
+            save_figure(figure, ROOT / "docs" / f"{name}.png")
     for matrix in transfers([Results.load(file) for file in strategies.transfer_files()]):
         save_figure(draw_transfer(matrix), ROOT / "docs" / "transfer.png")
     save_figure(robots.robot_figure(robots.robot_results()), ROOT / "docs" / "robots.png")

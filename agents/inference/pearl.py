@@ -9,7 +9,8 @@ The authors' code plays the same 100 or so train tasks again and again. Families
 meta-update plays new ones, and training draws from the transitions of the last `replay_tasks`. With 100 of them and 5
 new ones per meta-update, a context is at most 20 meta-updates old; in the authors' code 20 is the mean. The authors
 also train a value network and regularise the policy's outputs; here the critics have targets of their own, as in later
-versions of soft actor-critic, and nothing is regularised. The deterministic mode is given the belief's mean as z.
+versions of soft actor-critic, and nothing is regularised. In the deterministic mode z is drawn too, as in the authors'
+evaluation, because z alone explores; the actions are the policy's mode.
 
 Like the authors' sparse point robot, with `--discount .9 --temperature .01` besides (theirs has contexts of 1,024
 transitions, 10 tasks a gradient step and 1,000 gradient steps):
@@ -94,7 +95,7 @@ class PEARL(Agent[PEARLConfig]):
         mean, log_var = (v.unsqueeze(1).expand(-1, envs, -1) for v in belief)
         # the environment's key alone decides the draw, so z stays the same at all steps
         noise = Rng(fold_in(rng.keys, _Z)).normal(self.config.latent).view(rows, envs, -1)
-        policy = self.learner.policy(step.obs, mean if deterministic else Belief(mean, log_var).sample(noise))
+        policy = self.learner.policy(step.obs, Belief(mean, log_var).sample(noise))
         return policy.mode if deterministic else policy.sample(rng), {}, state
 
     def interact(self, state: AgentState, trials: Trials, adaptation_step: int) -> tuple[Rollout, AgentState]:

@@ -31,13 +31,16 @@ class Part:
     published: float = 0.0
 
 
+BELIEFS = {"grids/grid_navi-n4": "belief", "navigation/semicircle-n3": "belief_semicircle"}  # studies, their figures
 SHARES = (0.0, 0.25, 0.5, 1.0)  # of a trial, after which the probe's error is shown
 PARTS = {
     "grids/grid_navi-n4": Part("GridNavi, 4 episodes", ("varibad", "rl2-long", "rl2"), 20.0),
     "navigation/semicircle-n3": Part("sparse point robot, 3 episodes", ("varibad", "rl2"), 50.0),
     "bandits/n100-k5": Part("Bernoulli bandit, 100 pulls of 5 arms", ("rl2",)),
     "bandits/deceptive-n100": Part("deceptive bandit, 100 pulls", ("first_explore", "rl2")),
-    "grids/dark_treasure_rooms-n10": Part("Dark Treasure Rooms, 10 episodes", ("first_explore", "rl2")),
+    "bandits/deceptive_control-n100": Part("its control, 100 pulls", ("first_explore", "rl2")),
+    "grids/dark_treasure_rooms-n10": Part("Dark Treasure Rooms, 10 episodes", ("first_explore", "rl2", "varibad")),
+    "grids/dark_treasure_rooms_rho0-n10": Part("its rewards of 0 to 2", ("rl2", "first_explore", "varibad")),
     "few_shot/digits-n25-k5": Part("Digits, 25 images of 5 classes", ("prototypes", "rl2")),
     "few_shot/digits-n5-k5": Part("Digits, 5 images of 5 classes", ("prototypes", "rl2")),
 }
@@ -107,9 +110,9 @@ def inference() -> str:
     )
 
 
-def believers() -> list[Results]:
-    """The published results that hold what agents believed."""
-    files = (row_file(study, row) for study in STUDIES for row in STUDIES[study].entries)
+def believers(study: str) -> list[Results]:
+    """The published results of a study that hold what agents believed."""
+    files = (row_file(study, row) for row in STUDIES[study].entries)
     found = (Results.load(file) for file in files if file.exists() and '"belief' in file.read_text())
     return [results for results in found if {"error", "probe"} <= results.belief.keys()]
 
@@ -117,7 +120,7 @@ def believers() -> list[Results]:
 def beliefs() -> str:
     """Table of what agents believed: the error of the decoded belief over a trial, and of the probe at some steps."""
     rows = []
-    for results in believers():
+    for results in (found for study in BELIEFS for found in believers(study)):
         mean = belief_summary(results.belief, results.every_task)
         probed = np.nanmean(results.belief["probe"], (0, 1))
         by_seed = ", ".join(f"{value:.2f}" for value in np.nanmean(results.belief["error"], (1, 2)))
@@ -127,7 +130,8 @@ def beliefs() -> str:
     heads = [f"probe, {share:.0%} of the trial" for share in SHARES]
     return (
         "Error of the decoded belief beside the exact posterior, mean over the steps of a trial with its 95 % interval "
-        "over seeds and tasks (in GridNavi a total variation distance, in all 21 tasks), and that of the prior; then "
+        "over seeds and tasks (in GridNavi a total variation distance, in all 21 tasks; of the sparse point robot in "
+        "units of reward, the mean over steps near the semicircle), and that of the prior; then "
         "the error of the probe, in variances of the task's parameters, when so much of the trial has passed. "
         "Command: the one of the row.\n\n" + table(["row", "decoded belief", "by seed", "prior", *heads], rows)
     )

@@ -18,7 +18,7 @@ def adam_step(optimizer: torch.optim.Optimizer, loss: Tensor, max_grad_norm: flo
     """Take one gradient step on the scalar `loss`. Scale the gradient down if its norm is above `max_grad_norm`."""
     params = [p for group in optimizer.param_groups for p in group["params"]]
     for p, grad in zip(params, torch.autograd.grad(loss, params), strict=True):
-        p.grad = grad
+        p.grad = grad.contiguous()  # the fused Adam reads a gradient's memory in the parameter's order
     if max_grad_norm < math.inf:
         nn.utils.clip_grad_norm_(params, max_grad_norm)
     optimizer.step()

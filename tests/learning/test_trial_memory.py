@@ -94,6 +94,17 @@ def test_adam_step_is_backward_clip_and_step() -> None:
     assert all(torch.equal(a, b) for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True))
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_adam_takes_gradients_in_any_order_of_memory(fused: bool) -> None:
+    """Of a transposed and of an expanded tensor: torch's fused Adam alone mistakes the one and reads past the other."""
+    weights, shift = nn.Parameter(torch.zeros(3, 2)), nn.Parameter(torch.zeros(1000))
+    gradient = torch.tensor([[1.0, -1.0, 1.0], [1.0, 1.0, -1.0]]).T
+    adam = torch.optim.Adam([weights, shift], lr=0.5, fused=fused)
+    adam_step(adam, (weights.T * gradient.T).sum() + shift.sum())
+    torch.testing.assert_close(weights.detach(), -0.5 * gradient)
+    torch.testing.assert_close(shift.detach(), torch.full((1000,), -0.5))
+
+
 def test_a_net_and_its_adam_are_restored() -> None:
     """After two steps; the third one is then the same, and rl2's checkpoints have the same names."""
     x, ends = torch.arange(6.0).view(2, 3), []
