@@ -6,6 +6,20 @@ from planted.bug import Bug
 
 BUGS = (
     Bug(
+        "Adam reads a transposed gradient in its own order of memory",
+        "metarl/learning/adam.py",
+        "p.grad = grad.contiguous()",
+        "p.grad = grad",
+        "learning/test_trial_memory",
+    ),
+    Bug(
+        "z is the belief's mean in the deterministic mode, so nothing explores",
+        "agents/inference/pearl.py",
+        "Belief(mean, log_var).sample(noise))",
+        "mean if deterministic else Belief(mean, log_var).sample(noise))",
+        "agents/test_pearl",
+    ),
+    Bug(
         "SAC's policy trains the encoder of images",
         "metarl/learning/off_policy/sac.py",
         "self.critics.seen(x).detach()",
