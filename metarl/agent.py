@@ -48,7 +48,7 @@ from metarl.learning.model_based.models import GradientModel, Prediction, Recurr
 from metarl.learning.model_based.planning import PlanConfig, Planner
 from metarl.learning.model_based.transitions import TransitionLayout
 from metarl.learning.networks import FeedForward, HyperFeedForward, Hypernetwork, Params, init_mlp, mlp
-from metarl.learning.off_policy.context_sac import ContextConfig, ContextInputs, ContextSAC
+from metarl.learning.off_policy.context_sac import ContextConfig, ContextInputs, ContextSAC, context_features
 from metarl.learning.off_policy.sac import SAC, SACBatch, SACConfig, SquashedGaussian
 from metarl.learning.off_policy.transitions import TransitionReplay
 from metarl.learning.ppo import (
@@ -155,6 +155,7 @@ __all__ = [
     "adam_tensors",
     "adapts_between_episodes",
     "clipped_surrogate",
+    "context_features",
     "did_you_mean",
     "discounted_returns",
     "fold_in",

@@ -14,6 +14,7 @@ task twice; here each task of a batch has two contexts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -36,6 +37,7 @@ from metarl.agent import (
     Step,
     Tasks,
     Trials,
+    context_features,
     make_key,
     metric_loss,
 )
@@ -96,6 +98,12 @@ class FOCAL(Agent[FOCALConfig]):
     def adapt(self, state: AgentState, rollout: Rollout) -> AgentState:
         """The embedding of all transitions so far."""
         return EmbeddingSum(**state).plus(self.encoder(*self.inputs.of(rollout)))._asdict()
+
+    # --- what it believes --------------------------------------------------------------------------------------------
+
+    def belief_features(self, rollouts: Sequence[Rollout]) -> Tensor:
+        """The embedding at each step of trials, `[T, R, latent]`: of the episodes before the step's."""
+        return context_features(self, rollouts, lambda state: EmbeddingSum(**state).mean)
 
     # --- training ----------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ transitions, 10 tasks a gradient step and 1,000 gradient steps):
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -42,6 +43,7 @@ from metarl.agent import (
     Step,
     Tasks,
     Trials,
+    context_features,
     fold_in,
     make_key,
 )
@@ -107,6 +109,12 @@ class PEARL(Agent[PEARLConfig]):
     def adapt(self, state: AgentState, rollout: Rollout) -> AgentState:
         """The belief times the factors of all transitions of the rollout."""
         return Factors(**state).times(self.encoder(*self.inputs.of(rollout)))._asdict()
+
+    # --- what it believes --------------------------------------------------------------------------------------------
+
+    def belief_features(self, rollouts: Sequence[Rollout]) -> Tensor:
+        """Mean and log-variance of z at each step of trials, `[T, R, 2 latent]`: of the episodes before the step's."""
+        return context_features(self, rollouts, lambda state: torch.cat(Factors(**state).belief, -1))
 
     # --- training ----------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ authors' MuJoCo. In their GridNavi it tells from z alone, by a cross-entropy, wh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -114,13 +115,13 @@ class VariBAD(Agent[VariBADConfig]):
 
     # --- what it believes --------------------------------------------------------------------------------------------
 
-    def belief_features(self, rollout: Rollout) -> Tensor:
-        """Mean and log-variance of z before each step, `[T, R, 2 latent]`, as the policy was given them."""
-        return self.model.belief_features(rollout.extras["x"])
+    def belief_features(self, rollouts: Sequence[Rollout]) -> Tensor:
+        """Mean and log-variance of z before each step of trials, `[T, R, 2 latent]`, as the policy was given them."""
+        return torch.cat([self.model.belief_features(rollout.extras["x"]) for rollout in rollouts])
 
     def believed_rewards(self, rollout: Rollout, queries: Queries) -> Tensor:
         """The decoder's rewards of N transitions before each step, a mean over z of the belief: `[T, R, N]`."""
-        return self.model.believed_rewards(self.belief_features(rollout), queries)
+        return self.model.believed_rewards(self.belief_features([rollout]), queries)
 
     # --- training ----------------------------------------------------------------------------------------------------
 

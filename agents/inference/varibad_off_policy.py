@@ -16,6 +16,7 @@ their beliefs with the encoder as it is, so that they never grow old.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -113,13 +114,13 @@ class OffPolicyVariBAD(Agent[OffPolicyVariBADConfig]):
 
     # --- what it believes --------------------------------------------------------------------------------------------
 
-    def belief_features(self, rollout: Rollout) -> Tensor:
-        """Mean and log-variance of z before each step, `[T, R, 2 latent]`, as the policy was given them."""
-        return self.model.belief_features(rollout.extras["x"])
+    def belief_features(self, rollouts: Sequence[Rollout]) -> Tensor:
+        """Mean and log-variance of z before each step of trials, `[T, R, 2 latent]`, as the policy was given them."""
+        return torch.cat([self.model.belief_features(rollout.extras["x"]) for rollout in rollouts])
 
     def believed_rewards(self, rollout: Rollout, queries: Queries) -> Tensor:
         """The decoder's rewards of N transitions before each step, a mean over z of the belief: `[T, R, N]`."""
-        return self.model.believed_rewards(self.belief_features(rollout), queries)
+        return self.model.believed_rewards(self.belief_features([rollout]), queries)
 
     # --- training ----------------------------------------------------------------------------------------------------
 

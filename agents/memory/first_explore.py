@@ -24,6 +24,7 @@ follows the training.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -221,6 +222,12 @@ class FirstExplore(Agent[FirstExploreConfig]):
             kept = torch.where(ended & exploring, value, state[f"kept.{name}"])
             out |= {name: torch.where(ended & ~exploring, kept, value), f"kept.{name}": kept}
         return out | {"episode": state["episode"] + ended.long(), "explores": state["explores"]}
+
+    # --- what it believes --------------------------------------------------------------------------------------------
+
+    def belief_features(self, rollouts: Sequence[Rollout]) -> Tensor:
+        """What the memory holds at each step of trials, `[T, R, hidden]`: the steps before it, and what it shows."""
+        return self.trial_memory.relived(self.begin(rollouts[0].reward.shape[1]), rollouts, self.observe)
 
     # --- training ----------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ transformer (`metarl.learning.memory`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -142,6 +143,12 @@ class RL2(Agent[RL2Config]):
     def observe(self, state: AgentState, feedback: Feedback, active: Tensor | None) -> AgentState:
         """Keep the memory, and what the next step is given."""
         return self.trial_memory.observe(state, feedback, active)
+
+    # --- what it believes --------------------------------------------------------------------------------------------
+
+    def belief_features(self, rollouts: Sequence[Rollout]) -> Tensor:
+        """What the memory holds at each step of trials, `[T, R, hidden]`: the steps before it, and what it shows."""
+        return self.trial_memory.relived(self.begin(rollouts[0].reward.shape[1]), rollouts, self.observe)
 
     # --- training ----------------------------------------------------------------------------------------------------
 

@@ -133,9 +133,9 @@ def evaluate(
     if queries is not None:
         results.belief = join_beliefs([[part.belief for part in parts] for parts in outcomes], trials, queries)
     if has_trial_features(group[0]) and grid[-1]:
-        features = [np.concatenate([part.features for part in parts]) for parts in outcomes]
-        errors = probe(group, features, tasks, trials, grid[-1], seed, size * trials)
-        results.belief |= {} if errors is None else {"probe": errors[:, :BELIEVED]}
+        features = [np.concatenate([p.features for p in parts if p.features is not None]) for parts in outcomes]
+        errors = probe(group, features, tasks[slice(0, BELIEVED)], trials, grid[-1], seed, size * trials)
+        results.belief |= {} if errors is None else {"probe": errors}
     results.meta = {
         **settings,
         "seeds": [a.seed for a in group],

@@ -37,7 +37,7 @@ class Part:
     trial: list[dict[str, Floats]] = field(default_factory=list)  # for each adaptation step: see `_trial_arrays`
     failed: int = 0  # adaptation steps that failed
     belief: dict[str, Floats] = field(default_factory=dict)  # what was believed in the trials: `compare_beliefs`
-    features: Floats | None = None  # what beliefs held in the trials: `trial_features`
+    features: Floats | None = None  # what beliefs held in the rows that are asked: `trial_features`
 
 
 def play_part(
@@ -62,7 +62,7 @@ def play_part(
         keep: the rows whose paths and actions are stored.
         tick: called after each adaptation step.
         queries: what a `Believer` is asked about each step of the trials; None for nothing.
-        asked: the number of rows, from the first on, that it is asked about.
+        asked: the number of rows, from the first on, whose beliefs are measured.
     """
     rollouts: list[Rollout] = []
     part = Part({m: [] for m in modes}, {m: [] for m in modes})
@@ -73,9 +73,7 @@ def play_part(
             begun += (adapted.rollout.episode_start & adapted.rollout.valid).sum((0, 2)).cpu().numpy()
             used += adapted.rollout.env_steps.cpu().numpy()
             _store_step(part, agent, adapted.rollout, adapted.seconds, keep)
-            if has_trial_features(agent):
-                rollouts.append(adapted.rollout)
-            elif queries is not None:
+            if asked and (queries is not None or has_trial_features(agent)):
                 rollouts.append(adapted.rollout.rows(slice(0, asked)))
         if adapted.k in grid:
             part.episodes.append(begun.copy())
@@ -91,9 +89,8 @@ def play_part(
         tick()
     part.failed = int(adapted.state["failed"].sum()) if "failed" in adapted.state else 0
     if queries is not None and isinstance(agent, Believer):
-        rows = [rollout.rows(slice(0, asked)) for rollout in rollouts]
-        part.belief = compare_beliefs(agent, agent.family, rows, queries)
-    if rollouts and isinstance(agent, HasFeatures):
+        part.belief = compare_beliefs(agent, agent.family, rollouts, queries)
+    if rollouts and isinstance(agent, HasFeatures) and one_episode_per_step(agent):
         part.features = trial_features(agent, rollouts, agent.family.horizon)
     return part
 

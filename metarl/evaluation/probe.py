@@ -18,6 +18,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from metarl.agent_base import Agent, Rollout
@@ -29,6 +30,8 @@ from metarl.evaluation.intervals import Floats
 from metarl.families.tasks import Tasks
 
 TASKS = 200  # train tasks that a probe is fitted to
+_MOST_STEPS = 100_000  # environment steps in them, if `_LEAST_TASKS` have no more
+_LEAST_TASKS = 20
 MOST_PARAMETERS = 50  # numbers of a parameter up to which it is read
 _MOST_PRODUCTS = 20  # features up to which their products are features too
 _RIDGES = np.logspace(-2, 4, 13)
@@ -36,10 +39,10 @@ _RIDGES = np.logspace(-2, 4, 13)
 
 @runtime_checkable
 class HasFeatures(Protocol):
-    """An agent that shows what its belief holds, from a rollout's `extras`."""
+    """An agent that shows what its belief holds."""
 
-    def belief_features(self, rollout: Rollout) -> Tensor:
-        """What the belief holds before each step, `[T, R, F]`."""
+    def belief_features(self, rollouts: Sequence[Rollout]) -> Tensor:
+        """What the belief holds before each step of whole trials, `[T, R, F]`, T steps of all rollouts together."""
         ...
 
 
@@ -60,7 +63,9 @@ def probe(
     Returns:
         the errors; None if the task switches within a trial, or no parameter has few numbers.
     """
-    family, train = agents[0].family, agents[0].family.tasks("train", TASKS)
+    family = agents[0].family
+    count = min(TASKS, max(_LEAST_TASKS, _MOST_STEPS // (last * family.horizon)))
+    train = family.tasks("train", count)
     truth, expected = parameters_of(train), np.repeat(parameters_of(tasks), trials, 0)
     if family.switches or not truth.size:
         return None
@@ -69,7 +74,7 @@ def probe(
         assert isinstance(agent, HasFeatures)
         shown = []
         with closing(EnvironmentPool(family, agent.device)) as pool:
-            for start in range(0, TASKS, rows):
+            for start in range(0, count, rows):
                 played = PoolTrials(pool, train[slice(start, start + rows)], 1, seed, "probe")
                 rollouts = [a.rollout for a in adaptation(agent, played, last) if a.rollout is not None]
                 shown.append(trial_features(agent, rollouts, family.horizon))
@@ -86,11 +91,11 @@ def parameters_of(tasks: Tasks) -> Floats:
 
 def trial_features(agent: HasFeatures, rollouts: Sequence[Rollout], horizon: int) -> Floats:
     """The features in whole trials of K episodes of at most H steps, `[R, K H, F]`; NaN where no step was played."""
-    shown = [agent.belief_features(r).double().cpu().numpy() for r in rollouts]  # [T, R, F]
-    out = np.full((shown[0].shape[1], len(rollouts) * horizon, shown[0].shape[2]), np.nan)
-    for k, (features, rollout) in enumerate(zip(shown, rollouts, strict=True)):
-        features[~rollout.valid[:, :, 0].cpu().numpy()] = np.nan
-        out[:, k * horizon : k * horizon + len(features)] = features.swapaxes(0, 1)
+    shown = agent.belief_features(rollouts).double().cpu().numpy()  # [T, R, F]
+    shown[~torch.cat([r.valid[:, :, 0] for r in rollouts]).cpu().numpy()] = np.nan
+    out = np.full((shown.shape[1], len(rollouts) * horizon, shown.shape[2]), np.nan)
+    time = np.concatenate([k * horizon + np.arange(len(r.valid)) for k, r in enumerate(rollouts)])
+    out[:, time] = shown.swapaxes(0, 1)
     return out
 
 
@@ -109,7 +114,7 @@ def probe_errors(train: Floats, truth: Floats, test: Floats, expected: Floats) -
     out = np.full(test.shape[:2], np.nan)
     for t in range(test.shape[1]):
         fitted, played = (np.isfinite(features[:, t]).all(1) for features in (train, test))
-        if fitted.sum() >= 20 and played.any():
+        if fitted.sum() >= _LEAST_TASKS and played.any():
             predicted = _predict(train[fitted, t], truth[fitted], test[played, t])
             variance = np.maximum(truth.var(0), 1e-12)
             out[played, t] = (np.square(predicted - expected[played]) / variance).mean(1)

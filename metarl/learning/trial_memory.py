@@ -6,7 +6,7 @@ given the previous action, the previous reward and whether an episode just ended
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -103,3 +103,26 @@ class TrialMemory:
             last = torch.where(active, last, state["last"])
             new = self.memory.keep({k: state[k] for k in new}, new, active)
         return {"last": last, **new}
+
+    @torch.no_grad()
+    def relived(
+        self,
+        state: AgentState,
+        rollouts: Sequence[Rollout],
+        observe: Callable[[AgentState, Feedback, Tensor | None], AgentState],
+    ) -> Tensor:
+        """The memory's features at each step of trials that were played, `[T, R, hidden]`.
+
+        Args:
+            state: the agent's, at the trials' start.
+            rollouts: the trials, in order, with one environment in each row.
+            observe: the agent's.
+        """
+        features = []
+        for played in rollouts:
+            for t in range(len(played.reward)):
+                h, state = self.step(state, Step(played.obs[t], None))
+                features.append(h)
+                done = Feedback(played.action[t], played.reward[t], played.terminated[t], played.truncated[t])
+                state = observe(state, done, played.valid[t])
+        return torch.stack(features)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import metarl
-from metarl.agent import Budget
+from metarl.agent import Budget, EmbeddingSum, Factors
 from metarl.engine.pool import EnvironmentPool
 from metarl.engine.rollout import PoolTrials
 
@@ -204,3 +204,15 @@ def test_a_gradient_step_that_would_not_fit_is_refused_before_training(name: str
     )
     with pytest.raises(metarl.InvalidValueError, match=sentence):
         metarl.train(made(name, tasks_per_update=10**6, batch_size=10**6), 1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_known_at_a_step_is_what_earlier_episodes_told(name: str) -> None:
+    agent = made(name)
+    _, rollouts, _ = after(agent, 3)
+    features = agent.belief_features(rollouts).unflatten(0, (3, 4))  # [episode, t, R, F]
+    assert torch.equal(features, features[:, :1].expand_as(features))
+    assert not features[0].any()  # the prior
+    state = agent.adapt(agent.adapt(agent.begin(3), rollouts[0]), rollouts[1])
+    known = torch.cat(Factors(**state).belief, -1) if name == "pearl" else EmbeddingSum(**state).mean
+    assert torch.equal(features[2, 0], known)

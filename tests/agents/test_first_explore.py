@@ -239,3 +239,22 @@ def test_trials_that_do_not_fit_are_refused_by_the_episodes_that_training_plays(
         agent.train_step(trials)
     monkeypatch.setattr("metarl.learning.ppo.free_bytes", lambda device: need)
     agent.train_step(trials)
+
+
+def test_a_trial_that_is_lived_again_is_remembered_as_it_was_played() -> None:
+    """The values that were told while acting follow from the features, also after exploiting has been forgotten."""
+    agent = made(Corridor())
+    trials = PoolTrials(EnvironmentPool(agent.family), agent.family.tasks("train", 5))
+    state, rollouts = agent.begin(5), []
+    state["explores"].fill_(1)
+    agent.means = torch.zeros_like(agent.means)  # k is 1
+    for k in range(3):
+        rollout, state = agent.interact(state, trials, k)
+        rollouts.append(rollout)
+    valid = torch.cat([rollout.valid for rollout in rollouts])
+    exploring, told = (torch.cat([rollout.extras[name] for rollout in rollouts]) for name in ("exploring", "value"))
+    value = agent.net.value_of(agent.belief_features(rollouts).unsqueeze(2), exploring)
+    assert not valid.all()
+    assert exploring.any()
+    assert not exploring.all()
+    torch.testing.assert_close(value[valid], told[valid], rtol=0, atol=1e-6)

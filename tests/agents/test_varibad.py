@@ -179,7 +179,7 @@ def test_what_it_believes_is_what_the_decoder_tells_of_z() -> None:
     obs, action = torch.tensor([[0.1, 0.2], [0.3, -0.1]]), torch.tensor([[0.1, 0.0], [-0.05, 0.1]])
     found = agent.believed_rewards(rollout, Queries(obs, action, obs + action, torch.arange(2)))
     assert found.shape == (12, 8, 2)
-    z = agent.belief_features(rollout)[..., : agent.config.latent]
+    z = agent.belief_features([rollout])[..., : agent.config.latent]
     for t, row, i in ((0, 0, 0), (11, 3, 1), (5, 7, 0)):
         step = torch.cat([obs[i], action[i] / 0.1, obs[i] + action[i]])  # actions of the box as the policy's
         expected = agent.model["reward"](z[t, row].view(1, 1, -1), step.view(1, 1, -1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,8 @@ class Knower(RandomPlay):
         held = torch.stack([x + y, x * y, x - y], -1) * (state["t"] >= 3).unsqueeze(-1)
         return action, {**extras, "held": held.unsqueeze(1)}, {**state, "t": state["t"] + 1}
 
-    def belief_features(self, rollout: Rollout) -> Tensor:
-        return rollout.extras["held"][:, :, 0]
+    def belief_features(self, rollouts: Sequence[Rollout]) -> Tensor:
+        return torch.cat([rollout.extras["held"][:, :, 0] for rollout in rollouts])
 
 
 def test_a_probe_reads_what_a_belief_holds_and_from_when_on() -> None:

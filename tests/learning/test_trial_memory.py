@@ -134,3 +134,23 @@ def test_a_box_without_a_deviation_has_that_of_one() -> None:
     policy: Any = head.distribution(torch.zeros(3, 2))
     shown: Tensor = policy.log_std.exp()
     assert shown.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("settings", [{}, {"memory": "transformer"}, {"hypernetwork": True}])
+def test_a_trial_that_is_lived_again_is_remembered_as_it_was_played(settings: dict[str, Any]) -> None:
+    """The values that were told while acting follow from the features, also in rows whose episodes ended early."""
+    agent: Any = metarl.make_agent("rl2", "metarl/CartPole-v0", hidden=8, **settings)
+    trials = PoolTrials(EnvironmentPool(agent.family), agent.family.tasks("train", 3))
+    state, rollouts = agent.begin(3), []
+    for k in range(2):
+        rollout, state = agent.interact(state, trials, k)
+        rollouts.append(rollout)
+    features = agent.belief_features(rollouts)
+    valid = torch.cat([rollout.valid[:, :, 0] for rollout in rollouts])
+    assert features.shape == (len(valid), 3, 8)
+    assert not valid.all()  # some rows ended before others
+    obs = torch.cat([rollout.obs for rollout in rollouts])
+    given = [torch.cat([o[:, 0], torch.zeros(3, agent.trial_memory.inputs.size - o.shape[-1])], -1) for o in obs]
+    value = torch.stack([agent.net.value_of(h, x) for h, x in zip(features, given, strict=True)])
+    told = torch.cat([rollout.extras["value"][:, :, 0] for rollout in rollouts])
+    torch.testing.assert_close(value[valid], told[valid], rtol=0, atol=1e-6)

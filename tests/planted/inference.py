@@ -6,6 +6,24 @@ from planted.bug import Bug
 
 BUGS = (
     Bug(
+        "a trial that is lived again goes on after an episode's end",
+        "metarl/learning/trial_memory.py",
+        "state = observe(state, done, played.valid[t])",
+        "state = observe(state, done, None)",
+        "learning/test_trial_memory",
+    ),
+    Bug(
+        "what is known at a step is what its own episode tells",
+        "metarl/learning/off_policy/context_sac.py",
+        """        held.append(features(state).expand(len(rollout.reward), -1, -1))
+        state = agent.adapt(state, rollout)
+""",
+        """        state = agent.adapt(state, rollout)
+        held.append(features(state).expand(len(rollout.reward), -1, -1))
+""",
+        "agents/test_contexts",
+    ),
+    Bug(
         "decoded steps do not stand for the whole trial",
         "metarl/learning/inference/belief_model.py",
         "valid[chosen] * (steps / count)",

@@ -31,6 +31,12 @@ _VARIBAD = {
     **{"hidden": 128, "policy_hidden": (128, 128), "decoder_hidden": (64, 32), "kl_coef": 0.1, "model_batch_size": 10},
     **{"elbo_terms": 50, "decoded_steps": 50, "replay_trials": 2000, "trial_episodes": 2, "meta_batch_size": 20},
 }
+# a product of few factors, and soft actor-critic that learns fast (experiments/LOG.md)
+_PEARL = {
+    **{"policy_hidden": (256, 256), "encoder_hidden": (128, 128), "learning_rate": 1e-3, "target_rate": 0.01},
+    **{"kl_coef": 1e-2, "meta_batch_size": 4, "prior_episodes": 1, "posterior_episodes": 1, "replay_tasks": 1000},
+    **{"updates": 100, "tasks_per_update": 4, "batch_size": 64, "context_size": 64},
+}
 _PPO = {"steps": 4000, "num_envs": 20, "algorithm_kwargs": {"n_steps": 200, "batch_size": 500}}
 
 _SAC = {
@@ -64,7 +70,10 @@ suite = Suite(
         ),
         "half_cheetah_dir-memory": Study(
             "metarl/HalfCheetahDir-v0",
-            {"rl2-tuned": Entry("rl2", _RL2_TUNED, 600)},
+            {
+                "rl2-tuned": Entry("rl2", _RL2_TUNED, 600),
+                "pearl": Entry("pearl", _PEARL | {"temperature": 0.1}, 1200),
+            },
             Protocol(k=1, tasks=2, trials=20, episodes=20),
         ),
         "half_cheetah_dir-ppo": _from_scratch("ppo", _PPO, (1, 3, 10, 30, 100, 300)),
@@ -85,6 +94,7 @@ suite = Suite(
                 "rl2": Entry("rl2", _RL2 | {"meta_batch_size": 80}, 120),
                 "rl2-tuned": Entry("rl2", _RL2_TUNED, 600),
                 "varibad-tuned": Entry("varibad", _PPO_TUNED | _VARIBAD, 600),
+                "pearl": Entry("pearl", _PEARL | {"temperature": 0.05}, 600),
             },
             Protocol(k=1, tasks=40, episodes=4),
         ),
@@ -102,5 +112,5 @@ suite = Suite(
             Protocol(k=1, tasks=20, episodes=4),
         ),
     },
-    "MAML, ProMP, RL2 and VariBAD on robots that must find out where to, or how fast",
+    "MAML, ProMP, RL2, VariBAD and PEARL on robots that must find out where to, or how fast",
 )

@@ -11,7 +11,7 @@ transitions are kept, and how soft actor-critic is trained on them. How z is inf
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Self
 
@@ -136,6 +136,21 @@ class ContextInputs:
     def of(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """What an encoder is given of a rollout, `[R, T * E, size]`, and which of its transitions count, `bool`."""
         return self.features(self.transitions(rollout)), rollout.by_row(rollout.valid)
+
+
+def context_features(agent: Agent, rollouts: Sequence[Rollout], features: Callable[[AgentState], Tensor]) -> Tensor:
+    """What an agent that adapts between episodes acts on, at each step of trials, `[T, R, F]`.
+
+    Args:
+        agent: adapts.
+        rollouts: the trials, an adaptation step each.
+        features: of its state, `[R, F]`.
+    """
+    state, held = agent.begin(rollouts[0].reward.shape[1]), []
+    for rollout in rollouts:
+        held.append(features(state).expand(len(rollout.reward), -1, -1))
+        state = agent.adapt(state, rollout)
+    return torch.cat(held)
 
 
 class ContextSAC:
