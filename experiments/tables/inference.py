@@ -32,6 +32,7 @@ class Part:
 
 
 BELIEFS = {"grids/grid_navi-n4": "belief", "navigation/semicircle-n3": "belief_semicircle"}  # studies, their figures
+PROBED = (*BELIEFS, "bandits/n100-k5", "mujoco/half_cheetah_vel-memory", "mujoco/half_cheetah_dir-memory")
 SHARES = (0.0, 0.25, 0.5, 1.0)  # of a trial, after which the probe's error is shown
 PARTS = {
     "grids/grid_navi-n4": Part("GridNavi, 4 episodes", ("varibad", "rl2-long", "rl2"), 20.0),
@@ -111,20 +112,21 @@ def inference() -> str:
 
 
 def believers(study: str) -> list[Results]:
-    """The published results of a study that hold what agents believed."""
+    """The published results of a study that hold what agents believed, or what a probe read."""
     files = (row_file(study, row) for row in STUDIES[study].entries)
     found = (Results.load(file) for file in files if file.exists() and '"belief' in file.read_text())
-    return [results for results in found if {"error", "probe"} <= results.belief.keys()]
+    return [results for results in found if "probe" in results.belief]
 
 
 def beliefs() -> str:
     """Table of what agents believed: the error of the decoded belief over a trial, and of the probe at some steps."""
     rows = []
-    for results in (found for study in BELIEFS for found in believers(study)):
-        mean = belief_summary(results.belief, results.every_task)
-        probed = np.nanmean(results.belief["probe"], (0, 1))
-        by_seed = ", ".join(f"{value:.2f}" for value in np.nanmean(results.belief["error"], (1, 2)))
-        cells = [bounds(mean["mean"], mean["low"], mean["high"], 3), by_seed, f"{mean['prior']:.3f}"]
+    for results in (found for study in PROBED for found in believers(study)):
+        probed, cells = np.nanmean(results.belief["probe"], (0, 1)), ["", "", ""]
+        if "error" in results.belief:
+            mean = belief_summary(results.belief, results.every_task)
+            by_seed = ", ".join(f"{value:.2f}" for value in np.nanmean(results.belief["error"], (1, 2)))
+            cells = [bounds(mean["mean"], mean["low"], mean["high"], 3), by_seed, f"{mean['prior']:.3f}"]
         at = [f"{probed[int(share * (len(probed) - 1))]:.3f}" for share in SHARES]
         rows.append([f"`{results.meta['entry']}`", *cells, *at])
     heads = [f"probe, {share:.0%} of the trial" for share in SHARES]
@@ -133,6 +135,7 @@ def beliefs() -> str:
         "over seeds and tasks (in GridNavi a total variation distance, in all 21 tasks; of the sparse point robot in "
         "units of reward, the mean over steps near the semicircle), and that of the prior; then "
         "the error of the probe, in variances of the task's parameters, when so much of the trial has passed. "
+        "`rl2` decodes nothing; of it the probe reads the memory. "
         "Command: the one of the row.\n\n" + table(["row", "decoded belief", "by seed", "prior", *heads], rows)
     )
 

@@ -72,7 +72,7 @@ suite = Suite(
             "metarl/HalfCheetahDir-v0",
             {
                 "rl2-tuned": Entry("rl2", _RL2_TUNED, 600),
-                "pearl": Entry("pearl", _PEARL | {"temperature": 0.1}, 1200),
+                "pearl": Entry("pearl", _PEARL | {"temperature": 0.1}, 600),
             },
             Protocol(k=1, tasks=2, trials=20, episodes=20),
         ),
