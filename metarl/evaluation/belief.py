@@ -77,20 +77,32 @@ def compare_beliefs(
         `exact` and `decoded`, `[R, K H, Q]`, NaN where no step was played; and their `error` and the `prior`'s,
         `[R, K H]`.
     """
+    exact = exact_answers(agent, family, rollouts, queries)
+    told = answered(torch.cat([agent.believed_rewards(r, queries) for r in rollouts]), queries)
+    decoded = probabilities(told, queries)
+    values = {"exact": exact, "decoded": decoded, "error": distance(decoded, exact, queries)}
+    values["prior"] = distance(exact[:1], exact, queries)
+    return {name: in_trials(tensor, rollouts, family.horizon) for name, tensor in values.items()}
+
+
+def exact_answers(agent: Any, family: Family, rollouts: Sequence[Rollout], queries: Queries) -> Tensor:
+    """The exact posterior's answers, probabilities if one query pays, before each step of trials: `[T, R, Q]`."""
     together = {n: torch.cat([getattr(r, n)[:, :, 0] for r in rollouts]) for n in ("obs", "reward", "valid")}
     action = torch.cat([_env_action(agent, r) for r in rollouts])
     exact = family.posterior(History(together["obs"], action, together["reward"], together["valid"]))
-    decoded = answered(torch.cat([agent.believed_rewards(r, queries) for r in rollouts]), queries)
-    exact, decoded = (probabilities(v, queries) for v in (exact, decoded))
-    values = {"exact": exact, "decoded": decoded, "error": distance(decoded, exact, queries)}
-    values["prior"] = distance(exact[:1], exact, queries)
-    time = np.concatenate([k * family.horizon + np.arange(len(r.valid)) for k, r in enumerate(rollouts)])
-    valid, out = together["valid"].cpu().numpy(), {}
-    for name, tensor in values.items():
-        array = tensor.cpu().numpy()
-        array[~valid] = np.nan
-        out[name] = np.full((array.shape[1], len(rollouts) * family.horizon, *array.shape[2:]), np.nan)
-        out[name][:, time] = array.swapaxes(0, 1)
+    return probabilities(exact, queries)
+
+
+def in_trials(values: Tensor, rollouts: Sequence[Rollout], horizon: int) -> Floats:
+    """Values `[T, R, ...]` of the rollouts in whole trials of K episodes of at most H steps: `[R, K H, ...]`.
+
+    NaN where no step was played.
+    """
+    array = values.double().cpu().numpy()
+    array[~torch.cat([r.valid[:, :, 0] for r in rollouts]).cpu().numpy()] = np.nan
+    out = np.full((array.shape[1], len(rollouts) * horizon, *array.shape[2:]), np.nan)
+    time = np.concatenate([k * horizon + np.arange(len(r.valid)) for k, r in enumerate(rollouts)])
+    out[:, time] = array.swapaxes(0, 1)
     return out
 
 

@@ -34,7 +34,7 @@ from metarl.evaluation.playing import (
     one_episode_per_step,
     play_part,
 )
-from metarl.evaluation.probe import probe
+from metarl.evaluation.probe import HasFeatures, probe
 from metarl.evaluation.results import Floats, Results
 from metarl.families.family import Family, Queries, TorchFamily
 from metarl.families.tasks import Tasks, content_hash
@@ -130,12 +130,13 @@ def evaluate(
     if paths:
         results.landmarks = _landmarks(family, tasks[slice(0, paths)])
         results.rewards = np.stack(outcomes[0][0].rewards) if family.horizon > 1 else None
-    if queries is not None:
-        results.belief = join_beliefs([[part.belief for part in parts] for parts in outcomes], trials, queries)
+    told = queries if isinstance(group[0], Believer) else None
+    if told is not None:
+        results.belief = join_beliefs([[part.belief for part in parts] for parts in outcomes], trials, told)
     if has_trial_features(group[0]) and grid[-1]:
-        features = [np.concatenate([p.features for p in parts if p.features is not None]) for parts in outcomes]
-        errors = probe(group, features, tasks[slice(0, BELIEVED)], trials, grid[-1], seed, size * trials)
-        results.belief |= {} if errors is None else {"probe": errors}
+        features = [_joined([part.features for part in parts if part.features]) for parts in outcomes]
+        asked = tasks[slice(0, BELIEVED)]
+        results.belief |= probe(group, features, asked, trials, grid[-1], seed, size * trials, queries)
     results.meta = {
         **settings,
         "seeds": [a.seed for a in group],
@@ -149,9 +150,9 @@ def evaluate(
         "versions": versions(),
         "git": git_revision(),
     }
-    if queries is not None:
+    if told is not None:
         mean = belief_summary(results.belief, _plays_every(family, tasks[slice(0, BELIEVED)]))
-        results.meta["belief"] = {"unit": unit_of(queries), **mean}
+        results.meta["belief"] = {"unit": unit_of(told), **mean}
     return results
 
 
@@ -277,9 +278,13 @@ class _Progress:
 
 
 def _queries(agent: Agent, tasks: Tasks, grid: list[int]) -> Queries | None:
-    """What the agent is asked about its belief; None if it tells none, or no exact posterior is known of the tasks."""
-    asked = isinstance(agent, Believer) and one_episode_per_step(agent) and grid[-1] > 0 and tasks.split in _PRIOR
-    return agent.family.queries() if asked else None
+    """What is asked about beliefs; None if the agent tells none, or no exact posterior is known of the tasks."""
+    tells = isinstance(agent, (Believer, HasFeatures)) and one_episode_per_step(agent)
+    return agent.family.queries() if tells and grid[-1] > 0 and tasks.split in _PRIOR else None
+
+
+def _joined(parts: Sequence[dict[str, Floats]]) -> dict[str, Floats]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _landmarks(family: Family, tasks: Tasks) -> Floats | None:

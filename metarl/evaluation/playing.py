@@ -37,7 +37,7 @@ class Part:
     trial: list[dict[str, Floats]] = field(default_factory=list)  # for each adaptation step: see `_trial_arrays`
     failed: int = 0  # adaptation steps that failed
     belief: dict[str, Floats] = field(default_factory=dict)  # what was believed in the trials: `compare_beliefs`
-    features: Floats | None = None  # what beliefs held in the rows that are asked: `trial_features`
+    features: dict[str, Floats] = field(default_factory=dict)  # what was known in the asked rows: `trial_features`
 
 
 def play_part(
@@ -61,7 +61,7 @@ def play_part(
         modes: the modes to score.
         keep: the rows whose paths and actions are stored.
         tick: called after each adaptation step.
-        queries: what a `Believer` is asked about each step of the trials; None for nothing.
+        queries: what a `Believer` and the exact posterior are asked about each step of the trials; None for nothing.
         asked: the number of rows, from the first on, whose beliefs are measured.
     """
     rollouts: list[Rollout] = []
@@ -90,8 +90,8 @@ def play_part(
     part.failed = int(adapted.state["failed"].sum()) if "failed" in adapted.state else 0
     if queries is not None and isinstance(agent, Believer):
         part.belief = compare_beliefs(agent, agent.family, rollouts, queries)
-    if rollouts and isinstance(agent, HasFeatures) and one_episode_per_step(agent):
-        part.features = trial_features(agent, rollouts, agent.family.horizon)
+    if rollouts and has_trial_features(agent):
+        part.features = trial_features(agent, rollouts, queries)
     return part
 
 

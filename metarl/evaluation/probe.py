@@ -7,7 +7,8 @@ The error in a task is
 
     mean over parameters of (predicted - true)^2 / variance in these train tasks,
 
-so 1 is the error of predicting the mean always, and 0 that of knowing the task.
+so 1 is the error of predicting the mean always, and 0 that of knowing the task. Where the exact posterior is known, the
+same probe reads what it answers to the family's queries: how much the trial has shown at all.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from metarl.agent_base import Agent, Rollout
 from metarl.engine.pool import EnvironmentPool
 from metarl.engine.rollout import PoolTrials
 from metarl.evaluation.adaptation import adaptation
-from metarl.evaluation.belief import task_means
+from metarl.evaluation.belief import exact_answers, in_trials, task_means
 from metarl.evaluation.intervals import Floats
+from metarl.families.family import Queries
 from metarl.families.tasks import Tasks
 
 TASKS = 200  # train tasks that a probe is fitted to
@@ -47,8 +48,15 @@ class HasFeatures(Protocol):
 
 
 def probe(
-    agents: Sequence[Agent], features: Sequence[Floats], tasks: Tasks, trials: int, last: int, seed: int, rows: int
-) -> Floats | None:
+    agents: Sequence[Agent],
+    features: Sequence[dict[str, Floats]],
+    tasks: Tasks,
+    trials: int,
+    last: int,
+    seed: int,
+    rows: int,
+    queries: Queries | None = None,
+) -> dict[str, Floats]:
     """The errors of a probe of each agent, means over trials, `[seed, task, time]`.
 
     Args:
@@ -59,27 +67,28 @@ def probe(
         last: number of adaptation steps in a trial.
         seed: seed of the draws in train tasks.
         rows: number of trials played at once.
+        queries: the family's, if its exact posterior answers them.
 
     Returns:
-        the errors; None if the task switches within a trial, or no parameter has few numbers.
+        by name, like the features; empty if the task switches within a trial, or no parameter has few numbers.
     """
     family = agents[0].family
     count = min(TASKS, max(_LEAST_TASKS, _MOST_STEPS // (last * family.horizon)))
     train = family.tasks("train", count)
     truth, expected = parameters_of(train), np.repeat(parameters_of(tasks), trials, 0)
     if family.switches or not truth.size:
-        return None
-    errors = []
+        return {}
+    errors: list[dict[str, Floats]] = []
     for agent, test in zip(agents, features, strict=True):
-        assert isinstance(agent, HasFeatures)
-        shown = []
+        shown: list[dict[str, Floats]] = []
         with closing(EnvironmentPool(family, agent.device)) as pool:
             for start in range(0, count, rows):
                 played = PoolTrials(pool, train[slice(start, start + rows)], 1, seed, "probe")
                 rollouts = [a.rollout for a in adaptation(agent, played, last) if a.rollout is not None]
-                shown.append(trial_features(agent, rollouts, family.horizon))
-        errors.append(probe_errors(np.concatenate(shown), truth, test, expected))
-    return task_means(np.stack(errors), trials)
+                shown.append(trial_features(agent, rollouts, queries))
+        fitted = {name: np.concatenate([part[name] for part in shown]) for name in test}
+        errors.append({name: probe_errors(fitted[name], truth, test[name], expected) for name in test})
+    return {name: task_means(np.stack([e[name] for e in errors]), trials) for name in errors[0]}
 
 
 def parameters_of(tasks: Tasks) -> Floats:
@@ -89,14 +98,16 @@ def parameters_of(tasks: Tasks) -> Floats:
     return np.concatenate(small, 1) if small else np.zeros((len(tasks), 0))
 
 
-def trial_features(agent: HasFeatures, rollouts: Sequence[Rollout], horizon: int) -> Floats:
-    """The features in whole trials of K episodes of at most H steps, `[R, K H, F]`; NaN where no step was played."""
-    shown = agent.belief_features(rollouts).double().cpu().numpy()  # [T, R, F]
-    shown[~torch.cat([r.valid[:, :, 0] for r in rollouts]).cpu().numpy()] = np.nan
-    out = np.full((shown.shape[1], len(rollouts) * horizon, shown.shape[2]), np.nan)
-    time = np.concatenate([k * horizon + np.arange(len(r.valid)) for k, r in enumerate(rollouts)])
-    out[:, time] = shown.swapaxes(0, 1)
-    return out
+def trial_features(agent: Agent, rollouts: Sequence[Rollout], queries: Queries | None) -> dict[str, Floats]:
+    """What is known in whole trials of K episodes of at most H steps, `[R, K H, F]`; NaN where no step was played.
+
+    "probe" is what the agent's belief holds; with queries, "probe_exact" is what the exact posterior answers.
+    """
+    assert isinstance(agent, HasFeatures)
+    held = {"probe": agent.belief_features(rollouts)}
+    if queries is not None:
+        held["probe_exact"] = exact_answers(agent, agent.family, rollouts, queries)
+    return {name: in_trials(values, rollouts, agent.family.horizon) for name, values in held.items()}
 
 
 def probe_errors(train: Floats, truth: Floats, test: Floats, expected: Floats) -> Floats:

@@ -46,7 +46,7 @@ _OPTIONAL = ("landmarks", "bayes_episodes", "rewards")
 _GROUPS = ("scores", "success", "references", "trial", "paths", "task_values", "belief")  # dicts of arrays
 _SCORES = ("seed", "task", "k", "episode")
 _BELIEF: dict[str, tuple[str, ...]] = {"belief.places": ("query", "x and y")}
-_BELIEF |= dict.fromkeys((f"belief.{n}" for n in ("error", "prior", "probe")), ("seed", "asked task", "time in trial"))
+_BELIEF |= {f"belief.{n}": ("seed", "asked task", "time in trial") for n in ("error", "prior", "probe", "probe_exact")}
 _BELIEF |= dict.fromkeys(("belief.exact", "belief.decoded"), ("time in trial", "query"))
 _AXES: dict[str, tuple[str, ...]] = {  # axes of each array, by its name or its group
     **dict.fromkeys(("scores", "success"), _SCORES),
@@ -109,7 +109,7 @@ class Results:
             `bayes_optimal`; None if it is not known.
         task_values: the tasks' parameters that are numbers, `[task]`, or vectors of at most 4 numbers, `[task, d]`.
         belief: what agents that tell it believed about the first 210 tasks, beside the exact posterior if that is
-            known: `join_beliefs` in `metarl.evaluation.belief`; and the errors of a `probe`, `[seed, task, time]`.
+            known: `join_beliefs` in `metarl.evaluation.belief`; and the errors of probes, `[seed, task, time]`.
         rewards: for pictures, the rewards of one scored episode in the first task for each k, `[k, t]`, with NaN after
             the end; None if episodes have one step, and in older files.
     """

@@ -39,12 +39,17 @@ class Knower(RandomPlay):
 
 def test_a_probe_reads_what_a_belief_holds_and_from_when_on() -> None:
     agent = Knower(GOALS, RandomPlay.Config())
-    errors = evaluate(agent, k=2, num_tasks=50, trials=2, episodes=1).belief["probe"]
+    belief = evaluate(agent, k=2, num_tasks=50, trials=2, episodes=1).belief
+    errors = belief["probe"]
     assert errors.shape == (1, 50, 10)
     before, after = errors[0, :, :3], errors[0, :, 3:]
     np.testing.assert_allclose(before, np.broadcast_to(before[:, :1], before.shape))  # the mean, always
     assert 0.7 < before.mean() < 1.3
     assert np.nanmax(after) < 0.05
+    exact = belief["probe_exact"][0].mean(0)  # of random steps: their rewards tell how far the goal is
+    np.testing.assert_allclose(exact[0], before.mean(), rtol=0.05)
+    assert exact[1] > 0.5
+    assert exact[9] < 0.01
 
 
 def test_errors_of_a_known_line() -> None:

@@ -6,6 +6,13 @@ from planted.bug import Bug
 
 BUGS = (
     Bug(
+        "a checkpoint is selected on test tasks",
+        "metarl/runs/validation.py",
+        'split = "valid" if "valid" in agent.family.splits else "train"',
+        'split = "test"',
+        "runs/test_validation",
+    ),
+    Bug(
         "a checkpoint in the middle of a training lacks the replay memory",
         "metarl/runs/recording.py",
         "with_replay = self.keeps_replay or self.done < self.total",

@@ -69,10 +69,10 @@ def test_maps_show_steps_at_which_the_exact_answers_have_changed() -> None:
 
 
 def test_errors_of_a_probe_have_a_picture_of_their_own(tmp_path: Path) -> None:
-    probed = bandit("varibad", belief={"probe": np.full((2, 3, 3), 0.5)})
+    probed = bandit("varibad", belief={"probe": np.full((2, 3, 3), 0.5), "probe_exact": np.full((2, 3, 3), 0.25)})
     assert belief_figure([probed]) is None
     (ax,) = draw_probe(grouped([probed])[0]).axes
-    assert [line.get_ydata()[0] for line in ax.lines] == [0.5, 1.0]
+    assert [line.get_ydata()[0] for line in ax.lines] == [0.5, 0.25, 1.0]
     assert "by a regression that was fitted in train tasks" in page([probed], tmp_path)
 
 

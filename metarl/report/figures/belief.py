@@ -59,12 +59,20 @@ def draw_belief(entries: Sequence[Entry], *, legend: bool = True) -> Figure:
 
 
 def draw_probe(entries: Sequence[Entry], *, legend: bool = True) -> Figure:
-    """Draw the errors of the probes of entries that have them, against the steps of a trial."""
+    """Draw the errors of the probes of entries that have them, against the steps of a trial.
+
+    Dotted: those of the same probe on the exact posterior's answers in the same trials, where it is known.
+    """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 3.7), layout="constrained")
         ax = figure.subplots()
         for entry in entries:
             _draw_error(ax, entry, entry.results.belief["probe"])
+            if (exact := entry.results.belief.get("probe_exact")) is not None:
+                with drawn_for(ax, entry):
+                    ax.plot(
+                        np.arange(1, exact.shape[-1] + 1), exact.mean((0, 1)), color=entry.color, ls=":", linewidth=1.3
+                    )
         ax.axhline(1.0, color=GREY, linewidth=1.1, linestyle=":", zorder=1)
         ax.set_ylim(bottom=0)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
