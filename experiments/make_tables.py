@@ -30,7 +30,7 @@ from metarl.benchmark.rows import RESULTS, is_reproducible
 from metarl.evaluation.results import Results
 from metarl.families import registry
 from metarl.files import write_atomic
-from metarl.report.figures.belief import belief_figure
+from metarl.report.figures.belief import belief_figure, probe_figure
 from metarl.report.figures.transfer import draw_transfer
 from metarl.report.figures.trial import trial_figure
 from metarl.report.page import adaptation_figure, save_figure
@@ -202,6 +202,8 @@ def main(options: Options) -> None:
     for study, name in inference.BELIEFS.items():
         if (figure := belief_figure(inference.believers(study))) is not None:
             save_figure(figure, ROOT / "docs" / f"{name}.png")
+    if (figure := probe_figure(inference.believers("navigation/semicircle-n3"))) is not None:
+        save_figure(figure, ROOT / "docs" / "probe.png")
     for matrix in transfers([Results.load(file) for file in strategies.transfer_files()]):
         save_figure(draw_transfer(matrix), ROOT / "docs" / "transfer.png")
     save_figure(robots.robot_figure(robots.robot_results()), ROOT / "docs" / "robots.png")

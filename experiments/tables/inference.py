@@ -127,15 +127,20 @@ def beliefs() -> str:
             mean = belief_summary(results.belief, results.every_task)
             by_seed = ", ".join(f"{value:.2f}" for value in np.nanmean(results.belief["error"], (1, 2)))
             cells = [bounds(mean["mean"], mean["low"], mean["high"], 3), by_seed, f"{mean['prior']:.3f}"]
-        at = [f"{probed[int(share * (len(probed) - 1))]:.3f}" for share in SHARES]
+        steps = [int(share * (len(probed) - 1)) for share in SHARES]
+        at = [f"{probed[step]:.3f}" for step in steps]
+        if "probe_exact" in results.belief:
+            exact = np.nanmean(results.belief["probe_exact"], (0, 1))
+            at = [f"{text} ({exact[step]:.3f})" for text, step in zip(at, steps, strict=True)]
         rows.append([f"`{results.meta['entry']}`", *cells, *at])
     heads = [f"probe, {share:.0%} of the trial" for share in SHARES]
     return (
         "Error of the decoded belief beside the exact posterior, mean over the steps of a trial with its 95 % interval "
         "over seeds and tasks (in GridNavi a total variation distance, in all 21 tasks; of the sparse point robot in "
         "units of reward, the mean over steps near the semicircle), and that of the prior; then "
-        "the error of the probe, in variances of the task's parameters, when so much of the trial has passed. "
-        "`rl2` decodes nothing; of it the probe reads the memory. "
+        "the error of the probe, in variances of the task's parameters, when so much of the trial has passed, and in "
+        "brackets that of the same probe on the exact posterior's answers in these trials. `rl2` decodes nothing; of "
+        "it the probe reads the memory. "
         "Command: the one of the row.\n\n" + table(["row", "decoded belief", "by seed", "prior", *heads], rows)
     )
 

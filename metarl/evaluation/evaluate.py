@@ -34,7 +34,7 @@ from metarl.evaluation.playing import (
     one_episode_per_step,
     play_part,
 )
-from metarl.evaluation.probe import HasFeatures, probe
+from metarl.evaluation.probe import TASKS, HasFeatures, probe
 from metarl.evaluation.results import Floats, Results
 from metarl.families.family import Family, Queries, TorchFamily
 from metarl.families.tasks import Tasks, content_hash
@@ -113,16 +113,8 @@ def evaluate(
         asked = max(0, min(size, BELIEVED - start)) * trials
         return play_part(agent, part_trials, grid, episodes, modes, keep, tick, queries, asked)
 
-    parts = [(agent, start) for agent in group for start in starts]
-    threads = min(threads, len(parts))
-    if threads > 1:
-        played = map_in_threads(lambda part: play(part[0], EnvironmentPool(family), part[1]), parts, threads)
-        outcomes = [played[i : i + len(starts)] for i in range(0, len(played), len(starts))]
-    else:
-        outcomes = []
-        for agent in group:
-            with closing(EnvironmentPool(family, agent.device)) as pool:
-                outcomes.append([play(agent, pool, start) for start in starts])
+    threads = min(threads, len(group) * len(starts))
+    outcomes = _outcomes(group, starts, play, threads)
     references, floor = references_of(family, tasks, group[0].device, floor_episodes, seed)
     settings = {"tasks": len(tasks), "task_seed": tasks.seed, "trials": trials, "episodes": episodes, "seed": seed}
     results = _assemble(group[0], tasks, grid, trials, outcomes, references)
@@ -130,13 +122,6 @@ def evaluate(
     if paths:
         results.landmarks = _landmarks(family, tasks[slice(0, paths)])
         results.rewards = np.stack(outcomes[0][0].rewards) if family.horizon > 1 else None
-    told = queries if isinstance(group[0], Believer) else None
-    if told is not None:
-        results.belief = join_beliefs([[part.belief for part in parts] for parts in outcomes], trials, told)
-    if has_trial_features(group[0]) and grid[-1]:
-        features = [_joined([part.features for part in parts if part.features]) for parts in outcomes]
-        asked = tasks[slice(0, BELIEVED)]
-        results.belief |= probe(group, features, asked, trials, grid[-1], seed, size * trials, queries)
     results.meta = {
         **settings,
         "seeds": [a.seed for a in group],
@@ -150,10 +135,32 @@ def evaluate(
         "versions": versions(),
         "git": git_revision(),
     }
-    if told is not None:
-        mean = belief_summary(results.belief, _plays_every(family, tasks[slice(0, BELIEVED)]))
-        results.meta["belief"] = {"unit": unit_of(told), **mean}
+    asked = tasks[slice(0, BELIEVED)]
+    if queries is not None and isinstance(group[0], Believer):
+        results.belief = join_beliefs([[part.belief for part in parts] for parts in outcomes], trials, queries)
+        mean = belief_summary(results.belief, _plays_every(family, asked))
+        results.meta["belief"] = {"unit": unit_of(queries), **mean}
+    if has_trial_features(group[0]) and grid[-1]:
+        features = [_joined([part.features for part in parts if part.features]) for parts in outcomes]
+        played = len(tasks) * trials * (grid[-1] + len(grid) * len(modes) * episodes)
+        count = min(TASKS, played // (2 * grid[-1]))  # at most half as many episodes as the evaluation has
+        results.belief |= probe(group, features, asked, trials, grid[-1], seed, count, size * trials, queries)
     return results
+
+
+def _outcomes(
+    group: Sequence[Agent], starts: Sequence[int], play: Callable[[Agent, EnvironmentPool, int], Part], threads: int
+) -> list[list[Part]]:
+    """What each agent has played: the parts that begin with some tasks, by `play`."""
+    if threads > 1:
+        parts = [(agent, start) for agent in group for start in starts]
+        played = map_in_threads(lambda part: play(part[0], EnvironmentPool(part[0].family), part[1]), parts, threads)
+        return [played[i : i + len(starts)] for i in range(0, len(played), len(starts))]
+    outcomes = []
+    for agent in group:
+        with closing(EnvironmentPool(agent.family, agent.device)) as pool:
+            outcomes.append([play(agent, pool, start) for start in starts])
+    return outcomes
 
 
 def one_family(group: Sequence[Agent]) -> Family:

@@ -30,8 +30,7 @@ from metarl.evaluation.intervals import Floats
 from metarl.families.family import Queries
 from metarl.families.tasks import Tasks
 
-TASKS = 200  # train tasks that a probe is fitted to
-_MOST_STEPS = 100_000  # environment steps in them, if `_LEAST_TASKS` have no more
+TASKS = 200  # the most train tasks that a probe is fitted to
 _LEAST_TASKS = 20
 MOST_PARAMETERS = 50  # numbers of a parameter up to which it is read
 _MOST_PRODUCTS = 20  # features up to which their products are features too
@@ -54,6 +53,7 @@ def probe(
     trials: int,
     last: int,
     seed: int,
+    count: int,
     rows: int,
     queries: Queries | None = None,
 ) -> dict[str, Floats]:
@@ -66,14 +66,17 @@ def probe(
         trials: number of trials per task.
         last: number of adaptation steps in a trial.
         seed: seed of the draws in train tasks.
+        count: number of train tasks to fit to.
         rows: number of trials played at once.
         queries: the family's, if its exact posterior answers them.
 
     Returns:
-        by name, like the features; empty if the task switches within a trial, or no parameter has few numbers.
+        by name, like the features; empty if there are fewer than 20 train tasks, the task switches within a trial, or
+        no parameter has few numbers.
     """
     family = agents[0].family
-    count = min(TASKS, max(_LEAST_TASKS, _MOST_STEPS // (last * family.horizon)))
+    if count < _LEAST_TASKS:
+        return {}
     train = family.tasks("train", count)
     truth, expected = parameters_of(train), np.repeat(parameters_of(tasks), trials, 0)
     if family.switches or not truth.size:

@@ -49,7 +49,9 @@ def test_a_probe_reads_what_a_belief_holds_and_from_when_on() -> None:
     exact = belief["probe_exact"][0].mean(0)  # of random steps: their rewards tell how far the goal is
     np.testing.assert_allclose(exact[0], before.mean(), rtol=0.05)
     assert exact[1] > 0.5
+    assert exact[2] < 0.6  # before the agent holds anything
     assert exact[9] < 0.01
+    assert evaluate(agent, k=2, num_tasks=2, episodes=1).belief == {}  # 16 episodes are too few for a probe
 
 
 def test_errors_of_a_known_line() -> None:

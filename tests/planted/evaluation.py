@@ -6,6 +6,13 @@ from planted.bug import Bug
 
 BUGS = (
     Bug(
+        "what the trial has shown is read from the belief",
+        "metarl/evaluation/probe.py",
+        'held["probe_exact"] = exact_answers(agent, agent.family, rollouts, queries)',
+        'held["probe_exact"] = held["probe"]',
+        "evaluation/test_probe",
+    ),
+    Bug(
         "the probability of improvement is as sure as its seeds agree",
         "metarl/evaluation/comparison.py",
         "return hull(plain, (low, high))",

@@ -58,6 +58,12 @@ def draw_belief(entries: Sequence[Entry], *, legend: bool = True) -> Figure:
     return figure
 
 
+def probe_figure(results: Sequence[Results]) -> Figure | None:
+    """Draw the figure of `draw_probe` of those results that have probes; None if none has."""
+    entries = [entry for entry in one_group(results) if "probe" in entry.results.belief]
+    return draw_probe(entries) if entries else None
+
+
 def draw_probe(entries: Sequence[Entry], *, legend: bool = True) -> Figure:
     """Draw the errors of the probes of entries that have them, against the steps of a trial.
 
