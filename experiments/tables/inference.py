@@ -35,7 +35,9 @@ BELIEFS = {"grids/grid_navi-n4": "belief", "navigation/semicircle-n3": "belief_s
 PROBED = (*BELIEFS, "bandits/n100-k5", "mujoco/half_cheetah_vel-memory", "mujoco/half_cheetah_dir-memory")
 SHARES = (0.0, 0.25, 0.5, 1.0)  # of a trial, after which the probe's error is shown
 PARTS = {
-    "grids/grid_navi-n4": Part("GridNavi, 4 episodes", ("varibad", "rl2-long", "rl2"), 20.0),
+    "grids/grid_navi-n4": Part(
+        "GridNavi, 4 episodes", ("varibad", "rl2-long", "rl2", "rl2-hypernetwork", "rl2-cem"), 20.0
+    ),
     "navigation/semicircle-n3": Part("sparse point robot, 3 episodes", ("varibad", "rl2"), 50.0),
     "bandits/n100-k5": Part("Bernoulli bandit, 100 pulls of 5 arms", ("rl2",)),
     "bandits/deceptive-n100": Part("deceptive bandit, 100 pulls", ("first_explore", "rl2")),

@@ -3,7 +3,9 @@
 And DarkTreasureRooms (Norman and Clune 2024, arXiv:2307.02276), in which exploring costs at first if rho is -4.
 
 The score is the return of each episode of a trial and of the whole trial, with sampled actions. `task_conditioned` is
-a policy that is shown the goal, `multi_task` one that is not and has no memory, with the settings of `rl2`. The
+a policy that is shown the goal, `multi_task` one that is not and has no memory, with the settings of `rl2`. Two rows
+have one thing that `rl2` has not: a memory that generates the policy's weights (Beck et al. 2022, arXiv:2210.11348),
+and train tasks that the cross-entropy method moves to the hard ones (Greenberg et al. 2023, arXiv:2301.11147). The
 studies -ppo are the yardstick: Stable-Baselines3 learns 20 of the held-out tasks from scratch, with 1, 10 and 100 times
 the environment steps of a trial.
 """
@@ -72,7 +74,12 @@ _AS_LONG = {
     "rl2-long": Entry("rl2", _EXPLORING | _LONG | {"hidden": 64}, 800),
     "varibad": Entry("varibad", _VARIBAD | _LONG, 800),
 }
-_GRID_NAVI = replace(_GRID_NAVI, entries={**_GRID_NAVI.entries, **_AS_LONG})
+_PLAIN = _GRID_NAVI.entries["rl2"]
+_OTHERWISE = {
+    "rl2-hypernetwork": replace(_PLAIN, settings={**_PLAIN.settings, "hypernetwork": True}),
+    "rl2-cem": replace(_PLAIN, task_sampler="cem"),
+}
+_GRID_NAVI = replace(_GRID_NAVI, entries={**_GRID_NAVI.entries, **_AS_LONG, **_OTHERWISE})
 
 suite = Suite(
     "grids",
