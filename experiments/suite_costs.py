@@ -4,7 +4,7 @@
 
 The seconds of a training are those of the second of two meta-updates; the first one has what is done once. Those of an
 evaluation are measured with an untrained agent on so many of its tasks that more would take longer (of agents whose
-beliefs are measured, on all tasks in which they are); those of
+beliefs are compared, on all tasks in which they are); those of
 Stable-Baselines3, which learns while it is evaluated, are those of the published row, or of one task. Both are divided
 by the environment steps that the job says it makes. Rows that were measured before stay as they are, unless `--suites`
 names their suite. Run it beside one other busy process at most.
@@ -31,7 +31,6 @@ from metarl.benchmark.jobs import Job, plan
 from metarl.benchmark.rows import evaluate_row
 from metarl.benchmark.suite import Cell, Suite, agent_of, built_in_suites, load_suite
 from metarl.evaluation.belief import BELIEVED, Believer
-from metarl.evaluation.probe import HasFeatures
 from metarl.evaluation.results import Results
 from metarl.files import parse_json, write_atomic
 from metarl.runs.run import Run
@@ -72,7 +71,7 @@ def evaluation_cost(suite: Suite, job: Job) -> float:
         return seconds / steps
     evaluation_seconds(suite, job, 2)  # tables and the like are made once
     tasks, most, before = 2, study.protocol.tasks, 0.0
-    if isinstance(agent_of(study, study.entries[job.entry], 0), (Believer, HasFeatures)) and study.protocol.trials == 1:
+    if isinstance(agent_of(study, study.entries[job.entry], 0), Believer) and study.protocol.trials == 1:
         # comparing beliefs takes the time, and is done for the first tasks alone
         return evaluation_seconds(suite, job, min(BELIEVED, most))[0] * len(study.seeds) / units(suite, job)
     while True:

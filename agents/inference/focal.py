@@ -102,8 +102,14 @@ class FOCAL(Agent[FOCALConfig]):
     # --- what it believes --------------------------------------------------------------------------------------------
 
     def belief_features(self, rollouts: Sequence[Rollout]) -> Tensor:
-        """The embedding at each step of trials, `[T, R, latent]`: of the episodes before the step's."""
-        return context_features(self, rollouts, lambda state: EmbeddingSum(**state).mean)
+        """The embedding of all transitions before each step of trials, `[T, R, latent]`."""
+        start = self.begin(rollouts[0].reward.shape[1])
+        return context_features(
+            start,
+            rollouts,
+            lambda rollout: self.encoder.each(*self.inputs.of(rollout))._asdict(),
+            lambda state: EmbeddingSum(**state).mean,
+        )
 
     # --- training ----------------------------------------------------------------------------------------------------
 

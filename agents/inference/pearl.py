@@ -113,8 +113,17 @@ class PEARL(Agent[PEARLConfig]):
     # --- what it believes --------------------------------------------------------------------------------------------
 
     def belief_features(self, rollouts: Sequence[Rollout]) -> Tensor:
-        """Mean and log-variance of z at each step of trials, `[T, R, 2 latent]`: of the episodes before the step's."""
-        return context_features(self, rollouts, lambda state: torch.cat(Factors(**state).belief, -1))
+        """Mean and log-variance of the belief before each step of trials, `[T, R, 2 latent]`.
+
+        It is that of all transitions so far; z is drawn from that of the episodes before alone.
+        """
+        start = self.begin(rollouts[0].reward.shape[1])
+        return context_features(
+            start,
+            rollouts,
+            lambda rollout: self.encoder.each(*self.inputs.of(rollout))._asdict(),
+            lambda state: torch.cat(Factors(**state).belief, -1),
+        )
 
     # --- training ----------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -63,7 +64,7 @@ def distance(first: Tensor, second: Tensor, queries: Queries) -> Tensor:
 
 
 def compare_beliefs(
-    agent: Believer, family: Family, rollouts: Sequence[Rollout], queries: Queries
+    agent: Believer, family: Family, rollouts: Sequence[Rollout], queries: Queries, exact: Tensor
 ) -> dict[str, Floats]:
     """Beliefs during whole trials of R rows, of K episodes of up to H steps each.
 
@@ -72,12 +73,12 @@ def compare_beliefs(
         family: what was played.
         rollouts: the episodes of the trials, from the first on.
         queries: the family's queries.
+        exact: `exact_answers` to them.
 
     Returns:
         `exact` and `decoded`, `[R, K H, Q]`, NaN where no step was played; and their `error` and the `prior`'s,
         `[R, K H]`.
     """
-    exact = exact_answers(agent, family, rollouts, queries)
     told = answered(torch.cat([agent.believed_rewards(r, queries) for r in rollouts]), queries)
     decoded = probabilities(told, queries)
     values = {"exact": exact, "decoded": decoded, "error": distance(decoded, exact, queries)}
@@ -93,16 +94,21 @@ def exact_answers(agent: Any, family: Family, rollouts: Sequence[Rollout], queri
     return probabilities(exact, queries)
 
 
-def in_trials(values: Tensor, rollouts: Sequence[Rollout], horizon: int) -> Floats:
+def in_trials(
+    values: Tensor, rollouts: Sequence[Rollout], horizon: int, steps: npt.NDArray[np.int64] | None = None
+) -> Floats:
     """Values `[T, R, ...]` of the rollouts in whole trials of K episodes of at most H steps: `[R, K H, ...]`.
 
-    NaN where no step was played.
+    With steps, at these of the K H alone: `[R, steps, ...]`. NaN where no step was played.
     """
-    array = values.double().cpu().numpy()
-    array[~torch.cat([r.valid[:, :, 0] for r in rollouts]).cpu().numpy()] = np.nan
-    out = np.full((array.shape[1], len(rollouts) * horizon, *array.shape[2:]), np.nan)
+    steps = np.arange(len(rollouts) * horizon) if steps is None else steps
     time = np.concatenate([k * horizon + np.arange(len(r.valid)) for k, r in enumerate(rollouts)])
-    out[:, time] = array.swapaxes(0, 1)
+    kept = np.flatnonzero(np.isin(time, steps))
+    which = torch.from_numpy(kept).to(values.device)
+    array = values[which].double().cpu().numpy()
+    array[~torch.cat([r.valid[:, :, 0] for r in rollouts])[which].cpu().numpy()] = np.nan
+    out = np.full((array.shape[1], len(steps), *array.shape[2:]), np.nan)
+    out[:, np.searchsorted(steps, time[kept])] = array.swapaxes(0, 1)
     return out
 
 

@@ -12,7 +12,7 @@ import torch
 from metarl.agent_base import Agent, AgentState, Budget, Rollout
 from metarl.engine.rollout import PoolTrials
 from metarl.evaluation.adaptation import adaptation
-from metarl.evaluation.belief import Believer, compare_beliefs
+from metarl.evaluation.belief import Believer, compare_beliefs, exact_answers
 from metarl.evaluation.modes import Mode
 from metarl.evaluation.probe import HasFeatures, trial_features
 from metarl.evaluation.results import Floats
@@ -74,7 +74,8 @@ def play_part(
             used += adapted.rollout.env_steps.cpu().numpy()
             _store_step(part, agent, adapted.rollout, adapted.seconds, keep)
             if asked and (queries is not None or has_trial_features(agent)):
-                rollouts.append(adapted.rollout.rows(slice(0, asked)))
+                rows = torch.arange(min(asked, trials.rows), device=agent.device)
+                rollouts.append(adapted.rollout.rows(rows))  # copies, not views of all rows
         if adapted.k in grid:
             part.episodes.append(begun.copy())
             part.env_steps.append(used.copy())
@@ -88,10 +89,11 @@ def play_part(
                     part.rewards.append(_rewards(scored.rollout, agent.family.horizon))
         tick()
     part.failed = int(adapted.state["failed"].sum()) if "failed" in adapted.state else 0
-    if queries is not None and isinstance(agent, Believer):
-        part.belief = compare_beliefs(agent, agent.family, rollouts, queries)
+    exact = None if queries is None else exact_answers(agent, agent.family, rollouts, queries)
+    if queries is not None and exact is not None and isinstance(agent, Believer):
+        part.belief = compare_beliefs(agent, agent.family, rollouts, queries, exact)
     if rollouts and has_trial_features(agent):
-        part.features = trial_features(agent, rollouts, queries)
+        part.features = trial_features(agent, rollouts, exact)
     return part
 
 

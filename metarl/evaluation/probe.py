@@ -1,4 +1,6 @@
-"""A probe: how well the task's parameters can be read from what an agent's belief holds, before each step of a trial.
+"""A probe: how well the task's parameters can be read from what an agent holds, before each step of a trial.
+
+What it holds is a belief, or the memory or the embedding that it acts on.
 
 For each step of a trial, ridge regression maps the features of the belief (and, if there are at most 20, the products
 of two) to the task's parameters. It is fitted to trials in train tasks and changes nothing in the agent. Its weight of
@@ -8,7 +10,8 @@ The error in a task is
     mean over parameters of (predicted - true)^2 / variance in these train tasks,
 
 so 1 is the error of predicting the mean always, and 0 that of knowing the task. Where the exact posterior is known, the
-same probe reads what it answers to the family's queries: how much the trial has shown at all.
+same probe reads what it answers to the family's queries: an estimate of how much the trial has shown at all. An agent
+may be ahead of it, because what it holds may suit the regression better.
 """
 
 from __future__ import annotations
@@ -19,17 +22,20 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from metarl.agent_base import Agent, Rollout
 from metarl.engine.pool import EnvironmentPool
 from metarl.engine.rollout import PoolTrials
+from metarl.errors import InvalidValueError
 from metarl.evaluation.adaptation import adaptation
 from metarl.evaluation.belief import exact_answers, in_trials, task_means
 from metarl.evaluation.intervals import Floats
 from metarl.families.family import Queries
 from metarl.families.tasks import Tasks
 
+_MOST_STEPS = 300  # of a trial that are probed; each takes a regression
 TASKS = 200  # the most train tasks that a probe is fitted to
 _LEAST_TASKS = 20
 MOST_PARAMETERS = 50  # numbers of a parameter up to which it is read
@@ -39,10 +45,10 @@ _RIDGES = np.logspace(-2, 4, 13)
 
 @runtime_checkable
 class HasFeatures(Protocol):
-    """An agent that shows what its belief holds."""
+    """An agent that shows what it holds about the task."""
 
     def belief_features(self, rollouts: Sequence[Rollout]) -> Tensor:
-        """What the belief holds before each step of whole trials, `[T, R, F]`, T steps of all rollouts together."""
+        """What it holds before each step of whole trials, `[T, R, F]`, the T steps of all rollouts together."""
         ...
 
 
@@ -71,8 +77,8 @@ def probe(
         queries: the family's, if its exact posterior answers them.
 
     Returns:
-        by name, like the features; empty if there are fewer than 20 train tasks, the task switches within a trial, or
-        no parameter has few numbers.
+        by name, like the features, at all steps, NaN at those that were not probed; empty if there are fewer than 20
+        train tasks, the task switches within a trial, or no parameter has few numbers.
     """
     family = agents[0].family
     if count < _LEAST_TASKS:
@@ -88,10 +94,21 @@ def probe(
             for start in range(0, count, rows):
                 played = PoolTrials(pool, train[slice(start, start + rows)], 1, seed, "probe")
                 rollouts = [a.rollout for a in adaptation(agent, played, last) if a.rollout is not None]
-                shown.append(trial_features(agent, rollouts, queries))
+                exact = None if queries is None else exact_answers(agent, family, rollouts, queries)
+                shown.append(trial_features(agent, rollouts, exact))
         fitted = {name: np.concatenate([part[name] for part in shown]) for name in test}
         errors.append({name: probe_errors(fitted[name], truth, test[name], expected) for name in test})
-    return {name: task_means(np.stack([e[name] for e in errors]), trials) for name in errors[0]}
+    total, out = last * family.horizon, dict[str, Floats]()
+    for name in errors[0]:
+        means = task_means(np.stack([e[name] for e in errors]), trials)
+        out[name] = np.full((*means.shape[:2], total), np.nan)
+        out[name][..., probed_steps(total)] = means
+    return out
+
+
+def probed_steps(total: int) -> npt.NDArray[np.int64]:
+    """The steps that are probed, of so many steps of a trial: all, or 300 from the first to the last."""
+    return np.unique(np.linspace(0, total - 1, min(total, _MOST_STEPS)).round().astype(np.int64))
 
 
 def parameters_of(tasks: Tasks) -> Floats:
@@ -101,16 +118,24 @@ def parameters_of(tasks: Tasks) -> Floats:
     return np.concatenate(small, 1) if small else np.zeros((len(tasks), 0))
 
 
-def trial_features(agent: Agent, rollouts: Sequence[Rollout], queries: Queries | None) -> dict[str, Floats]:
-    """What is known in whole trials of K episodes of at most H steps, `[R, K H, F]`; NaN where no step was played.
+@torch.no_grad()
+def trial_features(agent: Agent, rollouts: Sequence[Rollout], exact: Tensor | None) -> dict[str, Floats]:
+    """What is known before the `probed_steps` of whole trials, `[R, steps, F]`; NaN where no step was played.
 
-    "probe" is what the agent's belief holds; with queries, "probe_exact" is what the exact posterior answers.
+    "probe" is what the agent holds, "probe_exact" what the exact posterior answers (`exact_answers`).
     """
     assert isinstance(agent, HasFeatures)
     held = {"probe": agent.belief_features(rollouts)}
-    if queries is not None:
-        held["probe_exact"] = exact_answers(agent, agent.family, rollouts, queries)
-    return {name: in_trials(values, rollouts, agent.family.horizon) for name, values in held.items()}
+    steps, rows = sum(len(rollout.reward) for rollout in rollouts), rollouts[0].reward.shape[1]
+    shape = tuple(held["probe"].shape)
+    if shape[:2] != (steps, rows) or len(shape) != 3:
+        expected = f"({steps}, {rows}, F): all steps of the rollouts, the trials, and F features"
+        raise InvalidValueError(f"shape of {agent.name}.belief_features(rollouts)", shape, expected)
+    if exact is not None:
+        held["probe_exact"] = exact
+    horizon = agent.family.horizon
+    probed = probed_steps(len(rollouts) * horizon)
+    return {name: in_trials(values, rollouts, horizon, probed) for name, values in held.items()}
 
 
 def probe_errors(train: Floats, truth: Floats, test: Floats, expected: Floats) -> Floats:

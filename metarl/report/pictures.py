@@ -58,10 +58,10 @@ TOO_FEW = (
     "interval, of as many draws as there are seeds, holds one half."
 )
 PROBE = (
-    "How well the task’s parameters can be read from the belief before each step of a trial, by a regression that was "
-    "fitted in train tasks: squared error divided by the parameters’ variance, mean over parameters and tasks. 1 "
-    "(grey): nothing is known; 0: all. Dotted: the same regression on what the exact posterior expects in the same "
-    "trials, where it is known. Bands: 95&nbsp;% intervals."
+    "How well the task’s parameters can be read from what the agent holds (its belief, memory or embedding) before "
+    "each step of a trial, by a regression that was fitted in train tasks: squared error divided by the parameters’ "
+    "variance, mean over parameters and tasks. 1 (grey): nothing is known; 0: all. Dotted: the same regression on what "
+    "the exact posterior expects in the same trials, where it is known. Bands: 95&nbsp;% intervals."
 )
 YARDSTICK = (
     "Lines: agents that learn each task from scratch. Points: R<sub>k</sub> of meta-trained agents after their last k, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -207,12 +208,14 @@ def test_a_gradient_step_that_would_not_fit_is_refused_before_training(name: str
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_known_at_a_step_is_what_earlier_episodes_told(name: str) -> None:
+def test_what_is_known_at_a_step_is_what_transitions_before_it_told(name: str) -> None:
     agent = made(name)
     _, rollouts, _ = after(agent, 3)
     features = agent.belief_features(rollouts).unflatten(0, (3, 4))  # [episode, t, R, F]
-    assert torch.equal(features, features[:, :1].expand_as(features))
-    assert not features[0].any()  # the prior
+    assert not features[0, 0].any()  # the prior
     state = agent.adapt(agent.adapt(agent.begin(3), rollouts[0]), rollouts[1])
-    known = torch.cat(Factors(**state).belief, -1) if name == "pearl" else EmbeddingSum(**state).mean
-    assert torch.equal(features[2, 0], known)
+    half = replace(rollouts[2], valid=rollouts[2].valid & (torch.arange(4) < 2).view(-1, 1, 1))
+    for t, known in ((0, state), (2, agent.adapt(state, half))):
+        held = torch.cat(Factors(**known).belief, -1) if name == "pearl" else EmbeddingSum(**known).mean
+        torch.testing.assert_close(features[2, t], held)
+    assert not torch.allclose(features[2, 0], features[2, 2])

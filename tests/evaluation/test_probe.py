@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
 import metarl
 from metarl.agent import Rollout
 from metarl.evaluation.evaluate import evaluate
-from metarl.evaluation.probe import parameters_of, probe_errors
+from metarl.evaluation.probe import parameters_of, probe_errors, probed_steps
 from metarl.learning.random_play import RandomPlay
 
 GOALS = metarl.make_family("metarl/PointNavigation-v0", horizon=5)
@@ -86,4 +87,37 @@ def test_parameters_with_many_numbers_are_left_out() -> None:
     mdp = metarl.make_family("metarl/TabularMDP-v0").tasks("test", 3)
     np.testing.assert_allclose(parameters_of(mdp), mdp.values["reward"].reshape(3, 50))
     agent = metarl.make_agent("varibad", metarl.switching("metarl/GridNavi-v0"), hidden=8)
-    assert evaluate(agent, k=2, num_tasks=2, episodes=1).belief == {}  # which of the tasks would be read?
+    assert evaluate(agent, k=2, num_tasks=42, episodes=1).belief == {}  # which of the tasks would be read?
+
+
+def test_features_of_another_shape_are_named() -> None:
+    class Last(Knower):
+        def belief_features(self, rollouts: Sequence[Rollout]) -> Tensor:
+            return super().belief_features(rollouts[-1:])
+
+    with pytest.raises(metarl.InvalidValueError, match=r"shape of knower.belief_features\(rollouts\) .*\(10, 50, F\)"):
+        evaluate(Last(GOALS, RandomPlay.Config()), k=2, num_tasks=50, episodes=1)
+
+
+def test_long_trials_are_probed_at_some_steps() -> None:
+    assert probed_steps(5).tolist() == [0, 1, 2, 3, 4]
+    steps = probed_steps(4000)
+    assert (len(steps), steps[0], steps[-1]) == (300, 0, 3999)
+    long = metarl.make_family("metarl/PointNavigation-v0:semicircle", horizon=200)  # no episode ends early
+    agent = metarl.make_agent("rl2", long, hidden=8)
+    belief = evaluate(agent, k=2, num_tasks=30, episodes=1).belief
+    for name in ("probe", "probe_exact"):
+        assert belief[name].shape == (1, 30, 400)
+        assert np.isfinite(belief[name]).all((0, 1)).nonzero()[0].tolist() == probed_steps(400).tolist()
+
+
+def test_the_first_tasks_are_probed_in_any_batches_and_ood_tasks_have_no_exact_posterior() -> None:
+    """Two seeds, 215 tasks in parts of 50 or at once."""
+    family = metarl.make_family("metarl/GridNavi-v0", horizon=5)
+    agents = [metarl.make_agent("rl2", family, seed=seed, hidden=8) for seed in range(2)]
+    parts, whole = (evaluate(agents, k=1, num_tasks=215, episodes=1, rows_at_once=n).belief for n in (50, None))
+    for name in ("probe", "probe_exact"):
+        assert parts[name].shape == (2, 210, 5)
+        np.testing.assert_allclose(parts[name], whole[name], atol=1e-6)
+    far = evaluate(Knower(GOALS, RandomPlay.Config()), k=1, split="far", num_tasks=30, episodes=1).belief
+    assert far.keys() == {"probe"}

@@ -8,8 +8,15 @@ BUGS = (
     Bug(
         "what the trial has shown is read from the belief",
         "metarl/evaluation/probe.py",
-        'held["probe_exact"] = exact_answers(agent, agent.family, rollouts, queries)',
+        'held["probe_exact"] = exact',
         'held["probe_exact"] = held["probe"]',
+        "evaluation/test_probe",
+    ),
+    Bug(
+        "a task that switches is read as if it stayed",
+        "metarl/evaluation/probe.py",
+        "if family.switches or not truth.size:",
+        "if not truth.size:",
         "evaluation/test_probe",
     ),
     Bug(

@@ -13,14 +13,10 @@ BUGS = (
         "learning/test_trial_memory",
     ),
     Bug(
-        "what is known at a step is what its own episode tells",
+        "what is known at a step is what it shows itself",
         "metarl/learning/off_policy/context_sac.py",
-        """        held.append(features(state).expand(len(rollout.reward), -1, -1))
-        state = agent.adapt(state, rollout)
-""",
-        """        state = agent.adapt(state, rollout)
-        held.append(features(state).expand(len(rollout.reward), -1, -1))
-""",
+        "features({name: value[:, :-1] for",
+        "features({name: value[:, 1:] for",
         "agents/test_contexts",
     ),
     Bug(

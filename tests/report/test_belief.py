@@ -31,9 +31,10 @@ def test_curves_are_mean_errors_of_steps_that_every_trial_has() -> None:
     assert figure is not None
     left, right = figure.axes
     error, prior = left.lines
-    for line, name in ((error, "error"), (prior, "prior")):
-        np.testing.assert_array_equal(line.get_xdata(), [1, 2, 3])
-        np.testing.assert_allclose(line.get_ydata(), [*made.belief[name][:, :, :2].mean((0, 1)), np.nan])
+    means = {name: made.belief[name][:, :, :2].mean((0, 1)) for name in ("error", "prior")}
+    np.testing.assert_array_equal(error.get_xdata(), [1, 2])
+    np.testing.assert_allclose(error.get_ydata(), means["error"])
+    np.testing.assert_allclose(prior.get_ydata(), [*means["prior"], np.nan])
     low, high = mean_interval(made.belief["error"][:, :, :2])
     edge = [y for x, y in left.collections[0].get_paths()[0].vertices if x == 2]
     assert (min(edge), max(edge)) == (low[1], high[1])

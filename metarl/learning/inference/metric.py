@@ -63,11 +63,16 @@ class MeanEncoder(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> EmbeddingSum:
         """The sum over transitions `x` `[B, N, inputs]`, those with `valid` `bool [B, N]` alone: `[B, latent]`."""
+        each = self.each(x, valid)
+        return EmbeddingSum(each[0].sum(1), each[1].sum(1))
+
+    def each(self, x: Tensor, valid: Tensor | None = None) -> EmbeddingSum:
+        """The embeddings of transitions, `[B, N, latent]`, and how often each counts, `[B, N, 1]`: 0 or 1."""
         embedding = mlp(dict(self.layers.items()), self.seen(x)).tanh()
         if valid is None:
             valid = torch.ones_like(x[..., 0], dtype=torch.bool)
         counted = valid.unsqueeze(-1)
-        return EmbeddingSum(torch.where(counted, embedding, 0.0).sum(1), counted.sum(1).to(x.dtype))
+        return EmbeddingSum(torch.where(counted, embedding, 0.0), counted.to(x.dtype))
 
 
 def metric_loss(z: Tensor, task: Tensor, distance: Distance = "euclidean") -> Tensor:

@@ -63,8 +63,13 @@ class ProductEncoder(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Factors:
         """The product over transitions `x` `[B, N, inputs]`, those with `valid` `bool [B, N]` alone: `[B, latent]`."""
+        each = self.each(x, valid)
+        return Factors(each.precision.sum(1), each.weighted_mean.sum(1))
+
+    def each(self, x: Tensor, valid: Tensor | None = None) -> Factors:
+        """The factors of transitions, `[B, N, latent]`; of precision 0 where `valid` is False."""
         mean, raw = mlp(dict(self.layers.items()), self.seen(x)).chunk(2, -1)
         precision = nn.functional.softplus(raw).clamp_min(_LEAST_VARIANCE).reciprocal()
         if valid is not None:
             precision = torch.where(valid.unsqueeze(-1), precision, 0.0)
-        return Factors(precision.sum(1), (precision * mean).sum(1))
+        return Factors(precision, precision * mean)

@@ -138,18 +138,26 @@ class ContextInputs:
         return self.features(self.transitions(rollout)), rollout.by_row(rollout.valid)
 
 
-def context_features(agent: Agent, rollouts: Sequence[Rollout], features: Callable[[AgentState], Tensor]) -> Tensor:
-    """What an agent that adapts between episodes acts on, at each step of trials, `[T, R, F]`.
+@torch.no_grad()
+def context_features(
+    start: AgentState,
+    rollouts: Sequence[Rollout],
+    each: Callable[[Rollout], AgentState],
+    features: Callable[[AgentState], Tensor],
+) -> Tensor:
+    """What the transitions before each step of trials tell an agent whose state is a sum over them: `[T, R, F]`.
 
     Args:
-        agent: adapts.
-        rollouts: the trials, an adaptation step each.
-        features: of its state, `[R, F]`.
+        start: the agent's state at the trials' start.
+        rollouts: the trials, with one environment in each row.
+        each: the summands of a rollout's transitions, by the state's names, `[R, T, ...]`.
+        features: of a state `[R, T, ...]`.
     """
-    state, held = agent.begin(rollouts[0].reward.shape[1]), []
+    state, held = {name: value.unsqueeze(1) for name, value in start.items()}, []
     for rollout in rollouts:
-        held.append(features(state).expand(len(rollout.reward), -1, -1))
-        state = agent.adapt(state, rollout)
+        sums = {name: torch.cat([state[name], value], 1).cumsum(1) for name, value in each(rollout).items()}
+        held.append(features({name: value[:, :-1] for name, value in sums.items()}).transpose(0, 1))
+        state = {name: value[:, -1:] for name, value in sums.items()}
     return torch.cat(held)
 
 

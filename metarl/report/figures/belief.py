@@ -75,10 +75,9 @@ def draw_probe(entries: Sequence[Entry], *, legend: bool = True) -> Figure:
         for entry in entries:
             _draw_error(ax, entry, entry.results.belief["probe"])
             if (exact := entry.results.belief.get("probe_exact")) is not None:
+                known = np.flatnonzero(np.isfinite(exact).all((0, 1)))
                 with drawn_for(ax, entry):
-                    ax.plot(
-                        np.arange(1, exact.shape[-1] + 1), exact.mean((0, 1)), color=entry.color, ls=":", linewidth=1.3
-                    )
+                    ax.plot(known + 1, exact[..., known].mean((0, 1)), color=entry.color, ls=":", linewidth=1.3)
         ax.axhline(1.0, color=GREY, linewidth=1.1, linestyle=":", zorder=1)
         ax.set_ylim(bottom=0)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -128,12 +127,13 @@ def _unit(entries: Sequence[Entry]) -> str:
 
 
 def _draw_error(ax: Axes, entry: Entry, error: Floats) -> None:
-    """Draw the mean of an error `[seed, task, time]` at steps that every trial has, and its interval as a band."""
-    x = np.arange(1, error.shape[-1] + 1)
+    """Draw the mean of an error `[seed, task, time]` at steps that are known of all, and its interval as a band."""
+    known = np.flatnonzero(np.isfinite(error).all((0, 1)))
+    x, error = known + 1, error[..., known]
     low, high = mean_interval(error, fixed_tasks=entry.results.every_task)
     with drawn_for(ax, entry):
         ax.fill_between(x, low, high, color=entry.color, alpha=0.15, linewidth=0)
-        every = -(-len(x) // 10)
+        every = max(1, -(-len(x) // 10))
         ax.plot(x, error.mean((0, 1)), color=entry.color, ls=entry.line, marker=entry.marker, markevery=every)
 
 
