@@ -148,6 +148,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/inference.md": {
         "beliefs": inference.beliefs,
+        "hard_tasks": inference.hard_tasks,
         "inference": inference.inference,
         "few_shot": inference.few_shot,
     },

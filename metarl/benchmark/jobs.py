@@ -134,7 +134,10 @@ def env_steps(suite: Suite, job: Job) -> int | None:
 
 
 def evaluation_steps(suite: Suite, job: Job) -> int:
-    """The most environment steps that an evaluation plays: adaptation in all trials, scored episodes, and the floor."""
+    """The most environment steps that an evaluation plays: adaptation in all trials, scored episodes, and the floor.
+
+    Those of a probe, at most half as many episodes, are not counted.
+    """
     study, (source, name) = suite.studies[job.study], source_of(suite, job.study, job.entry)
     entry, protocol = study.entries[job.entry], study.protocol
     trained = suite.studies[source].entries[name]

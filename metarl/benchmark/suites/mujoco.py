@@ -31,7 +31,7 @@ _VARIBAD = {
     **{"hidden": 128, "policy_hidden": (128, 128), "decoder_hidden": (64, 32), "kl_coef": 0.1, "model_batch_size": 10},
     **{"elbo_terms": 50, "decoded_steps": 50, "replay_trials": 2000, "trial_episodes": 2, "meta_batch_size": 20},
 }
-# a product of few factors, and soft actor-critic that learns fast (experiments/LOG.md)
+# smaller networks and a larger learning rate than the authors', first looks at train tasks (experiments/LOG.md)
 _PEARL = {
     **{"policy_hidden": (256, 256), "encoder_hidden": (128, 128), "learning_rate": 1e-3, "target_rate": 0.01},
     **{"kl_coef": 1e-2, "meta_batch_size": 4, "prior_episodes": 1, "posterior_episodes": 1, "replay_tasks": 1000},
