@@ -40,7 +40,7 @@ PARTS = {
     "grids/grid_navi-n4": Part(
         "GridNavi, 4 episodes", ("varibad", "rl2-long", "rl2", "rl2-hypernetwork", "rl2-cem"), 20.0
     ),
-    "navigation/semicircle-n3": Part("sparse point robot, 3 episodes", ("varibad", "rl2"), 50.0),
+    "navigation/semicircle-n3": Part("sparse point robot, 3 episodes", ("varibad", "varibad-exploring", "rl2"), 50.0),
     "bandits/n100-k5": Part("Bernoulli bandit, 100 pulls of 5 arms", ("rl2",)),
     "bandits/deceptive-n100": Part("deceptive bandit, 100 pulls", ("first_explore", "rl2")),
     "bandits/deceptive_control-n100": Part("its control, 100 pulls", ("first_explore", "rl2")),

@@ -79,6 +79,7 @@ def _methods(fine_tuning: float) -> dict[str, Entry]:
 
 _TRIALS = {"trial_episodes": 3, "meta_batch_size": 64, "normalize_rewards": True, "gae_lambda": 0.95}
 _TRIALS |= {"entropy_coef": 0.005, "learning_rate": 1e-3}
+_EXPLORING = {"entropy_coef": 0.02, "entropy_anneal": 0.5}  # or a seed searches a part alone (experiments/LOG.md)
 _BELIEF = {"policy_hidden": (64, 64), "kl_coef": 0.1, "normalize_features": True, "anneal_iterations": 400}
 
 
@@ -87,6 +88,7 @@ def _semicircle() -> Study:
     entries = {
         "rl2": Entry("rl2", _TRIALS | {"hidden": 64, "anneal_iterations": 600}, 600),
         "varibad": Entry("varibad", _TRIALS | _BELIEF, 400),
+        "varibad-exploring": Entry("varibad", _TRIALS | _BELIEF | _EXPLORING, 400),
         "random": Entry("random"),
         "oracle": Entry("oracle"),
     }
